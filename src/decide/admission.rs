@@ -1,0 +1,87 @@
+//! Admission: whether to start an attempt now.
+//!
+//! Free workers counted beforehand guarantee nothing, somebody may take them first. But starting into
+//! a pool that is visibly full is a wasted attempt. So admission waits, at most `limit`, and the
+//! verdict judges afterwards. A pool that cannot be seen is never taken for an empty one.
+
+use std::time::Duration;
+
+use super::verdict::Pool;
+
+/// Why the wait ended. An attempt starts in each case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admitted {
+    /// The pool has room for the bar.
+    Room,
+    /// The pool cannot be seen: nothing to wait for.
+    Unseen,
+    /// The limit passed and the pool is still full.
+    TimedOut,
+}
+
+impl Admitted {
+    /// The word for attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Unseen => "unseen",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+/// One wait for room.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission {
+    bar: u32,
+    limit: Duration,
+}
+
+impl Admission {
+    /// Waits for `bar` free slots, at most `limit`.
+    #[must_use]
+    pub const fn new(bar: u32, limit: Duration) -> Self {
+        Self { bar, limit }
+    }
+
+    /// A look at the pool, `waited` after the wait began. `None` means: look again.
+    #[must_use]
+    pub fn on_look(&self, waited: Duration, pool: Option<Pool>) -> Option<Admitted> {
+        match pool {
+            None => Some(Admitted::Unseen),
+            Some(pool) if pool.has_room_for(self.bar, 0) => Some(Admitted::Room),
+            Some(_) if waited >= self.limit => Some(Admitted::TimedOut),
+            Some(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(waited: u64, pool: Option<(u32, u32)>, expected: Option<Admitted>) {
+        let admission = Admission::new(4, Duration::from_secs(60));
+        let pool = pool.map(|(used, size)| Pool { used, size });
+        assert_eq!(admission.on_look(Duration::from_secs(waited), pool), expected);
+    }
+
+    #[test]
+    fn room_for_the_bar_admits_at_once() {
+        check(0, Some((4, 8)), Some(Admitted::Room));
+    }
+
+    #[test]
+    fn one_slot_too_few_waits_until_the_limit() {
+        check(0, Some((5, 8)), None);
+        check(59, Some((5, 8)), None);
+        check(60, Some((5, 8)), Some(Admitted::TimedOut));
+    }
+
+    #[test]
+    fn an_unseen_pool_is_not_waited_for() {
+        check(0, None, Some(Admitted::Unseen));
+    }
+}

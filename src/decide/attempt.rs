@@ -1,0 +1,190 @@
+//! The attempts of one execution: which bar each must reach, and what follows when one ends.
+//!
+//! All attempts but the last must reach the target; the last is accepted at the minimum. A transient
+//! failure uses up an attempt too, so that nothing loops for ever.
+//!
+//! ```text
+//!   Run(attempt, bar) ── finished ──────────────────> Accept(outcome)
+//!     ^   │  │
+//!     │   │  └── rejected or transient, the last ───> BelowMinimum | Fail
+//!     │   └───── any other failure ─────────────────> Fail
+//!     └── Retry(pause) <── rejected or transient, attempts left
+//! ```
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::failure::FailureClass;
+use super::verdict::{ShortReason, Verdict};
+
+/// How an execution ended, short of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The target was reached.
+    OnTarget,
+    /// The last attempt reached the minimum, not the target.
+    AboveMinimum,
+    /// The statement ended before the verdict; its result is kept.
+    FinishedEarly,
+    /// The monitor could not see; the result is kept, the workers are not known.
+    Unverified,
+    /// No attempt reached its bar. There is no result.
+    BelowMinimum,
+}
+
+impl Outcome {
+    /// The word for attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OnTarget => "on_target",
+            Self::AboveMinimum => "above_minimum",
+            Self::FinishedEarly => "finished_early",
+            Self::Unverified => "unverified",
+            Self::BelowMinimum => "below_minimum",
+        }
+    }
+
+    /// Whether there is a result.
+    #[must_use]
+    pub const fn is_accepted(self) -> bool {
+        !matches!(self, Self::BelowMinimum)
+    }
+}
+
+/// How one attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The statement's result is there and was not given up; with the most workers seen.
+    Finished(Verdict, u32),
+    /// It was short and was cancelled; with the most workers seen.
+    Rejected(ShortReason, u32),
+    /// It failed by itself.
+    Failed(FailureClass),
+}
+
+/// What to do between two attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// Nothing beyond admission, which ends as soon as the pool has room.
+    UntilRoom,
+    /// Sleep this long, then admission. For causes that the pool does not show.
+    For(Duration),
+}
+
+/// What follows the end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Commit, and hand the result over.
+    Accept(Outcome),
+    /// Clean up, pause, and try again.
+    Retry(Pause),
+    /// Clean up; no attempt is left and the minimum was not reached.
+    BelowMinimum,
+    /// Clean up; the failure is the caller's.
+    Fail,
+}
+
+/// How to space attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spacing {
+    /// By admission where the pool is seen, else by backoff up to this cap.
+    Jittered(Duration),
+    /// Exactly this long, whatever is seen: the origin's.
+    Fixed(Duration),
+}
+
+/// A longer cap for a server that is starting, or short of memory or connections.
+const LATER_FACTOR: u32 = 4;
+
+/// Counts the attempts of one execution.
+#[derive(Debug, Clone)]
+pub struct Attempts {
+    target: u32,
+    minimum: u32,
+    max: u32,
+    spacing: Spacing,
+    attempt: u32,
+    best: u32,
+}
+
+impl Attempts {
+    /// `max` attempts, at least one; `minimum` is at most `target`.
+    #[must_use]
+    pub fn new(target: u32, minimum: u32, max: u32, spacing: Spacing) -> Self {
+        Self { target, minimum: minimum.min(target), max: max.max(1), spacing, attempt: 0, best: 0 }
+    }
+
+    /// The number of the current attempt, from 1; 0 before the first.
+    #[must_use]
+    pub const fn current(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The most workers seen in any attempt.
+    #[must_use]
+    pub const fn best(&self) -> u32 {
+        self.best
+    }
+
+    /// The workers that attempt number `attempt` must reach.
+    #[must_use]
+    pub const fn bar(&self, attempt: u32) -> u32 {
+        if attempt >= self.max { self.minimum } else { self.target }
+    }
+
+    /// Begins the next attempt: its number and its bar.
+    pub const fn begin(&mut self) -> (u32, u32) {
+        self.attempt += 1;
+        (self.attempt, self.bar(self.attempt))
+    }
+
+    /// The current attempt ended. `pool_seen`: whether the monitor may see the pool; `draw` is in
+    /// `0.0..1.0`, for the jitter.
+    pub fn on_ended(&mut self, ended: Ended, pool_seen: bool, draw: f64) -> Next {
+        match ended {
+            Ended::Finished(verdict, workers) => {
+                self.best = self.best.max(workers);
+                Next::Accept(self.outcome(verdict, workers))
+            }
+            Ended::Rejected(reason, workers) => {
+                self.best = self.best.max(workers);
+                if self.attempt >= self.max {
+                    return Next::BelowMinimum;
+                }
+                // Only a full pool empties under admission's eyes; any other cause needs time.
+                let shown = pool_seen && reason == ShortReason::PoolExhausted;
+                Next::Retry(self.pause(shown, 1, draw))
+            }
+            Ended::Failed(class) if !class.is_retryable() || self.attempt >= self.max => Next::Fail,
+            Ended::Failed(FailureClass::NewSessionLater) => {
+                Next::Retry(self.pause(false, LATER_FACTOR, draw))
+            }
+            Ended::Failed(_) => Next::Retry(self.pause(false, 1, draw)),
+        }
+    }
+
+    const fn outcome(&self, verdict: Verdict, workers: u32) -> Outcome {
+        if workers >= self.target {
+            return Outcome::OnTarget;
+        }
+        match verdict {
+            Verdict::Enough => Outcome::AboveMinimum,
+            // Short, yet finished before the cancel took effect: the result is paid for.
+            Verdict::FinishedEarly | Verdict::Short(_) => Outcome::FinishedEarly,
+            Verdict::Unverified => Outcome::Unverified,
+        }
+    }
+
+    fn pause(&self, pool_shows_the_cause: bool, factor: u32, draw: f64) -> Pause {
+        match self.spacing {
+            Spacing::Fixed(delay) => Pause::For(delay),
+            Spacing::Jittered(_) if pool_shows_the_cause => Pause::UntilRoom,
+            Spacing::Jittered(cap) => {
+                Pause::For(Backoff::up_to(cap.saturating_mul(factor)).delay(self.attempt, draw))
+            }
+        }
+    }
+}

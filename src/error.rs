@@ -1,0 +1,210 @@
+//! The crate's one public error.
+//!
+//! Too few workers is not an error: it is an [`Outcome`](crate::Outcome) with a history. An error is
+//! what remains: a bad option, a server that cannot be reached, SQL that fails, a run that was
+//! refused before it began, or a commit whose fate could not be learned.
+//!
+//! `Display` is one lower-case clause without the cause; [`source`](std::error::Error::source) has
+//! the cause. Neither ever contains a password.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::pg::Failure;
+use crate::report::Execution;
+
+/// A cause of any type, as [`std::error::Error::source`] returns it.
+pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What went wrong, with predicates instead of a public enum.
+pub struct Error {
+    kind: Box<Kind>,
+    history: Option<Box<Execution<()>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Kind {
+    #[error("{field}: {problem}")]
+    Configuration { field: String, problem: String },
+    #[error("cannot connect to {server}")]
+    Connect { server: String, source: Failure },
+    #[error("{doing} failed")]
+    Sql { doing: &'static str, source: Failure },
+    #[error("refused before running: {explanation}")]
+    Refused { refusal: Refusal, explanation: String, fixes: Vec<String> },
+    #[error("the deadline of {0:?} passed")]
+    Deadline(std::time::Duration),
+    #[error("the commit of transaction {xid} was sent but its fate could not be learned")]
+    InDoubt { xid: String, source: Source },
+    #[error("{0}")]
+    Stuck(String),
+    #[error("{doing}")]
+    Other { doing: String, source: Source },
+}
+
+/// Why a run was refused before its first attempt. The word is the metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The server is older than PostgreSQL 13, which has no `leader_pid`.
+    ServerTooOld,
+    /// The monitor's role may not see the leader's row in `pg_stat_activity`.
+    BlindMonitor,
+    /// The monitor's role may not cancel the leader (`pg_signal_backend`).
+    MayNotCancel,
+    /// The plan, or the pool's size, cannot reach the bar; no retry ever will.
+    PlanTooNarrow,
+    /// A proxy between us and the server pools transactions, so session state does not hold.
+    PooledConnection,
+}
+
+impl Refusal {
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServerTooOld => "server_too_old",
+            Self::BlindMonitor => "blind_monitor",
+            Self::MayNotCancel => "may_not_cancel",
+            Self::PlanTooNarrow => "plan_too_narrow",
+            Self::PooledConnection => "pooled_connection",
+        }
+    }
+}
+
+impl Error {
+    /// An option is out of its bounds, or a text could not be read as one.
+    pub(crate) fn configuration(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Kind::Configuration { field: field.into(), problem: problem.into() }.into()
+    }
+
+    /// No session could be had. `server` is `host:port/database`, never with a password.
+    pub(crate) fn connect(server: impl Into<String>, source: Failure) -> Self {
+        Kind::Connect { server: server.into(), source }.into()
+    }
+
+    pub(crate) fn refused(refusal: Refusal, explanation: impl Into<String>, fixes: Vec<String>) -> Self {
+        Kind::Refused { refusal, explanation: explanation.into(), fixes }.into()
+    }
+
+    pub(crate) fn deadline(limit: std::time::Duration) -> Self {
+        Kind::Deadline(limit).into()
+    }
+
+    pub(crate) fn in_doubt(xid: impl Into<String>, source: impl Into<Source>) -> Self {
+        Kind::InDoubt { xid: xid.into(), source: source.into() }.into()
+    }
+
+    pub(crate) fn stuck(what: impl Into<String>) -> Self {
+        Kind::Stuck(what.into()).into()
+    }
+
+    pub(crate) fn other(doing: impl Into<String>, source: impl Into<Source>) -> Self {
+        Kind::Other { doing: doing.into(), source: source.into() }.into()
+    }
+
+    /// A statement failed. `doing` completes "... failed".
+    pub(crate) fn sql(doing: &'static str, source: Failure) -> Self {
+        Kind::Sql { doing, source }.into()
+    }
+
+    /// The attempts made before the error, where there were any.
+    #[must_use]
+    pub fn history(&self) -> Option<&Execution<()>> {
+        self.history.as_deref()
+    }
+
+    pub(crate) fn with_history(mut self, history: Execution<()>) -> Self {
+        self.history = Some(Box::new(history));
+        self
+    }
+
+    /// An option or a connection string was wrong; nothing was sent to a server.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(*self.kind, Kind::Configuration { .. })
+    }
+
+    /// The run was refused before its first attempt, and why.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match *self.kind {
+            Kind::Refused { refusal, .. } => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// What to change, one sentence each; empty unless the run was refused.
+    #[must_use]
+    pub fn fixes(&self) -> &[String] {
+        match &*self.kind {
+            Kind::Refused { fixes, .. } => fixes,
+            _ => &[],
+        }
+    }
+
+    /// No session could be had, or one was lost (class 08, 57P01, 57P02, 57P05, or no answer at all).
+    #[must_use]
+    pub fn is_connection_lost(&self) -> bool {
+        match &*self.kind {
+            Kind::Connect { .. } => true,
+            Kind::Sql { source, .. } => source.is_connection_lost(),
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed later without a change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match &*self.kind {
+            Kind::Connect { source, .. } | Kind::Sql { source, .. } => source.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// The deadline passed.
+    #[must_use]
+    pub fn is_deadline(&self) -> bool {
+        matches!(*self.kind, Kind::Deadline(_))
+    }
+
+    /// A COMMIT was sent and whether it took effect is not known.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(*self.kind, Kind::InDoubt { .. })
+    }
+
+    /// The server's SQLSTATE, if the server sent one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match &*self.kind {
+            Kind::Connect { source, .. } | Kind::Sql { source, .. } => source.sqlstate(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Kind> for Error {
+    fn from(kind: Kind) -> Self {
+        Self { kind: Box::new(kind), history: None }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Error").field(&self.kind).finish()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.kind.source()
+    }
+}

@@ -1,0 +1,437 @@
+//! The crate's vocabulary: what happened, in the past tense.
+//!
+//! Drivers say one thing, `observe(&event)`. Metrics, span attributes, log lines, progress and the
+//! report are observers of it, so they cannot disagree. An [`Observer`] is synchronous, infallible
+//! and cheap; it is called on the job's own task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::admission::Admitted;
+use crate::decide::attempt::Outcome;
+use crate::decide::verdict::{Pool, ShortReason, Tick, Verdict};
+
+/// One fact. Inside the crate every observer matches it without a wildcard.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A guarded execution began.
+    ExecutionStarted {
+        /// Workers demanded of all attempts but the last.
+        target: u32,
+        /// Workers demanded of the last attempt.
+        minimum: u32,
+        /// Attempts allowed.
+        max_attempts: u32,
+    },
+    /// The plan was inspected.
+    PlanInspected {
+        /// The most workers that the plan can have at once.
+        planned: u32,
+    },
+    /// The pool has no room for the bar; the wait for it began.
+    AdmissionStarted {
+        /// The attempt that waits.
+        attempt: u32,
+        /// Workers it must reach.
+        bar: u32,
+        /// The pool at that moment.
+        pool: Pool,
+    },
+    /// The wait for room ended; also sent, with a wait of about zero, when there was room at once.
+    AdmissionEnded {
+        /// The attempt that may start.
+        attempt: u32,
+        /// Time waited.
+        waited: Duration,
+        /// Why the wait ended.
+        end: Admitted,
+        /// The pool, where it is seen.
+        pool: Option<Pool>,
+    },
+    /// The statement is about to be sent.
+    AttemptStarted {
+        /// From 1.
+        attempt: u32,
+        /// Attempts allowed.
+        max_attempts: u32,
+        /// Workers it must reach.
+        bar: u32,
+        /// The leader's process id on the server.
+        pid: i32,
+    },
+    /// One sample of the monitor reached its attempt.
+    TickTaken {
+        /// The attempt it belongs to.
+        attempt: u32,
+        /// Workers it must reach.
+        bar: u32,
+        /// The sample.
+        tick: Tick,
+    },
+    /// The ticks proved something, or the statement ended.
+    VerdictReached {
+        /// The attempt it belongs to.
+        attempt: u32,
+        /// Workers it had to reach.
+        bar: u32,
+        /// What was proven.
+        verdict: Verdict,
+        /// The most workers seen at once so far.
+        workers: u32,
+        /// Statement start to verdict.
+        after: Duration,
+    },
+    /// The server answered a request to stop the leader.
+    CancelAnswered {
+        /// The attempt it was sent for; 0 when an abandoned execution was cleared away.
+        attempt: u32,
+        /// How it was asked.
+        method: CancelMethod,
+        /// What came of it.
+        result: CancelResult,
+    },
+    /// The last worker of a rejected attempt is gone, or the wait for it ran out.
+    WorkersDrained {
+        /// The attempt it belongs to.
+        attempt: u32,
+        /// Time waited.
+        waited: Duration,
+        /// Workers still there when the wait ran out; 0 when all are gone.
+        left: u32,
+    },
+    /// The cleanup action ran.
+    CleanupEnded {
+        /// The attempt it cleaned up after.
+        attempt: u32,
+        /// Time it took.
+        took: Duration,
+        /// Whether it succeeded.
+        ok: bool,
+    },
+    /// An attempt is over, its cleanup included.
+    AttemptEnded(AttemptFacts),
+    /// The pause before the next attempt is over (admission included).
+    RetryDelayed {
+        /// The attempt that comes next.
+        attempt: u32,
+        /// Time from the end of the last attempt.
+        waited: Duration,
+    },
+    /// The session with the server broke.
+    SessionLost {
+        /// The SQLSTATE; 08006 when the connection broke without one.
+        sqlstate: SqlState,
+    },
+    /// A new session took the place of a lost one.
+    SessionRestored {
+        /// The SQLSTATE that the old one was lost with.
+        sqlstate: SqlState,
+    },
+    /// COMMIT was sent and its answer was lost.
+    CommitInDoubt,
+    /// The fate of a commit in doubt was learned, or given up on.
+    CommitResolved {
+        /// What it was.
+        resolution: Resolution,
+    },
+    /// The monitor polled the server (for all its watches at once).
+    MonitorPolled {
+        /// Round trip.
+        took: Duration,
+        /// The pool, where it is seen.
+        pool: Option<Pool>,
+    },
+    /// The monitor's connection broke; verdicts stay open until it is back.
+    MonitorLost {
+        /// What the driver said.
+        cause: String,
+    },
+    /// The monitor is back.
+    MonitorRestored {
+        /// How long it could not see.
+        blind_for: Duration,
+    },
+    /// A guarded execution is over.
+    ExecutionEnded(ExecutionFacts),
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttemptFacts {
+    /// From 1.
+    pub attempt: u32,
+    /// Workers it had to reach.
+    pub bar: u32,
+    /// How it ended.
+    pub end: AttemptEnd,
+    /// The most workers seen at once.
+    pub workers: u32,
+    /// Leader time: statement start to its end.
+    pub ran: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// Its result is kept.
+    Accepted(Verdict),
+    /// It was short and its result, if any, is gone.
+    Rejected(ShortReason),
+    /// It failed by itself.
+    Failed(SqlState),
+}
+
+impl AttemptEnd {
+    /// The value of the `verdict` label.
+    #[must_use]
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::Accepted(verdict) => verdict.as_str(),
+            Self::Rejected(_) => "short",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// The value of the `reason` label; `none` unless the attempt was short.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Accepted(Verdict::Short(reason)) | Self::Rejected(reason) => reason.as_str(),
+            Self::Accepted(_) | Self::Failed(_) => "none",
+        }
+    }
+
+    /// Whether the attempt's result is kept.
+    #[must_use]
+    pub const fn is_accepted(self) -> bool {
+        matches!(self, Self::Accepted(_))
+    }
+}
+
+/// What an execution came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExecutionFacts {
+    /// Its outcome, or why there is none.
+    pub end: Result<Outcome, FailReason>,
+    /// Workers demanded of all attempts but the last.
+    pub target: u32,
+    /// Workers demanded of the last attempt.
+    pub minimum: u32,
+    /// The most workers seen in the accepted attempt, else in the best one.
+    pub achieved: u32,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// From start to end.
+    pub took: Duration,
+    /// Time spent waiting for room and between attempts.
+    pub waited: Duration,
+    /// Leader time of the accepted attempt.
+    pub ran: Duration,
+    /// Leader time of all others.
+    pub wasted: Duration,
+    /// When it ended: seconds since the Unix epoch.
+    pub ended_at_unix: f64,
+}
+
+/// Why an execution has no result. The word is the metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailReason {
+    /// Fewer workers than the minimum.
+    BelowMinimum,
+    /// A statement failed for good, or the cleanup did.
+    Sql,
+    /// No session could be had or kept.
+    Connection,
+    /// Refused before the first attempt.
+    Refused,
+    /// The deadline passed.
+    Deadline,
+    /// A COMMIT was sent and its fate is not known.
+    InDoubt,
+    /// The caller gave up: the future was dropped, or a signal came.
+    Interrupted,
+}
+
+impl FailReason {
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 7] = [
+        Self::BelowMinimum,
+        Self::Sql,
+        Self::Connection,
+        Self::Refused,
+        Self::Deadline,
+        Self::InDoubt,
+        Self::Interrupted,
+    ];
+
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BelowMinimum => "below_minimum",
+            Self::Sql => "sql",
+            Self::Connection => "connection",
+            Self::Refused => "refused",
+            Self::Deadline => "deadline",
+            Self::InDoubt => "in_doubt",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// How a leader was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CancelMethod {
+    /// `pg_cancel_backend`.
+    Cancel,
+    /// `pg_terminate_backend`, when a cancel was not enough.
+    Terminate,
+}
+
+impl CancelMethod {
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 2] = [Self::Cancel, Self::Terminate];
+
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
+/// What came of a request to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CancelResult {
+    /// The signal was sent to the very backend that was meant.
+    Sent,
+    /// That backend was gone, or ran no statement any more: no signal was sent.
+    Missed,
+    /// The request could not be made.
+    Failed,
+}
+
+impl CancelResult {
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Missed, Self::Failed];
+
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Missed => "missed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The fate of a commit whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// `pg_xact_status` said committed.
+    Committed,
+    /// `pg_xact_status` said aborted.
+    Aborted,
+    /// The server no longer knew; the rows were read again.
+    Reread,
+    /// Nothing could be learned.
+    Unresolved,
+}
+
+impl Resolution {
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 4] = [Self::Committed, Self::Aborted, Self::Reread, Self::Unresolved];
+
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::Reread => "reread",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// A SQLSTATE: five ASCII characters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// What we call a connection that broke without a word: `connection_failure`.
+    pub const CONNECTION_FAILURE: Self = Self(*b"08006");
+
+    /// `None` unless it is five ASCII letters or digits.
+    #[must_use]
+    pub fn new(code: &str) -> Option<Self> {
+        let bytes: [u8; 5] = code.as_bytes().try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
+    }
+
+    /// The five characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("XX000")
+    }
+
+    /// The class, its first two characters: a low-cardinality label.
+    #[must_use]
+    pub fn class(&self) -> &str {
+        &self.as_str()[..2]
+    }
+}
+
+impl std::fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whose event it is.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The configured task name; the only free text that becomes a label.
+    pub task: Arc<str>,
+}
+
+/// Receives every event of the executions it was given to.
+pub trait Observer: Send + Sync {
+    /// A task was configured, and may run later: the moment to export its counters as 0.
+    fn announce(&self, _scope: &Scope) {}
+
+    /// Something happened. Called on the job's own task: do not block.
+    fn observe(&self, scope: &Scope, event: &Event);
+}
+
+/// Hands each event to several observers, in order.
+#[derive(Clone, Default)]
+pub struct Observers(Arc<[Arc<dyn Observer>]>);
+
+impl Observers {
+    /// The observers in the order in which they hear of an event.
+    #[must_use]
+    pub fn new(observers: Vec<Arc<dyn Observer>>) -> Self {
+        Self(observers.into())
+    }
+}
+
+impl std::fmt::Debug for Observers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Observers({})", self.0.len())
+    }
+}
+
+impl Observer for Observers {
+    fn announce(&self, scope: &Scope) {
+        self.0.iter().for_each(|observer| observer.announce(scope));
+    }
+
+    fn observe(&self, scope: &Scope, event: &Event) {
+        self.0.iter().for_each(|observer| observer.observe(scope, event));
+    }
+}

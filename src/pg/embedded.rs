@@ -1,0 +1,1 @@
+//! A private server for a demo or a test.

@@ -1,0 +1,100 @@
+//! A failure as PostgreSQL or the driver reported it.
+//!
+//! `tokio_postgres::Error` prints its cause inside its own `Display`, and says nothing of class 08
+//! when the socket broke. This type prints one clause, and knows its [`FailureClass`].
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::decide::failure::{FailureClass, Signal, classify};
+
+/// A failed statement or session, without a password and without the statement's text.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    sqlstate: Option<String>,
+    message: String,
+    hint: Option<String>,
+    class: FailureClass,
+    lost: bool,
+}
+
+impl Failure {
+    /// The connection is gone and the driver said nothing more.
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
+        Self {
+            sqlstate: None,
+            message: message.into(),
+            hint: None,
+            class: classify(Signal::ConnectionLost),
+            lost: true,
+        }
+    }
+
+    /// The server's SQLSTATE, if the server sent one.
+    pub(crate) fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
+    }
+
+    /// The SQLSTATE to show and count: what the server sent, else 08006 for a broken connection.
+    pub(crate) fn shown_sqlstate(&self) -> Option<&str> {
+        self.sqlstate().or_else(|| self.lost.then_some("08006"))
+    }
+
+    pub(crate) const fn class(&self) -> FailureClass {
+        self.class
+    }
+
+    /// `query_canceled`: somebody's cancel, or `statement_timeout`.
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.sqlstate() == Some("57014")
+    }
+
+    pub(crate) const fn is_connection_lost(&self) -> bool {
+        self.class.is_session_lost()
+    }
+
+    pub(crate) const fn is_retryable(&self) -> bool {
+        self.class.is_retryable()
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if let Some(server) = error.as_db_error() {
+            let code = server.code().code();
+            let class = classify(Signal::SqlState { code, message: server.message() });
+            return Self {
+                sqlstate: Some(code.to_owned()),
+                message: server.message().to_owned(),
+                hint: server.hint().map(str::to_owned),
+                class,
+                lost: class.is_session_lost(),
+            };
+        }
+        let cause = StdError::source(&error);
+        let lost = error.is_closed() || cause.is_some_and(|cause| cause.is::<std::io::Error>());
+        let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
+        // Where there is a cause, the driver's own text is only its preface.
+        let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
+        Self { sqlstate: None, message, hint: None, class, lost }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(code) = self.shown_sqlstate() {
+            write!(f, " (SQLSTATE {code})")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Failure {}

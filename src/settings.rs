@@ -1,0 +1,286 @@
+//! Options of a guarded query, validated once at the edge.
+
+use std::time::Duration;
+
+use crate::decide::attempt::Spacing;
+use crate::decide::verdict::Patience;
+use crate::error::Error;
+
+/// The least that the last attempt is accepted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Minimum {
+    /// So many workers.
+    Workers(u32),
+    /// A share of the target in percent, 0 to 100, rounded up to whole workers.
+    Percent(u32),
+}
+
+impl Minimum {
+    /// In workers, for a given target.
+    #[must_use]
+    pub const fn of(self, target: u32) -> u32 {
+        match self {
+            Self::Workers(workers) => workers,
+            Self::Percent(percent) => (target * percent).div_ceil(100),
+        }
+    }
+}
+
+/// How attempts are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Decide on evidence, start when there is room.
+    #[default]
+    Prompt,
+    /// The timing of the Java executor that Headcount replaces: wait 1 s, look every 0.5 s, cancel
+    /// when the window (2 s from the start) ends under the bar, sleep 2 s. No look at the plan's
+    /// reach or at the pool before a start.
+    Classic,
+}
+
+/// What to do when the plan cannot reach the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlanShortfall {
+    /// Refuse before anything runs: no retry ever helps.
+    #[default]
+    Refuse,
+    /// Take what the plan can have as the target, but never go below the minimum.
+    Lower,
+    /// Run all the same.
+    Ignore,
+}
+
+/// The options of one guarded query. Every field has the default of [`Settings::new`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The task's name: metric label, span attribute and part of `application_name`. 1 to 52
+    /// characters of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run.
+    pub task: String,
+    /// Parallel workers demanded; 1 to 1024 (the bound of `max_parallel_workers`). Default 4.
+    pub target_workers: u32,
+    /// What the last attempt is accepted with; at most the target. Default 2. Zero accepts a serial run.
+    pub min_workers: Minimum,
+    /// Attempts in all; 1 to 100. Default 5.
+    pub max_attempts: u32,
+    /// How long a count of workers must stand still to be believed; 10 ms to 60 s. Default 100 ms:
+    /// starting registered workers takes some tens of milliseconds. Shorter may cancel a good launch.
+    pub settle: Duration,
+    /// Active time without one worker, while the pool is full or unseen, until the attempt counts as
+    /// short; up to 1 h. Default 1 s. Where the pool cannot be seen, it must exceed the serial part of
+    /// the statement that comes before its first Gather.
+    pub launch_wait: Duration,
+    /// Time between two looks while an attempt is undecided; 1 ms to 10 s. Default 10 ms.
+    pub monitor_interval: Duration,
+    /// The longest pause between two attempts whose cause the pool does not show; up to 1 h. Default 2 s.
+    pub retry_delay: Duration,
+    /// The longest wait for room in the pool before an attempt; up to 24 h. Default 60 s. Zero starts at once.
+    pub admission_wait: Duration,
+    /// How long a cancelled statement may take to end before its session is terminated, and how long
+    /// to wait for its workers to leave; 10 ms to 1 h. Default 5 s.
+    pub cancel_grace: Duration,
+    /// The most time that the whole execution may take, waits included. Default `None`: no bound.
+    pub deadline: Option<Duration>,
+    /// SQL that undoes what lies outside the statement's transaction; run in a transaction of its own
+    /// after each attempt that is not accepted. Default `None`.
+    pub cleanup: Option<String>,
+    /// `SET LOCAL` pairs for the statement's transaction. `max_parallel_workers_per_gather` is set to
+    /// the target unless it is among them.
+    pub settings: Vec<(String, String)>,
+    /// Whether to run inside a transaction; `false` for VACUUM and CREATE INDEX CONCURRENTLY, whose
+    /// settings then last for the session. Default `true`.
+    pub transaction: bool,
+    /// How attempts are timed. Default [`Policy::Prompt`].
+    pub policy: Policy,
+    /// What to do when the plan cannot reach the target. Default [`PlanShortfall::Refuse`].
+    pub plan_shortfall: PlanShortfall,
+    /// Whether to append the trace context to the statement as a comment (`traceparent`). Default
+    /// `false`: a text that differs each time defeats query statistics that group by text.
+    pub trace_comment: bool,
+}
+
+/// The longest task name: `application_name` holds 63 bytes, `headcount:` takes ten.
+const MAX_TASK: usize = 52;
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Settings {
+    /// The defaults, for a task of this name.
+    #[must_use]
+    pub fn new(task: impl Into<String>) -> Self {
+        Self {
+            task: task.into(),
+            target_workers: 4,
+            min_workers: Minimum::Workers(2),
+            max_attempts: 5,
+            settle: Duration::from_millis(100),
+            launch_wait: Duration::from_secs(1),
+            monitor_interval: Duration::from_millis(10),
+            retry_delay: Duration::from_secs(2),
+            admission_wait: Duration::from_secs(60),
+            cancel_grace: Duration::from_secs(5),
+            deadline: None,
+            cleanup: None,
+            settings: Vec::new(),
+            transaction: true,
+            policy: Policy::default(),
+            plan_shortfall: PlanShortfall::default(),
+            trace_comment: false,
+        }
+    }
+
+    /// The least number of workers that the last attempt is accepted with.
+    #[must_use]
+    pub const fn minimum(&self) -> u32 {
+        self.min_workers.of(self.target_workers)
+    }
+
+    /// The settings of the statement's transaction, the default one included.
+    pub(crate) fn effective_settings(&self) -> Vec<(String, String)> {
+        const GATHER: &str = "max_parallel_workers_per_gather";
+        let mut settings = self.settings.clone();
+        if !settings.iter().any(|(name, _)| name.eq_ignore_ascii_case(GATHER)) {
+            settings.insert(0, (GATHER.to_owned(), self.target_workers.to_string()));
+        }
+        settings
+    }
+
+    pub(crate) const fn patience(&self) -> Patience {
+        match self.policy {
+            Policy::Prompt => Patience::Prompt { settle: self.settle, launch_wait: self.launch_wait },
+            Policy::Classic => {
+                Patience::Classic { wait: Duration::from_secs(1), window: Duration::from_secs(2) }
+            }
+        }
+    }
+
+    pub(crate) const fn spacing(&self) -> Spacing {
+        match self.policy {
+            Policy::Prompt => Spacing::Jittered(self.retry_delay),
+            Policy::Classic => Spacing::Fixed(Duration::from_secs(2)),
+        }
+    }
+
+    /// The time between two looks while an attempt is undecided.
+    pub(crate) const fn undecided_interval(&self) -> Duration {
+        match self.policy {
+            Policy::Prompt => self.monitor_interval,
+            Policy::Classic => Duration::from_millis(500),
+        }
+    }
+
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// A configuration error that names the first field out of its bounds.
+    pub fn validate(&self) -> Result<(), Error> {
+        check_task(&self.task)?;
+        within("target_workers", self.target_workers, 1, 1024)?;
+        if let Minimum::Percent(percent) = self.min_workers {
+            within("min_workers", percent, 0, 100)?;
+        }
+        let minimum = self.minimum();
+        if minimum > self.target_workers {
+            let target = self.target_workers;
+            return Err(Error::configuration(
+                "min_workers",
+                format!("the minimum ({minimum}) is above the target ({target})"),
+            ));
+        }
+        within("max_attempts", self.max_attempts, 1, 100)?;
+        let ms = Duration::from_millis;
+        duration("settle", self.settle, ms(10), ms(60_000))?;
+        duration("launch_wait", self.launch_wait, Duration::ZERO, HOUR)?;
+        duration("monitor_interval", self.monitor_interval, ms(1), ms(10_000))?;
+        duration("retry_delay", self.retry_delay, Duration::ZERO, HOUR)?;
+        duration("admission_wait", self.admission_wait, Duration::ZERO, 24 * HOUR)?;
+        duration("cancel_grace", self.cancel_grace, ms(10), HOUR)?;
+        if let Some(deadline) = self.deadline {
+            duration("deadline", deadline, ms(1), 24 * 365 * HOUR)?;
+        }
+        for (name, _) in &self.settings {
+            let known =
+                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+            if !known {
+                return Err(Error::configuration(
+                    "settings",
+                    format!("{name:?} is not the name of a setting"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a task name against its bounds.
+pub(crate) fn check_task(task: &str) -> Result<(), Error> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if task.is_empty() || task.len() > MAX_TASK || !task.chars().all(allowed) {
+        let problem = format!("{task:?} is not 1 to {MAX_TASK} characters of A-Z a-z 0-9 _ . -");
+        return Err(Error::configuration("task", problem));
+    }
+    Ok(())
+}
+
+/// Checks a number against its bounds.
+pub(crate) fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), Error> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::configuration(field, format!("{value} is not within {least} to {most}")))
+}
+
+/// Checks a duration against its bounds.
+pub(crate) fn duration(field: &str, value: Duration, least: Duration, most: Duration) -> Result<(), Error> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::configuration(field, format!("{value:?} is not within {least:?} to {most:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(field: &str, change: impl FnOnce(&mut Settings)) {
+        let mut settings = Settings::new("rollup");
+        settings.validate().unwrap();
+        change(&mut settings);
+        let error = settings.validate().unwrap_err();
+        assert!(error.is_configuration());
+        assert!(error.to_string().starts_with(&format!("{field}: ")), "{error}");
+    }
+
+    #[test]
+    fn each_bad_option_is_named() {
+        check("task", |s| s.task = "nightly job".into());
+        check("task", |s| s.task = "x".repeat(53));
+        check("target_workers", |s| s.target_workers = 0);
+        check("min_workers", |s| s.min_workers = Minimum::Workers(5));
+        check("min_workers", |s| s.min_workers = Minimum::Percent(101));
+        check("max_attempts", |s| s.max_attempts = 0);
+        check("settle", |s| s.settle = Duration::ZERO);
+        check("monitor_interval", |s| s.monitor_interval = Duration::ZERO);
+        check("cancel_grace", |s| s.cancel_grace = Duration::ZERO);
+        check("deadline", |s| s.deadline = Some(Duration::ZERO));
+        check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
+    }
+
+    #[test]
+    fn a_percentage_is_rounded_up_to_whole_workers() {
+        assert_eq!(Minimum::Percent(50).of(4), 2);
+        assert_eq!(Minimum::Percent(51).of(4), 3);
+        assert_eq!(Minimum::Percent(1).of(4), 1);
+        assert_eq!(Minimum::Percent(0).of(4), 0);
+    }
+
+    #[test]
+    fn the_target_is_asked_of_each_gather_unless_the_caller_says_otherwise() {
+        let mut settings = Settings::new("rollup");
+        assert_eq!(
+            settings.effective_settings(),
+            [("max_parallel_workers_per_gather".to_owned(), "4".to_owned())]
+        );
+        settings.settings = vec![("Max_Parallel_Workers_Per_Gather".into(), "8".into())];
+        assert_eq!(settings.effective_settings().len(), 1);
+    }
+}
