@@ -1,1 +1,0 @@
-//! A private server for a demo or a test.
