@@ -6,6 +6,7 @@ pub mod event;
 pub mod pg;
 mod report;
 pub mod settings;
+pub mod telemetry;
 
 pub use decide::attempt::Outcome;
 pub use error::{Error, Refusal};

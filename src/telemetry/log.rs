@@ -1,0 +1,219 @@
+//! Log lines, after those of the Java executor that Headcount replaces.
+//!
+//! The level says who must act. ERROR: gave up, or lost work. WARN: something went wrong and was
+//! dealt with. INFO: started, verdict, finished. DEBUG: attempts. TRACE: ticks. Fields first, then a
+//! constant sentence, so that a line can be searched for by its words.
+
+use std::time::Duration;
+
+use tracing::{debug, error, info, trace, warn};
+
+use super::{TARGET, leader_word};
+use crate::decide::admission::Admitted;
+use crate::decide::verdict::{Pool, Verdict};
+use crate::event::{
+    AttemptEnd, AttemptFacts, CancelResult, ChunkEnd, ChunkFacts, Event, ExecutionFacts, Observer,
+    Resolution, Scope, UpdateFacts,
+};
+
+/// Writes each event as a line to the process's `tracing` subscriber, target `headcount`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Log;
+
+impl Observer for Log {
+    fn observe(&self, scope: &Scope, event: &Event) {
+        let task = &*scope.task;
+        match event {
+            Event::ExecutionStarted { target, minimum, max_attempts } => {
+                info!(target: TARGET, task, target_workers = target, min_workers = minimum, max_attempts, "started");
+            }
+            Event::PlanInspected { planned } => {
+                debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
+            }
+            Event::AdmissionStarted { attempt, bar, pool } => {
+                let Pool { used, size } = pool;
+                debug!(target: TARGET, task, attempt, bar, pool_used = used, pool_size = size, "waiting for room in the pool");
+            }
+            Event::AdmissionEnded { attempt, waited, end, pool: _ } => {
+                admitted(task, *attempt, *waited, *end);
+            }
+            Event::AttemptStarted { attempt, max_attempts, bar, pid } => {
+                debug!(target: TARGET, task, attempt, max_attempts, bar, pid, "attempt started");
+            }
+            Event::TickTaken { attempt, bar, tick } => {
+                let (pool_used, pool_size) =
+                    (tick.pool.map(|pool| pool.used), tick.pool.map(|pool| pool.size));
+                trace!(target: TARGET, task, attempt, bar, workers = tick.workers, leader = leader_word(tick.leader),
+                    pool_used, pool_size, at_seconds = tick.at.as_secs_f64(), "workers seen");
+            }
+            Event::VerdictReached { attempt, bar, verdict, workers, after } => {
+                verdict_reached(task, *attempt, *bar, *verdict, *workers, *after);
+            }
+            Event::CancelAnswered { attempt, method, result } => {
+                let (method, result) = (method.as_str(), *result);
+                match result {
+                    CancelResult::Sent => debug!(target: TARGET, task, attempt, method, "cancelled"),
+                    CancelResult::Missed => {
+                        debug!(target: TARGET, task, attempt, method, "nothing left to cancel");
+                    }
+                    CancelResult::Failed => {
+                        warn!(target: TARGET, task, attempt, method, "could not cancel");
+                    }
+                }
+            }
+            Event::WorkersDrained { attempt, waited, left } => {
+                let waited_seconds = waited.as_secs_f64();
+                if *left == 0 {
+                    debug!(target: TARGET, task, attempt, waited_seconds, "workers are gone");
+                } else {
+                    warn!(target: TARGET, task, attempt, waited_seconds, left, "workers are still there");
+                }
+            }
+            Event::CleanupEnded { attempt, took, ok } => {
+                let took_seconds = took.as_secs_f64();
+                if *ok {
+                    debug!(target: TARGET, task, attempt, took_seconds, "cleaned up");
+                } else {
+                    error!(target: TARGET, task, attempt, took_seconds, "cleanup failed");
+                }
+            }
+            Event::AttemptEnded(facts) => attempt_ended(task, facts),
+            Event::RetryDelayed { attempt, waited } => {
+                debug!(target: TARGET, task, attempt, waited_seconds = waited.as_secs_f64(), "retrying");
+            }
+            Event::SessionLost { sqlstate } => {
+                warn!(target: TARGET, task, sqlstate = sqlstate.as_str(), "connection lost");
+            }
+            Event::SessionRestored { sqlstate } => {
+                warn!(target: TARGET, task, sqlstate = sqlstate.as_str(), "connected again");
+            }
+            Event::CommitInDoubt => warn!(target: TARGET, task, "commit in doubt"),
+            Event::CommitResolved { resolution } => {
+                let word = resolution.as_str();
+                match resolution {
+                    Resolution::Committed | Resolution::Aborted | Resolution::Reread => {
+                        warn!(target: TARGET, task, resolution = word, "commit resolved");
+                    }
+                    Resolution::Unresolved => {
+                        error!(target: TARGET, task, resolution = word, "commit still in doubt");
+                    }
+                }
+            }
+            Event::MonitorPolled { took, .. } => {
+                trace!(target: TARGET, task, took_seconds = took.as_secs_f64(), "monitor polled");
+            }
+            Event::MonitorLost { cause } => {
+                warn!(target: TARGET, task, cause, "monitor lost its connection");
+            }
+            Event::MonitorRestored { blind_for } => {
+                warn!(target: TARGET, task, blind_seconds = blind_for.as_secs_f64(), "monitor connected again");
+            }
+            Event::ExecutionEnded(facts) => execution_ended(task, facts),
+            Event::UpdateStarted { connections } => {
+                info!(target: TARGET, task, connections, "update started")
+            }
+            Event::ChunkEnded(facts) => chunk_ended(task, facts),
+            Event::UpdateEnded(facts) => update_ended(task, facts),
+        }
+    }
+}
+
+fn admitted(task: &str, attempt: u32, waited: Duration, end: Admitted) {
+    let waited_seconds = waited.as_secs_f64();
+    match end {
+        Admitted::Room => debug!(target: TARGET, task, attempt, waited_seconds, "the pool has room"),
+        Admitted::Unseen => debug!(target: TARGET, task, attempt, waited_seconds, "the pool cannot be seen"),
+        Admitted::TimedOut => {
+            warn!(target: TARGET, task, attempt, waited_seconds, "the pool is still full; starting all the same");
+        }
+    }
+}
+
+fn verdict_reached(task: &str, attempt: u32, bar: u32, verdict: Verdict, workers: u32, after: Duration) {
+    let after_seconds = after.as_secs_f64();
+    match verdict {
+        Verdict::Enough => {
+            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "enough workers")
+        }
+        Verdict::Short(reason) => {
+            let reason = reason.as_str();
+            warn!(target: TARGET, task, attempt, bar, workers, reason, after_seconds, "too few workers");
+        }
+        Verdict::FinishedEarly => {
+            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "finished before the verdict");
+        }
+        Verdict::Unverified => {
+            warn!(target: TARGET, task, attempt, bar, workers, after_seconds, "finished while the monitor was blind");
+        }
+    }
+}
+
+fn attempt_ended(task: &str, facts: &AttemptFacts) {
+    let AttemptFacts { attempt, bar, end, workers, ran } = *facts;
+    let ran_seconds = ran.as_secs_f64();
+    match end {
+        AttemptEnd::Accepted(verdict) => {
+            let verdict = verdict.as_str();
+            debug!(target: TARGET, task, attempt, bar, workers, verdict, ran_seconds, "attempt accepted");
+        }
+        AttemptEnd::Rejected(reason) => {
+            let reason = reason.as_str();
+            debug!(target: TARGET, task, attempt, bar, workers, reason, ran_seconds, "attempt rejected");
+        }
+        AttemptEnd::Failed(sqlstate) => {
+            let sqlstate = sqlstate.as_str();
+            warn!(target: TARGET, task, attempt, bar, workers, sqlstate, ran_seconds, "attempt failed");
+        }
+    }
+}
+
+fn execution_ended(task: &str, facts: &ExecutionFacts) {
+    let ExecutionFacts { end, target, minimum, achieved, attempts, .. } = *facts;
+    // One list of fields for the three levels of the end.
+    macro_rules! line {
+        ($level:ident, $outcome:expr, $sentence:literal) => {
+            $level!(target: TARGET, task, outcome = $outcome.as_str(), target_workers = target,
+                min_workers = minimum, best = achieved, attempts, took_seconds = facts.took.as_secs_f64(),
+                waited_seconds = facts.waited.as_secs_f64(), wasted_seconds = facts.wasted.as_secs_f64(), $sentence)
+        };
+    }
+    match end {
+        Ok(outcome) if !outcome.is_accepted() => line!(error, outcome, "gave up below the minimum"),
+        Ok(outcome) if achieved >= target => line!(info, outcome, "finished on target"),
+        Ok(outcome) => line!(warn, outcome, "finished below the target"),
+        Err(reason) => line!(error, reason, "gave up"),
+    }
+}
+
+fn chunk_ended(task: &str, facts: &ChunkFacts) {
+    let ChunkFacts { chunk, attempt, end, size, took, .. } = *facts;
+    let took_seconds = took.as_secs_f64();
+    match end {
+        ChunkEnd::Committed => {
+            debug!(target: TARGET, task, chunk, attempt, size, took_seconds, "chunk committed");
+        }
+        ChunkEnd::Retried(sqlstate) => {
+            let sqlstate = sqlstate.as_str();
+            warn!(target: TARGET, task, chunk, attempt, size, sqlstate, took_seconds, "chunk is tried again");
+        }
+        ChunkEnd::Failed(sqlstate) => {
+            let sqlstate = sqlstate.as_str();
+            error!(target: TARGET, task, chunk, attempt, size, sqlstate, took_seconds, "chunk given up");
+        }
+    }
+}
+
+fn update_ended(task: &str, facts: &UpdateFacts) {
+    let UpdateFacts { complete, rows, chunks, failed_chunks, took, .. } = *facts;
+    macro_rules! line {
+        ($level:ident, $sentence:literal) => {
+            $level!(target: TARGET, task, updated = rows.updated, already = rows.already, stale = rows.stale,
+                missing = rows.missing, chunks, failed_chunks, took_seconds = took.as_secs_f64(), $sentence)
+        };
+    }
+    if complete {
+        line!(info, "update finished");
+    } else {
+        line!(error, "update is incomplete");
+    }
+}

@@ -1,0 +1,324 @@
+//! Spans: `headcount.execution` > `headcount.attempt` > `headcount.monitor.tick`, and
+//! `headcount.update` > `headcount.chunk`.
+//!
+//! A span belongs to a scope, so drivers make one with a function from here and `.instrument(..)` the
+//! future. What is known at the start is given to the function; what comes later is said as an
+//! [`Event`] and written onto the current span by [`SpanAttributes`], so that spans cannot tell
+//! another story than metrics. Every field is declared here, since a span cannot grow one later.
+//!
+//! An attempt that was rejected and retried did its job: its status stays unset and it carries
+//! `headcount.verdict` and `headcount.reason`. One that failed by itself is an error with `error.type`.
+//! An execution is an error only when it ended without a result.
+//!
+//! Numbers are `i64` or `f64`: the exporter writes unsigned integers as text.
+
+use tracing::field::Empty;
+use tracing::{Level, Span, span};
+
+use super::{TARGET, leader_word, query_summary, summary, trace_context};
+use crate::decide::verdict::Tick;
+use crate::event::{
+    AttemptEnd, AttemptFacts, ChunkFacts, Event, ExecutionFacts, Observer, Scope, SqlState, UpdateFacts,
+};
+
+/// Where statements go, in OpenTelemetry's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Host name, address or socket directory.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+    /// `database|schema`, or the database where the schema is not known.
+    pub namespace: String,
+}
+
+/// One guarded execution of a task. Child of the span that is open here; where none is, of the trace
+/// in the environment ([`trace_context`]).
+#[must_use]
+pub fn execution(task: &str) -> Span {
+    let span = span!(
+        target: TARGET, Level::INFO, "headcount.execution",
+        otel.kind = "internal", otel.status_code = Empty, error.type = Empty,
+        headcount.task = task,
+        headcount.target_workers = Empty,
+        headcount.min_workers = Empty,
+        headcount.max_attempts = Empty,
+        headcount.planned_workers = Empty,
+        headcount.achieved_workers = Empty,
+        headcount.attempts = Empty,
+        headcount.outcome = Empty,
+        headcount.target_met = Empty,
+        headcount.waited_seconds = Empty,
+        headcount.ran_seconds = Empty,
+        headcount.wasted_seconds = Empty,
+    );
+    join(span)
+}
+
+/// One attempt: child of the open span. `sql` is `None` when a caller's own code runs the statements.
+/// Its text goes into the span only with `show_text`, since literals may be personal data.
+#[must_use]
+pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, show_text: bool) -> Span {
+    let span = span!(
+        target: TARGET, Level::INFO, "headcount.attempt",
+        otel.kind = "client", otel.name = Empty, otel.status_code = Empty, error.type = Empty,
+        db.system.name = "postgresql",
+        db.namespace = server.namespace,
+        db.operation.name = Empty,
+        db.query.summary = Empty,
+        db.query.text = Empty,
+        db.response.status_code = Empty,
+        server.address = server.address,
+        server.port = i64::from(server.port),
+        headcount.task = task,
+        headcount.attempt = i64::from(attempt),
+        headcount.bar = Empty,
+        headcount.pid = Empty,
+        headcount.workers = Empty,
+        headcount.verdict = Empty,
+        headcount.reason = Empty,
+        headcount.verdict_seconds = Empty,
+        headcount.accepted = Empty,
+        headcount.ran_seconds = Empty,
+        headcount.cancel_method = Empty,
+        headcount.cancel_result = Empty,
+        headcount.drain_seconds = Empty,
+        headcount.cleanup_ok = Empty,
+    );
+    if let Some(sql) = sql.filter(|_| !span.is_disabled()) {
+        span.record("db.operation.name", summary::operation(sql));
+        span.record("db.query.summary", query_summary(sql));
+        if show_text {
+            span.record("db.query.text", sql);
+        }
+    }
+    span
+}
+
+/// One look of the monitor at one attempt: made before the poll, filled by [`record_tick`] after it.
+#[must_use]
+pub fn tick(attempt: &Span) -> Span {
+    span!(
+        target: TARGET, parent: attempt, Level::DEBUG, "headcount.monitor.tick",
+        otel.kind = "internal",
+        headcount.workers = Empty,
+        headcount.leader_state = Empty,
+        headcount.pool_used = Empty,
+        headcount.pool_size = Empty,
+    )
+}
+
+/// Writes what the poll saw onto its span. A tick without an answer stays empty.
+pub fn record_tick(span: &Span, tick: &Tick) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("headcount.workers", i64::from(tick.workers));
+    span.record("headcount.leader_state", leader_word(tick.leader));
+    if let Some(pool) = tick.pool {
+        span.record("headcount.pool_used", i64::from(pool.used));
+        span.record("headcount.pool_size", i64::from(pool.size));
+    }
+}
+
+/// One chunked update of a task; its parent as in [`execution`].
+#[must_use]
+pub fn update(task: &str) -> Span {
+    let span = span!(
+        target: TARGET, Level::INFO, "headcount.update",
+        otel.kind = "internal", otel.status_code = Empty, error.type = Empty,
+        headcount.task = task,
+        headcount.connections = Empty,
+        headcount.complete = Empty,
+        headcount.chunks = Empty,
+        headcount.failed_chunks = Empty,
+        headcount.updated = Empty,
+        headcount.already = Empty,
+        headcount.stale = Empty,
+        headcount.missing = Empty,
+    );
+    join(span)
+}
+
+/// One transaction of a chunk of `size` keys: child of `update`, whose task may run elsewhere.
+#[must_use]
+pub fn chunk(update: &Span, task: &str, chunk: u64, size: u32, server: &Server, sql: &str) -> Span {
+    let span = span!(
+        target: TARGET, parent: update, Level::INFO, "headcount.chunk",
+        otel.kind = "client", otel.status_code = Empty, error.type = Empty,
+        db.system.name = "postgresql",
+        db.namespace = server.namespace,
+        db.operation.name = Empty,
+        db.operation.batch.size = Empty,
+        db.query.summary = Empty,
+        db.response.status_code = Empty,
+        server.address = server.address,
+        server.port = i64::from(server.port),
+        headcount.task = task,
+        headcount.chunk = i64::try_from(chunk).unwrap_or(i64::MAX),
+        headcount.attempt = Empty,
+        headcount.result = Empty,
+        headcount.updated = Empty,
+        headcount.already = Empty,
+        headcount.stale = Empty,
+        headcount.missing = Empty,
+        headcount.resolution = Empty,
+    );
+    if !span.is_disabled() {
+        span.record("db.operation.name", summary::operation(sql));
+        span.record("db.query.summary", query_summary(sql));
+        // The convention: a batch of one is no batch.
+        if size != 1 {
+            span.record("db.operation.batch.size", i64::from(size));
+        }
+    }
+    span
+}
+
+fn join(span: Span) -> Span {
+    if Span::current().is_none()
+        && !span.is_disabled()
+        && let Some(context) = trace_context()
+    {
+        context.adopt(&span);
+    }
+    span
+}
+
+/// Writes events onto the current span. Stateless: the driver observes inside the span's scope.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SpanAttributes;
+
+impl Observer for SpanAttributes {
+    fn observe(&self, _: &Scope, event: &Event) {
+        let span = Span::current();
+        if span.is_disabled() {
+            return;
+        }
+        match event {
+            Event::ExecutionStarted { target, minimum, max_attempts } => {
+                span.record("headcount.target_workers", i64::from(*target));
+                span.record("headcount.min_workers", i64::from(*minimum));
+                span.record("headcount.max_attempts", i64::from(*max_attempts));
+            }
+            Event::PlanInspected { planned } => {
+                span.record("headcount.planned_workers", i64::from(*planned));
+            }
+            Event::AttemptStarted { bar, pid, .. } => {
+                span.record("headcount.bar", i64::from(*bar));
+                span.record("headcount.pid", i64::from(*pid));
+            }
+            Event::VerdictReached { verdict, workers, after, .. } => {
+                span.record("headcount.verdict", verdict.as_str());
+                if let Some(reason) = verdict.reason() {
+                    span.record("headcount.reason", reason.as_str());
+                }
+                span.record("headcount.workers", i64::from(*workers));
+                span.record("headcount.verdict_seconds", after.as_secs_f64());
+            }
+            Event::CancelAnswered { method, result, .. } => {
+                span.record("headcount.cancel_method", method.as_str());
+                span.record("headcount.cancel_result", result.as_str());
+            }
+            Event::WorkersDrained { waited, .. } => {
+                span.record("headcount.drain_seconds", waited.as_secs_f64());
+            }
+            Event::CleanupEnded { ok, .. } => {
+                span.record("headcount.cleanup_ok", *ok);
+            }
+            Event::AttemptEnded(facts) => attempt_ended(&span, facts),
+            Event::CommitResolved { resolution } => {
+                span.record("headcount.resolution", resolution.as_str());
+            }
+            Event::ExecutionEnded(facts) => execution_ended(&span, facts),
+            Event::UpdateStarted { connections } => {
+                span.record("headcount.connections", i64::from(*connections));
+            }
+            Event::ChunkEnded(facts) => chunk_ended(&span, facts),
+            Event::UpdateEnded(facts) => update_ended(&span, facts),
+            // Told by the spans' own times, by the ticks' spans, or by the end of the attempt.
+            Event::AdmissionStarted { .. }
+            | Event::AdmissionEnded { .. }
+            | Event::TickTaken { .. }
+            | Event::RetryDelayed { .. }
+            | Event::SessionLost { .. }
+            | Event::SessionRestored { .. }
+            | Event::CommitInDoubt
+            | Event::MonitorPolled { .. }
+            | Event::MonitorLost { .. }
+            | Event::MonitorRestored { .. } => (),
+        }
+    }
+}
+
+fn attempt_ended(span: &Span, facts: &AttemptFacts) {
+    span.record("headcount.verdict", facts.end.verdict());
+    if facts.end.reason() != "none" {
+        span.record("headcount.reason", facts.end.reason());
+    }
+    span.record("headcount.workers", i64::from(facts.workers));
+    span.record("headcount.accepted", facts.end.is_accepted());
+    span.record("headcount.ran_seconds", facts.ran.as_secs_f64());
+    if let AttemptEnd::Failed(sqlstate) = facts.end {
+        failed(span, sqlstate);
+    }
+}
+
+/// `error.type` is the SQLSTATE too: the convention's first choice where the server sends a code.
+fn failed(span: &Span, sqlstate: SqlState) {
+    span.record("db.response.status_code", sqlstate.as_str());
+    error(span, sqlstate.as_str());
+}
+
+fn error(span: &Span, kind: &str) {
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", kind);
+}
+
+fn execution_ended(span: &Span, facts: &ExecutionFacts) {
+    match facts.end {
+        Ok(outcome) => {
+            span.record("headcount.outcome", outcome.as_str());
+            if !outcome.is_accepted() {
+                error(span, outcome.as_str());
+            }
+        }
+        Err(reason) => error(span, reason.as_str()),
+    }
+    span.record("headcount.target_met", facts.end.is_ok() && facts.achieved >= facts.target);
+    span.record("headcount.achieved_workers", i64::from(facts.achieved));
+    span.record("headcount.attempts", i64::from(facts.attempts));
+    span.record("headcount.waited_seconds", facts.waited.as_secs_f64());
+    span.record("headcount.ran_seconds", facts.ran.as_secs_f64());
+    span.record("headcount.wasted_seconds", facts.wasted.as_secs_f64());
+}
+
+fn chunk_ended(span: &Span, facts: &ChunkFacts) {
+    span.record("headcount.attempt", i64::from(facts.attempt));
+    span.record("headcount.result", facts.end.as_str());
+    rows(span, facts.rows);
+    if let Some(sqlstate) = facts.end.sqlstate() {
+        failed(span, sqlstate);
+    }
+}
+
+fn update_ended(span: &Span, facts: &UpdateFacts) {
+    span.record("headcount.complete", facts.complete);
+    span.record("headcount.chunks", signed(facts.chunks));
+    span.record("headcount.failed_chunks", signed(facts.failed_chunks));
+    rows(span, facts.rows);
+    if !facts.complete {
+        error(span, "incomplete");
+    }
+}
+
+fn rows(span: &Span, rows: crate::event::RowCounts) {
+    span.record("headcount.updated", signed(rows.updated));
+    span.record("headcount.already", signed(rows.already));
+    span.record("headcount.stale", signed(rows.stale));
+    span.record("headcount.missing", signed(rows.missing));
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
