@@ -1,1 +1,303 @@
 //! Where the server is, and how to reach it.
+//!
+//! People have their connections configured already: in `DATABASE_URL`, in libpq's variables, in a
+//! service file, in a password file. A batch tool that reads only one of them makes them copy a
+//! password to where it does not belong. So an [`Endpoint`] resolves all of them as libpq does, once, at
+//! the edge, where a mistake can still be named; after that every session is opened from it.
+//!
+//! Hosts are tried one after the other by our own loop and not the driver's: each may have a password
+//! of its own, and a timeout must cover a server that accepts and then says nothing.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::poll_fn;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::Failure;
+use super::parameters::{self, Host, Parameters};
+use super::tls::{self, Mode};
+use crate::Error;
+
+/// A database to connect to, resolved and checked. Cheap to clone; printing it shows no password.
+#[derive(Clone)]
+pub struct Endpoint {
+    parameters: Parameters,
+    tls: Option<MakeRustlsConnect>,
+}
+
+/// What a server says about a session: see [`Endpoint::check`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerFacts {
+    /// `server_version_num`: 150018 is 15.18.
+    pub version_number: u32,
+    /// `server_version`, for people.
+    pub version: String,
+    /// `current_user`.
+    pub role: String,
+    /// `current_database()`.
+    pub database: String,
+    /// Whether the session is encrypted (`pg_stat_ssl`; behind a proxy: the proxy's session).
+    pub tls: bool,
+}
+
+impl ServerFacts {
+    /// The major version: 13, 15, 18.
+    #[must_use]
+    pub const fn major(&self) -> u32 {
+        self.version_number / 10_000
+    }
+}
+
+impl Endpoint {
+    /// From a connection string: a URL (`postgresql://...`) or `key=value` pairs. What it leaves open comes
+    /// from the service that it names, libpq's variables, the password file and libpq's defaults.
+    ///
+    /// # Errors
+    /// A configuration error that names the parameter, never its value.
+    pub fn from_dsn(dsn: &str) -> Result<Self, Error> {
+        Self::resolve(Some(dsn), process_variable)
+    }
+
+    /// From `DATABASE_URL`, and what that leaves open, or everything, from libpq's variables (`PGHOST`,
+    /// `PGSERVICE`, `PGSSLMODE`...), its files and its defaults.
+    ///
+    /// # Errors
+    /// As [`from_dsn`](Self::from_dsn).
+    pub fn from_environment() -> Result<Self, Error> {
+        Self::resolve(None, process_variable)
+    }
+
+    /// As the other two, with an environment of the caller's. `HOME` is read through it, too.
+    ///
+    /// # Errors
+    /// As [`from_dsn`](Self::from_dsn).
+    pub fn resolve(dsn: Option<&str>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let parameters = parameters::resolve(dsn, &variable)?;
+        let tls = tls::connector(&parameters.tls)?;
+        Ok(Self { parameters, tls })
+    }
+
+    /// `host:port/database`, or the socket's path; all hosts where there are several.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let hosts: Vec<String> = self.parameters.hosts.iter().map(describe).collect();
+        format!("{}/{}", hosts.join(","), self.parameters.database)
+    }
+
+    /// The first host: a name, an address or a socket's folder.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.first().name
+    }
+
+    /// The first host's port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.first().port
+    }
+
+    /// The database's name.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.parameters.database
+    }
+
+    /// The role to log in as.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.parameters.user
+    }
+
+    /// Opens a session, asks the server who it is, and closes the session again.
+    ///
+    /// # Errors
+    /// When no session can be had ([`Error::is_connection_lost`]), or the server does not answer.
+    pub async fn check(&self) -> Result<ServerFacts, Error> {
+        let name = self.parameters.application_name.as_deref().unwrap_or("headcount");
+        let (client, driver) =
+            self.open(name).await.map_err(|failure| Error::connect(self.describe(), failure))?;
+        let answer = client.query_one(FACTS, &[]).await;
+        drop(client);
+        let _ = driver.await;
+        let facts = answer.and_then(|row| {
+            Ok(ServerFacts {
+                version_number: row.try_get::<_, i32>(0)?.unsigned_abs(),
+                version: row.try_get(1)?,
+                role: row.try_get(2)?,
+                database: row.try_get(3)?,
+                tls: row.try_get(4)?,
+            })
+        });
+        facts.map_err(|error| Error::sql("asking the server for its version", error.into()))
+    }
+
+    /// Opens a session. The task drives it, logs its notices, and ends when the client is dropped or
+    /// the connection breaks.
+    pub(crate) async fn open(&self, application_name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
+        let mut hosts: Vec<&Host> = self.parameters.hosts.iter().collect();
+        if self.parameters.shuffle {
+            fastrand::shuffle(&mut hosts);
+        }
+        let mut last = None;
+        for host in hosts {
+            match self.open_within_limit(host, application_name).await {
+                Ok(session) => return Ok(session),
+                // As libpq: a server that was reached and rejects the login has the last word.
+                Err(failure) if failure.sqlstate().is_some_and(|code| code.starts_with("28")) => {
+                    return Err(failure);
+                }
+                Err(failure) => {
+                    tracing::debug!(host = %describe(host), error = %failure, "no session on this host");
+                    last = Some(failure);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::client("there is no host to connect to")))
+    }
+
+    async fn open_within_limit(&self, host: &Host, name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
+        let Some(limit) = self.parameters.connect_timeout else { return self.open_on(host, name).await };
+        let expired = |_| Failure::lost(format!("{} gave no session within {limit:?}", describe(host)));
+        tokio::time::timeout(limit, self.open_on(host, name)).await.map_err(expired)?
+    }
+
+    async fn open_on(&self, host: &Host, name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
+        let config = self.config(host, name);
+        // TLS does not apply to a socket of this machine, whatever sslmode says.
+        let Some(tls) = self.tls.clone().filter(|_| !host.is_socket()) else {
+            return open_plain(config).await;
+        };
+        match config.connect(tls).await {
+            Ok((client, connection)) => Ok((client, drive(connection))),
+            Err(error) if self.parameters.tls.mode == Mode::Prefer && may_succeed_plain(&error) => {
+                tracing::debug!(host = %describe(host), "no session with TLS; trying without");
+                open_plain(config).await
+            }
+            Err(error) => match tls_cause(&error) {
+                // Not a lost connection: the same certificate comes again.
+                Some(cause) => Err(Failure::client(cause.to_string())),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    fn config(&self, host: &Host, application_name: &str) -> Config {
+        let Parameters { user, database, options, session, negotiation, channel_binding, keepalive, .. } =
+            &self.parameters;
+        let mut config = Config::new();
+        config
+            .host(&host.name)
+            .port(host.port)
+            .user(user)
+            .dbname(database)
+            .application_name(application_name);
+        if let Some(address) = host.address {
+            config.hostaddr(address);
+        }
+        if let Some(password) = &host.password {
+            config.password(password);
+        }
+        if let Some(options) = options {
+            config.options(options);
+        }
+        config.target_session_attrs(*session).ssl_negotiation(*negotiation).channel_binding(*channel_binding);
+        config.ssl_mode(match self.parameters.tls.mode {
+            Mode::Disable => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+        });
+        config
+            .keepalives(keepalive.on)
+            .keepalives_idle(keepalive.idle)
+            .keepalives_interval(keepalive.interval);
+        config.keepalives_retries(keepalive.count);
+        if let Some(limit) = keepalive.unacknowledged {
+            config.tcp_user_timeout(limit);
+        }
+        config
+    }
+
+    fn first(&self) -> &Host {
+        // `resolve` yields at least one.
+        &self.parameters.hosts[0]
+    }
+}
+
+/// Beside [`ServerFacts`], whose fields it fills in order.
+const FACTS: &str = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'), \
+     current_user::text, current_database()::text, \
+     coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
+
+async fn open_plain(mut config: Config) -> Result<(Client, JoinHandle<()>), Failure> {
+    config.ssl_mode(SslMode::Disable);
+    let (client, connection) = config.connect(NoTls).await?;
+    Ok((client, drive(connection)))
+}
+
+fn drive<S, T>(mut connection: Connection<S, T>) -> JoinHandle<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        let mut messages = poll_fn(move |context| connection.poll_message(context));
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) => {
+                    tracing::debug!(
+                        severity = notice.severity(),
+                        notice = notice.message(),
+                        "the server says"
+                    );
+                }
+                Ok(_) => {}
+                // Who waits for an answer is told by the client; here it is only a trace.
+                Err(error) => {
+                    tracing::debug!(error = %Failure::from(error), "session ended");
+                    return;
+                }
+            }
+        }
+    })
+}
+
+/// Under `prefer`, as in libpq: the handshake failed, or `pg_hba.conf` admits this role only unencrypted.
+fn may_succeed_plain(error: &tokio_postgres::Error) -> bool {
+    tls_cause(error).is_some() || error.code().is_some_and(|code| code.code() == "28000")
+}
+
+fn tls_cause(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    let io = error.source()?.downcast_ref::<std::io::Error>()?;
+    io.get_ref()?.downcast_ref::<rustls::Error>()
+}
+
+fn describe(host: &Host) -> String {
+    match &host.name {
+        name if host.is_socket() => format!("{name}/.s.PGSQL.{}", host.port),
+        name if name.contains(':') => format!("[{name}]:{}", host.port),
+        name => format!("{name}:{}", host.port),
+    }
+}
+
+fn process_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("server", &self.describe())
+            .field("user", &self.parameters.user)
+            .field("tls", &self.parameters.tls.mode)
+            .field("connect_timeout", &self.parameters.connect_timeout.unwrap_or(Duration::MAX))
+            .finish_non_exhaustive()
+    }
+}

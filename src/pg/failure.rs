@@ -30,6 +30,12 @@ impl Failure {
         }
     }
 
+    /// Nothing was lost and no server said no: it is on our side, and trying again does not help.
+    pub(crate) fn client(message: impl Into<String>) -> Self {
+        let class = classify(Signal::Client);
+        Self { sqlstate: None, message: message.into(), hint: None, class, lost: false }
+    }
+
     /// The server's SQLSTATE, if the server sent one.
     pub(crate) fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_deref()

@@ -3,8 +3,13 @@
 //! One capability a file, its SQL beside its row type.
 
 pub mod connect;
+mod dsn;
 pub mod embedded;
 pub(crate) mod failure;
+mod parameters;
+mod passfile;
 pub(crate) mod plan;
+mod service;
+mod tls;
 
 pub(crate) use failure::Failure;
