@@ -5,6 +5,6 @@
 pub mod connect;
 pub mod embedded;
 pub(crate) mod failure;
-pub(crate) mod plan;
+pub mod plan;
 
 pub(crate) use failure::Failure;
