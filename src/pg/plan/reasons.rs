@@ -492,6 +492,8 @@ mod tests {
 
     #[test]
     fn the_hardest_reason_comes_first_and_limits_behind_it_are_still_named() {
+        use ReasonKind::{DataModifying, GatherLimit, PoolSize, SmallTable};
+
         let change = |facts: &mut Facts<'_>, tree: &mut Tree| {
             facts.settings[2] = setting(("max_parallel_workers_per_gather", "2"));
             facts.pool_size = 2;
@@ -499,7 +501,6 @@ mod tests {
             facts.probe.free = 0;
             tree.nodes = vec!["ModifyTable".to_owned()];
         };
-        use ReasonKind::{DataModifying, GatherLimit, PoolSize, SmallTable};
         check(change, &[DataModifying, PoolSize, GatherLimit, SmallTable]);
     }
 

@@ -58,7 +58,7 @@ impl Text {
         }
         let mut words = self.0.iter().skip_while(|token| **token == Token::Mark('('));
         let Some(Token::Word(first)) = words.next() else {
-            return Kind::Opaque("no statement begins with a keyword here");
+            return Kind::Opaque("it does not begin with a keyword");
         };
         match first.as_str() {
             "select" | "with" | "values" | "table" | "insert" | "update" | "delete" | "merge" | "execute" => {
