@@ -92,7 +92,8 @@ pub struct Reason {
     pub kind: ReasonKind,
     /// What stands in the way, with names and numbers: a clause.
     pub explanation: String,
-    /// What to type, or to change in the statement: a clause.
+    /// What to type, or to change in the statement: a clause. A `SET LOCAL name = value` belongs into
+    /// the settings of the run ([`Settings::settings`](crate::Settings::settings), `--set name=value`).
     pub fix: String,
 }
 
