@@ -24,6 +24,7 @@
 //! allpaths.c (`compute_parallel_worker`), and the manual's chapter "Parallel Query".
 
 mod probe;
+mod reason;
 mod reasons;
 mod routines;
 mod server;
@@ -39,7 +40,7 @@ use self::tree::Tree;
 use super::Failure;
 use crate::error::Error;
 
-pub use self::reasons::{Diagnosis, Reason, ReasonKind};
+pub use self::reason::{Diagnosis, Reason, ReasonKind};
 pub use self::server::Setting;
 
 pub(crate) use self::reasons::diagnose;
