@@ -2,14 +2,19 @@
 //!
 //! One capability a file, its SQL beside its row type.
 
+pub(crate) mod cancel;
 pub mod connect;
 mod dsn;
 pub mod embedded;
 pub(crate) mod failure;
 mod parameters;
 mod passfile;
-pub(crate) mod plan;
+pub mod plan;
+pub(crate) mod privileges;
 mod service;
+pub(crate) mod session;
 mod tls;
+pub(crate) mod workers;
+pub(crate) mod xact;
 
 pub(crate) use failure::Failure;

@@ -1,0 +1,224 @@
+//! Plan inspection: how many workers a statement can have, and why not more.
+//!
+//! No retry gives a statement more workers than its plan asks for, nor more than the pool has slots.
+//! Both are known before anything runs. [`Plan::reachable`] is an upper bound that is never too low,
+//! because a refusal rests on it; `tree` says how it is found. A refusal also needs [`Diagnosis`]:
+//! a function that runs queries of its own has plans that EXPLAIN does not show, and
+//! [`Diagnosis::is_proof`] is false then.
+//!
+//! EXPLAIN never executes the statement here: it goes through the extended protocol, which takes one
+//! statement at a time, and never with ANALYZE. The planner may call IMMUTABLE and STABLE functions
+//! on constants, as it will when the statement runs. What EXPLAIN cannot take is known by its leading
+//! keyword, so that the caller's transaction is not aborted by a question.
+//!
+//! Parameters: EXPLAIN plans with their values. That is the plan that runs when the statement is
+//! prepared anew (the server makes custom plans for the first five executions of a prepared
+//! statement) and always the plan of CREATE TABLE AS. From the sixth execution of one prepared
+//! statement on, the server may take a generic plan, which may differ. With `plan_cache_mode =
+//! force_generic_plan` it is generic at once: then a statement with parameters counts as not
+//! explainable.
+//!
+//! The plan can still change between EXPLAIN and the statement, when new statistics arrive.
+//!
+//! Sources: execParallel.c, nodeGather.c, nodeHashjoin.c, clauses.c (`max_parallel_hazard`),
+//! allpaths.c (`compute_parallel_worker`), and the manual's chapter "Parallel Query".
+
+mod probe;
+mod reason;
+mod reasons;
+mod routines;
+mod server;
+mod text;
+mod tree;
+
+use serde::Serialize;
+use tokio_postgres::Client;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+
+use self::text::{Kind, Text};
+use self::tree::Tree;
+use super::Failure;
+use crate::error::Error;
+
+pub use self::reason::{Diagnosis, Reason, ReasonKind};
+pub use self::server::Setting;
+
+pub(crate) use self::reasons::diagnose;
+
+/// The values of a statement's parameters.
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// What EXPLAIN said about a statement.
+#[derive(Debug, Clone)]
+pub enum Inspection {
+    /// It has a plan.
+    Planned(Plan),
+    /// It cannot be explained: nothing is known of its workers.
+    NotExplainable {
+        /// Why, as a clause: VACUUM, CREATE INDEX, several statements, ...
+        why: &'static str,
+    },
+}
+
+/// How many workers a plan can have.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Plan {
+    /// `Workers Planned`, one a Gather or Gather Merge, from the root down.
+    pub launches: Vec<u32>,
+    /// The most workers at once: an upper bound, over the plan and the pool's size.
+    pub reachable: u32,
+    /// Slots of the pool in this session: `least(max_parallel_workers, max_worker_processes)`.
+    pub pool_size: u32,
+    #[serde(skip)]
+    tree: Tree,
+}
+
+/// A plan, and why it has not more workers: what `headcount explain` prints.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// Workers asked for.
+    pub target_workers: u32,
+    /// The plan; `None` when the statement cannot be explained.
+    pub plan: Option<Plan>,
+    /// Why there is no plan.
+    pub not_explainable: Option<&'static str>,
+    /// Slots of the pool: `least(max_parallel_workers, max_worker_processes)`.
+    pub pool_size: u32,
+    /// Every reason why the target is out of reach, the hardest first; empty when it is in reach.
+    pub reasons: Vec<Reason>,
+    /// Functions that run queries of their own, which may have workers that the plan does not show.
+    pub unseen: Vec<String>,
+    /// The settings that decide on workers, as they stand for the statement.
+    pub settings: Vec<Setting>,
+}
+
+/// Explains a statement as it would run with these settings (name and value), without running it.
+///
+/// Works in a transaction of its own and rolls it back. The client must not be inside one.
+///
+/// # Errors
+/// When the statement or a setting is wrong, or the connection is lost.
+pub async fn explain(
+    client: &mut Client,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+    settings: &[(String, String)],
+    target: u32,
+) -> Result<Explanation, Error> {
+    let failed = |failure: Failure| Error::sql("explaining the statement", failure);
+    let transaction = client.transaction().await.map_err(|error| failed(error.into()))?;
+    for (name, value) in settings {
+        let set = transaction.execute("SELECT pg_catalog.set_config($1, $2, true)", &[name, value]).await;
+        set.map_err(|error| Error::sql("changing a setting", error.into()))?;
+    }
+    let explanation = describe(transaction.client(), sql, params, target).await.map_err(failed)?;
+    transaction.rollback().await.map_err(|error| failed(error.into()))?;
+    Ok(explanation)
+}
+
+async fn describe(
+    client: &Client,
+    sql: &str,
+    params: Params<'_>,
+    target: u32,
+) -> Result<Explanation, Failure> {
+    let settings = server::settings(client).await?;
+    let mut explanation = Explanation {
+        target_workers: target,
+        plan: None,
+        not_explainable: None,
+        pool_size: pool_size(client).await?,
+        reasons: Vec::new(),
+        unseen: Vec::new(),
+        settings,
+    };
+    match inspect(client, sql, params).await? {
+        Inspection::NotExplainable { why } => explanation.not_explainable = Some(why),
+        Inspection::Planned(plan) => {
+            if plan.reachable < target {
+                let diagnosis = diagnose(client, sql, params, &plan, target).await?;
+                explanation.reasons = diagnosis.reasons;
+                explanation.unseen = diagnosis.unseen;
+            }
+            explanation.plan = Some(plan);
+        }
+    }
+    Ok(explanation)
+}
+
+/// Slots of the pool in this session: `least(max_parallel_workers, max_worker_processes)`.
+pub(crate) async fn pool_size(client: &Client) -> Result<u32, Failure> {
+    Ok(Session::read(client).await?.pool_size)
+}
+
+/// Asks for the plan. The caller has opened the transaction and made its settings.
+pub(crate) async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspection, Failure> {
+    if let Kind::Opaque(why) = Text::new(sql).kind() {
+        return Ok(Inspection::NotExplainable { why });
+    }
+    // One after the other: a syntax error must be reported as such, not as an aborted transaction.
+    let session = Session::read(client).await?;
+    if session.generic_plans && !params.is_empty() {
+        let why = "plan_cache_mode = force_generic_plan makes a plan that does not know the parameters";
+        return Ok(Inspection::NotExplainable { why });
+    }
+    let Some(tree) = plan_tree(client, sql, params).await? else {
+        return Ok(Inspection::NotExplainable { why: "EXPLAIN shows no plan for it" });
+    };
+    let bound = if session.hides_gather { tree.reachable.max(1) } else { tree.reachable };
+    let reachable = bound.min(session.pool_size);
+    Ok(Inspection::Planned(Plan {
+        launches: tree.launches.clone(),
+        reachable,
+        pool_size: session.pool_size,
+        tree,
+    }))
+}
+
+/// What the session adds to a plan.
+struct Session {
+    pool_size: u32,
+    /// `debug_parallel_query = regress` may add a Gather of one worker that EXPLAIN does not show.
+    hides_gather: bool,
+    generic_plans: bool,
+}
+
+impl Session {
+    // The parameter was named force_parallel_mode before 16.
+    const SQL: &str = "
+        SELECT least(pg_catalog.current_setting('max_parallel_workers')::int,
+                     pg_catalog.current_setting('max_worker_processes')::int),
+               coalesce(pg_catalog.current_setting('debug_parallel_query', true),
+                        pg_catalog.current_setting('force_parallel_mode', true)) = 'regress',
+               pg_catalog.current_setting('plan_cache_mode') = 'force_generic_plan'";
+
+    async fn read(client: &Client) -> Result<Self, Failure> {
+        let row = client.query_one(Self::SQL, &[]).await?;
+        Ok(Self {
+            pool_size: u32::try_from(row.try_get::<_, i32>(0)?).unwrap_or(0),
+            hides_gather: row.try_get::<_, Option<bool>>(1)?.unwrap_or(false),
+            generic_plans: row.try_get(2)?,
+        })
+    }
+}
+
+async fn plan_tree(client: &Client, sql: &str, params: Params<'_>) -> Result<Option<Tree>, Failure> {
+    let rows = client.query(&format!("EXPLAIN (VERBOSE, FORMAT JSON) {sql}"), params).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Tree::read(&row.try_get::<_, JsonText>(0)?.0))
+}
+
+/// A value of type json as the text it is.
+struct JsonText(String);
+
+impl<'a> FromSql<'a> for JsonText {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
+    }
+}

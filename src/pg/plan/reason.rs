@@ -1,0 +1,117 @@
+//! A reason for fewer workers, as people and programs read it: a closed word, what stands in the way,
+//! and what to type.
+
+use serde::Serialize;
+
+/// What keeps workers away, the hardest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReasonKind {
+    /// INSERT, UPDATE, DELETE or MERGE, at the top or in a CTE.
+    DataModifying,
+    /// SELECT FOR UPDATE or FOR SHARE.
+    RowLocking,
+    /// DECLARE: a cursor's query runs in the leader alone.
+    Cursor,
+    /// A function, aggregate or operator that is PARALLEL UNSAFE.
+    UnsafeFunction,
+    /// The pool has fewer slots than the target.
+    PoolSize,
+    /// `max_parallel_workers_per_gather`.
+    GatherLimit,
+    /// The plan reads no table.
+    NoTable,
+    /// The storage parameter `parallel_workers` of a table.
+    TableParallelWorkers,
+    /// The largest table is small against `min_parallel_table_scan_size`.
+    SmallTable,
+    /// Temporary tables are read by the leader alone.
+    TemporaryTable,
+    /// Foreign tables are read by the leader alone unless their wrapper knows better.
+    ForeignTable,
+    /// The result of a CTE is read by the leader alone.
+    CteScan,
+    /// A function that is PARALLEL RESTRICTED runs in the leader alone.
+    RestrictedFunction,
+    /// The branches of a UNION ALL, or the partitions, share the workers of one Gather.
+    ParallelAppend,
+    /// `enable_...` settings that are off.
+    MethodDisabled,
+    /// `parallel_setup_cost` and `parallel_tuple_cost` outweigh what workers save.
+    Costs,
+    /// `debug_parallel_query` (before 16: `force_parallel_mode`) tests parallel query with one worker.
+    DebugParallelQuery,
+    /// The planner preferred fewer workers and no single cause was found.
+    Unknown,
+}
+
+impl ReasonKind {
+    /// The word for `--json` and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DataModifying => "data_modifying",
+            Self::RowLocking => "row_locking",
+            Self::Cursor => "cursor",
+            Self::UnsafeFunction => "unsafe_function",
+            Self::PoolSize => "pool_size",
+            Self::GatherLimit => "gather_limit",
+            Self::NoTable => "no_table",
+            Self::TableParallelWorkers => "table_parallel_workers",
+            Self::SmallTable => "small_table",
+            Self::TemporaryTable => "temporary_table",
+            Self::ForeignTable => "foreign_table",
+            Self::CteScan => "cte_scan",
+            Self::RestrictedFunction => "restricted_function",
+            Self::ParallelAppend => "parallel_append",
+            Self::MethodDisabled => "method_disabled",
+            Self::Costs => "costs",
+            Self::DebugParallelQuery => "debug_parallel_query",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One reason for fewer workers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Reason {
+    /// The word for it.
+    pub kind: ReasonKind,
+    /// What stands in the way, with names and numbers: a clause.
+    pub explanation: String,
+    /// What to type, or to change in the statement: a clause. A `SET LOCAL name = value` belongs into
+    /// the settings of the run ([`Settings::settings`](crate::Settings::settings), `--set name=value`).
+    pub fix: String,
+}
+
+/// Why a plan cannot reach the target.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// Every reason found, the hardest first; never empty.
+    pub reasons: Vec<Reason>,
+    /// Functions that run queries of their own, which may have workers that the plan does not show.
+    pub unseen: Vec<String>,
+}
+
+impl Diagnosis {
+    /// Whether the statement can never have more workers than its plan. Only then may it be refused.
+    #[must_use]
+    pub const fn is_proof(&self) -> bool {
+        self.unseen.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_is_the_same_for_people_and_in_json() {
+        for kind in [ReasonKind::DataModifying, ReasonKind::TableParallelWorkers, ReasonKind::Unknown] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Why a plan has not more workers, and what to type to give it more.
+//!
+//! A reason is named only when the server shows it: in the plan, in the catalog, in a setting that is
+//! below the target, or in a second plan made without it (`probe`). Serializable isolation is none:
+//! since version 12 it allows workers. Where nothing is found, that is said.
+
+use tokio_postgres::Client;
+
+use super::probe::{Knob, Probe};
+use super::reason::{Diagnosis, Reason, ReasonKind};
+use super::routines::{Hazard, Routine, Routines};
+use super::server::{self, Setting, Table, threshold_for, workers_for};
+use super::text::{Kind, Text};
+use super::tree::Tree;
+use super::{Failure, Params, Plan};
+
+/// Finds the reasons why `plan` cannot reach `target`, in the transaction that the plan was made in.
+pub(crate) async fn diagnose(
+    client: &Client,
+    sql: &str,
+    params: Params<'_>,
+    plan: &Plan,
+    target: u32,
+) -> Result<Diagnosis, Failure> {
+    let settings = server::settings(client).await?;
+    let tables = server::tables(client, &plan.tree.tables).await?;
+    let routines = Routines::read(client, sql, &plan.tree).await?;
+    let probe = Probe::read(client, sql, params, &settings, &plan.tree, target).await?;
+    let cursor = Text::new(sql).kind() == Kind::Cursor;
+    let facts = Facts {
+        target,
+        tree: &plan.tree,
+        pool_size: plan.pool_size,
+        cursor,
+        settings,
+        tables,
+        hazards: routines.hazards,
+        probe,
+    };
+    Ok(Diagnosis { reasons: facts.reasons(), unseen: routines.unseen })
+}
+
+/// All that was found out; the rest is pure.
+struct Facts<'a> {
+    target: u32,
+    tree: &'a Tree,
+    pool_size: u32,
+    cursor: bool,
+    settings: Vec<Setting>,
+    tables: Vec<Table>,
+    hazards: Vec<Routine>,
+    probe: Probe,
+}
+
+fn reason(kind: ReasonKind, explanation: impl Into<String>, fix: impl Into<String>) -> Reason {
+    Reason { kind, explanation: explanation.into(), fix: fix.into() }
+}
+
+impl Facts<'_> {
+    fn reasons(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        self.statement(&mut reasons);
+        let forbidden = !reasons.is_empty();
+        self.limits(&mut reasons, forbidden);
+        self.scans(&mut reasons, forbidden);
+        if !forbidden && self.out_of_reach() {
+            self.leader_only(&mut reasons);
+        }
+        self.choices(&mut reasons);
+        if reasons.is_empty() {
+            reasons.push(reason(
+                ReasonKind::Unknown,
+                "the planner preferred a plan with fewer workers; no single cause was found",
+                format!(
+                    "compare with the plan under SET LOCAL parallel_setup_cost = 0, parallel_tuple_cost = 0 \
+                     and ALTER TABLE ... SET (parallel_workers = {})",
+                    self.target
+                ),
+            ));
+        }
+        reasons.sort_by_key(|reason| reason.kind);
+        reasons
+    }
+
+    /// Whether no setting brings the target within reach.
+    const fn out_of_reach(&self) -> bool {
+        self.probe.free < self.target
+    }
+
+    fn setting(&self, name: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.name == name)
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.setting(name).map_or(0, |setting| setting.number() as u64)
+    }
+
+    /// What forbids workers for the whole statement.
+    fn statement(&self, reasons: &mut Vec<Reason>) {
+        if self.tree.has("ModifyTable") {
+            reasons.push(reason(
+                ReasonKind::DataModifying,
+                "a statement that modifies rows, at its top or in a CTE, has no workers",
+                "collect the rows first with CREATE TABLE ... AS SELECT, which can have workers, then modify from that table",
+            ));
+        }
+        if self.tree.has("LockRows") {
+            reasons.push(reason(
+                ReasonKind::RowLocking,
+                "SELECT ... FOR UPDATE or FOR SHARE has no workers",
+                "leave out FOR UPDATE or FOR SHARE, or lock the rows in a statement of its own",
+            ));
+        }
+        if self.cursor {
+            reasons.push(reason(
+                ReasonKind::Cursor,
+                "the query of a cursor has no workers",
+                "run the query itself, or CREATE TABLE ... AS it and declare the cursor on that table",
+            ));
+        }
+        // Workers in any plan prove that another overload is meant.
+        if self.probe.free == 0 {
+            let hazards = self.hazards.iter().filter(|routine| routine.hazard == Hazard::Unsafe);
+            reasons.extend(hazards.map(unsafe_function));
+        }
+    }
+
+    fn limits(&self, reasons: &mut Vec<Reason>, forbidden: bool) {
+        let target = self.target;
+        if self.pool_size < target {
+            let processes = self.number("max_worker_processes");
+            let fix = if processes >= u64::from(target) {
+                format!("SET LOCAL max_parallel_workers = {target}")
+            } else {
+                format!(
+                    "ALTER SYSTEM SET max_worker_processes = {target} (or more) and restart the server; \
+                     max_parallel_workers must be at least {target} too"
+                )
+            };
+            let workers = self.number("max_parallel_workers");
+            reasons.push(reason(
+                ReasonKind::PoolSize,
+                format!(
+                    "the pool has {} slots: max_parallel_workers = {workers}, max_worker_processes = {processes}",
+                    self.pool_size
+                ),
+                fix,
+            ));
+        }
+        let Some(limit) = self.setting("max_parallel_workers_per_gather") else { return };
+        let (value, source) = (limit.number() as u64, &limit.source);
+        let matters = value == 0 || forbidden || self.probe.causes.contains(&Knob::GatherLimit);
+        if value < u64::from(target) && matters {
+            reasons.push(reason(
+                ReasonKind::GatherLimit,
+                format!("max_parallel_workers_per_gather = {value} (set by: {source})"),
+                format!("SET LOCAL max_parallel_workers_per_gather = {target}"),
+            ));
+        }
+    }
+
+    /// What the tables allow.
+    fn scans(&self, reasons: &mut Vec<Reason>, forbidden: bool) {
+        let target = self.target;
+        if self.tables.is_empty() {
+            if !forbidden && self.out_of_reach() {
+                reasons.push(reason(
+                    ReasonKind::NoTable,
+                    "the plan reads no table, so there is nothing to share among workers",
+                    "none: the statement runs in the leader alone",
+                ));
+            }
+            return;
+        }
+        if forbidden || self.out_of_reach() {
+            for table in &self.tables {
+                let Some(workers) = table.parallel_workers.filter(|workers| *workers < target) else {
+                    continue;
+                };
+                let name = &table.name;
+                reasons.push(reason(
+                    ReasonKind::TableParallelWorkers,
+                    format!("{name} has the storage parameter parallel_workers = {workers}"),
+                    format!("ALTER TABLE {name} SET (parallel_workers = {target})"),
+                ));
+            }
+        }
+        if forbidden || self.out_of_reach() || self.probe.causes.contains(&Knob::ScanSize) {
+            reasons.extend(self.small_table());
+        }
+    }
+
+    /// The largest table, when even that counts for too few workers.
+    fn small_table(&self) -> Option<Reason> {
+        let target = self.target;
+        let shared = |table: &&Table| !table.temporary && !table.foreign && table.parallel_workers.is_none();
+        let table = self.tables.iter().filter(shared).max_by_key(|table| table.bytes)?;
+        let block = self.number("block_size").max(1);
+        let pages = table.bytes / block;
+        let threshold = self.setting("min_parallel_table_scan_size")?;
+        let workers = workers_for(pages, threshold.number() as u64);
+        if workers >= target {
+            return None;
+        }
+        let (name, size, threshold) = (&table.name, size(table.bytes), &threshold.value);
+        let fix = format!("ALTER TABLE {name} SET (parallel_workers = {target})");
+        let fix = match threshold_for(pages, target) {
+            Some(pages) => {
+                format!("{fix}, or SET LOCAL min_parallel_table_scan_size = '{}kB'", pages * block / 1024)
+            }
+            None => fix,
+        };
+        Some(reason(
+            ReasonKind::SmallTable,
+            format!(
+                "{name}, the largest table that the plan reads, has {size}: the planner counts {workers} \
+                 workers for that with min_parallel_table_scan_size = {threshold}"
+            ),
+            fix,
+        ))
+    }
+
+    /// What only the leader may do.
+    fn leader_only(&self, reasons: &mut Vec<Reason>) {
+        for table in self.tables.iter().filter(|table| table.temporary) {
+            let name = &table.name;
+            reasons.push(reason(
+                ReasonKind::TemporaryTable,
+                format!("{name} is a temporary table, which only the leader can read"),
+                "create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE".to_owned(),
+            ));
+        }
+        for table in self.tables.iter().filter(|table| table.foreign) {
+            let name = &table.name;
+            reasons.push(reason(
+                ReasonKind::ForeignTable,
+                format!("{name} is a foreign table, which the leader reads"),
+                format!("copy it first: CREATE UNLOGGED TABLE ... AS SELECT * FROM {name}"),
+            ));
+        }
+        if self.tree.has("CTE Scan") || self.tree.has("WorkTable Scan") {
+            reasons.push(reason(
+                ReasonKind::CteScan,
+                "the plan reads the result of a CTE, which only the leader can",
+                "write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first",
+            ));
+        }
+        for routine in self.hazards.iter().filter(|routine| routine.hazard == Hazard::Restricted) {
+            let name = &routine.name;
+            let fix = if routine.builtin {
+                format!("compute {name} in a later statement, or above the rows that workers should produce")
+            } else {
+                mark_safe(routine)
+            };
+            reasons.push(reason(
+                ReasonKind::RestrictedFunction,
+                format!(
+                    "{name} is PARALLEL RESTRICTED: the part of the plan that calls it runs in the leader"
+                ),
+                fix,
+            ));
+        }
+    }
+
+    /// What the planner could have done otherwise.
+    fn choices(&self, reasons: &mut Vec<Reason>) {
+        let apart = self.probe.without_parallel_append;
+        if apart > self.tree.reachable {
+            reasons.push(reason(
+                ReasonKind::ParallelAppend,
+                format!(
+                    "branches of a UNION ALL, or partitions, share the workers of one Gather, whose number follows \
+                     the number of branches; tried: without Parallel Append the plan has {apart}"
+                ),
+                "SET LOCAL enable_parallel_append = off",
+            ));
+        }
+        if self.probe.causes.contains(&Knob::Methods) {
+            let off = self.settings.iter().filter(|setting| setting.name.starts_with("enable_"));
+            let off: Vec<&str> = off.map(|setting| setting.name.as_str()).collect();
+            let fixes: Vec<String> = off.iter().map(|name| format!("SET LOCAL {name} = on")).collect();
+            reasons.push(reason(
+                ReasonKind::MethodDisabled,
+                format!("{} off; tried: with that on, the plan has more workers", off.join(", ")),
+                fixes.join("; "),
+            ));
+        }
+        if self.probe.causes.contains(&Knob::Costs) {
+            let value = |name: &str| self.setting(name).map_or("", |setting| &setting.value);
+            let limit = if self.tree.has("Limit") { " (a LIMIT makes a quick start cheap)" } else { "" };
+            reasons.push(reason(
+                ReasonKind::Costs,
+                format!(
+                    "parallel_setup_cost = {} and parallel_tuple_cost = {} outweigh what workers would save on a \
+                     plan of cost {:.0}{limit}; tried: with both at 0 the plan has more workers",
+                    value("parallel_setup_cost"),
+                    value("parallel_tuple_cost"),
+                    self.tree.cost
+                ),
+                "SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0",
+            ));
+        }
+        let debug = self.setting("debug_parallel_query").or_else(|| self.setting("force_parallel_mode"));
+        if let Some(debug) = debug.filter(|debug| debug.raw == "regress" || self.tree.single_copy) {
+            reasons.push(reason(
+                ReasonKind::DebugParallelQuery,
+                format!("{} = {} runs a serial plan in one worker, as a test", debug.name, debug.value),
+                format!("SET LOCAL {} = off", debug.name),
+            ));
+        }
+    }
+}
+
+fn unsafe_function(routine: &Routine) -> Reason {
+    let name = &routine.name;
+    let fix = if routine.builtin {
+        format!("leave {name} out of the statement, or call it in a statement of its own")
+    } else {
+        mark_safe(routine)
+    };
+    let explanation = format!("{name} is PARALLEL UNSAFE, which forbids workers for the whole statement");
+    reason(ReasonKind::UnsafeFunction, explanation, fix)
+}
+
+fn mark_safe(routine: &Routine) -> String {
+    let name = &routine.name;
+    if routine.aggregate {
+        return format!("CREATE OR REPLACE AGGREGATE {name} with PARALLEL = SAFE, if that is true of it");
+    }
+    format!("ALTER FUNCTION {name} PARALLEL SAFE, if that is true of it")
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{} kB", bytes.div_ceil(1024)),
+        _ => format!("{} MB", bytes / 1_048_576),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: [(&str, &str); 7] = [
+        ("block_size", "8192"),
+        ("max_parallel_workers", "8"),
+        ("max_parallel_workers_per_gather", "4"),
+        ("max_worker_processes", "8"),
+        ("min_parallel_table_scan_size", "1024"),
+        ("parallel_setup_cost", "1000"),
+        ("parallel_tuple_cost", "0.1"),
+    ];
+
+    fn setting((name, value): (&str, &str)) -> Setting {
+        let [name, value, source] = [name, value, "default"].map(str::to_owned);
+        Setting { name, raw: value.clone(), value, source }
+    }
+
+    fn table(bytes: u64) -> Table {
+        let name = "public.big".to_owned();
+        Table { name, bytes, temporary: false, foreign: false, parallel_workers: None }
+    }
+
+    /// The kinds found for a target of 4, after a change to facts in which nothing stands in the way.
+    fn check(change: impl FnOnce(&mut Facts<'_>, &mut Tree), expected: &[ReasonKind]) -> Vec<Reason> {
+        let probe = Probe { free: 4, ..Probe::default() };
+        let nothing = Tree::default();
+        let mut tree = Tree::default();
+        let mut facts = Facts {
+            target: 4,
+            tree: &nothing,
+            pool_size: 8,
+            cursor: false,
+            settings: DEFAULTS.map(setting).to_vec(),
+            tables: vec![table(1 << 30)],
+            hazards: Vec::new(),
+            probe,
+        };
+        change(&mut facts, &mut tree);
+        let facts = Facts { tree: &tree, ..facts };
+        let reasons = facts.reasons();
+        assert_eq!(reasons.iter().map(|reason| reason.kind).collect::<Vec<_>>(), expected);
+        reasons
+    }
+
+    #[test]
+    fn where_nothing_is_found_that_is_said() {
+        let reasons = check(|_, _| {}, &[ReasonKind::Unknown]);
+        assert!(reasons[0].explanation.contains("no single cause was found"));
+    }
+
+    #[test]
+    fn the_hardest_reason_comes_first_and_limits_behind_it_are_still_named() {
+        use ReasonKind::{DataModifying, GatherLimit, PoolSize, SmallTable};
+
+        let change = |facts: &mut Facts<'_>, tree: &mut Tree| {
+            facts.settings[2] = setting(("max_parallel_workers_per_gather", "2"));
+            facts.pool_size = 2;
+            facts.tables = vec![table(8192)];
+            facts.probe.free = 0;
+            tree.nodes = vec!["ModifyTable".to_owned()];
+        };
+        check(change, &[DataModifying, PoolSize, GatherLimit, SmallTable]);
+    }
+
+    #[test]
+    fn a_limit_that_several_gathers_make_up_for_is_no_reason() {
+        let change = |facts: &mut Facts<'_>, _: &mut Tree| {
+            facts.settings[2] = setting(("max_parallel_workers_per_gather", "2"));
+            facts.probe.causes = vec![Knob::Costs];
+        };
+        check(change, &[ReasonKind::Costs]);
+    }
+
+    #[test]
+    fn a_foreign_table_is_named_only_when_no_setting_helps() {
+        let foreign = |free| {
+            move |facts: &mut Facts<'_>, _: &mut Tree| {
+                facts.tables = vec![Table { foreign: true, ..table(0) }];
+                facts.probe = Probe { free, causes: vec![Knob::Costs], ..Probe::default() };
+            }
+        };
+        check(foreign(4), &[ReasonKind::Costs]);
+        let reasons = check(foreign(0), &[ReasonKind::ForeignTable, ReasonKind::Costs]);
+        assert!(reasons[0].fix.contains("SELECT * FROM public.big"));
+    }
+}

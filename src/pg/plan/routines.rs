@@ -1,0 +1,238 @@
+//! The functions that a statement calls, and what they do to its workers.
+//!
+//! The names come from three texts: the statement, the plan's expressions (row-level security,
+//! generated expressions), and the definitions of the views that the statement names, since an
+//! unsafe function that is inlined is gone from the plan and still forbids workers. The catalog then
+//! says which of the names are functions. An overload is told by its schema and by its number of
+//! arguments; where that leaves several, all are named.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::{Client, Row};
+
+use super::Failure;
+use super::text::{Call, Text};
+use super::tree::Tree;
+
+/// Views within views, and functions called by functions, are followed this deep.
+const MAX_DEPTH: usize = 8;
+
+/// A function, procedure or aggregate: a row of `pg_proc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of a catalog, not states")]
+pub(super) struct Routine {
+    /// Qualified, with the types of its arguments.
+    pub(super) name: String,
+    pub(super) hazard: Hazard,
+    pub(super) aggregate: bool,
+    pub(super) builtin: bool,
+    schema: String,
+    plain_name: String,
+    arguments: usize,
+    defaults: usize,
+    variadic: bool,
+    visible: bool,
+    language: String,
+    source: String,
+}
+
+/// `pg_proc.proparallel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hazard {
+    Safe,
+    /// Only in the leader.
+    Restricted,
+    /// Forbids workers for the whole statement.
+    Unsafe,
+}
+
+/// What the functions of a statement mean for its workers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Routines {
+    /// PARALLEL UNSAFE or RESTRICTED ones.
+    pub(super) hazards: Vec<Routine>,
+    /// Functions that run queries of their own, by name.
+    pub(super) unseen: Vec<String>,
+}
+
+const COLUMNS: &str = "
+    SELECT pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes)),
+           p.proparallel::text, p.prokind = 'a', p.oid < 16384, n.nspname::text, p.proname::text,
+           p.pronargs::int, p.pronargdefaults::int, p.provariadic <> 0,
+           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang";
+
+const BY_NAME: &str = "WHERE p.proname::text = ANY ($1)";
+
+// Built-in operators are all safe.
+const BY_OPERATOR: &str = "
+    WHERE p.oid IN (SELECT o.oprcode FROM pg_catalog.pg_operator o
+                    WHERE o.oprname::text = ANY ($1) AND o.oid >= 16384 AND pg_catalog.pg_operator_is_visible(o.oid))";
+
+const BY_TRIGGER: &str = "
+    WHERE p.oid IN (SELECT g.tgfoid FROM unnest($1::text[], $2::text[]) AS t (schema, name)
+                    JOIN pg_catalog.pg_trigger g
+                      ON g.tgrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))
+                    WHERE NOT g.tgisinternal AND g.tgenabled <> 'D')";
+
+const VIEWS: &str = "
+    SELECT c.relname::text, pg_catalog.pg_get_viewdef(c.oid)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'v' AND c.relname::text = ANY ($1)
+      AND (pg_catalog.pg_table_is_visible(c.oid) OR n.nspname::text = ANY ($1))";
+
+impl Routines {
+    /// Looks up what the statement calls.
+    pub(super) async fn read(client: &Client, sql: &str, tree: &Tree) -> Result<Self, Failure> {
+        let shown: Vec<Text> = tree.expressions.iter().map(|text| Text::new(text)).collect();
+        let mut said = vec![Text::new(sql)];
+        said.extend(views(client, &said[0]).await?);
+
+        let shown_calls: BTreeSet<Call> = shown.iter().flat_map(Text::calls).collect();
+        let mut calls = shown_calls.clone();
+        calls.extend(said.iter().flat_map(Text::calls));
+        let operators: BTreeSet<String> = said.iter().chain(&shown).flat_map(Text::operators).collect();
+
+        let mut called = by_calls(client, &calls).await?;
+        called.extend(by_names(client, BY_OPERATOR, &operators).await?);
+        let hazards = called.iter().filter(|routine| routine.hazard != Hazard::Safe).cloned().collect();
+
+        // A function in SQL that the planner inlined is no call any more: its query is in the plan.
+        called.retain(|routine| {
+            routine.language != "sql" || shown_calls.iter().any(|call| routine.is_called_by(call))
+        });
+        called.extend(triggers(client, &tree.written).await?);
+        let unseen = that_run_queries(client, called).await?;
+        Ok(Self { hazards, unseen })
+    }
+}
+
+impl Routine {
+    fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let count = |column| row.try_get::<_, i32>(column).map(|n| usize::try_from(n).unwrap_or(0));
+        Ok(Self {
+            name: row.try_get(0)?,
+            hazard: match row.try_get(1)? {
+                "s" => Hazard::Safe,
+                "r" => Hazard::Restricted,
+                _ => Hazard::Unsafe,
+            },
+            aggregate: row.try_get(2)?,
+            builtin: row.try_get(3)?,
+            schema: row.try_get(4)?,
+            plain_name: row.try_get(5)?,
+            arguments: count(6)?,
+            defaults: count(7)?,
+            variadic: row.try_get(8)?,
+            visible: row.try_get(9)?,
+            language: row.try_get(10)?,
+            source: row.try_get(11)?,
+        })
+    }
+
+    fn is_called_by(&self, call: &Call) -> bool {
+        let reached = call.schema.as_ref().map_or(self.visible, |schema| *schema == self.schema);
+        let least = self.arguments.saturating_sub(self.defaults + usize::from(self.variadic));
+        let fits = call.arguments.is_none_or(|given| {
+            given >= least && (given <= self.arguments || self.variadic)
+                // percentile_cont(0.5) WITHIN GROUP (ORDER BY x) has an argument outside the parenthesis.
+                || self.aggregate
+        });
+        reached && fits && self.plain_name == call.name
+    }
+
+    /// Whether it may run a query that reads a relation, as far as its source shows.
+    fn runs_queries(&self) -> bool {
+        match self.language.as_str() {
+            "internal" => {
+                self.plain_name.contains("_to_xml")
+                    || matches!(self.plain_name.as_str(), "ts_stat" | "ts_rewrite")
+            }
+            "c" => !self.builtin && self.hazard == Hazard::Unsafe,
+            "sql" | "plpgsql" => {
+                let keywords =
+                    ["from", "execute", "table", "refresh", "create", "alter", "reindex", "cluster"];
+                // BEGIN ATOMIC (14+) leaves no source text.
+                !self.builtin && (self.source.is_empty() || Text::new(&self.source).mentions(&keywords))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The definitions of the views that a text names, and of the views that they name.
+async fn views(client: &Client, text: &Text) -> Result<Vec<Text>, Failure> {
+    let mut names = text.names();
+    let mut known = BTreeSet::new();
+    let mut definitions = Vec::new();
+    for _ in 0..MAX_DEPTH {
+        let asked: Vec<&String> = names.iter().collect();
+        let mut found = Vec::new();
+        for row in client.query(VIEWS, &[&asked]).await? {
+            if known.insert(row.try_get::<_, String>(0)?) {
+                found.push(Text::new(row.try_get(1)?));
+            }
+        }
+        if found.is_empty() {
+            break;
+        }
+        names = found.iter().flat_map(Text::names).collect();
+        definitions.extend(found);
+    }
+    Ok(definitions)
+}
+
+async fn by_calls(client: &Client, calls: &BTreeSet<Call>) -> Result<Vec<Routine>, Failure> {
+    let names = calls.iter().map(|call| call.name.clone()).collect();
+    let mut routines = by_names(client, BY_NAME, &names).await?;
+    routines.retain(|routine| calls.iter().any(|call| routine.is_called_by(call)));
+    Ok(routines)
+}
+
+async fn by_names(
+    client: &Client,
+    condition: &str,
+    names: &BTreeSet<String>,
+) -> Result<Vec<Routine>, Failure> {
+    let names: Vec<&String> = names.iter().collect();
+    let rows = client.query(&format!("{COLUMNS} {condition} ORDER BY 1"), &[&names]).await?;
+    Ok(rows.iter().map(Routine::from_row).collect::<Result<_, _>>()?)
+}
+
+async fn triggers(client: &Client, tables: &[(String, String)]) -> Result<Vec<Routine>, Failure> {
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (schemas, names): (Vec<_>, Vec<_>) = tables.iter().cloned().unzip();
+    let rows = client.query(&format!("{COLUMNS} {BY_TRIGGER} ORDER BY 1"), &[&schemas, &names]).await?;
+    Ok(rows.iter().map(Routine::from_row).collect::<Result<_, _>>()?)
+}
+
+/// Those that run queries, themselves or through what they call.
+async fn that_run_queries(client: &Client, called: Vec<Routine>) -> Result<Vec<String>, Failure> {
+    let mut unseen = Vec::new();
+    let mut known = BTreeSet::new();
+    let mut routines = called;
+    for _ in 0..MAX_DEPTH {
+        let mut calls = BTreeSet::new();
+        for routine in routines {
+            if !known.insert(routine.name.clone()) {
+                continue;
+            }
+            if routine.runs_queries() {
+                unseen.push(routine.name);
+            } else if !routine.builtin && matches!(routine.language.as_str(), "sql" | "plpgsql") {
+                calls.extend(Text::new(&routine.source).calls());
+            }
+        }
+        if calls.is_empty() {
+            return Ok(unseen);
+        }
+        routines = by_calls(client, &calls).await?;
+    }
+    // Not followed any deeper: nothing is known of these.
+    unseen.extend(routines.into_iter().map(|routine| routine.name).filter(|name| !known.contains(name)));
+    Ok(unseen)
+}
