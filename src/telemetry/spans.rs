@@ -61,7 +61,7 @@ pub fn execution(task: &str) -> Span {
 pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, show_text: bool) -> Span {
     let span = span!(
         target: TARGET, Level::INFO, "headcount.attempt",
-        otel.kind = "client", otel.name = Empty, otel.status_code = Empty, error.type = Empty,
+        otel.kind = "client", otel.status_code = Empty, error.type = Empty,
         db.system.name = "postgresql",
         db.namespace = server.namespace,
         db.operation.name = Empty,
@@ -84,6 +84,7 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         headcount.cancel_result = Empty,
         headcount.drain_seconds = Empty,
         headcount.cleanup_ok = Empty,
+        headcount.resolution = Empty,
     );
     if let Some(sql) = sql.filter(|_| !span.is_disabled()) {
         span.record("db.operation.name", summary::operation(sql));

@@ -35,6 +35,10 @@ use crate::telemetry::TARGET;
 /// How long one batch may take over HTTP, unless the environment says otherwise.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
+const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const EXAMPLE: &str = "not a URL with a scheme, as in http://127.0.0.1:4318 or grpc://127.0.0.1:4317";
+
 /// Where spans go.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
@@ -70,8 +74,6 @@ impl Target {
         if option.is_none() && exporters.is_some() && !asked {
             return Ok(None);
         }
-        const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-        const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
         let found = (option.map(|url| (url.to_owned(), "--otlp")))
             .or_else(|| env(TRACES).map(|url| (url, TRACES)))
             .or_else(|| env(ALL).map(|url| (url, ALL)));
@@ -87,7 +89,6 @@ impl Target {
 
     fn parse(text: &str, field: &str, grpc: Option<bool>, path_as_is: bool) -> Result<Self, Error> {
         let wrong = |problem: &str| Error::configuration(field, problem);
-        const EXAMPLE: &str = "not a URL with a scheme, as in http://127.0.0.1:4318 or grpc://127.0.0.1:4317";
         let (rest, scheme_says) = match text.split_once("://") {
             Some(("grpc", rest)) => (format!("http://{rest}"), Some(true)),
             Some(("grpcs", rest)) => (format!("https://{rest}"), Some(true)),
