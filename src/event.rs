@@ -29,6 +29,11 @@ pub enum Event {
         /// The most workers that the plan can have at once.
         planned: u32,
     },
+    /// The plan cannot reach the target, and the caller accepts less (`plan_shortfall = lower`).
+    TargetLowered {
+        /// The target from now on.
+        target: u32,
+    },
     /// The pool has no room for the bar; the wait for it began.
     AdmissionStarted {
         /// The attempt that waits.
@@ -187,8 +192,8 @@ pub enum AttemptEnd {
     Accepted(Verdict),
     /// It was short and its result, if any, is gone.
     Rejected(ShortReason),
-    /// It failed by itself.
-    Failed(SqlState),
+    /// It failed by itself; with the SQLSTATE, unless the failure was the client's own.
+    Failed(Option<SqlState>),
 }
 
 impl AttemptEnd {

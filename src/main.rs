@@ -1,1 +1,3 @@
+//! The command `headcount`.
+
 fn main() {}

@@ -101,7 +101,7 @@ pub struct Settings {
 
 /// The longest task name: `application_name` holds 63 bytes, `headcount:` takes ten.
 const MAX_TASK: usize = 52;
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 impl Settings {
     /// The defaults, for a task of this name.
@@ -116,7 +116,7 @@ impl Settings {
             launch_wait: Duration::from_secs(1),
             monitor_interval: Duration::from_millis(10),
             retry_delay: Duration::from_secs(2),
-            admission_wait: Duration::from_secs(60),
+            admission_wait: Duration::from_mins(1),
             cancel_grace: Duration::from_secs(5),
             deadline: None,
             cleanup: None,

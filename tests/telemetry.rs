@@ -158,7 +158,9 @@ fn value(text: &str, series: &str) -> Option<f64> {
 }
 
 fn feed(metrics: &Metrics, events: &[Event]) {
-    events.iter().for_each(|event| metrics.observe(&scope("rollup"), event));
+    for event in &events {
+        metrics.observe(&scope("rollup"), event);
+    }
 }
 
 fn rendered(events: &[Event]) -> String {
@@ -340,7 +342,9 @@ async fn start(configure: impl FnOnce(&mut Options)) -> Telemetry {
 fn observe(telemetry: &Telemetry, task: &str, events: &[Event]) {
     for observer in telemetry.observers() {
         observer.announce(&scope(task));
-        events.iter().for_each(|event| observer.observe(&scope(task), event));
+        for event in &events {
+            observer.observe(&scope(task), event);
+        }
     }
 }
 
@@ -468,7 +472,7 @@ fn record_execution(telemetry: &Telemetry) {
     let say = |event: &Event| SpanAttributes.observe(&scope("rollup"), event);
     let ends = [
         AttemptEnd::Rejected(ShortReason::PoolExhausted),
-        AttemptEnd::Failed(SqlState::new("40001").unwrap()),
+        AttemptEnd::Failed(SqlState::new("40001")),
         AttemptEnd::Accepted(Verdict::Enough),
     ];
     tracing::dispatcher::with_default(telemetry.dispatch(), || {

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     fn check(waited: u64, pool: Option<(u32, u32)>, expected: Option<Admitted>) {
-        let admission = Admission::new(4, Duration::from_secs(60));
+        let admission = Admission::new(4, Duration::from_mins(1));
         let pool = pool.map(|(used, size)| Pool { used, size });
         assert_eq!(admission.on_look(Duration::from_secs(waited), pool), expected);
     }

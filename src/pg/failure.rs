@@ -7,6 +7,8 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use crate::decide::failure::{FailureClass, Signal, classify};
+use crate::error::Source;
+use crate::event::SqlState;
 
 /// A failed statement or session, without a password and without the statement's text.
 #[derive(Debug, Clone)]
@@ -46,13 +48,13 @@ impl Failure {
         self.sqlstate().or_else(|| self.lost.then_some("08006"))
     }
 
-    pub(crate) const fn class(&self) -> FailureClass {
-        self.class
+    /// The same, for an event.
+    pub(crate) fn event_sqlstate(&self) -> Option<SqlState> {
+        self.shown_sqlstate().and_then(SqlState::new)
     }
 
-    /// `query_canceled`: somebody's cancel, or `statement_timeout`.
-    pub(crate) fn is_canceled(&self) -> bool {
-        self.sqlstate() == Some("57014")
+    pub(crate) const fn class(&self) -> FailureClass {
+        self.class
     }
 
     pub(crate) const fn is_connection_lost(&self) -> bool {
@@ -62,14 +64,10 @@ impl Failure {
     pub(crate) const fn is_retryable(&self) -> bool {
         self.class.is_retryable()
     }
-
-    pub(crate) fn message(&self) -> &str {
-        &self.message
-    }
 }
 
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
+impl Failure {
+    fn read(error: &tokio_postgres::Error) -> Self {
         if let Some(server) = error.as_db_error() {
             let code = server.code().code();
             let class = classify(Signal::SqlState { code, message: server.message() });
@@ -81,12 +79,42 @@ impl From<tokio_postgres::Error> for Failure {
                 lost: class.is_session_lost(),
             };
         }
-        let cause = StdError::source(&error);
-        let lost = error.is_closed() || cause.is_some_and(|cause| cause.is::<std::io::Error>());
+        let cause = StdError::source(error);
+        let lost = error.is_closed() || cause.is_some_and(<dyn StdError>::is::<std::io::Error>);
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
         Self { sqlstate: None, message, hint: None, class, lost }
+    }
+}
+
+/// The error of a caller's own closure: what PostgreSQL said, wherever it is in the chain of causes.
+impl From<Source> for Failure {
+    fn from(error: Source) -> Self {
+        let error = match error.downcast::<tokio_postgres::Error>() {
+            Ok(error) => return (*error).into(),
+            Err(error) => error,
+        };
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
+        while let Some(inner) = cause {
+            if let Some(server) = inner.downcast_ref::<tokio_postgres::Error>() {
+                return Self { message: error.to_string(), ..Self::read(server) };
+            }
+            cause = inner.source();
+        }
+        Self {
+            sqlstate: None,
+            message: error.to_string(),
+            hint: None,
+            class: classify(Signal::Client),
+            lost: false,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::read(&error)
     }
 }
 

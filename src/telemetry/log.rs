@@ -27,6 +27,9 @@ impl Observer for Log {
             Event::ExecutionStarted { target, minimum, max_attempts } => {
                 info!(target: TARGET, task, target_workers = target, min_workers = minimum, max_attempts, "started");
             }
+            Event::TargetLowered { target } => {
+                warn!(target: TARGET, task, target_workers = target, "target lowered to what the plan can have");
+            }
             Event::PlanInspected { planned } => {
                 debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
             }
@@ -110,7 +113,7 @@ impl Observer for Log {
             }
             Event::ExecutionEnded(facts) => execution_ended(task, facts),
             Event::UpdateStarted { connections } => {
-                info!(target: TARGET, task, connections, "update started")
+                info!(target: TARGET, task, connections, "update started");
             }
             Event::ChunkEnded(facts) => chunk_ended(task, facts),
             Event::UpdateEnded(facts) => update_ended(task, facts),
@@ -133,7 +136,7 @@ fn verdict_reached(task: &str, attempt: u32, bar: u32, verdict: Verdict, workers
     let after_seconds = after.as_secs_f64();
     match verdict {
         Verdict::Enough => {
-            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "enough workers")
+            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "enough workers");
         }
         Verdict::Short(reason) => {
             let reason = reason.as_str();
@@ -161,7 +164,7 @@ fn attempt_ended(task: &str, facts: &AttemptFacts) {
             debug!(target: TARGET, task, attempt, bar, workers, reason, ran_seconds, "attempt rejected");
         }
         AttemptEnd::Failed(sqlstate) => {
-            let sqlstate = sqlstate.as_str();
+            let sqlstate = sqlstate.as_ref().map(crate::event::SqlState::as_str);
             warn!(target: TARGET, task, attempt, bar, workers, sqlstate, ran_seconds, "attempt failed");
         }
     }

@@ -155,7 +155,10 @@ impl Observer for Metrics {
             | Event::SessionLost { .. }
             | Event::UpdateStarted { .. } => self.announce(scope),
             // What they say is in the verdict, the pool's gauge and the length of the attempt.
-            Event::PlanInspected { .. } | Event::TickTaken { .. } | Event::WorkersDrained { .. } => (),
+            Event::PlanInspected { .. }
+            | Event::TargetLowered { .. }
+            | Event::TickTaken { .. }
+            | Event::WorkersDrained { .. } => (),
         }
     }
 }

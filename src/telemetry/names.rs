@@ -289,7 +289,7 @@ mod tests {
         let mut ends: Vec<_> = ShortReason::ALL.map(AttemptEnd::Rejected).to_vec();
         ends.extend([Verdict::Enough, Verdict::FinishedEarly, Verdict::Unverified].map(AttemptEnd::Accepted));
         ends.extend(ShortReason::ALL.map(|reason| AttemptEnd::Accepted(Verdict::Short(reason))));
-        ends.push(AttemptEnd::Failed(SqlState::CONNECTION_FAILURE));
+        ends.push(AttemptEnd::Failed(Some(SqlState::CONNECTION_FAILURE)));
         let pairs: BTreeSet<_> = ends.iter().map(|end| (end.verdict(), end.reason())).collect();
         assert_eq!(pairs, BTreeSet::from(ATTEMPT_ENDS));
     }

@@ -202,6 +202,9 @@ impl Observer for SpanAttributes {
                 span.record("headcount.min_workers", i64::from(*minimum));
                 span.record("headcount.max_attempts", i64::from(*max_attempts));
             }
+            Event::TargetLowered { target } => {
+                span.record("headcount.target_workers", i64::from(*target));
+            }
             Event::PlanInspected { planned } => {
                 span.record("headcount.planned_workers", i64::from(*planned));
             }
@@ -260,7 +263,7 @@ fn attempt_ended(span: &Span, facts: &AttemptFacts) {
     span.record("headcount.workers", i64::from(facts.workers));
     span.record("headcount.accepted", facts.end.is_accepted());
     span.record("headcount.ran_seconds", facts.ran.as_secs_f64());
-    if let AttemptEnd::Failed(sqlstate) = facts.end {
+    if let AttemptEnd::Failed(Some(sqlstate)) = facts.end {
         failed(span, sqlstate);
     }
 }

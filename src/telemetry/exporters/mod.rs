@@ -78,7 +78,7 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// A Pushgateway to push to at the end; see [`Push::new`].
     pub push: Option<String>,
-    /// A file for node_exporter's textfile collector, written at the end; its name should end in `.prom`.
+    /// A file for `node_exporter`'s textfile collector, written at the end; its name should end in `.prom`.
     pub textfile: Option<PathBuf>,
     /// An OTLP receiver, before the one that the environment names.
     pub otlp: Option<String>,

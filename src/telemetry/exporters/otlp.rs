@@ -77,7 +77,7 @@ impl Target {
         let found = (option.map(|url| (url.to_owned(), "--otlp")))
             .or_else(|| env(TRACES).map(|url| (url, TRACES)))
             .or_else(|| env(ALL).map(|url| (url, ALL)));
-        let protocol = protocol(&env)?;
+        let protocol = protocol(env)?;
         let (url, field) = match found {
             Some(found) => found,
             None if asked && protocol == Some(true) => ("http://localhost:4317".to_owned(), ALL),

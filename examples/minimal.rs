@@ -1,0 +1,15 @@
+//! The smallest guarded query: a table built by four parallel workers, or not at all.
+//!
+//! `DATABASE_URL=postgres://... cargo run --example minimal`
+
+use headcount::{Error, Headcount};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let dsn = std::env::var("DATABASE_URL").unwrap_or_default();
+    let headcount = Headcount::connect(&dsn).await?;
+    let sql = "CREATE TABLE rollup AS SELECT n % 100 AS bucket, count(*) FROM measurements GROUP BY 1";
+    let run = headcount.task("rollup").target(4).minimum(2).execute(sql, &[]).await?;
+    println!("{}: {:?} rows with {} workers", run.outcome.as_str(), run.value, run.achieved_workers);
+    Ok(())
+}

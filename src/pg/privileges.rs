@@ -1,0 +1,79 @@
+//! What the monitor's role may see and stop.
+//!
+//! `pg_stat_activity` hides other roles' `leader_pid`, `state` and `backend_start` from a role that
+//! neither has theirs nor `pg_read_all_stats`: such a monitor counts no worker on a healthy query.
+//! `GRANT SELECT ON pg_stat_activity` does not change that; the hiding is in the function below the
+//! view (pgstatfuncs.c, `HAS_PGSTAT_PERMISSIONS`). Signals need the role itself or `pg_signal_backend`.
+
+use tokio_postgres::Client;
+
+use super::Failure;
+use super::session::Identity;
+use crate::error::{Error, Refusal};
+
+const RIGHTS: &str = "\
+SELECT current_user::text, l.usename::text, l.backend_start IS NOT NULL,
+       pg_catalog.pg_has_role(current_user, l.usesysid, 'USAGE')
+       OR (pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')
+           AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)),
+       (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)
+FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1";
+
+/// The monitor's rights over one leader.
+#[derive(Debug, Clone)]
+pub(crate) struct Rights {
+    monitor_role: String,
+    leader_role: String,
+    sees: bool,
+    may_stop: bool,
+    leader_is_superuser: bool,
+}
+
+/// Asks the server; `None` when no backend has that pid.
+pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rights>, Failure> {
+    let row = client.query_opt(RIGHTS, &[&leader.pid]).await?;
+    Ok(row.map(|row| Rights {
+        monitor_role: row.get(0),
+        leader_role: row.get(1),
+        sees: row.get(2),
+        may_stop: row.get(3),
+        leader_is_superuser: row.get(4),
+    }))
+}
+
+impl Rights {
+    /// Refuses a monitor that would guess, or could not act.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Self { monitor_role, leader_role, .. } = self;
+        let quoted = quote(monitor_role);
+        if !self.sees {
+            return Err(Error::refused(
+                Refusal::BlindMonitor,
+                format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
+                vec![format!(
+                    "GRANT pg_read_all_stats TO {quoted}; (GRANT SELECT ON pg_stat_activity does not help)"
+                )],
+            ));
+        }
+        if !self.may_stop {
+            let fix = if self.leader_is_superuser {
+                format!(
+                    "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
+                )
+            } else {
+                format!("GRANT pg_signal_backend TO {quoted};")
+            };
+            return Err(Error::refused(
+                Refusal::MayNotCancel,
+                format!("the monitor's role {monitor_role} may not cancel the statements of {leader_role}"),
+                vec![fix],
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An identifier, quoted.
+pub(crate) fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}

@@ -1,0 +1,69 @@
+//! A session that knows who it is on the server.
+//!
+//! A pid alone names nobody for long: the operating system uses it again. So a session carries its
+//! `backend_start` beside its pid, and whoever acts on it later compares both
+//! (`pg_stat_activity.backend_start`, in microseconds since the Unix epoch).
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::Failure;
+use super::connect::Endpoint;
+
+/// The oldest server with `pg_stat_activity.leader_pid`.
+pub(crate) const OLDEST: i32 = 130_000;
+
+/// One backend, for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    /// Its process id.
+    pub pid: i32,
+    /// When it started: microseconds since the Unix epoch.
+    pub started: i64,
+}
+
+/// An open session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: Client,
+    driver: JoinHandle<()>,
+    pub(crate) identity: Identity,
+    pub(crate) version: i32,
+}
+
+/// Who am I; and, since 14, stop my statement when my client dies. `backend_start` is the same value
+/// that other sessions read, as one integer free of time zone and date style.
+const INTRODUCE: &str = "\
+SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
+       current_setting('server_version_num')::int,
+       CASE WHEN current_setting('server_version_num')::int >= 140000
+            THEN set_config('client_connection_check_interval', '1s', false) END
+FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+
+impl Session {
+    /// Connects and introduces itself. On a server before 13 the identity is still known, and
+    /// `version` says that nothing else will work.
+    pub(crate) async fn open(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
+        let (client, driver) = endpoint.open(application_name).await?;
+        let row = client.query_one(INTRODUCE, &[]).await?;
+        let identity = Identity { pid: row.get(0), started: row.get(1) };
+        Ok(Self { client, driver, identity, version: row.get(2) })
+    }
+
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Dropping the client sends Terminate; a driver stuck on a dead line must not outlive us.
+        if self.client.is_closed() {
+            self.driver.abort();
+        }
+    }
+}

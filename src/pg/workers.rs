@@ -1,0 +1,113 @@
+//! What the monitor sees: the leaders it watches, their workers, and the pool.
+//!
+//! One statement a tick answers for all watched leaders, however many. It is sent in autocommit: the
+//! view stands still inside a transaction (manual, "The Cumulative Statistics System"). Workers are
+//! processes that really run (`backend_type = 'parallel worker'` with our `leader_pid`), which is
+//! stricter than "Workers Launched", the number that were registered.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{Client, Statement};
+
+use super::Failure;
+use super::session::Identity;
+use crate::decide::verdict::{LeaderState, Pool};
+
+const LOOK: &str = "\
+WITH activity AS MATERIALIZED (
+  SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start
+  FROM pg_catalog.pg_stat_activity
+  WHERE pid = ANY ($1) OR backend_type = 'parallel worker'
+), workers AS MATERIALIZED (
+  SELECT leader_pid, count(*)::int AS running FROM activity
+  WHERE backend_type = 'parallel worker' GROUP BY leader_pid
+)
+SELECT coalesce((SELECT sum(running) FROM workers), 0)::int,
+       least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
+       pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+       leader.pid, round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
+       leader.state, leader.wait_event_type,
+       coalesce((SELECT running FROM workers WHERE leader_pid = leader.pid), 0)
+FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)";
+
+/// One look at the server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct View {
+    /// The pool, where the monitor's role may see it.
+    pub(crate) pool: Option<Pool>,
+    leaders: HashMap<i32, LeaderRow>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LeaderRow {
+    /// `None` when the row is hidden from the monitor's role.
+    started: Option<i64>,
+    state: LeaderState,
+    workers: u32,
+}
+
+impl View {
+    /// The leader's state and workers; `None` when its row is hidden from the monitor's role.
+    pub(crate) fn of(&self, leader: Identity) -> Option<(LeaderState, u32)> {
+        match self.leaders.get(&leader.pid) {
+            None => Some((LeaderState::Gone, 0)),
+            Some(LeaderRow { started: None, .. }) => None,
+            Some(row) if row.started != Some(leader.started) => Some((LeaderState::Gone, 0)),
+            Some(row) => Some((row.state, row.workers)),
+        }
+    }
+}
+
+/// Prepares the look, once a connection.
+pub(crate) async fn prepare(client: &Client) -> Result<Statement, Failure> {
+    Ok(client.prepare(LOOK).await?)
+}
+
+/// Looks once.
+pub(crate) async fn look(client: &Client, look: &Statement, leaders: &[i32]) -> Result<View, Failure> {
+    let rows = client.query(look, &[&leaders]).await?;
+    let mut view = View::default();
+    for row in rows {
+        if row.get(2) {
+            view.pool = Some(Pool { used: count(row.get(0)), size: count(row.get(1)) });
+        }
+        if let Some(pid) = row.get(3) {
+            let state = leader_state(row.get(5), row.get(6));
+            view.leaders.insert(pid, LeaderRow { started: row.get(4), state, workers: count(row.get(7)) });
+        }
+    }
+    Ok(view)
+}
+
+fn count(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+fn leader_state(state: Option<&str>, wait_event_type: Option<&str>) -> LeaderState {
+    match (state, wait_event_type) {
+        (Some("active" | "fastpath function call"), Some("Lock")) => LeaderState::WaitingForLock,
+        (Some("active" | "fastpath function call"), _) => LeaderState::Active,
+        _ => LeaderState::Idle,
+    }
+}
+
+/// How many workers of that leader are left, and whether the leader's backend is.
+pub(crate) async fn left(client: &Client, leader: Identity) -> Result<(u32, bool), Failure> {
+    const LEFT: &str = "\
+SELECT count(*) FILTER (WHERE leader_pid = $1)::int,
+       count(*) FILTER (WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)::int
+FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1";
+    let row = client.query_one(LEFT, &[&leader.pid, &leader.started]).await?;
+    Ok((count(row.get(0)), row.get::<_, i32>(1) > 0))
+}
+
+/// The backend that has that pid now.
+pub(crate) async fn identify(client: &Client, pid: i32) -> Result<Identity, Failure> {
+    const WHO: &str = "\
+SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start IS NOT NULL";
+    match client.query_opt(WHO, &[&pid]).await? {
+        Some(row) => Ok(Identity { pid, started: row.get(0) }),
+        None => Err(Failure::lost(format!("no backend has the pid {pid}"))),
+    }
+}

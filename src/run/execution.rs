@@ -1,0 +1,200 @@
+//! One guarded execution: attempts until one is kept, none is left, or one fails for good.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
+
+use super::attempt::{OpenAttempt, Played, play};
+use super::ledger::Ledger;
+use super::monitor::Sight;
+use super::stage::{Reach, Stage};
+use crate::decide::admission::Admission;
+use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
+use crate::decide::backoff::Backoff;
+use crate::error::Error;
+use crate::event::{Event, FailReason, SqlState};
+use crate::pg::Failure;
+use crate::settings::{PlanShortfall, Policy, Settings};
+
+/// Between two looks at a pool that has no room.
+const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What an execution came to.
+pub(crate) struct Driven<T> {
+    pub(crate) outcome: Outcome,
+    pub(crate) value: Option<T>,
+    /// Set when the value is handed over unfinished.
+    pub(crate) open: Option<OpenAttempt>,
+}
+
+/// Drives an execution to its end, within the deadline.
+pub(crate) async fn drive<S: Stage>(
+    stage: &mut S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+) -> Result<Driven<S::Value>, Error> {
+    let (target, minimum) = (settings.target_workers, settings.minimum());
+    ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
+    let driven = match settings.deadline {
+        None => attempts(stage, ledger, settings).await,
+        Some(deadline) => match timeout(deadline, attempts(stage, ledger, settings)).await {
+            Ok(driven) => driven,
+            Err(_) => Err(Error::deadline(deadline)),
+        },
+    };
+    match driven {
+        Ok(driven) if driven.open.is_some() => Ok(driven),
+        Ok(driven) => {
+            let end =
+                if driven.outcome.is_accepted() { Ok(driven.outcome) } else { Err(FailReason::BelowMinimum) };
+            ledger.end(end);
+            Ok(driven)
+        }
+        Err(error) => {
+            stage.clear_away().await;
+            ledger.end(Err(fail_reason(&error)));
+            Err(error.with_history(ledger.execution(Outcome::BelowMinimum, None)))
+        }
+    }
+}
+
+async fn attempts<S: Stage>(
+    stage: &mut S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+) -> Result<Driven<S::Value>, Error> {
+    let reach = inspect(stage, ledger, settings).await?;
+    let target = bar_within_reach(stage, ledger, settings, &reach).await?;
+    let mut attempts = Attempts::new(target, settings.minimum(), settings.max_attempts, settings.spacing());
+    let mut lost: Option<SqlState> = None;
+    let mut pause = Pause::UntilRoom;
+    loop {
+        let idle_since = Instant::now();
+        if let Pause::For(delay) = pause {
+            sleep(delay).await;
+        }
+        let (number, bar) = attempts.begin();
+        admit(stage, ledger, settings, number, bar, &reach).await;
+        if number > 1 {
+            ledger.observe(&Event::RetryDelayed { attempt: number, waited: idle_since.elapsed() });
+        }
+        let span = stage.span(number);
+        let played = play(stage, ledger, settings, &reach, (number, bar), &mut lost).instrument(span).await?;
+        let Played { ended, value, failure, pool_seen, open } = played;
+        if let Some(sqlstate) =
+            failure.as_ref().filter(|f| f.is_connection_lost()).and_then(Failure::event_sqlstate)
+        {
+            ledger.observe(&Event::SessionLost { sqlstate });
+            lost = Some(sqlstate);
+        }
+        match attempts.on_ended(ended, pool_seen, fastrand::f64()) {
+            Next::Accept(outcome) => return Ok(Driven { outcome, value, open }),
+            Next::Retry(next) => pause = next,
+            Next::BelowMinimum => {
+                return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
+            }
+            Next::Fail => {
+                let failure = failure.unwrap_or_else(|| Failure::lost("no attempt is left"));
+                return Err(Error::sql("the statement", failure));
+            }
+        }
+    }
+}
+
+/// Learns what plan and server allow. A server that is away is asked again, as often as an attempt
+/// would be made.
+async fn inspect<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Settings) -> Result<Reach, Error> {
+    let backoff = Backoff::up_to(settings.retry_delay);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match stage.inspect().await {
+            Err(error) if error.is_retryable() && tries < settings.max_attempts => {
+                sleep(backoff.delay(tries, fastrand::f64())).await;
+            }
+            Err(error) => return Err(error),
+            Ok(reach) => {
+                if let Some(planned) = reach.planned {
+                    ledger.observe(&Event::PlanInspected { planned });
+                }
+                return Ok(reach);
+            }
+        }
+    }
+}
+
+/// The target, or what the caller accepts in its place when plan and pool cannot reach it.
+async fn bar_within_reach<S: Stage>(
+    stage: &mut S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+    reach: &Reach,
+) -> Result<u32, Error> {
+    let target = settings.target_workers;
+    let Some(most) = reach.most().filter(|&most| most < target) else { return Ok(target) };
+    match settings.plan_shortfall {
+        _ if settings.policy == Policy::Classic => return Ok(target),
+        PlanShortfall::Ignore => return Ok(target),
+        PlanShortfall::Refuse => stage.check_reach(reach, target).await?,
+        PlanShortfall::Lower if most < settings.minimum() => {
+            stage.check_reach(reach, settings.minimum()).await?;
+        }
+        PlanShortfall::Lower => match stage.check_reach(reach, target).await {
+            Err(error) if error.refusal().is_none() => return Err(error),
+            Err(_) => {
+                ledger.observe(&Event::TargetLowered { target: most });
+                return Ok(most);
+            }
+            Ok(()) => {}
+        },
+    }
+    Ok(target)
+}
+
+/// Waits until the pool has room for the bar, at most `admission_wait`.
+async fn admit<S: Stage>(
+    stage: &S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+    attempt: u32,
+    bar: u32,
+    reach: &Reach,
+) {
+    if bar == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
+        return;
+    }
+    let admission = Admission::new(bar, settings.admission_wait);
+    let began = Instant::now();
+    let mut watch = stage.watch_pool(ADMISSION_INTERVAL);
+    let mut announced = false;
+    loop {
+        let pool = match watch.next().await {
+            Sight::Seen { pool, .. } => pool.map(|pool| reach.resize(pool)),
+            Sight::Blind => None,
+        };
+        let waited = began.elapsed();
+        if let Some(end) = admission.on_look(waited, pool) {
+            ledger.observe(&Event::AdmissionEnded { attempt, waited, end, pool });
+            return;
+        }
+        if let (false, Some(pool)) = (announced, pool) {
+            ledger.observe(&Event::AdmissionStarted { attempt, bar, pool });
+            announced = true;
+        }
+    }
+}
+
+fn fail_reason(error: &Error) -> FailReason {
+    if error.refusal().is_some() {
+        FailReason::Refused
+    } else if error.is_deadline() {
+        FailReason::Deadline
+    } else if error.is_in_doubt() {
+        FailReason::InDoubt
+    } else if error.is_connection_lost() {
+        FailReason::Connection
+    } else {
+        FailReason::Sql
+    }
+}

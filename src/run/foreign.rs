@@ -1,0 +1,129 @@
+//! The stage of a statement that another client runs: only its pid is known to us.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::Span;
+
+use super::hold::Hold;
+use super::leader::check_rights;
+use super::monitor::Watch;
+use super::stage::{CommitError, Reach, Stage};
+use crate::error::{Error, Source};
+use crate::event::{CancelMethod, CancelResult, Resolution};
+use crate::pg::Failure;
+use crate::pg::session::Identity;
+use crate::telemetry::spans;
+
+/// Between two looks at workers that are leaving.
+const LEAVING: Duration = Duration::from_millis(10);
+
+/// A backend of somebody else's, and the future that runs on it.
+pub(crate) struct Foreign<F, T, E> {
+    /// Where the cleanup runs; its session is opened only for that.
+    hold: Hold,
+    leader: Identity,
+    running: bool,
+    work: F,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+impl<F, T, E> Foreign<F, T, E> {
+    pub(crate) const fn new(hold: Hold, pid: i32, work: F) -> Self {
+        Self { hold, leader: Identity { pid, started: 0 }, running: false, work, result: PhantomData }
+    }
+}
+
+impl<F, W, T, E> Stage for Foreign<F, T, E>
+where
+    F: Fn() -> W,
+    W: Future<Output = Result<T, E>>,
+    E: Into<Source>,
+{
+    type Value = T;
+
+    fn span(&self, attempt: u32) -> Span {
+        spans::attempt(&self.hold.settings.task, attempt, &self.hold.inner.server, None, false)
+    }
+
+    async fn inspect(&mut self) -> Result<Reach, Error> {
+        check_rights(&self.hold, self.leader).await?;
+        let monitor = &self.hold.inner.monitor;
+        let found = monitor.identify(self.leader.pid).await;
+        self.leader = found.map_err(|failure| Error::sql("looking the backend up", failure))?;
+        Ok(Reach::default())
+    }
+
+    async fn check_reach(&mut self, _reach: &Reach, _bar: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<i32, Failure> {
+        self.running = true;
+        Ok(self.leader.pid)
+    }
+
+    async fn work(&self) -> Result<T, Failure> {
+        (self.work)().await.map_err(|error| Failure::from(error.into()))
+    }
+
+    fn watch(&self, interval: Duration) -> Watch {
+        self.hold.inner.monitor.watch(self.leader, interval)
+    }
+
+    fn watch_pool(&self, interval: Duration) -> Watch {
+        self.hold.inner.monitor.watch_pool(interval)
+    }
+
+    async fn stop(&self, method: CancelMethod) -> CancelResult {
+        self.hold.inner.monitor.stop(self.leader, method).await
+    }
+
+    async fn commit(&mut self) -> Result<(), CommitError> {
+        self.running = false;
+        Ok(())
+    }
+
+    async fn resolve(&mut self, _xid: &str) -> Resolution {
+        Resolution::Unresolved
+    }
+
+    async fn abandon(&mut self, grace: Duration) -> u32 {
+        let until = Instant::now() + grace;
+        loop {
+            let left = self.hold.inner.monitor.left(self.leader).await.map_or(0, |(workers, _)| workers);
+            if left == 0 || Instant::now() >= until {
+                self.running = false;
+                return left;
+            }
+            sleep(LEAVING).await;
+        }
+    }
+
+    async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
+        self.hold.cleanup().await
+    }
+
+    async fn clear_away(&mut self) {
+        if self.running {
+            self.stop(CancelMethod::Cancel).await;
+            self.abandon(self.hold.settings.cancel_grace).await;
+            self.hold.cleanup().await;
+        }
+    }
+}
+
+impl<F, T, E> Drop for Foreign<F, T, E> {
+    fn drop(&mut self) {
+        if self.running && tokio::runtime::Handle::try_current().is_ok() {
+            let (inner, leader) = (self.hold.inner.clone(), self.leader);
+            let mut hold = self.hold.take();
+            let tracker = inner.tracker.clone();
+            tracker.spawn(async move {
+                inner.monitor.stop(leader, CancelMethod::Cancel).await;
+                hold.cleanup().await;
+            });
+        }
+    }
+}

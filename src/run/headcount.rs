@@ -1,0 +1,168 @@
+//! The handle that a batch process keeps: a server, a monitor, observers.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::job::Job;
+use super::monitor::Monitor;
+use crate::error::Error;
+use crate::event::{Observer, Observers};
+use crate::pg::connect::Endpoint;
+use crate::pg::session::Session;
+use crate::settings::Settings;
+use crate::telemetry::Log;
+use crate::telemetry::Metrics;
+use crate::telemetry::spans::{Server, SpanAttributes};
+
+/// Idle sessions kept for the next execution.
+const IDLE_SESSIONS: usize = 4;
+
+/// A server to run batch work on. Cheap to clone; all clones share one monitor connection.
+///
+/// Dropping a future of a job, or the last clone, cancels what runs; [`shutdown`](Self::shutdown)
+/// waits until that is done. Must be used within a tokio runtime with time and I/O enabled.
+#[derive(Clone)]
+pub struct Headcount {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) endpoint: Endpoint,
+    /// The same, as span attributes name it.
+    pub(crate) server: Server,
+    pub(crate) monitor: Monitor,
+    pub(crate) observers: Observers,
+    pub(crate) tracker: TaskTracker,
+    idle: Mutex<Vec<Session>>,
+}
+
+/// Options of a [`Headcount`].
+pub struct Builder {
+    endpoint: Endpoint,
+    monitor: Option<Endpoint>,
+    defaults: bool,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+impl Headcount {
+    /// Connects the monitor to the server that this DSN (URL or keyword/value) names.
+    ///
+    /// # Errors
+    /// A configuration error that names what is wrong with the DSN, or a connection error. The
+    /// password is in neither.
+    pub async fn connect(dsn: &str) -> Result<Self, Error> {
+        Self::builder(Endpoint::from_dsn(dsn)?).connect().await
+    }
+
+    /// The same with options.
+    #[must_use]
+    pub const fn builder(endpoint: Endpoint) -> Builder {
+        Builder { endpoint, monitor: None, defaults: true, observers: Vec::new() }
+    }
+
+    /// A job of this name with the default options.
+    #[must_use]
+    pub fn task(&self, name: &str) -> Job {
+        self.job(Settings::new(name))
+    }
+
+    /// A job with these options; they are validated when it runs.
+    #[must_use]
+    pub fn job(&self, settings: Settings) -> Job {
+        Job::new(self.inner.clone(), settings)
+    }
+
+    /// Waits until everything that was abandoned is cancelled, rolled back and cleaned up, at most
+    /// `limit`. Returns whether all of it was.
+    pub async fn shutdown(&self, limit: Duration) -> bool {
+        self.inner.tracker.close();
+        tokio::time::timeout(limit, self.inner.tracker.wait()).await.is_ok()
+    }
+}
+
+impl fmt::Debug for Headcount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Headcount").field("server", &self.inner.endpoint.describe()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// A session that an earlier execution left in order.
+    pub(crate) fn idle_session(&self) -> Option<Session> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| idle.pop()).find(|session| !session.is_closed())
+    }
+
+    /// Takes a session back whose transaction is over.
+    pub(crate) fn return_session(&self, session: Session) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_SESSIONS && !session.is_closed() {
+            idle.push(session);
+        }
+    }
+}
+
+impl Builder {
+    /// Lets the monitor connect elsewhere: with another role, or past a proxy that pools
+    /// transactions. It must lead to the same server, with the right to see and cancel the leader.
+    #[must_use]
+    pub fn monitor(mut self, endpoint: Endpoint) -> Self {
+        self.monitor = Some(endpoint);
+        self
+    }
+
+    /// Adds an observer of every event.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
+    /// Leaves out the built-in observers: span attributes, log lines (`tracing`, target `headcount`)
+    /// and metrics (the `metrics` recorder that is installed when [`connect`](Self::connect) is called).
+    #[must_use]
+    pub const fn without_default_observers(mut self) -> Self {
+        self.defaults = false;
+        self
+    }
+
+    /// Connects the monitor.
+    ///
+    /// # Errors
+    /// A connection error.
+    pub async fn connect(self) -> Result<Headcount, Error> {
+        let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
+        if self.defaults {
+            observers.push(Arc::new(SpanAttributes));
+            observers.push(Arc::new(Log));
+            observers.push(Arc::new(Metrics::new()));
+        }
+        observers.extend(self.observers);
+        let observers = Observers::new(observers);
+        let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
+        let monitor = Monitor::start(watched, observers.clone()).await?;
+        let server = Server {
+            address: self.endpoint.host().to_owned(),
+            port: self.endpoint.port(),
+            namespace: self.endpoint.database().to_owned(),
+        };
+        let inner = Inner {
+            server,
+            endpoint: self.endpoint,
+            monitor,
+            observers,
+            tracker: TaskTracker::new(),
+            idle: Mutex::default(),
+        };
+        Ok(Headcount { inner: Arc::new(inner) })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("server", &self.endpoint.describe()).finish_non_exhaustive()
+    }
+}

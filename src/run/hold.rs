@@ -1,0 +1,259 @@
+//! A session that never goes away with a statement still running.
+//!
+//! A dropped future, a deadline, a signal: whatever ends an attempt, the statement is cancelled on
+//! the server, rolled back, its workers are gone, and the cleanup has run. `Drop` cannot wait, so it
+//! hands the session to a task that does, and [`Headcount::shutdown`](super::Headcount::shutdown)
+//! waits for those tasks.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
+
+use super::headcount::Inner;
+use crate::decide::backoff::Backoff;
+use crate::error::Source;
+use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
+use crate::pg::Failure;
+use crate::pg::session::{Identity, Session};
+use crate::settings::Settings;
+
+/// Between two looks at a leader that is leaving.
+const LEAVING: Duration = Duration::from_millis(10);
+/// Between two tries to get a session for the cleanup.
+const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
+/// How long the cleanup may wait for a server that is away.
+const RETURN_LIMIT: Duration = Duration::from_secs(30);
+
+/// A cleanup action of the caller's.
+pub(crate) type CleanupFn = dyn for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<(), Source>> + Send + Sync;
+
+/// What undoes a rejected attempt.
+#[derive(Clone)]
+pub(crate) enum Cleanup {
+    Nothing,
+    Sql(Arc<str>),
+    Action(Arc<CleanupFn>),
+}
+
+/// A session on loan to one execution.
+pub(crate) struct Hold {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) settings: Arc<Settings>,
+    cleanup: Cleanup,
+    session: Option<Session>,
+    /// The backend that may still run something of ours.
+    leader: Option<Identity>,
+    /// Between `begin` and a commit or a completed undo.
+    busy: bool,
+}
+
+impl Hold {
+    pub(crate) const fn new(inner: Arc<Inner>, settings: Arc<Settings>, cleanup: Cleanup) -> Self {
+        Self { inner, settings, cleanup, session: None, leader: None, busy: false }
+    }
+
+    /// The session; connects, or takes one that is idle, when there is none.
+    pub(crate) async fn session(&mut self) -> Result<&mut Session, Failure> {
+        let open = self.session.take().filter(|session| !session.is_closed());
+        let session = match open.or_else(|| self.inner.idle_session()) {
+            Some(session) => session,
+            None => Session::open(&self.inner.endpoint, &self.application_name()).await?,
+        };
+        Ok(self.session.insert(session))
+    }
+
+    /// The session's client; a failure if it was lost.
+    pub(crate) fn client(&self) -> Result<&Client, Failure> {
+        let session = self.session.as_ref().ok_or_else(|| Failure::lost("the session is gone"))?;
+        Ok(session.client())
+    }
+
+    fn application_name(&self) -> String {
+        format!("headcount:{}", self.settings.task)
+    }
+
+    /// The leader of the current attempt.
+    pub(crate) const fn leader(&self) -> Option<Identity> {
+        self.leader
+    }
+
+    /// Begins the statement's transaction, with its settings.
+    pub(crate) async fn begin(&mut self) -> Result<Identity, Failure> {
+        let start = self.start_script();
+        let identity = self.session().await?.identity;
+        self.leader = Some(identity);
+        self.busy = true;
+        match self.client()?.batch_execute(&start).await {
+            Ok(()) => Ok(identity),
+            Err(error) => {
+                self.abandon(self.settings.cancel_grace).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// `set_config` takes lists and units as a configuration file does; only what must come before
+    /// any query of a transaction is SET.
+    fn start_script(&self) -> String {
+        let local = self.settings.transaction;
+        let mut script = String::from(if local { "BEGIN;" } else { "" });
+        let mut settings = self.settings.effective_settings();
+        settings.push(("application_name".to_owned(), self.application_name()));
+        let (first, rest): (Vec<_>, Vec<_>) =
+            settings.iter().partition(|(name, _)| name.starts_with("transaction_"));
+        for (name, value) in first {
+            let _ = write!(script, "SET {}{name} TO {};", if local { "LOCAL " } else { "" }, literal(value));
+        }
+        for (name, value) in rest {
+            let _ = write!(script, "SELECT set_config({}, {}, {local});", literal(name), literal(value));
+        }
+        script
+    }
+
+    /// The attempt is committed: nothing is left to undo.
+    pub(crate) const fn done(&mut self) {
+        self.busy = false;
+    }
+
+    /// Asks the server to stop the leader, and awaits the answer.
+    pub(crate) async fn stop(&self, method: CancelMethod) -> CancelResult {
+        match self.leader {
+            Some(leader) => self.inner.monitor.stop(leader, method).await,
+            None => CancelResult::Missed,
+        }
+    }
+
+    /// Rolls back and waits until the leader's workers are gone, at most `grace`; a session that was
+    /// lost may have left its backend running, which is terminated. Returns how many are left.
+    pub(crate) async fn abandon(&mut self, grace: Duration) -> u32 {
+        let Some(leader) = self.leader else { return 0 };
+        let rolled_back = match self.client() {
+            Ok(client) => matches!(timeout(grace, client.batch_execute("ROLLBACK")).await, Ok(Ok(()))),
+            Err(_) => false,
+        };
+        if !rolled_back {
+            self.session = None;
+            self.stop(CancelMethod::Terminate).await;
+        }
+        let until = Instant::now() + grace;
+        loop {
+            let left = match self.inner.monitor.left(leader).await {
+                Ok((workers, backend)) => workers + u32::from(backend && !rolled_back),
+                // No answer: the server itself is away, and its backends with it, or soon back.
+                Err(_) => u32::MAX,
+            };
+            if left == 0 || Instant::now() >= until {
+                self.busy = false;
+                return if left == u32::MAX { 0 } else { left };
+            }
+            sleep(LEAVING).await;
+        }
+    }
+
+    /// Runs the cleanup action in a transaction of its own, on a new session if need be.
+    pub(crate) async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
+        let cleanup = self.cleanup.clone();
+        if matches!(cleanup, Cleanup::Nothing) {
+            return None;
+        }
+        let until = Instant::now() + RETURN_LIMIT;
+        let mut tries = 0;
+        loop {
+            let cleaned = self.clean(&cleanup).await;
+            tries += 1;
+            let delay = RETURN.delay(tries, fastrand::f64());
+            match cleaned {
+                Err(failure) if failure.is_retryable() && Instant::now() + delay < until => {
+                    sleep(delay).await;
+                }
+                cleaned => return Some(cleaned),
+            }
+        }
+    }
+
+    async fn clean(&mut self, cleanup: &Cleanup) -> Result<(), Failure> {
+        let client = self.session().await?.client();
+        let cleaned = match cleanup {
+            Cleanup::Nothing => Ok(()),
+            // Several statements in one simple query are one transaction already.
+            Cleanup::Sql(sql) => client.batch_execute(sql).await.map_err(Failure::from),
+            Cleanup::Action(action) => match client.batch_execute("BEGIN").await {
+                Err(error) => Err(error.into()),
+                Ok(()) => match action(client).await {
+                    Ok(()) => client.batch_execute("COMMIT").await.map_err(Failure::from),
+                    Err(error) => Err(error.into()),
+                },
+            },
+        };
+        if cleaned.is_err() {
+            // Whatever state the session is in, nothing more is run on it.
+            self.session = None;
+        }
+        cleaned
+    }
+
+    /// Stops whatever is under way: cancel, roll back, drain, clean up.
+    pub(crate) async fn clear_away(&mut self) {
+        if !self.busy {
+            return;
+        }
+        let grace = self.settings.cancel_grace;
+        let result = self.stop(CancelMethod::Cancel).await;
+        self.observe(&Event::CancelAnswered { attempt: 0, method: CancelMethod::Cancel, result });
+        let began = Instant::now();
+        let left = self.abandon(grace).await;
+        self.observe(&Event::WorkersDrained { attempt: 0, waited: began.elapsed(), left });
+        let began = Instant::now();
+        if let Some(cleaned) = self.cleanup().await {
+            self.observe(&Event::CleanupEnded { attempt: 0, took: began.elapsed(), ok: cleaned.is_ok() });
+        }
+    }
+
+    fn observe(&self, event: &Event) {
+        let scope = Scope { task: self.settings.task.as_str().into() };
+        self.inner.observers.observe(&scope, event);
+    }
+
+    /// Moves everything out; what is left has nothing to undo.
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            settings: self.settings.clone(),
+            cleanup: self.cleanup.clone(),
+            session: self.session.take(),
+            leader: self.leader.take(),
+            busy: std::mem::take(&mut self.busy),
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.busy {
+            if let Some(session) = self.session.take()
+                && self.settings.transaction
+            {
+                self.inner.return_session(session);
+            }
+            return;
+        }
+        let mut rest = self.take();
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let tracker = self.inner.tracker.clone();
+            tracker.spawn(async move { rest.clear_away().await });
+        } else {
+            // No runtime to wait in: the socket closes, and the server notices that (14+).
+            rest.busy = false;
+        }
+    }
+}
+
+/// A string literal, quoted.
+fn literal(value: &str) -> String {
+    let quoted = value.replace('\\', "\\\\").replace('\'', "''");
+    format!("E'{quoted}'")
+}

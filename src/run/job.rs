@@ -1,0 +1,230 @@
+//! A job: its options, and the verbs that run it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio_postgres::Client;
+use tracing::Instrument;
+
+use super::execution::{Driven, drive};
+use super::foreign::Foreign;
+use super::headcount::Inner;
+use super::hold::{Cleanup, Hold};
+use super::leader::Leader;
+use super::ledger::Ledger;
+use super::rows::Rows;
+use super::stage::Stage;
+use super::work::{Closure, Params, Query, Script, Statement, Work};
+use crate::error::{Error, Source};
+use crate::report::Execution;
+use crate::settings::{Minimum, PlanShortfall, Policy, Settings};
+use crate::telemetry::spans;
+
+/// A guarded query: what it demands, and how to run it.
+///
+/// The options are those of [`Settings`]; each verb validates them first. A job can be run again.
+/// Every verb may be dropped at any await: the statement is then cancelled on the server, rolled
+/// back, and the cleanup runs, in a task that [`Headcount::shutdown`](super::Headcount::shutdown)
+/// waits for.
+#[derive(Clone)]
+pub struct Job {
+    inner: Arc<Inner>,
+    settings: Settings,
+    cleanup: Option<Cleanup>,
+}
+
+impl Job {
+    pub(crate) const fn new(inner: Arc<Inner>, settings: Settings) -> Self {
+        Self { inner, settings, cleanup: None }
+    }
+
+    /// The options, all of them.
+    pub const fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// Demands so many workers of all attempts but the last. Default 4.
+    #[must_use]
+    pub const fn target(mut self, workers: u32) -> Self {
+        self.settings.target_workers = workers;
+        self
+    }
+
+    /// Accepts the last attempt with so many workers. Default 2.
+    #[must_use]
+    pub const fn minimum(mut self, workers: u32) -> Self {
+        self.settings.min_workers = Minimum::Workers(workers);
+        self
+    }
+
+    /// Makes at most so many attempts. Default 5.
+    #[must_use]
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.settings.max_attempts = attempts;
+        self
+    }
+
+    /// Sets the timing of attempts. Default [`Policy::Prompt`].
+    #[must_use]
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.settings.policy = policy;
+        self
+    }
+
+    /// Says what to do when the plan cannot reach the target. Default [`PlanShortfall::Refuse`].
+    #[must_use]
+    pub const fn plan_shortfall(mut self, shortfall: PlanShortfall) -> Self {
+        self.settings.plan_shortfall = shortfall;
+        self
+    }
+
+    /// Bounds the whole execution. Default: no bound.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets a server setting for the statement's transaction (`SET LOCAL`).
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY.
+    #[must_use]
+    pub const fn no_transaction(mut self) -> Self {
+        self.settings.transaction = false;
+        self
+    }
+
+    /// SQL that undoes what a rejected attempt did outside its transaction.
+    #[must_use]
+    pub fn cleanup(mut self, sql: impl Into<String>) -> Self {
+        self.settings.cleanup = Some(sql.into());
+        self
+    }
+
+    /// The same as the caller's own action, inside a transaction of its own. Takes the place of
+    /// [`cleanup`](Self::cleanup).
+    #[must_use]
+    pub fn cleanup_with<F, E>(mut self, action: F) -> Self
+    where
+        F: for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<(), E>> + Send + Sync + 'static,
+        E: Into<Source> + 'static,
+    {
+        self.cleanup = Some(Cleanup::Action(Arc::new(move |client| {
+            let action = action(client);
+            Box::pin(async move { action.await.map_err(Into::into) })
+        })));
+        self
+    }
+
+    /// Runs one statement with parameters; the value is the number of rows.
+    ///
+    /// Parameters cost nothing in parallelism; a row limit would, and is never used.
+    ///
+    /// # Errors
+    /// A bad option, a refusal, a failing statement or cleanup, the deadline, a commit in doubt.
+    pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<Execution<u64>, Error> {
+        self.run(Statement { sql, params, trace_comment: self.settings.trace_comment }).await
+    }
+
+    /// Runs one or several statements without parameters, in one transaction; the value is the number
+    /// of rows of the last one.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub async fn execute_script(&self, sql: &str) -> Result<Execution<u64>, Error> {
+        self.run(Script { sql, trace_comment: self.settings.trace_comment }).await
+    }
+
+    /// Runs one statement and streams its rows, which are held back until the verdict.
+    ///
+    /// Up to 256 rows are held here; the rest waits in the socket, and the server with it. The value
+    /// is there unless the outcome is `below_minimum`. Read the rows with [`Rows::next`], and end with
+    /// [`Rows::finish`], which commits and returns the final figures. Rows that were dropped unread
+    /// are rolled back. A connection lost while rows flow is an error: they have reached the caller.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Execution<Rows>, Error> {
+        let (settings, cleanup) = self.validated()?;
+        let span = spans::execution(&settings.task);
+        let work = Query::new(sql, params, settings.trace_comment);
+        let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
+        let mut leader = Leader::new(Hold::new(self.inner.clone(), settings.clone(), cleanup), work);
+        let driven = drive(&mut leader, &mut ledger, &settings).instrument(span.clone()).await?;
+        let execution = ledger.execution(driven.outcome, None::<()>);
+        let rows = driven
+            .value
+            .map(|flow| Rows::new(leader.rest(), flow, ledger, driven.open, driven.outcome, span));
+        Ok(execution.with_value(rows))
+    }
+
+    /// Runs the caller's own closure on a session, inside a transaction unless
+    /// [`no_transaction`](Self::no_transaction) was said. It is called once an attempt; do not commit
+    /// in it. Its plan is not inspected.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute). An error of the closure is retried if a `tokio_postgres::Error`
+    /// is in its chain of causes and is transient.
+    pub async fn guard<F, T, E>(&self, work: F) -> Result<Execution<T>, Error>
+    where
+        F: for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<T, E>>,
+        E: Into<Source>,
+    {
+        self.run(Closure::new(work)).await
+    }
+
+    /// Guards any other client's future, given the pid of the backend it runs on. `work` is called
+    /// once an attempt and answers for its own transaction: after a rejection its statement has
+    /// failed with 57014, and nothing is rolled back or cleaned up but by the job's cleanup.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute); refused when the monitor may not see or stop that backend.
+    pub async fn watch<F, W, T, E>(&self, pid: i32, work: F) -> Result<Execution<T>, Error>
+    where
+        F: Fn() -> W,
+        W: Future<Output = Result<T, E>>,
+        E: Into<Source>,
+    {
+        let (settings, cleanup) = self.validated()?;
+        let span = spans::execution(&settings.task);
+        let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
+        self.play(Foreign::new(hold, pid, work), &settings).instrument(span).await
+    }
+
+    async fn run<W: Work>(&self, work: W) -> Result<Execution<W::Value>, Error> {
+        let (settings, cleanup) = self.validated()?;
+        let span = spans::execution(&settings.task);
+        let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
+        self.play(Leader::new(hold, work), &settings).instrument(span).await
+    }
+
+    async fn play<S: Stage>(&self, mut stage: S, settings: &Settings) -> Result<Execution<S::Value>, Error> {
+        let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
+        let Driven { outcome, value, .. } = drive(&mut stage, &mut ledger, settings).await?;
+        Ok(ledger.execution(outcome, value))
+    }
+
+    fn validated(&self) -> Result<(Arc<Settings>, Cleanup), Error> {
+        self.settings.validate()?;
+        let cleanup = match (&self.cleanup, &self.settings.cleanup) {
+            (Some(cleanup), _) => cleanup.clone(),
+            (None, Some(sql)) => Cleanup::Sql(sql.as_str().into()),
+            (None, None) => Cleanup::Nothing,
+        };
+        Ok((Arc::new(self.settings.clone()), cleanup))
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

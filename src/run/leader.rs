@@ -1,0 +1,226 @@
+//! The real stage: attempts on a session of our own.
+
+use std::time::Duration;
+
+use tracing::Span;
+
+use super::hold::Hold;
+use super::monitor::Watch;
+use super::stage::{CommitError, Reach, Stage};
+use super::work::{Nothing, Work};
+use crate::error::{Error, Refusal};
+use crate::event::{CancelMethod, CancelResult, Resolution};
+use crate::pg::plan::{self, Inspection};
+use crate::pg::session::{Identity, OLDEST};
+use crate::pg::{Failure, xact};
+use crate::telemetry::spans;
+
+/// How long to ask for the fate of a commit in doubt.
+const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
+
+/// A session and what it runs.
+pub(crate) struct Leader<W> {
+    pub(crate) hold: Hold,
+    work: W,
+}
+
+impl<W> Leader<W> {
+    pub(crate) const fn new(hold: Hold, work: W) -> Self {
+        Self { hold, work }
+    }
+
+    /// The same session with nothing left to run.
+    pub(crate) fn rest(self) -> Leader<Nothing> {
+        Leader { hold: self.hold, work: Nothing }
+    }
+}
+
+impl<W: Work> Leader<W> {
+    /// What the plan and the pool allow, inside a transaction with the statement's settings.
+    async fn reach(&mut self) -> Result<Reach, Error> {
+        let sql = |failure| Error::sql("inspecting the statement", failure);
+        let client = self.hold.client().map_err(sql)?;
+        let pool_size = Some(plan::pool_size(client).await.map_err(sql)?);
+        let Some((statement, params)) = self.work.statement() else {
+            return Ok(Reach { pool_size, ..Reach::default() });
+        };
+        match plan::inspect(client, statement, params).await.map_err(|f| Error::sql("the statement", f))? {
+            Inspection::NotExplainable { .. } => Ok(Reach { pool_size, ..Reach::default() }),
+            Inspection::Planned(plan) => {
+                Ok(Reach { planned: Some(plan.reachable), launches: plan.launches, pool_size })
+            }
+        }
+    }
+
+    /// Why the plan cannot have the target; `None` when nothing proves that it cannot.
+    async fn diagnose(&mut self, target: u32) -> Result<Option<Vec<plan::Reason>>, Failure> {
+        self.hold.begin().await?;
+        let client = self.hold.client()?;
+        let Some((statement, params)) = self.work.statement() else { return Ok(None) };
+        let Inspection::Planned(plan) = plan::inspect(client, statement, params).await? else {
+            return Ok(None);
+        };
+        let diagnosis = plan::diagnose(client, statement, params, &plan, target).await?;
+        Ok(diagnosis.is_proof().then_some(diagnosis.reasons))
+    }
+}
+
+impl<W: Work> Stage for Leader<W> {
+    type Value = W::Value;
+
+    const HANDS_OVER: bool = W::HANDS_OVER;
+
+    fn span(&self, attempt: u32) -> Span {
+        let sql = self.work.statement().map(|(sql, _)| sql);
+        spans::attempt(&self.hold.settings.task, attempt, &self.hold.inner.server, sql, false)
+    }
+
+    async fn inspect(&mut self) -> Result<Reach, Error> {
+        let server = self.hold.inner.endpoint.describe();
+        let session = self.hold.session().await.map_err(|failure| Error::connect(server, failure))?;
+        let (identity, version) = (session.identity, session.version);
+        check_version(version)?;
+        check_rights(&self.hold, identity).await?;
+        self.hold.begin().await.map_err(|failure| Error::sql("beginning the transaction", failure))?;
+        let reach = self.reach().await;
+        self.hold.abandon(self.hold.settings.cancel_grace).await;
+        reach
+    }
+
+    async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error> {
+        let diagnosis = match reach.planned {
+            None => Ok(Some(Vec::new())),
+            Some(_) => self.diagnose(bar).await,
+        };
+        self.hold.abandon(self.hold.settings.cancel_grace).await;
+        let Some(reasons) = diagnosis.map_err(|failure| Error::sql("inspecting the statement", failure))?
+        else {
+            return Ok(());
+        };
+        Err(too_narrow(reach, bar, reasons))
+    }
+
+    async fn begin(&mut self) -> Result<i32, Failure> {
+        Ok(self.hold.begin().await?.pid)
+    }
+
+    async fn work(&self) -> Result<W::Value, Failure> {
+        self.work.run(self.hold.client()?).await
+    }
+
+    fn has_started(&self) -> bool {
+        self.work.has_started()
+    }
+
+    fn hand_over(&mut self) -> Option<W::Value> {
+        self.work.hand_over()
+    }
+
+    fn watch(&self, interval: Duration) -> Watch {
+        let nobody = Identity { pid: 0, started: 0 };
+        self.hold.inner.monitor.watch(self.hold.leader().unwrap_or(nobody), interval)
+    }
+
+    fn watch_pool(&self, interval: Duration) -> Watch {
+        self.hold.inner.monitor.watch_pool(interval)
+    }
+
+    async fn stop(&self, method: CancelMethod) -> CancelResult {
+        let result = self.hold.stop(method).await;
+        if result == CancelResult::Sent {
+            self.work.discard();
+        }
+        result
+    }
+
+    async fn commit(&mut self) -> Result<(), CommitError> {
+        if !self.hold.settings.transaction {
+            self.hold.done();
+            return Ok(());
+        }
+        let client = self.hold.client().map_err(CommitError::Failed)?;
+        let xid = xact::current_id(client).await.map_err(CommitError::Failed)?;
+        let committed = client.batch_execute("COMMIT").await.map_err(Failure::from);
+        match (committed, xid) {
+            (Ok(()), _) => {}
+            (Err(failure), _) if !failure.is_connection_lost() => return Err(CommitError::Failed(failure)),
+            // It wrote nothing: there is nothing to lose.
+            (Err(_), None) => {}
+            (Err(cause), Some(xid)) => {
+                self.hold.done();
+                return Err(CommitError::InDoubt { xid, cause });
+            }
+        }
+        self.hold.done();
+        Ok(())
+    }
+
+    async fn resolve(&mut self, xid: &str) -> Resolution {
+        xact::resolve(&self.hold.inner.endpoint, xid, IN_DOUBT_LIMIT).await
+    }
+
+    async fn abandon(&mut self, grace: Duration) -> u32 {
+        self.hold.abandon(grace).await
+    }
+
+    async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
+        self.hold.cleanup().await
+    }
+
+    async fn clear_away(&mut self) {
+        self.hold.clear_away().await;
+    }
+}
+
+/// Refuses a server that has no `leader_pid`.
+pub(crate) fn check_version(version: i32) -> Result<(), Error> {
+    if version >= OLDEST {
+        return Ok(());
+    }
+    let explanation = format!(
+        "PostgreSQL {} has no pg_stat_activity.leader_pid, which counts workers; 13 or later is needed",
+        version / 10_000
+    );
+    Err(Error::refused(
+        Refusal::ServerTooOld,
+        explanation,
+        vec!["upgrade the server to 13 or later".to_owned()],
+    ))
+}
+
+/// Refuses a monitor that may not see or stop the leader. One that cannot ask now is not refused:
+/// it is blind, and the verdict stays open.
+pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Error> {
+    match hold.inner.monitor.rights_over(leader).await {
+        Ok(Some(rights)) => rights.check(),
+        Ok(None) => Err(Error::refused(
+            Refusal::BlindMonitor,
+            format!(
+                "the monitor's server has no backend {}: it is not the server that runs the statement",
+                leader.pid
+            ),
+            vec!["let the monitor's DSN lead to the same server".to_owned()],
+        )),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The refusal of a statement that cannot have `bar` workers.
+fn too_narrow(reach: &Reach, bar: u32, reasons: Vec<plan::Reason>) -> Error {
+    let mut explanation = match (reach.planned, reach.pool_size) {
+        (Some(planned), _) => format!("the plan can have {planned} of the {bar} workers demanded"),
+        (None, size) => format!(
+            "the pool has {} slots (max_parallel_workers, max_worker_processes), {bar} workers are demanded",
+            size.unwrap_or(0)
+        ),
+    };
+    for reason in &reasons {
+        explanation.push_str("; ");
+        explanation.push_str(&reason.explanation);
+    }
+    Error::refused(
+        Refusal::PlanTooNarrow,
+        explanation,
+        reasons.into_iter().map(|reason| reason.fix).collect(),
+    )
+}

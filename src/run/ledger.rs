@@ -1,0 +1,149 @@
+//! The ledger: what a run returns, gathered from its own events.
+//!
+//! It hears every event before the other observers do, so the result, the metrics and the log cannot
+//! disagree.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::decide::attempt::Outcome;
+use crate::event::{AttemptEnd, AttemptFacts, Event, ExecutionFacts, FailReason, Observer, Observers, Scope};
+use crate::report::{Attempt, Execution};
+
+/// One execution's events: gathered here, handed on to the observers.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    scope: Scope,
+    observers: Observers,
+    started: Instant,
+    target: u32,
+    minimum: u32,
+    planned: Option<u32>,
+    waited_before: Duration,
+    verdict_after: Option<Duration>,
+    waited: Duration,
+    attempts: Vec<Attempt>,
+    ended: bool,
+}
+
+impl Ledger {
+    pub(crate) fn new(task: &str, observers: Observers) -> Self {
+        let scope = Scope { task: Arc::from(task) };
+        observers.announce(&scope);
+        Self {
+            scope,
+            observers,
+            started: Instant::now(),
+            target: 0,
+            minimum: 0,
+            planned: None,
+            waited_before: Duration::ZERO,
+            verdict_after: None,
+            waited: Duration::ZERO,
+            attempts: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// The crate's one telemetry verb.
+    pub(crate) fn observe(&mut self, event: &Event) {
+        self.take(event);
+        self.observers.observe(&self.scope, event);
+    }
+
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::ExecutionStarted { target, minimum, .. } => {
+                self.target = *target;
+                self.minimum = *minimum;
+            }
+            Event::PlanInspected { planned } => self.planned = Some(*planned),
+            Event::TargetLowered { target } => self.target = *target,
+            Event::AdmissionEnded { waited, attempt, .. } => {
+                self.waited_before = *waited;
+                if *attempt == 1 {
+                    self.waited += *waited;
+                }
+            }
+            Event::RetryDelayed { waited, .. } => self.waited += *waited,
+            Event::VerdictReached { after, .. } => self.verdict_after = Some(*after),
+            Event::AttemptEnded(facts) => self.record(facts),
+            Event::ExecutionEnded(_) => self.ended = true,
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, facts: &AttemptFacts) {
+        let reason = facts.end.reason();
+        self.attempts.push(Attempt {
+            attempt: facts.attempt,
+            bar: facts.bar,
+            verdict: facts.end.verdict(),
+            reason: (reason != "none").then_some(reason),
+            sqlstate: match facts.end {
+                AttemptEnd::Failed(code) => code.map(|code| code.as_str().to_owned()),
+                AttemptEnd::Accepted(_) | AttemptEnd::Rejected(_) => None,
+            },
+            workers: facts.workers,
+            verdict_after: self.verdict_after.take(),
+            waited: std::mem::take(&mut self.waited_before),
+            ran: facts.ran,
+            accepted: facts.end.is_accepted(),
+        });
+    }
+
+    /// The history so far, with an outcome.
+    pub(crate) fn execution<T>(&self, outcome: Outcome, value: Option<T>) -> Execution<T> {
+        let accepted = self.attempts.iter().find(|attempt| attempt.accepted);
+        let best = self.attempts.iter().map(|attempt| attempt.workers).max();
+        let achieved = accepted.map(|attempt| attempt.workers).or(best).unwrap_or(0);
+        let ran = accepted.map_or(Duration::ZERO, |attempt| attempt.ran);
+        let wasted =
+            self.attempts.iter().filter(|attempt| !attempt.accepted).map(|attempt| attempt.ran).sum();
+        Execution {
+            task: self.scope.task.to_string(),
+            outcome,
+            target_met: outcome.is_accepted() && achieved >= self.target,
+            target_workers: self.target,
+            min_workers: self.minimum,
+            planned_workers: self.planned,
+            achieved_workers: achieved,
+            attempt_count: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
+            value,
+            waited: self.waited,
+            ran,
+            wasted,
+            attempts: self.attempts.clone(),
+        }
+    }
+
+    /// Says that the execution is over; once.
+    pub(crate) fn end(&mut self, end: Result<Outcome, FailReason>) {
+        if self.ended {
+            return;
+        }
+        let history = self.execution::<()>(end.unwrap_or(Outcome::BelowMinimum), None);
+        let facts = ExecutionFacts {
+            end,
+            target: self.target,
+            minimum: self.minimum,
+            achieved: history.achieved_workers,
+            attempts: history.attempt_count,
+            took: self.started.elapsed(),
+            waited: history.waited,
+            ran: history.ran,
+            wasted: history.wasted,
+            ended_at_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64()),
+        };
+        self.observe(&Event::ExecutionEnded(facts));
+    }
+}
+
+/// A ledger that is dropped open belongs to a future that was dropped.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.end(Err(FailReason::Interrupted));
+    }
+}

@@ -1,0 +1,24 @@
+//! The drivers: they bring facts to [`decide`](crate::decide) and carry out what follows.
+//!
+//! A job ([`Job`]) runs one execution, which plays attempts on a stage; an attempt is a race between
+//! the statement and its verdict. One monitor per process looks for all of them.
+
+mod attempt;
+mod execution;
+mod foreign;
+mod headcount;
+mod hold;
+mod job;
+mod leader;
+mod ledger;
+mod monitor;
+mod race;
+mod rows;
+#[cfg(test)]
+mod scripted;
+mod stage;
+mod work;
+
+pub use headcount::{Builder, Headcount};
+pub use job::Job;
+pub use rows::Rows;

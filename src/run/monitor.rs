@@ -1,0 +1,327 @@
+//! One monitor for all guarded queries of a process.
+//!
+//! One connection polls for every watch: one statement a tick answers for all leaders and the pool.
+//! It polls at the pace of the most impatient watch, and not at all when nothing is watched. It
+//! reconnects by itself; until it is back each watch is told that it is blind, which keeps verdicts
+//! open. The same connection carries cancels, so what is seen and what is stopped have one order.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_postgres::{Client, Statement};
+use tracing::Span;
+
+use crate::decide::backoff::Backoff;
+use crate::decide::verdict::{LeaderState, Pool, Tick};
+use crate::error::Error;
+use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Scope};
+use crate::pg::connect::Endpoint;
+use crate::pg::privileges::{self, Rights};
+use crate::pg::session::{Identity, Session};
+use crate::pg::workers::{self, View};
+use crate::pg::{Failure, cancel};
+use crate::telemetry::spans;
+
+/// Sights a watch may have unread; more are dropped, the watcher is not looking anyway.
+const UNREAD: usize = 64;
+/// A poll that takes longer counts as a lost connection.
+const POLL_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries to reconnect.
+const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(2) };
+
+/// What a watch is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sight {
+    /// A poll saw this.
+    Seen { at: Instant, leader: LeaderState, workers: u32, pool: Option<Pool> },
+    /// The monitor's connection is away, or its role may not see the leader's row.
+    Blind,
+}
+
+/// The handle; the polling task ends with it.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    endpoint: Endpoint,
+    observers: Observers,
+    scope: Scope,
+    watches: Mutex<HashMap<u64, Watched>>,
+    next_id: AtomicU64,
+    changed: Notify,
+    link: Mutex<Option<Arc<Link>>>,
+}
+
+/// The monitor's connection while it works.
+#[derive(Debug)]
+struct Link {
+    session: Session,
+    look: Statement,
+}
+
+#[derive(Debug)]
+struct Watched {
+    leader: Option<Identity>,
+    span: Span,
+    interval: Duration,
+    due: Instant,
+    sights: mpsc::Sender<Sight>,
+}
+
+impl Monitor {
+    /// Connects, and starts to poll once something is watched.
+    pub(crate) async fn start(endpoint: Endpoint, observers: Observers) -> Result<Self, Error> {
+        let link =
+            Link::open(&endpoint).await.map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+        let shared = Arc::new(Shared {
+            endpoint,
+            observers,
+            scope: Scope { task: "monitor".into() },
+            watches: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            changed: Notify::new(),
+            link: Mutex::new(Some(Arc::new(link))),
+        });
+        let task = tokio::spawn(poll_for_ever(shared.clone()));
+        Ok(Self { shared, task })
+    }
+
+    /// Watches a leader; ticks become child spans of the current span.
+    pub(crate) fn watch(&self, leader: Identity, interval: Duration) -> Watch {
+        self.shared.register(Some(leader), interval)
+    }
+
+    /// Watches the pool alone.
+    pub(crate) fn watch_pool(&self, interval: Duration) -> Watch {
+        self.shared.register(None, interval)
+    }
+
+    /// The monitor's rights over a leader; `None` when the leader is gone.
+    pub(crate) async fn rights_over(&self, leader: Identity) -> Result<Option<Rights>, Failure> {
+        self.shared.with_client(|client| Box::pin(privileges::over(client, leader))).await
+    }
+
+    /// The backend that has that pid now.
+    pub(crate) async fn identify(&self, pid: i32) -> Result<Identity, Failure> {
+        self.shared.with_client(|client| Box::pin(workers::identify(client, pid))).await
+    }
+
+    /// Asks the server to stop a leader. Returns when the server has answered.
+    pub(crate) async fn stop(&self, leader: Identity, method: CancelMethod) -> CancelResult {
+        self.shared
+            .with_client(|client| Box::pin(cancel::stop(client, leader, method)))
+            .await
+            .unwrap_or(CancelResult::Failed)
+    }
+
+    /// Workers left of that leader, and whether its backend is still there.
+    pub(crate) async fn left(&self, leader: Identity) -> Result<(u32, bool), Failure> {
+        self.shared.with_client(|client| Box::pin(workers::left(client, leader))).await
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
+        let session = Session::open(endpoint, "headcount:monitor").await?;
+        let look = workers::prepare(session.client()).await?;
+        Ok(Self { session, look })
+    }
+}
+
+impl Shared {
+    fn register(self: &Arc<Self>, leader: Option<Identity>, interval: Duration) -> Watch {
+        let (sights, inbox) = mpsc::channel(UNREAD);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let watched = Watched { leader, span: Span::current(), interval, due: Instant::now(), sights };
+        self.watches().insert(id, watched);
+        self.changed.notify_one();
+        Watch { inbox, registered: Some(Registered { id, shared: self.clone() }) }
+    }
+
+    fn watches(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Watched>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self) -> Option<Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_link(&self, link: Option<Arc<Link>>) {
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
+    }
+
+    /// Runs a statement on the monitor's connection, or on one of its own while that is away.
+    async fn with_client<T, F>(&self, ask: F) -> Result<T, Failure>
+    where
+        F: for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<T, Failure>>,
+    {
+        if let Some(link) = self.link() {
+            match timeout(POLL_LIMIT, ask(link.session.client())).await {
+                Ok(Err(failure)) if failure.is_connection_lost() => {}
+                Ok(answer) => return answer,
+                Err(_) => {}
+            }
+        }
+        let session = Session::open(&self.endpoint, "headcount:monitor").await?;
+        ask(session.client()).await
+    }
+
+    /// The watches that are due, with a span for each that has a leader.
+    fn due(&self, now: Instant) -> Vec<(u64, Option<Identity>, Option<Span>)> {
+        let mut due = Vec::new();
+        for (&id, watched) in self.watches().iter_mut().filter(|(_, watched)| watched.due <= now) {
+            watched.due = now + watched.interval;
+            due.push((id, watched.leader, watched.leader.map(|_| spans::tick(&watched.span))));
+        }
+        due
+    }
+
+    fn tell(&self, id: u64, sight: Sight) {
+        if let Some(watched) = self.watches().get(&id) {
+            // A full inbox means that nobody is looking; the peak that counts was seen before.
+            let _ = watched.sights.try_send(sight);
+        }
+    }
+
+    fn observe(&self, event: &Event) {
+        self.observers.observe(&self.scope, event);
+    }
+
+    /// One poll for all that are due.
+    async fn poll(&self, link: &Link) -> Result<(), Failure> {
+        let began = Instant::now();
+        let due = self.due(began);
+        let leaders: Vec<i32> = due.iter().filter_map(|(_, leader, _)| leader.map(|l| l.pid)).collect();
+        let looked = timeout(POLL_LIMIT, workers::look(link.session.client(), &link.look, &leaders)).await;
+        let view = looked.unwrap_or_else(|_| Err(Failure::lost("the monitor's poll was not answered")))?;
+        let at = Instant::now();
+        self.observe(&Event::MonitorPolled { took: at - began, pool: view.pool });
+        for (id, leader, span) in due {
+            let sight = sight(at, leader, &view);
+            if let (Some(span), Sight::Seen { leader, workers, pool, .. }) = (span, sight) {
+                spans::record_tick(&span, &Tick { at: at - began, workers, leader, pool });
+            }
+            self.tell(id, sight);
+        }
+        Ok(())
+    }
+
+    /// Tells all watches that nothing is seen, and comes back with a new connection.
+    async fn reconnect(&self, failure: &Failure) {
+        let lost_at = Instant::now();
+        self.set_link(None);
+        self.observe(&Event::MonitorLost { cause: failure.to_string() });
+        let mut tries = 0;
+        let link = loop {
+            for watched in self.watches().values() {
+                let _ = watched.sights.try_send(Sight::Blind);
+            }
+            tries += 1;
+            sleep(RECONNECT.delay(tries, fastrand::f64())).await;
+            if let Ok(link) = Link::open(&self.endpoint).await {
+                break link;
+            }
+        };
+        self.set_link(Some(Arc::new(link)));
+        self.observe(&Event::MonitorRestored { blind_for: lost_at.elapsed() });
+    }
+}
+
+fn sight(at: Instant, leader: Option<Identity>, view: &View) -> Sight {
+    let Some(leader) = leader else {
+        return Sight::Seen { at, leader: LeaderState::Idle, workers: 0, pool: view.pool };
+    };
+    match view.of(leader) {
+        None => Sight::Blind,
+        Some((leader, workers)) => Sight::Seen { at, leader, workers, pool: view.pool },
+    }
+}
+
+async fn poll_for_ever(shared: Arc<Shared>) {
+    loop {
+        let next = shared.watches().values().map(|watched| watched.due).min();
+        let Some(next) = next else {
+            shared.changed.notified().await;
+            continue;
+        };
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = shared.changed.notified() => continue,
+        }
+        let polled = match shared.link() {
+            Some(link) => shared.poll(&link).await,
+            None => Err(Failure::lost("the monitor is not connected")),
+        };
+        if let Err(failure) = polled {
+            shared.reconnect(&failure).await;
+        }
+    }
+}
+
+/// A subscription to what the monitor sees; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    inbox: mpsc::Receiver<Sight>,
+    registered: Option<Registered>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Watch {
+    /// A watch whose sights a test writes.
+    #[cfg(test)]
+    pub(crate) const fn scripted(inbox: mpsc::Receiver<Sight>) -> Self {
+        Self { inbox, registered: None }
+    }
+
+    /// The next sight. Cancel-safe. Waits for ever when the monitor ended.
+    pub(crate) async fn next(&mut self) -> Sight {
+        match self.inbox.recv().await {
+            Some(sight) => sight,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A sight that is there already.
+    pub(crate) fn try_next(&mut self) -> Option<Sight> {
+        self.inbox.try_recv().ok()
+    }
+
+    /// Looks at another pace from now on.
+    pub(crate) fn pace(&self, interval: Duration) {
+        let Some(Registered { id, shared }) = &self.registered else { return };
+        if let Some(watched) = shared.watches().get_mut(id)
+            && watched.interval != interval
+        {
+            watched.interval = interval;
+            watched.due = Instant::now() + interval;
+        }
+        shared.changed.notify_one();
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.watches().remove(&self.id);
+    }
+}

@@ -1,0 +1,410 @@
+//! Driver tests: a scripted stage, paused time, and the sequence of events.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tracing::Span;
+
+use super::execution::{Driven, drive};
+use super::ledger::Ledger;
+use super::monitor::{Sight, Watch};
+use super::stage::{CommitError, Reach, Stage};
+use crate::decide::attempt::Outcome;
+use crate::decide::verdict::{LeaderState, Pool};
+use crate::error::{Error, Refusal};
+use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Resolution, Scope};
+use crate::pg::Failure;
+use crate::report::Execution;
+use crate::settings::Settings;
+
+/// What one attempt does on the scripted server.
+#[derive(Clone)]
+struct Act {
+    /// Workers that the monitor shows from the first look on.
+    workers: u32,
+    /// Other people's workers.
+    others: u32,
+    /// How long the statement runs.
+    runs: Duration,
+    /// How it ends by itself.
+    result: Result<u64, Failure>,
+    /// Whether the monitor sees at all.
+    sighted: bool,
+    /// Whether a cancel ends the statement; a terminate always does unless `immortal`.
+    heeds_cancel: bool,
+    immortal: bool,
+    /// What COMMIT does.
+    commit: Commit,
+}
+
+#[derive(Clone, Copy)]
+enum Commit {
+    Works,
+    InDoubt(Resolution),
+}
+
+const POOL: u32 = 8;
+
+fn act(workers: u32) -> Act {
+    Act {
+        workers,
+        others: POOL - workers,
+        runs: Duration::from_secs(10),
+        result: Ok(7),
+        sighted: true,
+        heeds_cancel: true,
+        immortal: false,
+        commit: Commit::Works,
+    }
+}
+
+fn lost() -> Failure {
+    Failure::lost("connection closed")
+}
+
+struct Script {
+    acts: Vec<Act>,
+    attempt: usize,
+    reach: Reach,
+    cleanup: Option<Result<(), Failure>>,
+    stopped: tokio::sync::watch::Sender<bool>,
+    cleared: u32,
+}
+
+impl Script {
+    fn new(acts: Vec<Act>) -> Self {
+        let reach = Reach { launches: vec![4], planned: Some(4), pool_size: Some(POOL) };
+        let stopped = tokio::sync::watch::Sender::new(false);
+        Self { acts, attempt: 0, reach, cleanup: Some(Ok(())), stopped, cleared: 0 }
+    }
+
+    fn act(&self) -> &Act {
+        &self.acts[self.attempt - 1]
+    }
+
+    /// A watch that shows the same sight at each interval.
+    fn shows(interval: Duration, sight: impl Fn() -> Sight + Send + 'static) -> Watch {
+        let (sights, inbox) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while sights.send(sight()).await.is_ok() {
+                sleep(interval).await;
+            }
+        });
+        Watch::scripted(inbox)
+    }
+}
+
+impl Stage for Script {
+    type Value = u64;
+
+    fn span(&self, _attempt: u32) -> Span {
+        Span::none()
+    }
+
+    async fn inspect(&mut self) -> Result<Reach, Error> {
+        Ok(self.reach.clone())
+    }
+
+    async fn check_reach(&mut self, _reach: &Reach, bar: u32) -> Result<(), Error> {
+        Err(Error::refused(Refusal::PlanTooNarrow, format!("{bar} are demanded"), vec![]))
+    }
+
+    async fn begin(&mut self) -> Result<i32, Failure> {
+        self.attempt += 1;
+        self.stopped.send_replace(false);
+        Ok(100)
+    }
+
+    async fn work(&self) -> Result<u64, Failure> {
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            () = sleep(self.act().runs) => self.act().result.clone(),
+            _ = stopped.wait_for(|stopped| *stopped) => Err(Failure::lost("canceling statement due to user request")),
+        }
+    }
+
+    fn watch(&self, interval: Duration) -> Watch {
+        let Act { workers, others, sighted, .. } = *self.act();
+        let pool = Some(Pool { used: workers + others, size: POOL });
+        Self::shows(interval, move || {
+            if !sighted {
+                return Sight::Blind;
+            }
+            Sight::Seen { at: Instant::now(), leader: LeaderState::Active, workers, pool }
+        })
+    }
+
+    fn watch_pool(&self, interval: Duration) -> Watch {
+        Self::shows(interval, || Sight::Seen {
+            at: Instant::now(),
+            leader: LeaderState::Idle,
+            workers: 0,
+            pool: Some(Pool { used: 0, size: POOL }),
+        })
+    }
+
+    async fn stop(&self, method: CancelMethod) -> CancelResult {
+        let ends = !self.act().immortal && (self.act().heeds_cancel || method == CancelMethod::Terminate);
+        self.stopped.send_replace(ends);
+        CancelResult::Sent
+    }
+
+    async fn commit(&mut self) -> Result<(), CommitError> {
+        match self.act().commit {
+            Commit::Works => Ok(()),
+            Commit::InDoubt(_) => Err(CommitError::InDoubt { xid: "742".into(), cause: lost() }),
+        }
+    }
+
+    async fn resolve(&mut self, _xid: &str) -> Resolution {
+        match self.act().commit {
+            Commit::Works => Resolution::Unresolved,
+            Commit::InDoubt(resolution) => resolution,
+        }
+    }
+
+    async fn abandon(&mut self, _grace: Duration) -> u32 {
+        0
+    }
+
+    async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
+        self.cleanup.clone()
+    }
+
+    async fn clear_away(&mut self) {
+        self.cleared += 1;
+    }
+}
+
+/// Remembers each event as a short word.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<String>>);
+
+impl Observer for Recorder {
+    fn observe(&self, _scope: &Scope, event: &Event) {
+        let word = match event {
+            Event::TickTaken { .. } | Event::MonitorPolled { .. } => return,
+            Event::AttemptStarted { attempt, bar, .. } => format!("attempt {attempt} bar {bar}"),
+            Event::VerdictReached { verdict, workers, .. } => format!("{} {workers}", verdict.as_str()),
+            Event::CancelAnswered { method, .. } => method.as_str().to_owned(),
+            Event::WorkersDrained { .. } => "drained".to_owned(),
+            Event::CleanupEnded { ok, .. } => if *ok { "cleaned up" } else { "cleanup failed" }.to_owned(),
+            Event::AttemptEnded(facts) => format!("ended {}", facts.end.verdict()),
+            Event::RetryDelayed { .. } => "delayed".to_owned(),
+            Event::SessionLost { .. } => "session lost".to_owned(),
+            Event::SessionRestored { .. } => "session restored".to_owned(),
+            Event::CommitInDoubt => "in doubt".to_owned(),
+            Event::CommitResolved { resolution } => resolution.as_str().to_owned(),
+            Event::TargetLowered { target } => format!("lowered to {target}"),
+            Event::ExecutionEnded(facts) => match facts.end {
+                Ok(outcome) => outcome.as_str().to_owned(),
+                Err(reason) => format!("failed {}", reason.as_str()),
+            },
+            _ => return,
+        };
+        self.0.lock().expect("no test panics while recording").push(word);
+    }
+}
+
+struct Played {
+    words: Vec<String>,
+    result: Result<Execution<u64>, Error>,
+    cleared: u32,
+}
+
+async fn play(mut script: Script, change: impl FnOnce(&mut Settings)) -> Played {
+    let mut settings = Settings::new("rollup");
+    change(&mut settings);
+    let recorder = Arc::new(Recorder::default());
+    let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
+    let driven = drive(&mut script, &mut ledger, &settings).await;
+    let result = driven.map(|Driven { outcome, value, .. }| ledger.execution(outcome, value));
+    let words = recorder.0.lock().expect("the driver has ended").clone();
+    Played { words, result, cleared: script.cleared }
+}
+
+async fn check(acts: Vec<Act>, expected: &[&str]) -> Played {
+    let played = play(Script::new(acts), |_| {}).await;
+    assert_eq!(played.words, expected);
+    played
+}
+
+const REJECTED: [&str; 4] = ["cancel", "drained", "cleaned up", "ended short"];
+
+fn rejected(attempt: u32, bar: u32, workers: u32) -> Vec<String> {
+    let mut words = vec![format!("attempt {attempt} bar {bar}"), format!("short {workers}")];
+    words.extend(REJECTED.map(str::to_owned));
+    words
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_at_the_first_try_take_one_attempt_and_no_cleanup() {
+    let played = check(vec![act(4)], &["attempt 1 bar 4", "enough 4", "ended enough", "on_target"]).await;
+    let run = played.result.unwrap();
+    assert_eq!((run.outcome, run.value, run.attempt_count), (Outcome::OnTarget, Some(7), 1));
+    assert_eq!((run.ran, run.wasted), (Duration::from_secs(10), Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_attempt_is_cancelled_drained_cleaned_up_and_tried_again() {
+    let mut expected = rejected(1, 4, 2);
+    expected
+        .extend(["delayed", "attempt 2 bar 4", "enough 4", "ended enough", "on_target"].map(str::to_owned));
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let run = check(vec![act(2), act(4)], &expected).await.result.unwrap();
+    assert!(
+        run.wasted <= Duration::from_millis(20),
+        "a full pool is proven in two looks, not {:?}",
+        run.wasted
+    );
+    assert_eq!(run.attempts[0].reason, Some("pool_exhausted"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_attempt_is_accepted_at_the_minimum() {
+    let acts = vec![act(1), act(2), act(3), act(2), act(3)];
+    let played = play(Script::new(acts), |_| {}).await;
+    let run = played.result.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers, run.target_met), (Outcome::AboveMinimum, 3, false));
+    assert_eq!(played.words.iter().filter(|word| *word == "cleaned up").count(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_the_minimum_is_an_outcome_with_a_history_and_no_value() {
+    let played = play(Script::new(vec![act(1); 5]), |_| {}).await;
+    assert_eq!(played.words.last().unwrap(), "failed below_minimum");
+    let run = played.result.unwrap();
+    assert_eq!((run.outcome, run.value, run.achieved_workers), (Outcome::BelowMinimum, None, 1));
+    assert_eq!(run.attempts.len(), 5);
+    assert_eq!(played.words.iter().filter(|word| *word == "cleaned up").count(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_that_is_not_heeded_is_followed_by_a_terminate() {
+    let stubborn = Act { heeds_cancel: false, ..act(1) };
+    let played = play(Script::new(vec![stubborn, act(4)]), |_| {}).await;
+    assert_eq!(played.words[1..4], ["short 1", "cancel", "terminate"]);
+    assert_eq!(played.result.unwrap().outcome, Outcome::OnTarget);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_be_stopped_is_reported() {
+    let stuck = Act { immortal: true, runs: Duration::from_hours(1), ..act(1) };
+    let played = play(Script::new(vec![stuck]), |_| {}).await;
+    let error = played.result.unwrap_err();
+    assert!(error.to_string().contains("backend 100 did not end"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_arrives_during_its_cancel_is_kept() {
+    let quick = Act { heeds_cancel: false, runs: Duration::from_millis(100), ..act(1) };
+    let words = ["attempt 1 bar 4", "short 1", "cancel", "ended short", "finished_early"];
+    let run = check(vec![quick], &words).await.result.unwrap();
+    assert_eq!((run.value, run.outcome), (Some(7), Outcome::FinishedEarly));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_sight_nothing_is_cancelled_and_the_result_is_unverified() {
+    let blind = Act { sighted: false, ..act(0) };
+    let words = ["attempt 1 bar 4", "unverified 0", "ended unverified", "unverified"];
+    check(vec![blind], &words).await.result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_uses_up_an_attempt_and_is_replaced() {
+    let broken = Act { result: Err(lost()), runs: Duration::from_millis(5), ..act(4) };
+    let played = play(Script::new(vec![broken, act(4)]), |_| {}).await;
+    let words: Vec<_> = played.words.iter().map(String::as_str).collect();
+    assert_eq!(
+        words[words.len() - 7..],
+        [
+            "session lost",
+            "delayed",
+            "session restored",
+            "attempt 2 bar 4",
+            "enough 4",
+            "ended enough",
+            "on_target"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_in_doubt_that_took_effect_is_not_repeated() {
+    let doubtful = Act { commit: Commit::InDoubt(Resolution::Committed), ..act(4) };
+    let words = ["attempt 1 bar 4", "enough 4", "in doubt", "committed", "ended enough", "on_target"];
+    check(vec![doubtful], &words).await.result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_in_doubt_that_did_not_take_effect_is_tried_again() {
+    let doubtful = Act { commit: Commit::InDoubt(Resolution::Aborted), ..act(4) };
+    let run = play(Script::new(vec![doubtful, act(4)]), |_| {}).await.result.unwrap();
+    assert_eq!((run.attempt_count, run.value), (2, Some(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_fate_is_not_known_is_an_error_and_is_never_repeated() {
+    let doubtful = Act { commit: Commit::InDoubt(Resolution::Unresolved), ..act(4) };
+    let played = play(Script::new(vec![doubtful]), |_| {}).await;
+    assert_eq!(played.words.last().unwrap(), "failed in_doubt");
+    assert!(played.result.unwrap_err().is_in_doubt());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_clears_away_what_runs() {
+    let played = play(Script::new(vec![act(4)]), |s| s.deadline = Some(Duration::from_secs(3))).await;
+    assert_eq!(played.words.last().unwrap(), "failed deadline");
+    assert_eq!(played.cleared, 1);
+    assert!(played.result.unwrap_err().is_deadline());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cleanup_that_fails_ends_the_execution() {
+    let mut script = Script::new(vec![act(1), act(4)]);
+    script.cleanup =
+        Some(Err(Failure::from(Box::<dyn std::error::Error + Send + Sync>::from("no such table"))));
+    let played = play(script, |_| {}).await;
+    assert!(played.words.contains(&"cleanup failed".to_owned()));
+    assert_eq!(played.result.unwrap_err().to_string(), "the cleanup failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_out_of_reach_is_refused_before_anything_runs() {
+    let mut script = Script::new(vec![]);
+    script.reach.planned = Some(3);
+    let played = play(script, |_| {}).await;
+    assert_eq!(played.words, ["failed refused"]);
+    assert_eq!(played.result.unwrap_err().refusal(), Some(Refusal::PlanTooNarrow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_out_of_reach_lowers_the_target_when_that_is_allowed() {
+    let mut script = Script::new(vec![act(3)]);
+    script.reach.planned = Some(3);
+    let played = play(script, |s| s.plan_shortfall = crate::PlanShortfall::Lower).await;
+    assert_eq!(played.words, ["lowered to 3", "attempt 1 bar 3", "enough 3", "ended enough", "on_target"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lowering_never_goes_under_the_minimum() {
+    let mut script = Script::new(vec![]);
+    script.reach.planned = Some(1);
+    let played = play(script, |s| s.plan_shortfall = crate::PlanShortfall::Lower).await;
+    assert_eq!(played.words, ["failed refused"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_execution_that_is_dropped_says_that_it_was_interrupted() {
+    let recorder = Arc::new(Recorder::default());
+    let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
+    let settings = Settings::new("rollup");
+    let mut script = Script::new(vec![act(4)]);
+    let dropped =
+        tokio::time::timeout(Duration::from_secs(1), drive(&mut script, &mut ledger, &settings)).await;
+    assert!(dropped.is_err());
+    drop(ledger);
+    assert_eq!(recorder.0.lock().unwrap().last().unwrap(), "failed interrupted");
+}

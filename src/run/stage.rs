@@ -1,0 +1,108 @@
+//! What the driver needs of the world, as one trait.
+//!
+//! The driver decides nothing about PostgreSQL and knows no client: it plays attempts on a stage.
+//! [`Leader`](super::leader::Leader) is the real one; driver tests bring a scripted one and paused time.
+
+use std::time::Duration;
+
+use tracing::Span;
+
+use super::monitor::Watch;
+use crate::decide::verdict::Pool;
+use crate::error::Error;
+use crate::event::{CancelMethod, CancelResult, Resolution};
+use crate::pg::Failure;
+
+/// What the plan and the server allow, learned before the first attempt.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reach {
+    /// `Workers Planned`, one a Gather; empty when there was no plan to inspect.
+    pub(crate) launches: Vec<u32>,
+    /// The most workers the plan can have at once.
+    pub(crate) planned: Option<u32>,
+    /// The pool's size as the leader's session is configured.
+    pub(crate) pool_size: Option<u32>,
+}
+
+impl Reach {
+    /// The pool as the leader's session is configured, which may differ from the monitor's.
+    pub(crate) fn resize(&self, pool: Pool) -> Pool {
+        Pool { size: self.pool_size.unwrap_or(pool.size), ..pool }
+    }
+
+    /// The most workers that any attempt can have; `None` when there is no bound to know of.
+    pub(crate) fn most(&self) -> Option<u32> {
+        match (self.planned, self.pool_size) {
+            (Some(planned), Some(size)) => Some(planned.min(size)),
+            (planned, size) => planned.or(size),
+        }
+    }
+}
+
+/// How a commit can go wrong.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    /// It did not take effect.
+    Failed(Failure),
+    /// It was sent and its answer was lost.
+    InDoubt { xid: String, cause: Failure },
+}
+
+/// A place where attempts are played. All of it is cancel-safe by [`Stage::clear_away`].
+pub(crate) trait Stage {
+    /// What the statement returns.
+    type Value;
+
+    /// Whether the value is handed over at the verdict, unfinished: rows that stream.
+    const HANDS_OVER: bool = false;
+
+    /// The span of an attempt; child of the current one.
+    fn span(&self, attempt: u32) -> Span;
+
+    /// Checks versions and rights and inspects the plan. Nothing is executed.
+    async fn inspect(&mut self) -> Result<Reach, Error>;
+
+    /// Refuses, with reasons and fixes, when it is proven that no attempt can have `bar` workers.
+    async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error>;
+
+    /// A session, ready for the statement; connects anew if the old one is gone. Returns its pid.
+    async fn begin(&mut self) -> Result<i32, Failure>;
+
+    /// Runs the statement, or the caller's closure.
+    async fn work(&self) -> Result<Self::Value, Failure>;
+
+    /// Whether the statement is known to have reached the server.
+    fn has_started(&self) -> bool {
+        false
+    }
+
+    /// Hands over what [`Stage::work`] gathered so far; only where [`Stage::HANDS_OVER`].
+    fn hand_over(&mut self) -> Option<Self::Value> {
+        None
+    }
+
+    /// Watches the leader.
+    fn watch(&self, interval: Duration) -> Watch;
+
+    /// Watches the pool.
+    fn watch_pool(&self, interval: Duration) -> Watch;
+
+    /// Asks the server to stop the leader, and awaits the answer.
+    async fn stop(&self, method: CancelMethod) -> CancelResult;
+
+    /// Commits.
+    async fn commit(&mut self) -> Result<(), CommitError>;
+
+    /// Learns the fate of a commit in doubt.
+    async fn resolve(&mut self, xid: &str) -> Resolution;
+
+    /// Rolls back, stops what still runs if the session was lost, and waits until the leader's
+    /// workers are gone, at most `grace`. Returns how many are left.
+    async fn abandon(&mut self, grace: Duration) -> u32;
+
+    /// Runs the cleanup action in a transaction of its own; `None` when there is none.
+    async fn cleanup(&mut self) -> Option<Result<(), Failure>>;
+
+    /// Stops whatever is under way, in any state: cancel, roll back, drain.
+    async fn clear_away(&mut self);
+}

@@ -1,0 +1,12 @@
+//! The pure core: no server, no runtime, no sleeping.
+//!
+//! - `origin`: the four scenarios of the Java executor, tick by tick, under both policies
+//! - `verdict`: each rule of the verdict as a claim, and its properties
+//! - `attempts`: bars, outcomes, pauses and their bounds
+
+#![allow(missing_docs, clippy::pedantic, reason = "tests")]
+
+mod attempts;
+mod origin;
+mod ticks;
+mod verdict;

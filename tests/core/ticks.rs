@@ -1,0 +1,29 @@
+//! Ticks as a test writes them.
+
+use std::time::Duration;
+
+use headcount::decide::verdict::{LeaderState, Patience, Pool, Tick, Verdict, Window};
+
+pub(crate) const PROMPT: Patience =
+    Patience::Prompt { settle: Duration::from_millis(100), launch_wait: Duration::from_secs(1) };
+
+pub(crate) const CLASSIC: Patience =
+    Patience::Classic { wait: Duration::from_secs(1), window: Duration::from_secs(2) };
+
+pub(crate) const fn ms(at: u64) -> Duration {
+    Duration::from_millis(at)
+}
+
+/// A tick of an active leader; the pool is `(used, size)`.
+pub(crate) fn tick(at: u64, workers: u32, pool: Option<(u32, u32)>) -> Tick {
+    let pool = pool.map(|(used, size)| Pool { used, size });
+    Tick { at: ms(at), workers, leader: LeaderState::Active, pool }
+}
+
+/// Feeds ticks until one brings the verdict; returns its time and the verdict.
+pub(crate) fn first_verdict(
+    window: &mut Window,
+    ticks: impl IntoIterator<Item = Tick>,
+) -> Option<(Duration, Verdict)> {
+    ticks.into_iter().find_map(|tick| window.on_tick(tick).map(|verdict| (tick.at, verdict)))
+}
