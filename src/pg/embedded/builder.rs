@@ -305,3 +305,33 @@ impl fmt::Debug for Builder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_the_account_cannot_run_are_an_error_that_says_so() {
+        // Closed to everybody but us, like a root's home; a stranger cannot run what is in it.
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        for name in ["postgres", "initdb"] {
+            let program = home.path().join(name);
+            fs::write(&program, "#!/bin/sh\necho 'postgres (PostgreSQL) 17.5'\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let binaries = Binaries::at(home.path()).unwrap();
+        assert_eq!(binaries.major(), 17);
+        let error = check_reachable(&binaries, &Account::stranger()).unwrap_err();
+        assert!(error.is_configuration());
+        assert!(error.to_string().contains("as user stranger"), "{error}");
+    }
+
+    #[test]
+    fn settings_are_quoted_and_the_callers_come_last() {
+        let builder = Builder::new().setting("fsync", "on").setting("a.b", r"it's \ here");
+        let text = builder.settings_text(&Folder(PathBuf::new()), 15_000);
+        assert!(text.ends_with("fsync = 'on'\na.b = 'it''s \\\\ here'\n"), "{text}");
+        assert!(text.find("fsync = 'off'") < text.find("fsync = 'on'"));
+    }
+}
