@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use headcount::pg::connect::{Endpoint, ServerFacts};
 use headcount::pg::embedded::{Binaries, Builder, PrivateServer, Shutdown};
@@ -74,6 +75,7 @@ async fn a_halted_server_refuses_and_is_cleaned_up_all_the_same() {
     let server = PrivateServer::builder().start().await.unwrap();
     server.halt(Shutdown::Fast).await.unwrap();
     server.halt(Shutdown::Fast).await.unwrap();
+    assert!(server.log_tail().contains("database system is shut down"), "{}", server.log_tail());
     assert!(tokio_postgres::connect(&server.dsn(), tokio_postgres::NoTls).await.is_err());
     server.resume().await.unwrap();
     assert_eq!(ask(&server.dsn(), "SELECT 'up'").await, "up");
@@ -89,6 +91,20 @@ async fn a_wrong_setting_is_an_error_with_the_servers_own_words_and_leaves_nothi
     let error = PrivateServer::builder().setting("no_such_setting", "1").start().await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("no_such_setting"), "{cause}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_avoided_unless_it_was_asked_for() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    for binaries in Binaries::all() {
+        let error = PrivateServer::builder().binaries(binaries).port(port).start().await.unwrap_err();
+        // The words by which a port of our own choice is found to be lost to somebody else.
+        assert!(chain(&error).contains("could not bind IPv4 address"), "{}", chain(&error));
+    }
+    drop(other);
+    let server = PrivateServer::builder().port(port).start().await.unwrap();
+    assert_eq!(server.port(), port);
 }
 
 #[tokio::test]
@@ -138,9 +154,12 @@ async fn a_killed_process_leaves_no_server_behind() {
 
     // The server cuts our session when it goes; the folder follows at once.
     assert!(connection.await.unwrap().is_err());
-    while exists(Path::new(folder)) {
-        tokio::task::yield_now().await;
-    }
+    let removed = async {
+        while exists(Path::new(folder)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), removed).await.expect("the folder is removed");
     assert!(tokio_postgres::connect(dsn, tokio_postgres::NoTls).await.is_err());
 }
 
@@ -291,6 +310,9 @@ async fn each_sslmode_keeps_its_promise_on_every_version_built_with_tls() {
             [("sslmode=disable", false), ("sslmode=allow", true), ("", true), ("sslmode=require", true)]
         {
             assert_eq!(facts(&at("localhost", rest)).await.tls, encrypted, "{rest}");
+        }
+        if server.major() >= 17 {
+            assert!(facts(&at("localhost", "sslmode=require sslnegotiation=direct")).await.tls);
         }
         for accepted in [
             at("localhost", &format!("sslmode=verify-full sslrootcert={root}")),

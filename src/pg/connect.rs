@@ -10,7 +10,6 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
@@ -297,7 +296,6 @@ impl fmt::Debug for Endpoint {
             .field("server", &self.describe())
             .field("user", &self.parameters.user)
             .field("tls", &self.parameters.tls.mode)
-            .field("connect_timeout", &self.parameters.connect_timeout.unwrap_or(Duration::MAX))
             .finish_non_exhaustive()
     }
 }

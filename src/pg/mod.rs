@@ -7,6 +7,7 @@ pub mod connect;
 mod dsn;
 pub mod embedded;
 pub(crate) mod failure;
+mod lookup;
 mod parameters;
 mod passfile;
 pub mod plan;

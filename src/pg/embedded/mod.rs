@@ -20,7 +20,7 @@
 //! What holds for every server started here:
 //! - It listens on 127.0.0.1 and on a socket in its private folder, nowhere else.
 //! - It is stopped, and its folder removed, when the value is dropped, when a test panics, and when
-//!   this process is killed with SIGKILL: see `watchdog`.
+//!   this process is killed with SIGKILL: a small shell between us and the server sees to it.
 //! - As root it runs under an unprivileged account, as PostgreSQL demands.
 //! - Unless [`durable`](Builder::durable) is set it does not wait for disks. A crash of the machine
 //!   would cost its data, which nobody will miss.
@@ -212,17 +212,18 @@ fn boot(binaries: &Binaries, account: &Account, folder: &Path) -> Result<Watchdo
     // Nothing of an earlier run is alive; a file that it left behind must not pass for readiness.
     let _ = std::fs::remove_file(&status);
     let watchdog = Watchdog::start(account, &binaries.program("postgres"), folder);
-    let watchdog = watchdog.map_err(|error| format!("cannot run /bin/sh: {error}"))?;
+    let mut watchdog = watchdog.map_err(|error| format!("cannot run /bin/sh: {error}"))?;
     let give_up = Instant::now() + PATIENCE;
     while !is_ready(&status) {
         let ended = watchdog.ends_within(Duration::from_millis(5));
         if ended || Instant::now() > give_up {
             let problem = if ended { "it ended at once" } else { "it is not ready after a minute" };
             let tail = log_tail(folder);
-            // Keep the folder: the caller may try again on another port, and removes it otherwise.
-            if ended {
-                let _ = watchdog.release();
+            if !ended && watchdog.signal("QUIT").is_ok() {
+                watchdog.ends_within(PATIENCE);
             }
+            // The folder stays: the caller may try again, or removes it itself.
+            let _ = watchdog.release();
             return Err(format!("{problem}; its log ends with:\n{tail}"));
         }
     }
