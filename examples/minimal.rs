@@ -1,15 +1,16 @@
 //! The smallest guarded query: a table built by four parallel workers, or not at all.
 //!
 //! `DATABASE_URL=postgres://... cargo run --example minimal`
+#![allow(clippy::print_stdout, reason = "an example speaks")]
 
+use headcount::pg::connect::Endpoint;
 use headcount::{Error, Headcount};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let dsn = std::env::var("DATABASE_URL").unwrap_or_default();
-    let headcount = Headcount::connect(&dsn).await?;
+    let headcount = Headcount::builder(Endpoint::from_environment()?).connect().await?;
     let sql = "CREATE TABLE rollup AS SELECT n % 100 AS bucket, count(*) FROM measurements GROUP BY 1";
     let run = headcount.task("rollup").target(4).minimum(2).execute(sql, &[]).await?;
-    println!("{}: {:?} rows with {} workers", run.outcome.as_str(), run.value, run.achieved_workers);
+    println!("{}: {:?} rows by {} workers", run.outcome.as_str(), run.value, run.achieved_workers);
     Ok(())
 }

@@ -1,0 +1,33 @@
+# Two targets do all: `make demo` and `make test`. Both install what is missing first.
+
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help demo test lint doc bench servers
+
+help:  ## What there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo:  ## The main job on a private server, in under a minute once built
+	@tests/servers/install.sh any
+	$(CARGO) build --release --quiet
+	target/release/headcount demo
+
+test: servers lint doc  ## Everything that must hold, against real servers of 13, 15 and 18
+	$(CARGO) test --no-default-features --lib --test core
+	$(CARGO) test
+
+lint:  ## Format and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --all-targets --no-default-features --quiet -- -D warnings
+
+doc:  ## Documentation, without a broken link
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
+
+bench: servers  ## The figures of the README, as ratios within one run
+	$(CARGO) bench
+
+servers:  ## PostgreSQL 13, 15 and 18, and the programs of the observability tests
+	@tests/servers/install.sh all
+	@tests/servers/observability.sh

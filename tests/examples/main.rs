@@ -1,0 +1,62 @@
+//! Every example runs, against a private server, and says what it promises.
+
+#![allow(missing_docs, clippy::pedantic, reason = "tests")]
+
+use std::process::Command;
+
+use headcount::pg::connect::Endpoint;
+use headcount::pg::embedded::PrivateServer;
+
+/// The table that the examples speak of: wide enough in time for workers to be seen.
+const MEASUREMENTS: &str = "\
+SET max_parallel_workers_per_gather = 0;
+CREATE TABLE measurements AS
+    SELECT n, 'label ' || n % 7 AS label, md5(n::text) AS noise FROM generate_series(1, 300000) AS n;
+ALTER TABLE measurements SET (parallel_workers = 4);
+ANALYZE measurements;
+ALTER DATABASE postgres SET parallel_setup_cost = 0;
+ALTER DATABASE postgres SET parallel_tuple_cost = 0;
+ALTER DATABASE postgres SET min_parallel_table_scan_size = 0;";
+
+async fn server() -> PrivateServer {
+    let server = PrivateServer::builder().setting("max_parallel_workers", "8").start().await.unwrap();
+    let headcount =
+        headcount::Headcount::builder(Endpoint::from_dsn(&server.dsn()).unwrap()).connect().await.unwrap();
+    headcount.task("setup").target(1).minimum(0).execute_script(MEASUREMENTS).await.unwrap();
+    server
+}
+
+async fn check(example: &str, expected: &[&str]) {
+    let server = server().await;
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    let output =
+        Command::new(path.join("examples").join(example)).env("DATABASE_URL", server.dsn()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for words in expected {
+        assert!(said.contains(words), "{said}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn minimal_builds_its_table() {
+    check("minimal", &["Some(100) rows"]).await;
+}
+
+#[tokio::test]
+async fn own_cleanup_builds_its_index() {
+    check("own_cleanup", &["attempts"]).await;
+}
+
+#[tokio::test]
+async fn own_observer_hears_of_the_attempt_and_reads_the_rows() {
+    check("own_observer", &["labels: attempt 1", "label 6: 42857"]).await;
+}
+
+#[tokio::test]
+async fn in_a_service_gives_up_cleanly() {
+    check("in_a_service", &["Some(7) labels", "given up: true", "all is cleared away: true"]).await;
+}

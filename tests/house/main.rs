@@ -1,0 +1,114 @@
+//! House rules: what keeps the layers apart, checked by reading the sources.
+
+#![allow(missing_docs, clippy::pedantic, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has sources");
+    found
+}
+
+/// The code of a file: without comments, and without its unit tests, which come last.
+fn code(text: &str) -> String {
+    let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines = shipped.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// No source of `folder` contains one of `words`, but for the files that `except` names.
+fn check(folder: &str, words: &[&str], except: &[&str]) {
+    let mut broken = Vec::new();
+    for (path, text) in sources(folder) {
+        if except.iter().any(|part| path.to_string_lossy().contains(part)) {
+            continue;
+        }
+        let code = code(&text);
+        for word in words.iter().filter(|word| code.contains(**word)) {
+            broken.push(format!("{} has {word}", path.display()));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_pure_core_neither_awaits_nor_reads_a_clock_nor_draws_nor_logs_nor_counts() {
+    let impure =
+        ["await", "async ", "tokio", "Instant", "SystemTime", "rand", "tracing", "metrics", "println"];
+    check("src/decide", &impure, &[]);
+}
+
+#[test]
+fn the_pure_core_names_nothing_else_of_the_crate() {
+    for (path, text) in sources("src/decide") {
+        let foreign: Vec<_> = code(&text)
+            .lines()
+            .filter(|line| line.contains("crate::") && !line.contains("crate::decide::"))
+            .map(str::to_owned)
+            .collect();
+        assert!(foreign.is_empty(), "{}: {foreign:?}", path.display());
+    }
+}
+
+#[test]
+fn the_vocabulary_names_only_the_value_types_of_the_core() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/event.rs")).unwrap();
+    let used: Vec<_> = text.lines().filter(|line| line.starts_with("use crate::")).collect();
+    assert!(used.iter().all(|line| line.starts_with("use crate::decide::")), "{used:?}");
+}
+
+#[test]
+fn only_telemetry_names_a_metric() {
+    let macros = ["counter!(", "gauge!(", "histogram!(", "\"headcount_"];
+    check("src", &macros, &["src/telemetry/"]);
+}
+
+#[test]
+fn drivers_read_the_runtime_clock_only() {
+    check("src/run", &["std::time::Instant", "thread::sleep"], &[]);
+}
+
+#[test]
+fn layers_point_downwards() {
+    check("src/pg", &["crate::run", "crate::cli"], &[]);
+    check("src/run", &["crate::cli"], &[]);
+    check("src/telemetry", &["crate::run", "crate::cli"], &[]);
+}
+
+#[test]
+fn the_library_prints_nothing() {
+    check("src", &["println!", "eprintln!", "print!("], &["src/cli/", "src/main.rs"]);
+}
+
+#[test]
+fn files_stay_small_enough_to_read() {
+    for (path, text) in sources("src") {
+        let lines = text.lines().count();
+        // `event.rs` and `names.rs` are tables: one row a fact.
+        let limit = if path.ends_with("event.rs") || path.ends_with("names.rs") { 700 } else { 500 };
+        assert!(lines <= limit, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn tests_wait_for_events_and_never_for_time() {
+    for (path, text) in sources("tests") {
+        let sleeps: Vec<_> =
+            text.lines().filter(|line| line.contains("::sleep(") || line.contains(" sleep(")).collect();
+        assert!(sleeps.is_empty() || path.ends_with("house/main.rs"), "{}: {sleeps:?}", path.display());
+    }
+}
