@@ -110,7 +110,7 @@ impl Observer for Log {
             }
             Event::ExecutionEnded(facts) => execution_ended(task, facts),
             Event::UpdateStarted { connections } => {
-                info!(target: TARGET, task, connections, "update started")
+                info!(target: TARGET, task, connections, "update started");
             }
             Event::ChunkEnded(facts) => chunk_ended(task, facts),
             Event::UpdateEnded(facts) => update_ended(task, facts),
@@ -133,7 +133,7 @@ fn verdict_reached(task: &str, attempt: u32, bar: u32, verdict: Verdict, workers
     let after_seconds = after.as_secs_f64();
     match verdict {
         Verdict::Enough => {
-            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "enough workers")
+            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "enough workers");
         }
         Verdict::Short(reason) => {
             let reason = reason.as_str();

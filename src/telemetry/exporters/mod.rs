@@ -10,6 +10,8 @@ mod http;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;
+#[cfg(feature = "otlp")]
+pub mod target;
 pub mod textfile;
 
 use std::fmt;
@@ -78,7 +80,7 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// A Pushgateway to push to at the end; see [`Push::new`].
     pub push: Option<String>,
-    /// A file for node_exporter's textfile collector, written at the end; its name should end in `.prom`.
+    /// A file for `node_exporter`'s textfile collector, written at the end; its name should end in `.prom`.
     pub textfile: Option<PathBuf>,
     /// An OTLP receiver, before the one that the environment names.
     pub otlp: Option<String>,
@@ -133,6 +135,7 @@ pub struct Telemetry {
     textfile: Option<PathBuf>,
     #[cfg(feature = "otlp")]
     otlp: Option<otlp::Otlp>,
+    #[cfg(feature = "otlp")]
     flush_limit: Duration,
     upkeep: JoinHandle<()>,
 }
@@ -150,14 +153,13 @@ impl Telemetry {
         let log = log.map(log_layer).transpose()?;
         let recorder = Arc::new(prometheus::recorder()?);
         let handle = recorder.handle();
-        let source = Source::Own(Arc::clone(&recorder) as _);
         let metrics = Arc::new(Metrics::with_recorder(Arc::clone(&recorder) as _));
         #[cfg(feature = "otlp")]
-        let otlp = otlp::Target::resolve(otlp.as_deref(), env)?
-            .map(|target| otlp::Otlp::start(&target, handles::lost(&source, Exporter::Otlp)))
+        let otlp = target::Target::resolve(otlp.as_deref(), env)?
+            .map(|target| otlp::Otlp::start(&target, lost(&recorder, Exporter::Otlp)))
             .transpose()?;
         #[cfg(not(feature = "otlp"))]
-        let () = no_otlp(otlp.as_deref(), env)?;
+        no_otlp(otlp.as_deref(), env)?;
         let listener = match listen {
             Some(address) => Some(Listener::start(address, handle.clone()).await?),
             None => None,
@@ -179,6 +181,7 @@ impl Telemetry {
             textfile,
             #[cfg(feature = "otlp")]
             otlp,
+            #[cfg(feature = "otlp")]
             flush_limit,
             upkeep,
         })
@@ -265,7 +268,7 @@ impl Telemetry {
     }
 
     fn lost(&self, exporter: Exporter, sentence: String) -> Loss {
-        handles::lost(&Source::Own(Arc::clone(&self.recorder) as _), exporter).increment(1);
+        lost(&self.recorder, exporter).increment(1);
         Loss { exporter, count: 1, sentence }
     }
 }
@@ -284,6 +287,10 @@ impl fmt::Debug for Telemetry {
             .field("textfile", &self.textfile)
             .finish_non_exhaustive()
     }
+}
+
+fn lost(recorder: &Arc<PrometheusRecorder>, exporter: Exporter) -> metrics::Counter {
+    handles::lost(&Source::Own(Arc::clone(recorder) as _), exporter)
 }
 
 /// Between two scrapes samples pile up; a job of hours that nobody scrapes must not grow with them.

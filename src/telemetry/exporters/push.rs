@@ -58,7 +58,7 @@ impl Push {
     /// One clause: what the Pushgateway, or the way to it, said.
     pub async fn send(&self, metrics: String) -> Result<(), String> {
         let request = self.client.post(self.url.clone()).header("content-type", TEXT_FORMAT).body(metrics);
-        let response = request.send().await.map_err(|error| http::clause(error))?;
+        let response = request.send().await.map_err(http::clause)?;
         let status = response.status();
         if status.is_success() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The textfile: metrics for node_exporter's collector, which reads `*.prom` in a folder at any moment.
+//! The textfile: metrics for `node_exporter`'s collector, which reads `*.prom` in a folder at any moment.
 //!
 //! It must never see half a file, so the text is written aside and renamed into place. The name aside
 //! does not end in `.prom`, and carries the process id: two runs cannot write into each other's.
@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// node_exporter runs as another user.
+/// `node_exporter` runs as another user.
 const MODE: u32 = 0o644;
 
 /// Puts `text` into the file at `path`, whole or not at all. Blocks.
