@@ -1,6 +1,7 @@
 //! Spans.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use headcount::Event;
 use headcount::Observer;
@@ -242,13 +243,13 @@ async fn an_update_without_all_chunks_is_an_error_and_its_failed_chunk_too() {
 }
 
 /// What is said and counted when nobody takes the spans.
-async fn check_loss(url: String) {
+async fn check_loss(url: String, limit: Duration, cause: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rollup.prom");
     let telemetry = start(|options| {
         options.otlp = Some(url.clone());
         options.textfile = Some(file.clone());
-        options.flush_limit = 300 * MS;
+        options.flush_limit = limit;
     })
     .await;
     record_execution(&telemetry);
@@ -261,6 +262,7 @@ async fn check_loss(url: String) {
         losses[0].to_string().starts_with("7 of 7 spans were not delivered to http://127.0.0.1:"),
         "{url}"
     );
+    assert!(losses[0].to_string().contains(cause), "{}", losses[0]);
     let text = std::fs::read_to_string(file).unwrap();
     assert_eq!(value(&text, "headcount_telemetry_lost_total{exporter=\"otlp\"}"), Some(7.0), "{url}");
 }
@@ -268,14 +270,14 @@ async fn check_loss(url: String) {
 #[tokio::test]
 async fn spans_for_a_receiver_that_is_gone_are_counted_and_said() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    check_loss(format!("grpc://{gone}")).await;
-    check_loss(format!("http://{gone}")).await;
+    check_loss(format!("grpc://{gone}"), 10_000 * MS, "Connection refused").await;
+    check_loss(format!("http://{gone}"), 10_000 * MS, "network error").await;
 }
 
 #[tokio::test]
 async fn a_receiver_that_never_answers_does_not_hold_the_job() {
     // The kernel accepts, nobody reads.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    check_loss(format!("grpc://{}", mute.local_addr().unwrap())).await;
-    check_loss(format!("http://{}", mute.local_addr().unwrap())).await;
+    check_loss(format!("grpc://{}", mute.local_addr().unwrap()), 300 * MS, "no answer in time").await;
+    check_loss(format!("http://{}", mute.local_addr().unwrap()), 300 * MS, "no answer in time").await;
 }

@@ -81,6 +81,8 @@ impl Pushgateway {
                 .then(|| line.split("address=").nth(1)?.trim().parse().ok())?
         };
         let address = lines.find_map(said).expect("it says where it listens");
+        // It dies of a closed pipe at its next log line, so somebody must go on reading.
+        std::thread::spawn(move || lines.for_each(drop));
         Self { child, address }
     }
 

@@ -240,12 +240,13 @@ impl Telemetry {
         let otlp = self.otlp.take()?;
         let to = otlp.shown().to_owned();
         let flushed = otlp.flush(self.flush_limit).await;
-        let otlp::Flushed { exported, lost } = flushed;
+        let otlp::Flushed { exported, lost, cause } = flushed;
+        let cause = cause.unwrap_or_else(|| "no answer in time".to_owned());
         // Counted by the export itself.
         (lost > 0).then(|| Loss {
             exporter: Exporter::Otlp,
             count: lost,
-            sentence: format!("{lost} of {} spans were not delivered to {to}", exported + lost),
+            sentence: format!("{lost} of {} spans were not delivered to {to}: {cause}", exported + lost),
         })
     }
 

@@ -2,20 +2,21 @@
 //!
 //! The SDK answers Ok to a shutdown whose last batch went nowhere, and drops spans from a full queue
 //! with a log line. So we count ourselves: spans that ended, and spans that a receiver took. What is
-//! between the two at the end is lost, whatever the reason, and is said.
+//! between the two at the end is lost, whatever the reason, and is said. A batch that fails is tried three
+//! times more within two seconds, for a receiver that restarts; the flush at the end bounds that too.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::Counter;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_otlp::{Protocol, RetryPolicy, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
     BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor,
 };
@@ -32,13 +33,18 @@ use crate::telemetry::TARGET;
 /// How long one batch may take over HTTP, unless the environment says otherwise.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest cause that is kept, in characters.
+const MAX_CAUSE: usize = 300;
+
 /// What happened to the spans of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flushed {
     /// Taken by the receiver.
     pub exported: u64,
     /// Ended, but not taken.
     pub lost: u64,
+    /// What the last export that failed said; `None` where none failed, or none came to an end in time.
+    pub cause: Option<String>,
 }
 
 /// A running export. Must be flushed: what is in the queue is lost otherwise.
@@ -60,7 +66,10 @@ impl Otlp {
         let wrong = |problem: String| Error::configuration("--otlp", problem);
         let builder = opentelemetry_otlp::SpanExporter::builder();
         let exporter = if target.grpc {
-            let mut builder = builder.with_tonic().with_endpoint(&target.endpoint);
+            let mut builder = builder
+                .with_tonic()
+                .with_retry_policy(RetryPolicy::recommended())
+                .with_endpoint(&target.endpoint);
             if target.is_tls() {
                 builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
             }
@@ -68,6 +77,7 @@ impl Otlp {
         } else {
             builder
                 .with_http()
+                .with_retry_policy(RetryPolicy::recommended())
                 .with_protocol(Protocol::HttpBinary)
                 .with_http_client(blocking_client(target.is_tls())?)
                 .with_endpoint(&target.endpoint)
@@ -144,6 +154,7 @@ struct Tally {
     /// Counted as lost already.
     failed: AtomicU64,
     lost: Counter,
+    cause: Mutex<Option<String>>,
 }
 
 impl Default for Tally {
@@ -153,6 +164,7 @@ impl Default for Tally {
             exported: AtomicU64::default(),
             failed: AtomicU64::default(),
             lost: Counter::noop(),
+            cause: Mutex::default(),
         }
     }
 }
@@ -163,7 +175,8 @@ impl Tally {
         let lost = self.ended.load(Ordering::SeqCst).saturating_sub(exported);
         let counted = self.failed.swap(lost, Ordering::SeqCst);
         self.lost.increment(lost.saturating_sub(counted));
-        Flushed { exported, lost }
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Flushed { exported, lost, cause }
     }
 }
 
@@ -186,11 +199,20 @@ impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let result = self.inner.export(batch).await;
-        if result.is_ok() {
-            self.tally.exported.fetch_add(spans, Ordering::SeqCst);
-        } else {
-            self.tally.failed.fetch_add(spans, Ordering::SeqCst);
-            self.tally.lost.increment(spans);
+        match &result {
+            Ok(()) => {
+                self.tally.exported.fetch_add(spans, Ordering::SeqCst);
+            }
+            Err(error) => {
+                self.tally.failed.fetch_add(spans, Ordering::SeqCst);
+                self.tally.lost.increment(spans);
+                let clause = match error {
+                    OTelSdkError::InternalFailure(clause) => clause.clone(),
+                    other => other.to_string(),
+                };
+                let clause = clause.chars().take(MAX_CAUSE).collect();
+                *self.tally.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(clause);
+            }
         }
         result
     }

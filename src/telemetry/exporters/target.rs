@@ -71,6 +71,11 @@ impl Target {
             _ => return Err(wrong(EXAMPLE)),
         };
         let mut url = Url::parse(&rest).map_err(|_| wrong(EXAMPLE))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong(
+                "credentials belong in OTEL_EXPORTER_OTLP_HEADERS; in the URL they would not be sent",
+            ));
+        }
         let grpc = scheme_says.or(grpc).unwrap_or(url.port() == Some(4317));
         if !grpc && !path_as_is && !url.path().ends_with("/v1/traces") {
             let base = url.path().trim_end_matches('/').to_owned();
@@ -178,7 +183,7 @@ mod tests {
         let text = refused(None, "OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://me:secret@h");
         assert!(text.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ") && !text.contains("secret"), "{text}");
         assert!(refused(Some("http://h"), "OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").contains("http/json"));
-        let target = Target::resolve(Some("http://me:secret@h:9"), |_| None).unwrap().unwrap();
-        assert_eq!(format!("{target:?}"), "Target(http, http://h:9/v1/traces)");
+        let text = refused(Some("http://me:secret@h:9"), "", "");
+        assert!(text.contains("OTEL_EXPORTER_OTLP_HEADERS") && !text.contains("secret"), "{text}");
     }
 }
