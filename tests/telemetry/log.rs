@@ -6,15 +6,28 @@ use std::sync::{Arc, Mutex};
 use headcount::Outcome;
 use headcount::event::FailReason;
 use headcount::telemetry::exporters::{LogFormat, LogOptions};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::script::{ended, observe, script, start};
 
+/// Log lines in memory.
 #[derive(Clone, Default)]
-struct Buffer(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    pub(crate) fn options(&self, format: LogFormat, filter: &str) -> LogOptions {
+        let buffer = self.clone();
+        LogOptions { format, filter: filter.to_owned(), writer: BoxMakeWriter::new(move || buffer.clone()) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Buffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        Write::write(&mut *self.0.lock().unwrap(), bytes)
+        self.0.lock().unwrap().write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -25,19 +38,14 @@ impl Write for Buffer {
 #[tokio::test]
 async fn each_event_is_a_line_whose_level_says_who_must_act() {
     let buffer = Buffer::default();
-    let writer = buffer.clone();
-    let log = LogOptions {
-        format: LogFormat::Json,
-        filter: "headcount=trace".to_owned(),
-        writer: tracing_subscriber::fmt::writer::BoxMakeWriter::new(move || writer.clone()),
-    };
+    let log = buffer.options(LogFormat::Json, "headcount=trace");
     let telemetry = start(|options| options.log = Some(log)).await;
     let mut events = script();
     events.push(ended(Err(FailReason::Sql), 0));
     events.push(ended(Ok(Outcome::AboveMinimum), 3));
     tracing::dispatcher::with_default(telemetry.dispatch(), || observe(&telemetry, "rollup", &events));
 
-    let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+    let text = buffer.text();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), events.len());

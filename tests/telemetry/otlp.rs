@@ -7,12 +7,13 @@ use headcount::Event;
 use headcount::Observer;
 use headcount::decide::verdict::{ShortReason, Verdict};
 use headcount::event::{AttemptEnd, ChunkEnd, SqlState};
-use headcount::telemetry::exporters::Telemetry;
+use headcount::telemetry::exporters::{LogFormat, Telemetry};
 use headcount::telemetry::names::Exporter;
 use headcount::telemetry::spans::{self, Server};
 use headcount::telemetry::{SpanAttributes, TraceContext, sql_comment, traceparent_of};
 use mock_collector::{MockServer, Protocol, ServerHandle};
 
+use crate::log::Buffer;
 use crate::script::{MS, attempt_ended, chunk, good, sample, scope, script, start, value};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -23,7 +24,7 @@ fn record_execution(telemetry: &Telemetry) {
     let sql = "SELECT count(*) FROM orders WHERE secret = 'x'";
     let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
     let scheduler = TraceContext::from_env(|name| (name == "TRACEPARENT").then(|| parent.clone())).unwrap();
-    let say = |event: &Event| SpanAttributes.observe(&scope("rollup"), event);
+    let say = |event: &Event| telemetry.observers().iter().for_each(|o| o.observe(&scope("rollup"), event));
     let ends = [
         AttemptEnd::Rejected(ShortReason::PoolExhausted),
         AttemptEnd::Failed(SqlState::new("40001").unwrap()),
@@ -147,9 +148,17 @@ async fn received(server: &ServerHandle) -> Vec<Received> {
 
 async fn check_spans(protocol: Protocol, scheme: &str) {
     let server = MockServer::builder().protocol(protocol).start().await.unwrap();
-    let telemetry = start(|options| options.otlp = Some(format!("{scheme}://{}", server.addr()))).await;
+    let lines = Buffer::default();
+    let telemetry = start(|options| {
+        options.otlp = Some(format!("{scheme}://{}", server.addr()));
+        // Lines of INFO do not hide the ticks' spans of DEBUG.
+        options.log = Some(lines.options(LogFormat::Text, "headcount=info"));
+    })
+    .await;
     record_execution(&telemetry);
     assert_eq!(telemetry.finish().await, []);
+    let text = lines.text();
+    assert!(text.contains("started") && text.contains(TRACE) && !text.contains("db.example"), "{text}");
 
     let spans = received(&server).await;
     let named = |name: &str| spans.iter().filter(|span| span.name == name).collect::<Vec<_>>();

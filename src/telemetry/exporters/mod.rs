@@ -23,6 +23,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinHandle;
 use tracing::Dispatch;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -309,6 +310,8 @@ fn log_layer(options: LogOptions) -> Result<BoxedLayer, Error> {
     let filter = EnvFilter::builder()
         .parse(&options.filter)
         .map_err(|error| Error::configuration("log filter", error.to_string()))?;
+    // Spans have an exporter of their own; their dozens of fields before each line would drown it.
+    let filter = filter.and(filter_fn(|metadata| !metadata.is_span()));
     let layer = tracing_subscriber::fmt::layer().with_writer(options.writer).with_ansi(false);
     Ok(match options.format {
         LogFormat::Text => layer.with_filter(filter).boxed(),
