@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
-use headcount::{Error, Headcount};
+use headcount::{Error, Headcount, PlanShortfall};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
@@ -37,7 +37,8 @@ async fn main() -> Result<(), Error> {
     let closed = closing.await.expect("the task does not panic")?;
     println!("{:?} labels", closed.value.map(|row| row.get::<_, i64>(0)));
 
-    let endless = headcount.task("endless").target(1).minimum(0);
+    // No plan reaches a worker here, which would be refused.
+    let endless = headcount.task("endless").target(1).minimum(0).plan_shortfall(PlanShortfall::Ignore);
     let given_up =
         tokio::time::timeout(Duration::from_millis(200), endless.execute("SELECT pg_sleep(3600)", &[]));
     println!("given up: {}", given_up.await.is_err());

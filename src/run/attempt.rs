@@ -66,13 +66,10 @@ pub(crate) async fn play<S: Stage>(
     let finish = race.run(&*stage, ledger).await;
     facts.workers = race.most_workers();
     let kept = match finish {
-        Finish::Ended(value, verdict) => match commit(stage, ledger).await? {
+        Finish::Kept(value, verdict) if S::HANDS_OVER => Kept::Flowing(value, verdict),
+        Finish::Kept(value, verdict) => match commit(stage, ledger).await? {
             Ok(()) => Kept::Value(value, verdict),
             Err(failure) => Kept::Failed(failure),
-        },
-        Finish::Flowing(verdict) => match stage.hand_over() {
-            Some(value) => Kept::Flowing(value, verdict),
-            None => Kept::Failed(Failure::lost("the rows are gone")),
         },
         Finish::Rejected(reason) => Kept::Nothing(reason),
         Finish::Failed(failure) => Kept::Failed(failure),

@@ -228,3 +228,19 @@ impl fmt::Debug for Job {
         f.debug_struct("Job").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only if a service may spawn the futures of a job.
+    #[allow(dead_code, reason = "compiling it is the test")]
+    fn the_verbs_of_a_job_may_be_spawned(job: &Job) {
+        fn spawnable<T: Send>(_: T) {}
+        spawnable(job.execute("", &[&1_i32]));
+        spawnable(job.execute_script(""));
+        spawnable(job.query("", &[]));
+        spawnable(job.guard(|client| Box::pin(client.query_one("", &[]))));
+        spawnable(job.watch(1, || async { Ok::<_, Error>(()) }));
+    }
+}

@@ -112,8 +112,8 @@ impl<W: Work> Stage for Leader<W> {
         self.work.has_started()
     }
 
-    fn hand_over(&mut self) -> Option<W::Value> {
-        self.work.hand_over()
+    fn accept(&self) {
+        self.work.accept();
     }
 
     fn watch(&self, interval: Duration) -> Watch {

@@ -27,10 +27,8 @@ const LONG_AFTER: Duration = Duration::from_mins(1);
 
 /// How the race ended.
 pub(crate) enum Finish<T> {
-    /// The statement ended and its result is kept.
-    Ended(T, Verdict),
-    /// The verdict allows to hand the rows over while they flow.
-    Flowing(Verdict),
+    /// The statement ended, or its rows may be handed over: the result is kept.
+    Kept(T, Verdict),
     /// It was short and was stopped.
     Rejected(ShortReason),
     /// It failed by itself.
@@ -78,15 +76,14 @@ impl<'a> Race<'a> {
                 sight = watch.next() => sight,
             };
             let mut verdict = self.on_sight(sight, ledger);
-            if S::HANDS_OVER && verdict.is_none() && is_idle(sight) && stage.has_started() {
+            if self.window.verdict().is_none() && is_idle(sight) && stage.has_started() {
                 verdict = Some(self.window.on_end());
             }
             if let Some(verdict) = verdict {
                 self.announce(verdict, ledger);
                 match verdict {
                     Verdict::Short(reason) => return self.reject(stage, work, reason, ledger).await,
-                    verdict if S::HANDS_OVER => return Finish::Flowing(verdict),
-                    _ => {}
+                    _ => stage.accept(),
                 }
             }
             self.pace(&watch);
@@ -118,7 +115,7 @@ impl<'a> Race<'a> {
         if !decided {
             self.announce(verdict, ledger);
         }
-        Finish::Ended(value, verdict)
+        Finish::Kept(value, verdict)
     }
 
     fn announce(&self, verdict: Verdict, ledger: &mut Ledger) {
@@ -154,8 +151,8 @@ impl<'a> Race<'a> {
             while Instant::now() < until {
                 let result = stage.stop(method).await;
                 ledger.observe(&Event::CancelAnswered { attempt: self.attempt, method, result });
-                if S::HANDS_OVER && result == CancelResult::Missed && stage.has_started() {
-                    return Finish::Flowing(Verdict::Short(reason));
+                if result == CancelResult::Missed && stage.has_started() {
+                    stage.accept();
                 }
                 sent |= result == CancelResult::Sent;
                 let again = if result == CancelResult::Sent {
@@ -164,7 +161,7 @@ impl<'a> Race<'a> {
                     until.min(Instant::now() + CANCEL_AGAIN)
                 };
                 match timeout_at(again, &mut work).await {
-                    Ok(Ok(value)) => return Finish::Ended(value, Verdict::Short(reason)),
+                    Ok(Ok(value)) => return Finish::Kept(value, Verdict::Short(reason)),
                     Ok(Err(_)) if sent => return Finish::Rejected(reason),
                     Ok(Err(failure)) => return Finish::Failed(failure),
                     Err(_) => {}

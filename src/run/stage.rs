@@ -76,10 +76,9 @@ pub(crate) trait Stage {
         false
     }
 
-    /// Hands over what [`Stage::work`] gathered so far; only where [`Stage::HANDS_OVER`].
-    fn hand_over(&mut self) -> Option<Self::Value> {
-        None
-    }
+    /// The verdict allows it: [`Stage::work`] returns as soon as it has something to hand over. Only
+    /// where [`Stage::HANDS_OVER`].
+    fn accept(&self) {}
 
     /// Watches the leader.
     fn watch(&self, interval: Duration) -> Watch;

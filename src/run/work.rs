@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::watch;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage};
 use tracing::Span;
@@ -38,10 +38,8 @@ pub(crate) trait Work {
         false
     }
 
-    /// What was gathered so far, for a value that is handed over.
-    fn hand_over(&mut self) -> Option<Self::Value> {
-        None
-    }
+    /// The verdict allows it: return as soon as there is something to hand over.
+    fn accept(&self) {}
 
     /// A cancel is on its way: read on to its error, and keep nothing.
     fn discard(&self) {}
@@ -114,16 +112,26 @@ pub(crate) struct Query<'a> {
     sql: &'a str,
     params: Params<'a>,
     trace_comment: bool,
-    flow: Mutex<Flow>,
+    mode: watch::Sender<Mode>,
     started: AtomicBool,
-    discarding: AtomicBool,
-    discard: Notify,
+}
+
+/// What to do with rows that arrive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// No verdict yet: hold them back.
+    Hold,
+    /// Hand them over.
+    Accept,
+    /// A cancel is on its way: read on to its error, and keep nothing.
+    Discard,
 }
 
 /// Rows on their way.
 #[derive(Default)]
 pub(crate) struct Flow {
     pub(crate) held: VecDeque<Row>,
+    /// `None` after the last row.
     pub(crate) stream: Option<Pin<Box<RowStream>>>,
 }
 
@@ -133,10 +141,8 @@ impl<'a> Query<'a> {
             sql,
             params,
             trace_comment,
-            flow: Mutex::default(),
+            mode: watch::Sender::new(Mode::Hold),
             started: AtomicBool::new(false),
-            discarding: AtomicBool::new(false),
-            discard: Notify::new(),
         }
     }
 }
@@ -148,31 +154,33 @@ impl Work for Query<'_> {
 
     async fn run(&self, client: &Client) -> Result<Flow, Failure> {
         self.started.store(false, Ordering::Relaxed);
-        self.discarding.store(false, Ordering::Relaxed);
-        let mut flow = self.flow.lock().await;
+        self.mode.send_replace(Mode::Hold);
+        let mut mode = self.mode.subscribe();
         let sql = commented(self.sql, self.trace_comment);
-        *flow = Flow::default();
-        flow.stream = Some(Box::pin(client.query_raw(&*sql, self.params.iter().copied()).await?));
+        let mut stream = Box::pin(client.query_raw(&*sql, self.params.iter().copied()).await?);
+        let mut held = VecDeque::new();
         loop {
-            if flow.held.len() >= HELD {
-                self.discard.notified().await;
+            let now = *mode.borrow_and_update();
+            match now {
+                Mode::Accept if !held.is_empty() => return Ok(Flow { held, stream: Some(stream) }),
+                Mode::Hold if held.len() >= HELD => {
+                    // The sender lives as long as this work does.
+                    let _ = mode.changed().await;
+                    continue;
+                }
+                Mode::Hold | Mode::Accept | Mode::Discard => {}
             }
-            let row = match flow.stream.as_mut() {
-                Some(stream) => stream.next().await,
-                None => None,
+            let row = tokio::select! {
+                row = stream.next() => row,
+                Ok(()) = mode.changed() => continue,
             };
             self.started.store(true, Ordering::Relaxed);
             match row {
-                None if self.discarding.load(Ordering::Relaxed) => {
-                    return Err(Failure::lost("the rows were discarded"));
-                }
-                None => {
-                    flow.stream = None;
-                    return Ok(std::mem::take(&mut *flow));
-                }
+                Some(Ok(row)) if now != Mode::Discard => held.push_back(row),
+                Some(Ok(_)) => held.clear(),
                 Some(Err(error)) => return Err(error.into()),
-                Some(Ok(_)) if self.discarding.load(Ordering::Relaxed) => flow.held.clear(),
-                Some(Ok(row)) => flow.held.push_back(row),
+                None if now == Mode::Discard => return Err(Failure::client("the rows were discarded")),
+                None => return Ok(Flow { held, stream: None }),
             }
         }
     }
@@ -185,14 +193,12 @@ impl Work for Query<'_> {
         self.started.load(Ordering::Relaxed)
     }
 
-    fn hand_over(&mut self) -> Option<Flow> {
-        let flow = std::mem::take(self.flow.get_mut());
-        flow.stream.is_some().then_some(flow)
+    fn accept(&self) {
+        self.mode.send_replace(Mode::Accept);
     }
 
     fn discard(&self) {
-        self.discarding.store(true, Ordering::Relaxed);
-        self.discard.notify_one();
+        self.mode.send_replace(Mode::Discard);
     }
 }
 

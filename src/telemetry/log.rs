@@ -2,13 +2,14 @@
 //!
 //! The level says who must act. ERROR: gave up, or lost work. WARN: something went wrong and was
 //! dealt with. INFO: started, verdict, finished. DEBUG: attempts. TRACE: ticks. Fields first, then a
-//! constant sentence, so that a line can be searched for by its words.
+//! constant sentence, so that a line can be searched for by its words. The first line of a run names its
+//! trace, where there is one.
 
 use std::time::Duration;
 
-use tracing::{debug, error, info, trace, warn};
+use tracing::{Span, debug, error, info, trace, warn};
 
-use super::{TARGET, leader_word};
+use super::{TARGET, leader_word, traceparent_of};
 use crate::decide::admission::Admitted;
 use crate::decide::verdict::{Pool, Verdict};
 use crate::event::{
@@ -25,7 +26,8 @@ impl Observer for Log {
         let task = &*scope.task;
         match event {
             Event::ExecutionStarted { target, minimum, max_attempts } => {
-                info!(target: TARGET, task, target_workers = target, min_workers = minimum, max_attempts, "started");
+                let traceparent = traceparent_of(&Span::current());
+                info!(target: TARGET, task, target_workers = target, min_workers = minimum, max_attempts, traceparent, "started");
             }
             Event::TargetLowered { target } => {
                 warn!(target: TARGET, task, target_workers = target, "target lowered to what the plan can have");
@@ -113,7 +115,8 @@ impl Observer for Log {
             }
             Event::ExecutionEnded(facts) => execution_ended(task, facts),
             Event::UpdateStarted { connections } => {
-                info!(target: TARGET, task, connections, "update started");
+                let traceparent = traceparent_of(&Span::current());
+                info!(target: TARGET, task, connections, traceparent, "update started");
             }
             Event::ChunkEnded(facts) => chunk_ended(task, facts),
             Event::UpdateEnded(facts) => update_ended(task, facts),

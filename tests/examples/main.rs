@@ -28,11 +28,11 @@ async fn server() -> PrivateServer {
 
 async fn check(example: &str, expected: &[&str]) {
     let server = server().await;
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    let output =
-        Command::new(path.join("examples").join(example)).env("DATABASE_URL", server.dsn()).output().unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--example", example])
+        .env("DATABASE_URL", server.dsn())
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for words in expected {

@@ -32,9 +32,11 @@ elif ! grep -q 'exit 101' "$policy"; then
 fi
 
 export DEBIAN_FRONTEND=noninteractive
-# shellcheck disable=SC2086 # a list of words
-apt-get install -y --no-install-recommends $missing >/dev/null 2>&1 || {
-    apt-get update >/dev/null
+# Another test binary may be at it.
+wait='-o DPkg::Lock::Timeout=300'
+# shellcheck disable=SC2086 # lists of words
+apt-get $wait install -y --no-install-recommends $missing >/dev/null 2>&1 || {
+    apt-get $wait update >/dev/null
     # shellcheck disable=SC2086
-    apt-get install -y --no-install-recommends $missing >/dev/null
+    apt-get $wait install -y --no-install-recommends $missing >/dev/null
 }

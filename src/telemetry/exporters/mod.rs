@@ -10,6 +10,8 @@ mod http;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;
+#[cfg(feature = "otlp")]
+pub mod target;
 pub mod textfile;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinHandle;
 use tracing::Dispatch;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -133,6 +136,7 @@ pub struct Telemetry {
     textfile: Option<PathBuf>,
     #[cfg(feature = "otlp")]
     otlp: Option<otlp::Otlp>,
+    #[cfg(feature = "otlp")]
     flush_limit: Duration,
     upkeep: JoinHandle<()>,
 }
@@ -150,14 +154,13 @@ impl Telemetry {
         let log = log.map(log_layer).transpose()?;
         let recorder = Arc::new(prometheus::recorder()?);
         let handle = recorder.handle();
-        let source = Source::Own(Arc::clone(&recorder) as _);
         let metrics = Arc::new(Metrics::with_recorder(Arc::clone(&recorder) as _));
         #[cfg(feature = "otlp")]
-        let otlp = otlp::Target::resolve(otlp.as_deref(), env)?
-            .map(|target| otlp::Otlp::start(&target, handles::lost(&source, Exporter::Otlp)))
+        let otlp = target::Target::resolve(otlp.as_deref(), env)?
+            .map(|target| otlp::Otlp::start(&target, lost(&recorder, Exporter::Otlp)))
             .transpose()?;
         #[cfg(not(feature = "otlp"))]
-        let () = no_otlp(otlp.as_deref(), env)?;
+        no_otlp(otlp.as_deref(), env)?;
         let listener = match listen {
             Some(address) => Some(Listener::start(address, handle.clone()).await?),
             None => None,
@@ -179,6 +182,7 @@ impl Telemetry {
             textfile,
             #[cfg(feature = "otlp")]
             otlp,
+            #[cfg(feature = "otlp")]
             flush_limit,
             upkeep,
         })
@@ -237,12 +241,13 @@ impl Telemetry {
         let otlp = self.otlp.take()?;
         let to = otlp.shown().to_owned();
         let flushed = otlp.flush(self.flush_limit).await;
-        let otlp::Flushed { exported, lost } = flushed;
+        let otlp::Flushed { exported, lost, cause } = flushed;
+        let cause = cause.unwrap_or_else(|| "no answer in time".to_owned());
         // Counted by the export itself.
         (lost > 0).then(|| Loss {
             exporter: Exporter::Otlp,
             count: lost,
-            sentence: format!("{lost} of {} spans were not delivered to {to}", exported + lost),
+            sentence: format!("{lost} of {} spans were not delivered to {to}: {cause}", exported + lost),
         })
     }
 
@@ -265,7 +270,7 @@ impl Telemetry {
     }
 
     fn lost(&self, exporter: Exporter, sentence: String) -> Loss {
-        handles::lost(&Source::Own(Arc::clone(&self.recorder) as _), exporter).increment(1);
+        lost(&self.recorder, exporter).increment(1);
         Loss { exporter, count: 1, sentence }
     }
 }
@@ -286,6 +291,10 @@ impl fmt::Debug for Telemetry {
     }
 }
 
+fn lost(recorder: &Arc<PrometheusRecorder>, exporter: Exporter) -> metrics::Counter {
+    handles::lost(&Source::Own(Arc::clone(recorder) as _), exporter)
+}
+
 /// Between two scrapes samples pile up; a job of hours that nobody scrapes must not grow with them.
 async fn upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(UPKEEP);
@@ -301,6 +310,8 @@ fn log_layer(options: LogOptions) -> Result<BoxedLayer, Error> {
     let filter = EnvFilter::builder()
         .parse(&options.filter)
         .map_err(|error| Error::configuration("log filter", error.to_string()))?;
+    // Spans have an exporter of their own; their dozens of fields before each line would drown it.
+    let filter = filter.and(filter_fn(|metadata| !metadata.is_span()));
     let layer = tracing_subscriber::fmt::layer().with_writer(options.writer).with_ansi(false);
     Ok(match options.format {
         LogFormat::Text => layer.with_filter(filter).boxed(),

@@ -1,0 +1,159 @@
+//! The contract.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headcount::event::FailReason;
+use headcount::telemetry::Metrics;
+use headcount::telemetry::names::{self, Kind};
+use headcount::{Event, Observer, Outcome};
+
+use crate::script::{MS, NOW, POOL, ended, feed, good, rendered, scope, script, value};
+
+type Contract = BTreeMap<String, (&'static str, BTreeSet<String>)>;
+
+fn promised() -> Contract {
+    let row = |metric: &names::Metric| {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        (metric.name.to_owned(), (kind, metric.labels.iter().map(ToString::to_string).collect()))
+    };
+    names::ALL.iter().map(row).collect()
+}
+
+/// What a text of Prometheus' format has; each series of a metric has the same label names.
+fn found(text: &str) -> Contract {
+    let scrape = prometheus_parse::Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).unwrap();
+    let mut found = Contract::new();
+    for sample in &scrape.samples {
+        let (name, kind) = match &sample.value {
+            prometheus_parse::Value::Counter(_) => (&sample.metric, "counter"),
+            prometheus_parse::Value::Gauge(_) => (&sample.metric, "gauge"),
+            prometheus_parse::Value::Histogram(_) => (&sample.metric, "histogram"),
+            // The parser hands over sums and counts as series of their own.
+            prometheus_parse::Value::Untyped(_) if sample.metric.ends_with("_sum") => continue,
+            prometheus_parse::Value::Untyped(_) if sample.metric.ends_with("_count") => continue,
+            other => panic!("{}: {other:?}", sample.metric),
+        };
+        let labels = sample.labels.keys().cloned().collect();
+        assert!(scrape.docs.contains_key(name), "{name} has no HELP");
+        let first = found.entry(name.clone()).or_insert_with(|| (kind, BTreeSet::clone(&labels)));
+        assert_eq!(*first, (kind, labels), "{name}");
+    }
+    found
+}
+
+#[test]
+fn the_exporter_has_the_contract_and_nothing_else() {
+    let mut events = script();
+    events.push(good());
+    assert_eq!(found(&rendered(&events)), promised());
+}
+
+#[test]
+fn an_embedders_registry_has_the_contract_and_nothing_else() {
+    let registry = ::prometheus::Registry::new();
+    let metrics = Metrics::in_registry(registry.clone()).unwrap();
+    feed(&metrics, &script());
+    let text = ::prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    assert_eq!(found(&text), promised());
+    assert_eq!(value(&text, "headcount_wasted_seconds_sum{task=\"rollup\"}"), Some(0.15));
+
+    let gathered = registry.gather();
+    for metric in names::ALL {
+        let Kind::Histogram(buckets) = metric.kind else { continue };
+        let family = gathered.iter().find(|family| family.name() == metric.name).unwrap();
+        let histogram = family.get_metric()[0].get_histogram();
+        let bounds: Vec<f64> =
+            histogram.get_bucket().iter().map(::prometheus::proto::Bucket::upper_bound).collect();
+        assert_eq!(bounds, buckets, "{}", metric.name);
+    }
+}
+
+#[test]
+fn a_second_claim_to_a_registry_is_refused() {
+    let registry = ::prometheus::Registry::new();
+    let _first = Metrics::in_registry(registry.clone()).unwrap();
+    assert!(Metrics::in_registry(registry).unwrap_err().is_configuration());
+}
+
+#[test]
+fn counters_are_zero_from_the_start_and_gauges_are_absent_until_known() {
+    let text = rendered(&[]);
+    let mut expected = promised();
+    expected.retain(|_, (kind, _)| *kind != "gauge");
+    assert_eq!(found(&text), expected);
+    for series in [
+        "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}",
+        "headcount_attempts_total{task=\"rollup\",verdict=\"short\",reason=\"pool_exhausted\"}",
+        "headcount_downgrades_total{task=\"rollup\",bucket=\"serial\"}",
+        "headcount_in_doubt_commits_total{task=\"rollup\",resolution=\"unresolved\"}",
+        "headcount_chunks_total{task=\"rollup\",result=\"failed\"}",
+        "headcount_telemetry_lost_total{exporter=\"otlp\"}",
+    ] {
+        assert_eq!(value(&text, series), Some(0.0), "{series}");
+    }
+}
+
+#[test]
+fn a_failed_run_is_counted_and_leaves_the_last_success_alone() {
+    let text = rendered(&[ended(Err(FailReason::BelowMinimum), 1)]);
+    let check = |series: &str, expected| {
+        assert_eq!(value(&text, &format!("{series}{{task=\"rollup\"}}")), expected, "{series}");
+    };
+    check("headcount_executions_total", Some(1.0));
+    check("headcount_executions_successful_total", Some(0.0));
+    check("headcount_last_run_success", Some(0.0));
+    check("headcount_last_run_achieved_workers", Some(1.0));
+    check("headcount_last_run_min_workers", Some(2.0));
+    check("headcount_last_run_timestamp_seconds", Some(NOW));
+    check("headcount_last_success_timestamp_seconds", None);
+    let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}";
+    assert_eq!(value(&text, failed), Some(1.0));
+}
+
+#[test]
+fn the_outcome_below_minimum_is_a_failure_too() {
+    let text = rendered(&[ended(Ok(Outcome::BelowMinimum), 1)]);
+    let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}";
+    assert_eq!(value(&text, failed), Some(1.0));
+    assert_eq!(value(&text, "headcount_last_run_success{task=\"rollup\"}"), Some(0.0));
+}
+
+#[test]
+fn only_executions_whose_workers_are_known_are_downgraded() {
+    let serial = "headcount_downgrades_total{task=\"rollup\",bucket=\"serial\"}";
+    let quarter = "headcount_downgrades_total{task=\"rollup\",bucket=\"1-25\"}";
+    let check = |end, achieved, series, expected| {
+        assert_eq!(value(&rendered(&[ended(end, achieved)]), series), Some(expected), "{end:?} {achieved}");
+    };
+    check(Ok(Outcome::AboveMinimum), 0, serial, 1.0);
+    check(Ok(Outcome::FinishedEarly), 3, quarter, 1.0);
+    check(Ok(Outcome::FinishedEarly), 0, serial, 0.0);
+    check(Ok(Outcome::Unverified), 0, serial, 0.0);
+    check(Err(FailReason::Sql), 0, serial, 0.0);
+}
+
+#[test]
+fn the_pool_is_absent_until_it_is_seen() {
+    let unseen = rendered(&[Event::MonitorPolled { took: MS, pool: None }]);
+    assert!(!unseen.contains("headcount_pool_workers{"), "{unseen}");
+    let seen = rendered(&[Event::MonitorPolled { took: MS, pool: Some(POOL) }]);
+    assert_eq!(value(&seen, "headcount_pool_workers{state=\"used\"}"), Some(6.0));
+    assert_eq!(value(&seen, "headcount_pool_workers{state=\"size\"}"), Some(8.0));
+}
+
+#[test]
+fn an_event_allocates_nothing_in_steady_state() {
+    let metrics = Metrics::in_registry(::prometheus::Registry::new()).unwrap();
+    let scope = scope("rollup");
+    let events = script();
+    // The first success makes the last gauge.
+    events.iter().chain([&good()]).for_each(|event| metrics.observe(&scope, event));
+    for event in &events {
+        let info = allocation_counter::measure(|| metrics.observe(&scope, event));
+        assert_eq!(info.count_total, 0, "{event:?}");
+    }
+}

@@ -1,0 +1,139 @@
+//! The script: every event once, as a short attempt and then a good one would bring them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount::decide::admission::Admitted;
+use headcount::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
+use headcount::event::{
+    AttemptEnd, AttemptFacts, CancelMethod, CancelResult, ChunkEnd, ChunkFacts, ExecutionFacts, FailReason,
+    Resolution, RowCounts, Scope, SqlState, UpdateFacts,
+};
+use headcount::telemetry::Metrics;
+use headcount::telemetry::exporters::{Options, Telemetry, prometheus};
+use headcount::{Event, Observer, Outcome};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const POOL: Pool = Pool { used: 6, size: 8 };
+pub(crate) const NOW: f64 = 1_800_000_000.5;
+
+pub(crate) fn scope(task: &str) -> Scope {
+    Scope { task: task.into() }
+}
+
+pub(crate) fn ended(end: Result<Outcome, FailReason>, achieved: u32) -> Event {
+    Event::ExecutionEnded(ExecutionFacts {
+        end,
+        target: 4,
+        minimum: 2,
+        achieved,
+        attempts: 2,
+        took: 1250 * MS,
+        waited: 400 * MS,
+        ran: 700 * MS,
+        wasted: 150 * MS,
+        ended_at_unix: NOW,
+    })
+}
+
+pub(crate) fn attempt_ended(attempt: u32, end: AttemptEnd, workers: u32) -> Event {
+    Event::AttemptEnded(AttemptFacts { attempt, bar: 4, end, workers, ran: 150 * MS })
+}
+
+pub(crate) fn verdict(attempt: u32, verdict: Verdict, workers: u32) -> Event {
+    Event::VerdictReached { attempt, bar: 4, verdict, workers, after: 130 * MS }
+}
+
+pub(crate) fn chunk(end: ChunkEnd) -> Event {
+    let rows = RowCounts { updated: 97, already: 1, stale: 1, missing: 1 };
+    let rows = if end == ChunkEnd::Committed { rows } else { RowCounts::default() };
+    Event::ChunkEnded(ChunkFacts { chunk: 1, attempt: 1, end, size: 100, rows, took: 3 * MS })
+}
+
+pub(crate) fn sample(workers: u32) -> Tick {
+    Tick { at: 20 * MS, workers, leader: LeaderState::Active, pool: Some(POOL) }
+}
+
+pub(crate) fn script() -> Vec<Event> {
+    let lost = SqlState::CONNECTION_FAILURE;
+    let short = ShortReason::PoolExhausted;
+    vec![
+        Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 5 },
+        Event::PlanInspected { planned: 4 },
+        Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL },
+        Event::AdmissionEnded { attempt: 1, waited: 400 * MS, end: Admitted::TimedOut, pool: Some(POOL) },
+        Event::AttemptStarted { attempt: 1, max_attempts: 5, bar: 4, pid: 4711 },
+        Event::MonitorPolled { took: MS, pool: Some(POOL) },
+        Event::TickTaken { attempt: 1, bar: 4, tick: sample(2) },
+        verdict(1, Verdict::Short(short), 2),
+        Event::CancelAnswered { attempt: 1, method: CancelMethod::Cancel, result: CancelResult::Sent },
+        Event::WorkersDrained { attempt: 1, waited: 5 * MS, left: 0 },
+        Event::CleanupEnded { attempt: 1, took: MS, ok: true },
+        attempt_ended(1, AttemptEnd::Rejected(short), 2),
+        Event::RetryDelayed { attempt: 2, waited: 250 * MS },
+        Event::SessionLost { sqlstate: lost },
+        Event::SessionRestored { sqlstate: lost },
+        Event::MonitorLost { cause: "connection closed".to_owned() },
+        Event::MonitorRestored { blind_for: 50 * MS },
+        verdict(2, Verdict::Enough, 4),
+        attempt_ended(2, AttemptEnd::Accepted(Verdict::Enough), 4),
+        Event::CommitInDoubt,
+        Event::CommitResolved { resolution: Resolution::Committed },
+        ended(Ok(Outcome::OnTarget), 4),
+        Event::UpdateStarted { connections: 2 },
+        chunk(ChunkEnd::Retried(lost)),
+        chunk(ChunkEnd::Committed),
+        chunk(ChunkEnd::Failed(lost)),
+        Event::UpdateEnded(UpdateFacts {
+            complete: false,
+            rows: RowCounts { updated: 97, already: 1, stale: 1, missing: 1 },
+            chunks: 1,
+            failed_chunks: 1,
+            took: 10 * MS,
+            ended_at_unix: NOW,
+        }),
+    ]
+}
+
+pub(crate) fn feed(metrics: &Metrics, events: &[Event]) {
+    for event in events {
+        metrics.observe(&scope("rollup"), event);
+    }
+}
+
+pub(crate) fn rendered(events: &[Event]) -> String {
+    let recorder = Arc::new(prometheus::recorder().unwrap());
+    let handle = recorder.handle();
+    let metrics = Metrics::with_recorder(recorder);
+    metrics.announce(&scope("rollup"));
+    feed(&metrics, events);
+    handle.render()
+}
+
+pub(crate) fn good() -> Event {
+    ended(Ok(Outcome::OnTarget), 4)
+}
+
+/// The value of one series, without its sign: `name{label="word"}`.
+pub(crate) fn value(text: &str, series: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+pub(crate) fn silent(_: &str) -> Option<String> {
+    None
+}
+
+pub(crate) async fn start(configure: impl FnOnce(&mut Options)) -> Telemetry {
+    let mut options = Options::new("rollup");
+    configure(&mut options);
+    Telemetry::start(options, silent).await.unwrap()
+}
+
+pub(crate) fn observe(telemetry: &Telemetry, task: &str, events: &[Event]) {
+    for observer in telemetry.observers() {
+        observer.announce(&scope(task));
+        for event in events {
+            observer.observe(&scope(task), event);
+        }
+    }
+}
