@@ -5,7 +5,7 @@
 //! (`pg_stat_activity.backend_start`, in microseconds since the Unix epoch).
 
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Failure;
 use super::connect::Endpoint;
@@ -39,6 +39,24 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false) END
 FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+
+const MYSELF: &str = "\
+SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint
+FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+
+/// Runs a script that begins a transaction, and learns which backend it runs on, in one round trip.
+pub(crate) async fn begin(client: &Client, script: &str) -> Result<Identity, Failure> {
+    let messages = client.simple_query(&format!("{script}{MYSELF}")).await?;
+    let last = messages.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let field = |index| last.and_then(|row| row.get(index));
+    match (field(0).map(str::parse), field(1).map(str::parse)) {
+        (Some(Ok(pid)), Some(Ok(started))) => Ok(Identity { pid, started }),
+        _ => Err(Failure::client("the server did not say which backend this is")),
+    }
+}
 
 impl Session {
     /// Connects and introduces itself. On a server before 13 the identity is still known, and

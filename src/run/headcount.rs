@@ -17,9 +17,6 @@ use crate::telemetry::Log;
 use crate::telemetry::Metrics;
 use crate::telemetry::spans::{Server, SpanAttributes};
 
-/// Idle sessions kept for the next execution.
-const IDLE_SESSIONS: usize = 4;
-
 /// A server to run batch work on. Cheap to clone; all clones share one monitor connection.
 ///
 /// Dropping a future of a job, or the last clone, cancels what runs; [`shutdown`](Self::shutdown)
@@ -36,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) monitor: Monitor,
     pub(crate) observers: Observers,
     pub(crate) tracker: TaskTracker,
+    keep: usize,
     idle: Mutex<Vec<Session>>,
 }
 
@@ -44,6 +42,7 @@ pub struct Builder {
     endpoint: Endpoint,
     monitor: Option<Endpoint>,
     defaults: bool,
+    keep: usize,
     observers: Vec<Arc<dyn Observer>>,
 }
 
@@ -60,7 +59,7 @@ impl Headcount {
     /// The same with options.
     #[must_use]
     pub const fn builder(endpoint: Endpoint) -> Builder {
-        Builder { endpoint, monitor: None, defaults: true, observers: Vec::new() }
+        Builder { endpoint, monitor: None, defaults: true, keep: 0, observers: Vec::new() }
     }
 
     /// A job of this name with the default options.
@@ -99,7 +98,7 @@ impl Inner {
     /// Takes a session back whose transaction is over.
     pub(crate) fn return_session(&self, session: Session) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_SESSIONS && !session.is_closed() {
+        if idle.len() < self.keep && !session.is_closed() {
             idle.push(session);
         }
     }
@@ -129,6 +128,17 @@ impl Builder {
         self
     }
 
+    /// Keeps up to this many sessions for later executions. Default 0: each execution has a session of
+    /// its own, which ends with it.
+    ///
+    /// A new session costs some milliseconds. A kept one carries over whatever outlives a transaction:
+    /// temporary tables, session-level settings and locks that a statement or closure left.
+    #[must_use]
+    pub const fn keep_sessions(mut self, sessions: usize) -> Self {
+        self.keep = sessions;
+        self
+    }
+
     /// Connects the monitor.
     ///
     /// # Errors
@@ -155,6 +165,7 @@ impl Builder {
             monitor,
             observers,
             tracker: TaskTracker::new(),
+            keep: self.keep,
             idle: Mutex::default(),
         };
         Ok(Headcount { inner: Arc::new(inner) })

@@ -18,7 +18,7 @@ use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
 use crate::pg::Failure;
-use crate::pg::session::{Identity, Session};
+use crate::pg::session::{self, Identity, Session};
 use crate::settings::Settings;
 
 /// Between two looks at a leader that is leaving.
@@ -84,14 +84,17 @@ impl Hold {
     /// Begins the statement's transaction, with its settings.
     pub(crate) async fn begin(&mut self) -> Result<Identity, Failure> {
         let start = self.start_script();
-        let identity = self.session().await?.identity;
-        self.leader = Some(identity);
+        self.leader = Some(self.session().await?.identity);
         self.busy = true;
-        match self.client()?.batch_execute(&start).await {
-            Ok(()) => Ok(identity),
-            Err(error) => {
+        match session::begin(self.client()?, &start).await {
+            Ok(identity) => {
+                // Not always the backend that was dialled: a proxy may give another to each transaction.
+                self.leader = Some(identity);
+                Ok(identity)
+            }
+            Err(failure) => {
                 self.abandon(self.settings.cancel_grace).await;
-                Err(error.into())
+                Err(failure)
             }
         }
     }
