@@ -1,3 +1,13 @@
-//! The command `headcount`.
+//! The command `headcount`: an adapter. What was typed goes in, an exit code comes out.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::args::Cli;
+
+fn main() -> ExitCode {
+    cli::main(Cli::parse())
+}
