@@ -9,5 +9,8 @@ use clap::Parser;
 use cli::args::Cli;
 
 fn main() -> ExitCode {
-    cli::main(Cli::parse())
+    match Cli::try_parse() {
+        Ok(cli) => cli::main(cli),
+        Err(error) => cli::usage(&error),
+    }
 }
