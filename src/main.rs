@@ -1,3 +1,16 @@
-//! The command `headcount`.
+//! The command `headcount`: an adapter. What was typed goes in, an exit code comes out.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::args::Cli;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli::main(cli),
+        Err(error) => cli::usage(&error),
+    }
+}

@@ -135,7 +135,8 @@ impl Settings {
     }
 
     /// The settings of the statement's transaction, the default one included.
-    pub(crate) fn effective_settings(&self) -> Vec<(String, String)> {
+    #[must_use]
+    pub fn effective_settings(&self) -> Vec<(String, String)> {
         const GATHER: &str = "max_parallel_workers_per_gather";
         let mut settings = self.settings.clone();
         if !settings.iter().any(|(name, _)| name.eq_ignore_ascii_case(GATHER)) {

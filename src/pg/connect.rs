@@ -138,6 +138,16 @@ impl Endpoint {
         facts.map_err(|error| Error::sql("asking the server for its version", error.into()))
     }
 
+    /// Opens a session of the caller's own, with all that this endpoint knows of hosts, TLS and passwords.
+    /// It ends when the client is dropped. Must be called inside a runtime, which drives it.
+    ///
+    /// # Errors
+    /// When no session can be had ([`Error::is_connection_lost`]).
+    pub async fn client(&self, application_name: &str) -> Result<Client, Error> {
+        let opened = self.open(application_name).await;
+        opened.map(|(client, _)| client).map_err(|failure| Error::connect(self.describe(), failure))
+    }
+
     /// Opens a session. The task drives it, logs its notices, and ends when the client is dropped or
     /// the connection breaks.
     pub(crate) async fn open(&self, application_name: &str) -> Result<(Client, JoinHandle<()>), Failure> {

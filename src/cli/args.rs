@@ -1,0 +1,388 @@
+//! What was typed: the arguments of every subcommand, and the words of `--help`.
+//!
+//! `--help` is read at night by someone whose job just failed, so each subcommand ends with examples
+//! that can be pasted. Options carry no defaults here: what is not typed may stand in the job file, and
+//! else [`Settings`](headcount::Settings) knows.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use headcount::telemetry::exporters::prometheus::parse_listen;
+use headcount::{Minimum, PlanShortfall, Policy};
+use serde::Deserialize;
+
+/// Exit codes, where people look for them.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, on target or above the minimum
+  1    the SQL, the connection or a commit failed for good, or the deadline passed
+  2    wrong usage or configuration
+  3    fewer workers than the minimum; nothing was kept
+  4    refused before running: plan too narrow, blind monitor, server too old
+  130  interrupted (143: terminated), after cancelling, rolling back and cleaning up
+
+Connections: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, PGSERVICE, ~/.pgpass...).";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "headcount",
+    version,
+    about = "PostgreSQL batch work that finishes on time, and shows what happened"
+)]
+#[command(after_help = EXIT_CODES, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) words: Words,
+}
+
+/// What is said on standard error, and how.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Words on standard error")]
+pub(crate) struct Words {
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Write log lines in place of progress; twice for attempts, three times for each look. `RUST_LOG` wins
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// How log lines look; implies `-v`
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogStyle>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogStyle {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a statement with a guaranteed number of parallel workers
+    Run(Box<RunArgs>),
+    /// Say how many workers a statement can have, why not more, and what would give it more
+    Explain(Box<ExplainArgs>),
+    /// Check whether this role, this server and what lies between can do the work
+    Doctor(DoctorArgs),
+    /// See it work on a private server with real data, which needs nothing but an installed PostgreSQL
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Examples:\n  headcount completions bash > ~/.local/share/bash-completion/completions/headcount"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Examples:\n  headcount man | man -l -")]
+    Man,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  Four workers or not at all, five attempts (the defaults), server from DATABASE_URL or PGHOST...:
+    headcount run --sql 'CREATE TABLE rollup AS SELECT day, sum(amount) FROM sales GROUP BY day'
+
+  A script from a file, at least half of eight workers, done by morning, metrics to a Pushgateway:
+    headcount run -f nightly.sql --target 8 --min 50% --deadline 2h --push http://127.0.0.1:9091
+
+  Everything in a job file; what is typed wins over it:
+    headcount run --job nightly.toml --json
+
+  Statements that refuse a transaction block, with what undoes a cancelled one:
+    headcount run --no-transaction --sql 'CREATE INDEX CONCURRENTLY i ON t (a)' --cleanup 'DROP INDEX IF EXISTS i'
+
+Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
+  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, transaction, policy,
+  plan_shortfall, trace_comment, and a table [settings]. Durations are texts such as \"90s\".";
+
+/// `headcount run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES, after_long_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) server: Server,
+    #[command(flatten)]
+    pub(crate) demand: Demand,
+    #[command(flatten)]
+    pub(crate) timing: Timing,
+    #[command(flatten)]
+    pub(crate) exporters: Exporters,
+    /// Print one JSON object on standard output, also when the run fails
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which server, and as whom.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct Server {
+    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
+    #[arg(long, value_name = "URL")]
+    pub(crate) dsn: Option<String>,
+    /// Another connection string for the monitor: a role that may see and cancel, or a way past a pooling proxy
+    #[arg(long, value_name = "URL")]
+    pub(crate) monitor_dsn: Option<String>,
+}
+
+/// What to run, and what it demands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to run")]
+pub(crate) struct Demand {
+    /// The statement, or several
+    #[arg(long, value_name = "SQL", conflicts_with = "file")]
+    pub(crate) sql: Option<String>,
+    /// A file with the statement, or several; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// A job file (TOML) with all of this
+    #[arg(long, value_name = "FILE")]
+    pub(crate) job: Option<PathBuf>,
+    /// The task's name, in metrics and in `application_name`. Default: the file's name, else `adhoc`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) task: Option<String>,
+    /// Parallel workers demanded. Default 4
+    #[arg(long, value_name = "WORKERS")]
+    pub(crate) target: Option<u32>,
+    /// What the last attempt is accepted with: workers, or a share of the target. Default 2
+    #[arg(long, value_name = "WORKERS|PERCENT", value_parser = minimum)]
+    pub(crate) min: Option<Minimum>,
+    /// A server setting for the statement's transaction; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) settings: Vec<(String, String)>,
+}
+
+/// How attempts are made.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Attempts")]
+pub(crate) struct Timing {
+    /// Attempts in all. Default 5
+    #[arg(long, value_name = "N")]
+    pub(crate) attempts: Option<u32>,
+    /// SQL that undoes what lies outside the transaction, after each attempt that is not kept
+    #[arg(long, value_name = "SQL")]
+    pub(crate) cleanup: Option<String>,
+    /// `prompt` decides on evidence; `classic` waits 1 s, looks every 0.5 s, sleeps 2 s. Default prompt
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) policy: Option<PolicyWord>,
+    /// When the plan cannot reach the target: refuse, lower the target to it, or ignore that. Default refuse
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) plan_shortfall: Option<ShortfallWord>,
+    /// Run outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY
+    #[arg(long)]
+    pub(crate) no_transaction: bool,
+    /// The longest wait for room in the pool, before each attempt; 0s starts at once. Default 60s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) admission_wait: Option<Duration>,
+    /// The most time that everything may take. Default: no bound
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// How long a count of workers must stand still to be believed. Default 100ms
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) settle: Option<Duration>,
+    /// How long to wait for the first worker while the pool is full or unseen. Default 1s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) launch_wait: Option<Duration>,
+    /// Time between two looks while an attempt is undecided. Default 10ms
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) monitor_interval: Option<Duration>,
+    /// The longest pause between attempts where the pool cannot be seen. Default 2s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) retry_delay: Option<Duration>,
+    /// How long a cancelled statement may take to end before its session is terminated. Default 5s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) cancel_grace: Option<Duration>,
+    /// Append the trace context to the statement as a comment
+    #[arg(long)]
+    pub(crate) trace_comment: bool,
+}
+
+/// Where telemetry goes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Telemetry")]
+pub(crate) struct Exporters {
+    /// Serve `/metrics` while it runs: ADDRESS:PORT, or a port on loopback; 0 takes a free one
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Push metrics to a Pushgateway at the end
+    #[arg(long, value_name = "URL")]
+    pub(crate) push: Option<String>,
+    /// Write metrics at the end to a file for `node_exporter`'s textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub(crate) textfile: Option<PathBuf>,
+    /// Send spans to an OTLP receiver (http:// or grpc://). Default: the `OTEL_*` variables
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
+}
+
+/// `headcount explain`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  headcount explain --target 8 -f nightly.sql\n  headcount explain --set parallel_setup_cost=0 --sql 'SELECT count(*) FROM sales'\n\nNothing is executed. Exit code 4 when the target is out of reach."
+)]
+pub(crate) struct ExplainArgs {
+    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
+    #[arg(long, value_name = "URL")]
+    pub(crate) dsn: Option<String>,
+    #[command(flatten)]
+    pub(crate) demand: Demand,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `headcount doctor`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  headcount doctor\n  headcount doctor --dsn postgresql://batch@db/sales --monitor-dsn postgresql://monitor@db:5432/sales\n\nExit code 4 when a check fails; warnings leave it 0."
+)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// Workers to plan for. Default 4
+    #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) target: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `headcount demo`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  headcount demo\n  headcount demo --listen 127.0.0.1:9187 --keep-metrics 1m\n\nHEADCOUNT_PG_BIN names the folder of the PostgreSQL to use. Everything is removed at the end."
+)]
+pub(crate) struct DemoArgs {
+    /// Where `/metrics` can be read while it runs
+    #[arg(long, value_name = "ADDR", value_parser = listen, default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// Keep serving `/metrics` so long after the end
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) keep_metrics: Option<Duration>,
+    /// TPC-H scale factor: 0.1 is 600,000 rows of lineitem
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = scale)]
+    pub(crate) scale: f64,
+    /// Print the run's JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How attempts are timed, as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PolicyWord {
+    /// Decide on evidence
+    Prompt,
+    /// The timing of the Java executor
+    Classic,
+}
+
+impl From<PolicyWord> for Policy {
+    fn from(word: PolicyWord) -> Self {
+        match word {
+            PolicyWord::Prompt => Self::Prompt,
+            PolicyWord::Classic => Self::Classic,
+        }
+    }
+}
+
+/// What to do when the plan cannot reach the target, as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ShortfallWord {
+    /// Refuse before anything runs
+    Refuse,
+    /// Take what the plan can have, not below the minimum
+    Lower,
+    /// Run all the same
+    Ignore,
+}
+
+impl From<ShortfallWord> for PlanShortfall {
+    fn from(word: ShortfallWord) -> Self {
+        match word {
+            ShortfallWord::Refuse => Self::Refuse,
+            ShortfallWord::Lower => Self::Lower,
+            ShortfallWord::Ignore => Self::Ignore,
+        }
+    }
+}
+
+/// `2` or `50%`.
+pub(crate) fn minimum(text: &str) -> Result<Minimum, String> {
+    let number = |digits: &str| {
+        digits
+            .trim()
+            .parse()
+            .map_err(|_| format!("`{text}` is neither a number of workers nor a percentage such as 50%"))
+    };
+    match text.strip_suffix('%') {
+        Some(percent) => number(percent).map(Minimum::Percent),
+        None => number(text).map(Minimum::Workers),
+    }
+}
+
+/// `500ms`, `2s`, `1m`, `2h`. A bare number is refused: nobody knows whose seconds they are.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text.trim())
+        .map_err(|_| format!("`{text}` is no time with a unit, such as 500ms, 2s, 1m or 2h"))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    // The library's sentence without the option's name, which clap says.
+    parse_listen(text).map_err(|error| error.to_string().trim_start_matches("--listen: ").to_owned())
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if (0.001..=10.0).contains(&factor) => Ok(factor),
+        _ => Err(format!("`{text}` is not within 0.001 to 10")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_needs_its_unit() {
+        let parsed: Vec<_> =
+            ["500ms", "2s", "1m", "2h"].map(|text| duration(text).unwrap().as_millis()).into();
+        assert_eq!(parsed, [500, 2_000, 60_000, 7_200_000]);
+        assert!(duration("60").unwrap_err().contains("60s") || duration("60").unwrap_err().contains("2s"));
+    }
+
+    #[test]
+    fn a_minimum_is_workers_or_a_share() {
+        assert_eq!(minimum("2"), Ok(Minimum::Workers(2)));
+        assert_eq!(minimum("50%"), Ok(Minimum::Percent(50)));
+        assert!(minimum("half").is_err());
+        assert!(minimum("-1").is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! `headcount demo`: the story on a private server, with real data and real rivals.
+//!
+//! Each act is a file; this one sets the stage, keeps `/metrics` open, and clears everything away.
+
+mod data;
+mod rollup;
+mod server;
+
+use std::fmt;
+use std::time::Instant;
+
+use headcount::Execution;
+use headcount::telemetry::exporters::Telemetry;
+
+use self::server::Stage;
+use super::args::{DemoArgs, Exporters, Words};
+use super::exit::{self, Failed};
+use super::output::{self, say, time_text};
+use super::signals::Signals;
+use super::telemetry;
+
+/// The attempts that the demo's run may make; the library's default.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// Plays it, and returns the exit code.
+pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) -> u8 {
+    let began = Instant::now();
+    match play(args, &words, signals).await {
+        Ok(run) => {
+            tell(&format!("The demo took {}. The server is gone.", time_text(began.elapsed())));
+            if args.json {
+                output::print_json(&run);
+            } else {
+                output::print(&output::summary(&run, MAX_ATTEMPTS).join("\n"));
+            }
+            if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM }
+        }
+        Err(Trouble::Interrupted(code)) => {
+            tell("Interrupted. The server is gone.");
+            code
+        }
+        Err(Trouble::Failed(failed)) => {
+            output::complain(&failed);
+            failed.code()
+        }
+        Err(Trouble::Story(problem)) => {
+            say(&format!("headcount: the demo broke off: {problem}"));
+            exit::FAILED
+        }
+    }
+}
+
+async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<Execution<u64>, Trouble> {
+    let exporters = Exporters { listen: Some(args.listen), ..Exporters::default() };
+    let telemetry = telemetry::start("rollup", &exporters, words).await?;
+    let stage = signals.unless(Box::pin(set(args))).await.map_err(Trouble::Interrupted)??;
+    let played = acts(&stage, &telemetry, signals).await;
+    let kept = match (&played, args.keep_metrics) {
+        (Ok(_), Some(time)) => {
+            tell(&format!("Metrics stay up for {}; Ctrl-C ends that.", time_text(time)));
+            signals.unless(tokio::time::sleep(time)).await.map_err(Trouble::Interrupted)
+        }
+        _ => Ok(()),
+    };
+    signals.or_leave(stage.stop()).await?;
+    signals.or_leave(telemetry::finish(telemetry)).await;
+    kept?;
+    played
+}
+
+/// Starts the server and loads the data.
+async fn set(args: &DemoArgs) -> Result<Stage, Trouble> {
+    let began = Instant::now();
+    let stage = Stage::start().await?;
+    tell(&format!(
+        "PostgreSQL {} on port {}, for this demo alone; its pool has {} slots. Loading TPC-H data...",
+        stage.major(),
+        stage.port(),
+        server::POOL
+    ));
+    let (lineitem, orders) = Box::pin(data::load(&stage.endpoint, args.scale)).await?;
+    tell(&format!(
+        "{lineitem} rows of lineitem and {orders} of orders after {}.",
+        time_text(began.elapsed())
+    ));
+    Ok(stage)
+}
+
+async fn acts(
+    stage: &Stage,
+    telemetry: &Telemetry,
+    signals: &mut Signals,
+) -> Result<Execution<u64>, Trouble> {
+    signals.unless(Box::pin(rollup::unguarded(stage))).await.map_err(Trouble::Interrupted)??;
+    let run = rollup::guarded(stage, telemetry, signals).await?;
+    if run.outcome.is_accepted() {
+        tell(&format!("   {}.", rollup::proof(stage).await?));
+    }
+    tell("3. What /metrics says about it:");
+    for line in telling_metrics(&telemetry.render()) {
+        tell(&format!("   {line}"));
+    }
+    Ok(run)
+}
+
+/// The series that tell the story, where they are not zero.
+fn telling_metrics(text: &str) -> Vec<&str> {
+    const TELLING: [&str; 5] = [
+        "headcount_attempts_total{",
+        "headcount_cancels_total{",
+        "headcount_last_run_wasted_seconds{",
+        "headcount_last_run_achieved_workers{",
+        "headcount_last_run_target_workers{",
+    ];
+    let telling = |line: &&str| TELLING.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
+    text.lines().filter(telling).collect()
+}
+
+fn tell(text: &str) {
+    say(text);
+}
+
+/// Why the story ended before its end.
+#[derive(Debug)]
+enum Trouble {
+    Failed(Failed),
+    Story(String),
+    Interrupted(u8),
+}
+
+impl Trouble {
+    fn story(problem: impl fmt::Display) -> Self {
+        Self::Story(problem.to_string())
+    }
+}
+
+impl From<headcount::Error> for Trouble {
+    fn from(error: headcount::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Self {
+        // The driver's own text is only its preface where the server said something.
+        Self::Story(error.as_db_error().map_or_else(|| error.to_string(), |said| said.message().to_owned()))
+    }
+}

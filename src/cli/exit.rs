@@ -1,0 +1,117 @@
+//! How a command ends: its exit code, and one clear line for what went wrong.
+//!
+//! Scripts branch on the code, people read the line; both come from the same value, so they cannot
+//! disagree. The chain of causes is printed once: a library's error says one clause and its source
+//! says the next.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use headcount::Error;
+
+/// Done, on target or above the minimum.
+pub(crate) const DONE: u8 = 0;
+/// The SQL, the connection or a commit failed for good, or the deadline passed.
+pub(crate) const FAILED: u8 = 1;
+/// Wrong usage or configuration; clap's own.
+pub(crate) const USAGE: u8 = 2;
+/// Fewer workers than the minimum.
+pub(crate) const BELOW_MINIMUM: u8 = 3;
+/// Refused before running.
+pub(crate) const REFUSED: u8 = 4;
+
+/// Why a command has no result.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// What was typed, or stands in a job file, cannot be meant.
+    Usage(String),
+    /// The library's error, and what else would help.
+    Library { error: Box<Error>, fixes: Vec<String> },
+    /// A signal came, and everything was put in order; with the exit code.
+    Interrupted(u8),
+}
+
+impl Failed {
+    pub(crate) fn usage(problem: impl Into<String>) -> Self {
+        Self::Usage(problem.into())
+    }
+
+    /// Adds what else would help.
+    pub(crate) fn with_fix(mut self, fix: impl Into<String>) -> Self {
+        if let Self::Library { fixes, .. } = &mut self {
+            fixes.push(fix.into());
+        }
+        self
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Library { error, .. } if error.is_configuration() => USAGE,
+            Self::Library { error, .. } if error.refusal().is_some() => REFUSED,
+            Self::Library { .. } => FAILED,
+            Self::Interrupted(code) => *code,
+        }
+    }
+
+    /// The word for programs; the same as the metrics' where they have one.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "configuration",
+            Self::Interrupted(_) => "interrupted",
+            Self::Library { error, .. } if error.is_configuration() => "configuration",
+            Self::Library { error, .. } if error.refusal().is_some() => "refused",
+            Self::Library { error, .. } if error.is_deadline() => "deadline",
+            Self::Library { error, .. } if error.is_in_doubt() => "in_doubt",
+            Self::Library { error, .. } if error.is_connection_lost() => "connection",
+            Self::Library { .. } => "sql",
+        }
+    }
+
+    /// The library's error, where there is one.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Library { error, .. } => Some(error),
+            Self::Usage(_) | Self::Interrupted(_) => None,
+        }
+    }
+
+    /// What to change, one sentence each.
+    pub(crate) fn fixes(&self) -> Vec<&str> {
+        match self {
+            Self::Library { error, fixes } => error.fixes().iter().chain(fixes).map(String::as_str).collect(),
+            Self::Usage(_) | Self::Interrupted(_) => Vec::new(),
+        }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Library { error: Box::new(error), fixes: Vec::new() }
+    }
+}
+
+/// The whole chain of causes in one line.
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(problem) => f.write_str(problem),
+            Self::Interrupted(code) => {
+                let signal = if *code == 143 { "terminated" } else { "interrupted" };
+                write!(f, "{signal}; the statement was cancelled and rolled back")
+            }
+            Self::Library { error, .. } => {
+                let mut line = error.to_string();
+                let mut cause = error.source();
+                while let Some(inner) = cause {
+                    line.push_str(": ");
+                    line.push_str(&inner.to_string());
+                    cause = inner.source();
+                }
+                // A server's message may have several lines; the reader's `grep` has one.
+                f.write_str(line.trim_end().replace('\n', "; ").as_str())
+            }
+        }
+    }
+}

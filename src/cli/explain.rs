@@ -1,0 +1,108 @@
+//! `headcount explain`: how many workers a statement can have, why not more, and what would give it more.
+
+use headcount::Error;
+use headcount::pg::connect::Endpoint;
+use headcount::pg::plan::{self, Explanation};
+use serde::Serialize;
+
+use super::args::ExplainArgs;
+use super::exit::{self, Failed};
+use super::options::Wanted;
+use super::output;
+use super::signals::Signals;
+
+/// Explains it, and returns the exit code.
+pub(crate) async fn run(args: &ExplainArgs, signals: &mut Signals) -> u8 {
+    let explained = match signals.unless(explain(args)).await {
+        Ok(explained) => explained,
+        Err(code) => return code,
+    };
+    match explained {
+        Ok(explanation) => {
+            if args.json {
+                output::print_json(&explanation);
+            } else {
+                output::print(&words(&explanation).join("\n"));
+            }
+            if explanation.reasons.is_empty() || !explanation.unseen.is_empty() {
+                exit::DONE
+            } else {
+                exit::REFUSED
+            }
+        }
+        Err(failed) => {
+            output::complain(&failed);
+            if args.json {
+                output::print_json(&Unexplained {
+                    error: failed.to_string(),
+                    sqlstate: failed.error().and_then(Error::sqlstate),
+                });
+            }
+            failed.code()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Unexplained<'a> {
+    error: String,
+    sqlstate: Option<&'a str>,
+}
+
+async fn explain(args: &ExplainArgs) -> Result<Explanation, Failed> {
+    let Wanted { sql, settings } = Wanted::resolve(&args.demand, None)?;
+    let endpoint = match &args.dsn {
+        Some(dsn) => Endpoint::from_dsn(dsn)?,
+        None => Endpoint::from_environment()?,
+    };
+    let mut client = endpoint.client("headcount:explain").await?;
+    // With the settings that `run` would make.
+    let effective = settings.effective_settings();
+    Ok(plan::explain(&mut client, &sql, &[], &effective, settings.target_workers).await?)
+}
+
+fn words(explanation: &Explanation) -> Vec<String> {
+    let target = explanation.target_workers;
+    let mut lines = Vec::new();
+    match (&explanation.plan, explanation.not_explainable) {
+        (Some(plan), _) => {
+            let gathers = plan.launches.len();
+            let word = if gathers == 1 { "Gather" } else { "Gathers" };
+            lines.push(format!(
+                "planned: {} of {target} workers ({gathers} {word}), pool of {} slots",
+                plan.reachable, explanation.pool_size
+            ));
+        }
+        (None, why) => {
+            let why = why.unwrap_or("it has no plan");
+            lines.push(format!("planned: unknown, {why}; pool of {} slots", explanation.pool_size));
+        }
+    }
+    for reason in &explanation.reasons {
+        lines.push(format!("reason: {}", reason.explanation));
+        lines.push(format!("   fix: {}", reason.fix));
+    }
+    if !explanation.unseen.is_empty() {
+        let functions = explanation.unseen.join(", ");
+        lines.push(format!(
+            "note: {functions} may run queries of their own, whose workers the plan does not show"
+        ));
+    }
+    if !explanation.reasons.is_empty() {
+        let own = |source: &str| source != "default";
+        let changed: Vec<String> = explanation
+            .settings
+            .iter()
+            .filter(|setting| own(&setting.source))
+            .map(|setting| format!("{} = {} ({})", setting.name, setting.value, setting.source))
+            .collect();
+        if !changed.is_empty() {
+            lines.push(format!("settings that are not the default: {}", changed.join(", ")));
+        }
+    } else if explanation.plan.is_some() {
+        lines.push(
+            "the plan can have what is demanded; whether the pool has it is seen when it runs".to_owned(),
+        );
+    }
+    lines
+}

@@ -1,0 +1,68 @@
+//! The command: what was typed, a library call, words for people, a result, an exit code.
+
+pub(crate) mod args;
+mod demo;
+mod exit;
+mod explain;
+mod options;
+mod output;
+mod progress;
+mod run;
+mod secret;
+mod shell;
+mod signals;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use self::args::{Cli, Command};
+use self::signals::Signals;
+
+/// Runs the command that was typed.
+pub(crate) fn main(cli: Cli) -> ExitCode {
+    let Cli { command, words } = cli;
+    match command {
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man => shell::man(),
+        command => on_runtime(command, words),
+    }
+}
+
+/// One thread is enough for a statement and its monitor, and starts sooner than several.
+fn on_runtime(command: Command, words: args::Words) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return unusable(&error),
+    };
+    let code = runtime.block_on(async {
+        let mut signals = match Signals::catch() {
+            Ok(signals) => signals,
+            Err(error) => return unusable(&error),
+        };
+        ExitCode::from(match command {
+            Command::Run(args) => run::run(&args, &words, &mut signals).await,
+            Command::Explain(args) => explain::run(&args, &mut signals).await,
+            Command::Demo(args) => demo::run(&args, words, &mut signals).await,
+            _ => exit::DONE,
+        })
+    });
+    // A thread that still reads standard input, or a name server, must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+/// What was typed cannot be meant, or was a request for help.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(exit::DONE);
+    }
+    // The message repeats what was typed, which may be a connection string in the wrong place.
+    output::say(secret::redacted(&error.render().to_string()).trim_end());
+    ExitCode::from(exit::USAGE)
+}
+
+fn unusable(error: &std::io::Error) -> ExitCode {
+    output::say(&format!("headcount: cannot start: {error}"));
+    ExitCode::from(exit::FAILED)
+}

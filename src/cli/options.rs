@@ -1,0 +1,269 @@
+//! From what was typed and the job file to validated settings and the text of the statement.
+//!
+//! What is typed wins over the job file, and that over the defaults of [`Settings`]. Each source is
+//! checked where it is read, so that a mistake is named with its place; the bounds are checked by the
+//! library, once, for both.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use headcount::{Minimum, Settings};
+use serde::{Deserialize, Deserializer};
+
+use super::args::{Demand, PolicyWord, ShortfallWord, Timing, duration, minimum};
+use super::exit::Failed;
+
+/// A task's longest name; the library refuses longer ones.
+const MAX_TASK: usize = 52;
+
+/// What to run, and how.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) sql: String,
+    pub(crate) settings: Settings,
+}
+
+/// The job file. The fields are those of [`Settings`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JobFile {
+    task: Option<String>,
+    sql: Option<String>,
+    file: Option<PathBuf>,
+    target_workers: Option<u32>,
+    #[serde(default, deserialize_with = "maybe_minimum")]
+    min_workers: Option<Minimum>,
+    max_attempts: Option<u32>,
+    settle: Option<Time>,
+    launch_wait: Option<Time>,
+    monitor_interval: Option<Time>,
+    retry_delay: Option<Time>,
+    admission_wait: Option<Time>,
+    cancel_grace: Option<Time>,
+    deadline: Option<Time>,
+    cleanup: Option<String>,
+    #[serde(default)]
+    settings: BTreeMap<String, Value>,
+    transaction: Option<bool>,
+    policy: Option<PolicyWord>,
+    plan_shortfall: Option<ShortfallWord>,
+    trace_comment: Option<bool>,
+}
+
+impl Wanted {
+    /// Reads all sources. `timing` is absent where nothing is run.
+    pub(crate) fn resolve(demand: &Demand, timing: Option<&Timing>) -> Result<Self, Failed> {
+        let job = match &demand.job {
+            Some(path) => JobFile::read(path)?,
+            None => JobFile::default(),
+        };
+        let (sql, file) = statement(demand, &job)?;
+        let named = file.or_else(|| demand.job.clone());
+        let task =
+            demand.task.clone().or_else(|| job.task.clone()).unwrap_or_else(|| task_of(named.as_deref()));
+        let mut settings = Settings::new(task);
+        job.apply(&mut settings);
+        apply_demand(demand, &mut settings);
+        if let Some(timing) = timing {
+            apply_timing(timing, &mut settings);
+        }
+        settings.validate()?;
+        Ok(Self { sql, settings })
+    }
+}
+
+impl JobFile {
+    fn read(path: &Path) -> Result<Self, Failed> {
+        let text = read_text(path, "--job")?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let problem = error.message().replace('\n', "; ");
+            Failed::usage(format!("{}, line {line}: {problem}", path.display()))
+        })
+    }
+
+    fn apply(self, settings: &mut Settings) {
+        put(&mut settings.target_workers, self.target_workers);
+        put(&mut settings.min_workers, self.min_workers);
+        put(&mut settings.max_attempts, self.max_attempts);
+        put(&mut settings.settle, self.settle);
+        put(&mut settings.launch_wait, self.launch_wait);
+        put(&mut settings.monitor_interval, self.monitor_interval);
+        put(&mut settings.retry_delay, self.retry_delay);
+        put(&mut settings.admission_wait, self.admission_wait);
+        put(&mut settings.cancel_grace, self.cancel_grace);
+        settings.deadline = self.deadline.map(Duration::from);
+        settings.cleanup = self.cleanup;
+        settings.settings = self.settings.into_iter().map(|(name, value)| (name, value.0)).collect();
+        put(&mut settings.transaction, self.transaction);
+        put(&mut settings.policy, self.policy);
+        put(&mut settings.plan_shortfall, self.plan_shortfall);
+        put(&mut settings.trace_comment, self.trace_comment);
+    }
+}
+
+fn apply_demand(demand: &Demand, settings: &mut Settings) {
+    put(&mut settings.target_workers, demand.target);
+    put(&mut settings.min_workers, demand.min);
+    for (name, value) in &demand.settings {
+        settings.settings.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        settings.settings.push((name.clone(), value.clone()));
+    }
+}
+
+fn apply_timing(timing: &Timing, settings: &mut Settings) {
+    put(&mut settings.max_attempts, timing.attempts);
+    put(&mut settings.settle, timing.settle);
+    put(&mut settings.launch_wait, timing.launch_wait);
+    put(&mut settings.monitor_interval, timing.monitor_interval);
+    put(&mut settings.retry_delay, timing.retry_delay);
+    put(&mut settings.admission_wait, timing.admission_wait);
+    put(&mut settings.cancel_grace, timing.cancel_grace);
+    put(&mut settings.policy, timing.policy);
+    put(&mut settings.plan_shortfall, timing.plan_shortfall);
+    settings.deadline = timing.deadline.or(settings.deadline);
+    settings.cleanup = timing.cleanup.clone().or_else(|| settings.cleanup.take());
+    settings.transaction &= !timing.no_transaction;
+    settings.trace_comment |= timing.trace_comment;
+}
+
+fn put<T>(field: &mut T, value: Option<impl Into<T>>) {
+    if let Some(value) = value {
+        *field = value.into();
+    }
+}
+
+/// The statement's text, and the file that it came from.
+fn statement(demand: &Demand, job: &JobFile) -> Result<(String, Option<PathBuf>), Failed> {
+    let (sql, file) = match (&demand.sql, &demand.file) {
+        (Some(sql), _) => (sql.clone(), None),
+        (None, Some(path)) => (read_text(path, "--file")?, Some(path.clone())),
+        (None, None) => match (&job.sql, &job.file) {
+            (Some(_), Some(_)) => return Err(Failed::usage("the job file has both `sql` and `file`")),
+            (Some(sql), None) => (sql.clone(), None),
+            (None, Some(path)) => {
+                // Relative to the job file, wherever it is called from.
+                let folder = demand.job.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+                (read_text(&folder.join(path), "file")?, Some(path.clone()))
+            }
+            (None, None) => {
+                return Err(Failed::usage(
+                    "nothing to run: give --sql, --file, or a job file with `sql` or `file`",
+                ));
+            }
+        },
+    };
+    if sql.trim().is_empty() {
+        return Err(Failed::usage("the statement is empty"));
+    }
+    Ok((sql, file))
+}
+
+fn read_text(path: &Path, option: &str) -> Result<String, Failed> {
+    let read = || {
+        if path != Path::new("-") {
+            return std::fs::read_to_string(path);
+        }
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        Ok(text)
+    };
+    read().map_err(|error| Failed::usage(format!("{option}: cannot read {}: {error}", path.display())))
+}
+
+/// The file's name as far as a task's name may have its characters; `adhoc` without one.
+fn task_of(file: Option<&Path>) -> String {
+    let stem =
+        file.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' })
+        .take(MAX_TASK)
+        .collect();
+    if name.trim_matches(['_', '-']).is_empty() { "adhoc".to_owned() } else { name }
+}
+
+/// A duration as a text with a unit.
+#[derive(Debug)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Value(text) = Value::deserialize(deserializer)?;
+        duration(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl From<Time> for Duration {
+    fn from(time: Time) -> Self {
+        time.0
+    }
+}
+
+/// A text, a number or a truth value, as a text.
+#[derive(Debug)]
+struct Value(String);
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) => Ok(Self(text)),
+            toml::Value::Integer(number) => Ok(Self(number.to_string())),
+            toml::Value::Float(number) => Ok(Self(number.to_string())),
+            toml::Value::Boolean(yes) => Ok(Self(if yes { "on" } else { "off" }.to_owned())),
+            other => Err(serde::de::Error::custom(format!("a {} is no value here", other.type_str()))),
+        }
+    }
+}
+
+fn maybe_minimum<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Minimum>, D::Error> {
+    let Value(text) = Value::deserialize(deserializer)?;
+    minimum(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(text: &str) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.toml");
+        std::fs::write(&path, text).unwrap();
+        let job = JobFile::read(&path).map_err(|failed| failed.to_string())?;
+        let mut settings = Settings::new("rollup");
+        job.apply(&mut settings);
+        Ok(settings)
+    }
+
+    #[test]
+    fn a_job_file_has_the_names_of_the_settings() {
+        let settings =
+            job("target_workers = 8\nmin_workers = \"50%\"\ndeadline = \"2h\"\npolicy = \"classic\"\n\
+                            [settings]\nwork_mem = \"64MB\"\nenable_sort = false\nparallel_setup_cost = 0\n")
+            .unwrap();
+        assert_eq!((settings.target_workers, settings.minimum()), (8, 4));
+        assert_eq!(settings.deadline, Some(Duration::from_hours(2)));
+        let pairs: Vec<_> = settings.settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(pairs, ["enable_sort=off", "parallel_setup_cost=0", "work_mem=64MB"]);
+    }
+
+    #[test]
+    fn a_mistake_in_a_job_file_is_named_with_its_line() {
+        let problem = job("task = \"a\"\ntarget_wrokers = 3\n").unwrap_err();
+        assert!(problem.contains("job.toml, line 2: unknown field `target_wrokers`"), "{problem}");
+        assert!(!problem.contains('\n'), "{problem}");
+        let problem = job("deadline = 60\n").unwrap_err();
+        assert!(problem.contains("line 1") && problem.contains("`60` is no time with a unit"), "{problem}");
+    }
+
+    #[test]
+    fn a_task_is_named_after_its_file() {
+        let named = |path: &str| task_of(Some(Path::new(path)));
+        assert_eq!(named("jobs/nightly rollup.sql"), "nightly_rollup");
+        assert_eq!(named("-"), "adhoc");
+        assert_eq!(task_of(None), "adhoc");
+        assert_eq!(named(&"x".repeat(80)).len(), MAX_TASK);
+    }
+}

@@ -1,0 +1,165 @@
+//! The result on standard output: three lines for people, or one JSON object.
+//!
+//! The three lines answer, in this order, what somebody asks who is called at night: did it work, where
+//! did the time go, and what now.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use headcount::{Attempt, Execution, Outcome};
+use serde::Serialize;
+
+use super::exit::Failed;
+
+/// Writes to standard output. Nobody may be reading any more, which is no reason to fail.
+pub(crate) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
+
+/// Writes a line to standard error.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints one JSON object.
+pub(crate) fn print_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => print(&text),
+        Err(error) => say(&format!("headcount: the result has no JSON form: {error}")),
+    }
+}
+
+/// Says what went wrong, and what would help.
+pub(crate) fn complain(failed: &Failed) {
+    say(&format!("headcount: {failed}"));
+    for fix in failed.fixes() {
+        say(&format!("fix: {fix}"));
+    }
+}
+
+/// The object of a run without a result: the fields of [`Execution`], and what went wrong.
+#[derive(Debug, Serialize)]
+pub(crate) struct FailedRun<'a> {
+    task: &'a str,
+    outcome: &'static str,
+    reason: &'static str,
+    target_met: bool,
+    target_workers: Option<u32>,
+    min_workers: Option<u32>,
+    planned_workers: Option<u32>,
+    achieved_workers: u32,
+    attempt_count: u32,
+    rows: Option<u64>,
+    waited_seconds: f64,
+    ran_seconds: f64,
+    wasted_seconds: f64,
+    attempts: &'a [Attempt],
+    error: String,
+    sqlstate: Option<&'a str>,
+    fixes: Vec<&'a str>,
+}
+
+impl<'a> FailedRun<'a> {
+    /// `task`, target and minimum as far as they are known by now.
+    pub(crate) fn new(failed: &'a Failed, task: &'a str, demanded: Option<(u32, u32)>) -> Self {
+        let history = failed.error().and_then(headcount::Error::history);
+        let seconds = |of: fn(&Execution<()>) -> Duration| history.map_or(0.0, |run| of(run).as_secs_f64());
+        Self {
+            task,
+            outcome: "failed",
+            reason: failed.reason(),
+            target_met: false,
+            target_workers: history.map(|run| run.target_workers).or(demanded.map(|(target, _)| target)),
+            min_workers: history.map(|run| run.min_workers).or(demanded.map(|(_, minimum)| minimum)),
+            planned_workers: history.and_then(|run| run.planned_workers),
+            achieved_workers: history.map_or(0, |run| run.achieved_workers),
+            attempt_count: history.map_or(0, |run| run.attempt_count),
+            rows: None,
+            waited_seconds: seconds(|run| run.waited),
+            ran_seconds: seconds(|run| run.ran),
+            wasted_seconds: seconds(|run| run.wasted),
+            attempts: history.map_or(&[], |run| &run.attempts),
+            error: failed.to_string(),
+            sqlstate: failed.error().and_then(headcount::Error::sqlstate),
+            fixes: failed.fixes(),
+        }
+    }
+}
+
+/// The three lines of a run that ended without an error.
+pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32) -> [String; 3] {
+    [reached(run, max_attempts), time(run), meaning(run)]
+}
+
+fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
+    let Execution { task, achieved_workers: achieved, target_workers: target, attempt_count, .. } = run;
+    let outcome = match run.outcome {
+        Outcome::OnTarget => "on target".to_owned(),
+        Outcome::AboveMinimum => format!("above the minimum of {}", run.min_workers),
+        Outcome::FinishedEarly if run.target_met => "on target".to_owned(),
+        Outcome::FinishedEarly => "finished before the number was final".to_owned(),
+        Outcome::Unverified => "not verified".to_owned(),
+        Outcome::BelowMinimum => format!("below the minimum of {}", run.min_workers),
+        _ => run.outcome.as_str().to_owned(),
+    };
+    let rows = run.value.map(|rows| format!(", {rows} rows")).unwrap_or_default();
+    format!(
+        "{task}: {achieved} of {target} workers, {outcome}, at attempt {attempt_count} of {max_attempts}{rows}"
+    )
+}
+
+fn time(run: &Execution<u64>) -> String {
+    let lost = run.attempts.iter().filter(|attempt| !attempt.accepted).count();
+    let attempts = if lost == 1 { "attempt" } else { "attempts" };
+    let wasted = match lost {
+        0 => "no attempt was lost".to_owned(),
+        _ => format!("lost {} in {lost} {attempts} that did not count", time_text(run.wasted)),
+    };
+    format!("Time: ran {}, waited {} for workers, {wasted}", time_text(run.ran), time_text(run.waited))
+}
+
+fn meaning(run: &Execution<u64>) -> String {
+    let full = run.attempts.iter().any(|attempt| attempt.reason == Some("pool_exhausted"));
+    let blame = if full {
+        "others held the pool: start at another time, or raise max_parallel_workers"
+    } else {
+        "see `headcount explain` and `headcount doctor`"
+    };
+    match run.outcome {
+        Outcome::BelowMinimum => {
+            format!("Nothing was kept, each attempt was rolled back; {blame}, or accept less with --min")
+        }
+        Outcome::AboveMinimum => format!("It is done and kept, only slower than it could be; {blame}"),
+        Outcome::Unverified => {
+            "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()
+        }
+        Outcome::FinishedEarly if !run.target_met => {
+            "It is done and kept; it ended so soon that it needs no guard".to_owned()
+        }
+        _ => "It is done and kept; nothing to do".to_owned(),
+    }
+}
+
+/// A duration as people say it.
+pub(crate) fn time_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} ms", time.as_millis()),
+        1..60 => format!("{:.1} s", time.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_said_as_people_say_them() {
+        let said = [0, 42, 1_234, 61_000, 7_500_000].map(|ms| time_text(Duration::from_millis(ms)));
+        assert_eq!(said, ["0 ms", "42 ms", "1.2 s", "1 min 1 s", "2 h 5 min"]);
+    }
+}

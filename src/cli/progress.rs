@@ -1,0 +1,279 @@
+//! Progress: what happens while it happens, for people.
+//!
+//! An [`Observer`] like any other, so what is shown here is what the metrics count. The lines follow the
+//! Java executor that Headcount replaces: attempt i/n, pid, workers seen, cancelled, cleaned up, waiting,
+//! on target. On a terminal a last line beneath them shows the present: workers against the target,
+//! the pool, the time.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use headcount::decide::admission::Admitted;
+use headcount::decide::verdict::{LeaderState, Pool, Verdict};
+use headcount::event::{AttemptEnd, CancelMethod, CancelResult, Resolution, Scope};
+use headcount::{Event, Observer};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output::{say, time_text};
+
+/// Tells a run's story on standard error.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    story: Mutex<Story>,
+    bar: Option<ProgressBar>,
+    indent: &'static str,
+}
+
+impl Progress {
+    /// With a live line if standard error is a terminal. Each line begins with `indent`.
+    pub(crate) fn new(indent: &'static str) -> Self {
+        let bar = console_is_terminal().then(live_line);
+        Self { story: Mutex::new(Story::default()), bar, indent }
+    }
+
+    fn line(&self, text: &str) {
+        let text = format!("{}{text}", self.indent);
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(&text)),
+            None => say(&text),
+        }
+    }
+}
+
+/// Whether somebody is watching.
+pub(crate) fn console_is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
+fn live_line() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    // No colours: nothing for NO_COLOR to switch off.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+impl Observer for Progress {
+    fn observe(&self, _: &Scope, event: &Event) {
+        let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = story.tell(event) {
+            self.line(&line);
+        }
+        let Some(bar) = &self.bar else { return };
+        if matches!(event, Event::ExecutionEnded(_)) {
+            bar.finish_and_clear();
+        } else {
+            bar.set_message(story.present());
+            bar.tick();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What has been told so far.
+#[derive(Debug)]
+struct Story {
+    target: u32,
+    minimum: u32,
+    attempt: u32,
+    max_attempts: u32,
+    workers: u32,
+    best: u32,
+    pool: Option<Pool>,
+    doing: &'static str,
+    locked: bool,
+    since: Instant,
+}
+
+impl Default for Story {
+    fn default() -> Self {
+        Self {
+            target: 0,
+            minimum: 0,
+            attempt: 0,
+            max_attempts: 0,
+            workers: 0,
+            best: 0,
+            pool: None,
+            doing: "connecting",
+            locked: false,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Story {
+    /// The line for an event, if it is worth one.
+    fn tell(&mut self, event: &Event) -> Option<String> {
+        match event {
+            Event::ExecutionStarted { target, minimum, max_attempts } => {
+                *self = Self {
+                    target: *target,
+                    minimum: *minimum,
+                    max_attempts: *max_attempts,
+                    ..Self::default()
+                };
+                self.doing = "inspecting the plan";
+                None
+            }
+            Event::PlanInspected { planned } => Some(format!("planned: {planned} workers")),
+            Event::TargetLowered { target } => {
+                self.target = *target;
+                Some(format!("target lowered to {target}, which is all that the plan can have"))
+            }
+            Event::AdmissionStarted { bar, pool, .. } => {
+                self.doing = "waiting for room";
+                self.pool = Some(*pool);
+                Some(format!(
+                    "waiting: {} of {} slots of the pool are in use, {bar} are needed",
+                    pool.used, pool.size
+                ))
+            }
+            Event::AdmissionEnded { waited, end, pool, .. } => {
+                self.pool = pool.or(self.pool);
+                admitted(*waited, *end, *pool)
+            }
+            Event::AttemptStarted { attempt, max_attempts, pid, .. } => {
+                (self.attempt, self.max_attempts, self.workers, self.locked) =
+                    (*attempt, *max_attempts, 0, false);
+                self.doing = "running";
+                let Self { target, minimum, best, .. } = self;
+                Some(format!(
+                    "attempt {attempt}/{max_attempts}: target {target}, minimum {minimum}, best so far {best}, pid {pid}"
+                ))
+            }
+            Event::TickTaken { tick, .. } => {
+                self.workers = tick.workers;
+                self.pool = tick.pool.or(self.pool);
+                let locked = tick.leader == LeaderState::WaitingForLock;
+                let news = locked && !self.locked;
+                self.locked = locked;
+                self.doing = if locked { "waiting for a lock" } else { "running" };
+                news.then(|| "waiting for a lock, which is not held against it".to_owned())
+            }
+            Event::VerdictReached { bar, verdict, workers, after, .. } => {
+                self.best = self.best.max(*workers);
+                Some(self.verdict(*bar, *verdict, *workers, *after))
+            }
+            Event::CancelAnswered { method, result, .. } => {
+                self.doing = "cancelling";
+                cancelled(*method, *result)
+            }
+            Event::WorkersDrained { left, .. } if *left > 0 => {
+                Some(format!("{left} of its processes are still there"))
+            }
+            Event::CleanupEnded { took, ok, .. } => Some(if *ok {
+                format!("cleaned up in {}", time_text(*took))
+            } else {
+                "the cleanup failed".to_owned()
+            }),
+            Event::AttemptEnded(facts) => {
+                self.doing = "between attempts";
+                match facts.end {
+                    AttemptEnd::Failed(Some(sqlstate)) => {
+                        Some(format!("failed (SQLSTATE {})", sqlstate.as_str()))
+                    }
+                    _ => None,
+                }
+            }
+            Event::SessionLost { sqlstate } => {
+                Some(format!("connection lost (SQLSTATE {})", sqlstate.as_str()))
+            }
+            Event::SessionRestored { .. } => Some("connected again".to_owned()),
+            Event::CommitInDoubt => {
+                Some("the answer to COMMIT was lost; asking what became of it".to_owned())
+            }
+            Event::CommitResolved { resolution } => Some(resolved(*resolution).to_owned()),
+            Event::MonitorPolled { pool, .. } => {
+                self.pool = pool.or(self.pool);
+                None
+            }
+            Event::MonitorLost { cause } => {
+                Some(format!("the monitor cannot see ({cause}); no verdict until it can"))
+            }
+            Event::MonitorRestored { .. } => Some("the monitor sees again".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn verdict(&self, bar: u32, verdict: Verdict, workers: u32, after: Duration) -> String {
+        let after = time_text(after);
+        match verdict {
+            Verdict::Enough if workers >= self.target => {
+                format!("workers seen {workers}: on target after {after}")
+            }
+            Verdict::Enough => format!("workers seen {workers}: the minimum is reached after {after}"),
+            Verdict::Short(reason) => {
+                let pool = self
+                    .pool
+                    .map(|pool| format!(", pool {}/{} in use", pool.used, pool.size))
+                    .unwrap_or_default();
+                format!("workers seen {workers} of {bar}: too few after {after} ({}{pool})", reason.as_str())
+            }
+            Verdict::FinishedEarly => {
+                format!("workers seen {workers}: finished after {after}, before a verdict")
+            }
+            Verdict::Unverified => {
+                format!("workers seen {workers}: finished after {after} while the monitor was away")
+            }
+        }
+    }
+
+    /// The live line.
+    fn present(&self) -> String {
+        let pool = self.pool.map(|pool| format!(" · pool {}/{}", pool.used, pool.size)).unwrap_or_default();
+        format!(
+            "attempt {}/{} · workers {}/{}{pool} · {} · {}",
+            self.attempt.max(1),
+            self.max_attempts,
+            self.workers,
+            self.target,
+            time_text(self.since.elapsed()),
+            self.doing
+        )
+    }
+}
+
+fn admitted(waited: Duration, end: Admitted, pool: Option<Pool>) -> Option<String> {
+    let waited_text = time_text(waited);
+    match (end, pool) {
+        (Admitted::Room, Some(pool)) => {
+            let waited = if waited < Duration::from_millis(20) {
+                String::new()
+            } else {
+                format!(" after {waited_text}")
+            };
+            Some(format!("the pool has room{waited}: {} of {} slots are in use", pool.used, pool.size))
+        }
+        (Admitted::TimedOut, _) => {
+            Some(format!("the pool is still full after {waited_text}; starting all the same"))
+        }
+        (Admitted::Room | Admitted::Unseen, _) => None,
+    }
+}
+
+fn cancelled(method: CancelMethod, result: CancelResult) -> Option<String> {
+    match (method, result) {
+        (CancelMethod::Cancel, CancelResult::Sent) => Some("cancelled".to_owned()),
+        (CancelMethod::Terminate, CancelResult::Sent) => Some("its session was terminated".to_owned()),
+        (_, CancelResult::Failed) => Some("the request to cancel failed; asking again".to_owned()),
+        (_, CancelResult::Missed) => None,
+    }
+}
+
+const fn resolved(resolution: Resolution) -> &'static str {
+    match resolution {
+        Resolution::Committed => "it was committed",
+        Resolution::Aborted => "it was not committed",
+        Resolution::Reread => "the rows were read again",
+        Resolution::Unresolved => "nobody knows what became of it",
+    }
+}

@@ -1,0 +1,115 @@
+//! `headcount run`: a statement with a guaranteed number of workers.
+
+use std::time::Duration;
+
+use headcount::pg::connect::Endpoint;
+use headcount::{Execution, Headcount, Observer};
+
+use super::args::{RunArgs, Server, Words};
+use super::exit::{self, Failed};
+use super::options::Wanted;
+use super::output::{self, FailedRun};
+use super::signals::Signals;
+use super::telemetry;
+
+/// Beyond twice the grace of a cancel: the library's own limit for a cleanup on a server that is away.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(35);
+
+/// Runs it, and returns the exit code.
+pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) -> u8 {
+    let wanted = match Wanted::resolve(&args.demand, Some(&args.timing)) {
+        Ok(wanted) => wanted,
+        Err(failed) => {
+            let task = args.demand.task.as_deref().unwrap_or("adhoc");
+            return fail(&failed, args.json, task, None);
+        }
+    };
+    let settings = &wanted.settings;
+    match execute(args, &wanted, words, signals).await {
+        Ok(run) => {
+            if args.json {
+                output::print_json(&run);
+            } else {
+                output::print(&output::summary(&run, settings.max_attempts).join("\n"));
+            }
+            if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM }
+        }
+        Err(failed) => {
+            let demanded = (settings.target_workers, settings.minimum());
+            fail(&failed, args.json, &settings.task, Some(demanded))
+        }
+    }
+}
+
+fn fail(failed: &Failed, json: bool, task: &str, demanded: Option<(u32, u32)>) -> u8 {
+    output::complain(failed);
+    if json {
+        output::print_json(&FailedRun::new(failed, task, demanded));
+    }
+    failed.code()
+}
+
+async fn execute(
+    args: &RunArgs,
+    wanted: &Wanted,
+    words: &Words,
+    signals: &mut Signals,
+) -> Result<Execution<u64>, Failed> {
+    let (endpoint, monitor) = endpoints(&args.server)?;
+    let telemetry = telemetry::start(&wanted.settings.task, &args.exporters, words).await?;
+    let observers = telemetry::observers(&telemetry, words, args.json);
+    let result = guarded(endpoint, monitor, wanted, observers, signals).await;
+    signals.or_leave(telemetry::finish(telemetry)).await;
+    result
+}
+
+/// The server, and where the monitor goes when it has its own way.
+pub(crate) fn endpoints(server: &Server) -> Result<(Endpoint, Option<Endpoint>), Failed> {
+    let endpoint = match &server.dsn {
+        Some(dsn) => Endpoint::from_dsn(dsn)?,
+        None => Endpoint::from_environment()?,
+    };
+    let monitor = server.monitor_dsn.as_deref().map(Endpoint::from_dsn).transpose()?;
+    Ok((endpoint, monitor))
+}
+
+async fn guarded(
+    endpoint: Endpoint,
+    monitor: Option<Endpoint>,
+    wanted: &Wanted,
+    observers: Vec<std::sync::Arc<dyn Observer>>,
+    signals: &mut Signals,
+) -> Result<Execution<u64>, Failed> {
+    let mut builder = Headcount::builder(endpoint).without_default_observers();
+    if let Some(monitor) = monitor {
+        builder = builder.monitor(monitor);
+    }
+    for observer in observers {
+        builder = builder.observer(observer);
+    }
+    let headcount = signals.unless(Box::pin(builder.connect())).await.map_err(Failed::Interrupted)??;
+    let job = headcount.job(wanted.settings.clone());
+    // The simple protocol takes one statement or several; one is inspected before it runs.
+    let ended = signals.unless(Box::pin(job.execute_script(&wanted.sql))).await;
+    // After an interruption this waits for the cancel, the rollback and the cleanup.
+    let limit = 2 * wanted.settings.cancel_grace + CLEANUP_LIMIT;
+    let in_order = signals.or_leave(headcount.shutdown(limit)).await;
+    if !in_order {
+        output::say(
+            "headcount: warning: the statement's session did not end in time; look at pg_stat_activity",
+        );
+    }
+    let result = ended.map_err(Failed::Interrupted)?;
+    result.map_err(|error| explained(error, wanted))
+}
+
+/// Adds what this command can do about an error of the server.
+fn explained(error: headcount::Error, wanted: &Wanted) -> Failed {
+    let outside_only = error.sqlstate() == Some("25001") && wanted.settings.transaction;
+    let failed = Failed::from(error);
+    if outside_only {
+        failed.with_fix("run it outside a transaction block, with --no-transaction")
+    } else {
+        failed
+    }
+}

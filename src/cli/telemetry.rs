@@ -1,0 +1,63 @@
+//! Telemetry of the command: the exporters that were asked for, started, flushed, and what was lost said.
+
+use std::sync::Arc;
+
+use headcount::Observer;
+use headcount::telemetry::exporters::{LogFormat, LogOptions, Options, Telemetry};
+
+use super::args::{Exporters, LogStyle, Words};
+use super::exit::Failed;
+use super::output::say;
+use super::progress::{Progress, console_is_terminal};
+
+/// Starts what was asked for, and makes it the process's own.
+pub(crate) async fn start(task: &str, exporters: &Exporters, words: &Words) -> Result<Telemetry, Failed> {
+    let mut options = Options::new(task);
+    options.listen = exporters.listen;
+    options.push.clone_from(&exporters.push);
+    options.textfile.clone_from(&exporters.textfile);
+    options.otlp.clone_from(&exporters.otlp);
+    options.log = log(words);
+    let telemetry = Telemetry::start(options, |name| std::env::var(name).ok()).await?;
+    telemetry.install()?;
+    if let Some(address) = telemetry.metrics_address().filter(|_| !words.quiet) {
+        say(&format!("metrics: http://{address}/metrics"));
+    }
+    Ok(telemetry)
+}
+
+/// Everyone who hears of events: the exporters, and the people in front of the terminal.
+pub(crate) fn observers(telemetry: &Telemetry, words: &Words, json: bool) -> Vec<Arc<dyn Observer>> {
+    let mut observers = telemetry.observers();
+    // Log lines tell the same story; and `--json` in a pipe is for programs.
+    let told = words.quiet || log(words).is_some() || (json && !console_is_terminal());
+    if !told {
+        observers.push(Arc::new(Progress::new("")));
+    }
+    observers
+}
+
+/// Sends what is left. What did not arrive is said; it does not fail the run.
+pub(crate) async fn finish(telemetry: Telemetry) {
+    for loss in telemetry.finish().await {
+        say(&format!("headcount: warning: {loss}"));
+    }
+}
+
+fn log(words: &Words) -> Option<LogOptions> {
+    let level = match words.verbose {
+        0 | 1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let chosen = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
+    if words.quiet || (words.verbose == 0 && words.log_format.is_none() && chosen.is_none()) {
+        return None;
+    }
+    let format = match words.log_format {
+        Some(LogStyle::Json) => LogFormat::Json,
+        Some(LogStyle::Text) | None => LogFormat::Text,
+    };
+    let filter = chosen.unwrap_or_else(|| format!("headcount={level}"));
+    Some(LogOptions { format, filter, ..LogOptions::default() })
+}
