@@ -44,6 +44,7 @@ pub fn percentile(values: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
+#[allow(dead_code, reason = "one of the benchmarks has no ratio")]
 pub fn ratio(a: Duration, b: Duration) -> f64 {
     a.as_secs_f64() / b.as_secs_f64()
 }
