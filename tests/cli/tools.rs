@@ -64,7 +64,7 @@ fn doctor_notices_a_server_that_does_not_say_what_its_sessions_do() {
 
 #[test]
 fn the_demo_shows_a_rejected_attempt_and_one_on_target_and_leaves_no_server() {
-    let ran = headcount(&["demo", "--scale", "0.02", "--json"]).ended(0);
+    let ran = headcount(&["demo", "--scale", "0.05", "--json"]).ended(0);
     assert!(ran.said.contains("   Workers Planned: 4\n   Workers Launched: 0\n"), "{}", ran.said);
     let run = ran.json();
     assert_eq!((&run["outcome"], &run["attempt_count"]), (&"on_target".into(), &2.into()));
