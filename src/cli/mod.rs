@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod demo;
+mod doctor;
 mod exit;
 mod explain;
 mod options;
@@ -43,7 +44,8 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
             Command::Explain(args) => explain::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
-            _ => exit::DONE,
+            Command::Doctor(args) => doctor::run(&args, &mut signals).await,
+            Command::Completions { .. } | Command::Man => exit::DONE,
         })
     });
     // A thread that still reads standard input, or a name server, must not keep the process.

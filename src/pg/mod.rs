@@ -4,6 +4,7 @@
 
 pub(crate) mod cancel;
 pub mod connect;
+pub mod doctor;
 mod dsn;
 pub mod embedded;
 pub(crate) mod failure;

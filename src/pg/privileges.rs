@@ -44,32 +44,49 @@ pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rig
 impl Rights {
     /// Refuses a monitor that would guess, or could not act.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        self.check_sight()?;
+        self.check_stop()
+    }
+
+    /// Refuses a monitor that counts no worker of a healthy query.
+    pub(crate) fn check_sight(&self) -> Result<(), Error> {
         let Self { monitor_role, leader_role, .. } = self;
-        let quoted = quote(monitor_role);
-        if !self.sees {
-            return Err(Error::refused(
-                Refusal::BlindMonitor,
-                format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
-                vec![format!(
-                    "GRANT pg_read_all_stats TO {quoted}; (GRANT SELECT ON pg_stat_activity does not help)"
-                )],
-            ));
+        if self.sees {
+            return Ok(());
         }
-        if !self.may_stop {
-            let fix = if self.leader_is_superuser {
-                format!(
-                    "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
-                )
-            } else {
-                format!("GRANT pg_signal_backend TO {quoted};")
-            };
-            return Err(Error::refused(
-                Refusal::MayNotCancel,
-                format!("the monitor's role {monitor_role} may not cancel the statements of {leader_role}"),
-                vec![fix],
-            ));
+        Err(Error::refused(
+            Refusal::BlindMonitor,
+            format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
+            vec![format!(
+                "GRANT pg_read_all_stats TO {}; (GRANT SELECT ON pg_stat_activity does not help)",
+                quote(monitor_role)
+            )],
+        ))
+    }
+
+    /// Refuses a monitor that may not cancel.
+    pub(crate) fn check_stop(&self) -> Result<(), Error> {
+        let Self { monitor_role, leader_role, .. } = self;
+        if self.may_stop {
+            return Ok(());
         }
-        Ok(())
+        let fix = if self.leader_is_superuser {
+            format!(
+                "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
+            )
+        } else {
+            format!("GRANT pg_signal_backend TO {};", quote(monitor_role))
+        };
+        Err(Error::refused(
+            Refusal::MayNotCancel,
+            format!("the monitor's role {monitor_role} may not cancel the statements of {leader_role}"),
+            vec![fix],
+        ))
+    }
+
+    /// Both roles: the monitor's, the leader's.
+    pub(crate) fn roles(&self) -> (&str, &str) {
+        (&self.monitor_role, &self.leader_role)
     }
 }
 
