@@ -112,6 +112,10 @@ impl<W: Work> Stage for Leader<W> {
         self.work.has_started()
     }
 
+    async fn started(&self) {
+        self.work.started().await;
+    }
+
     fn hand_over(&mut self) -> Option<W::Value> {
         self.work.hand_over()
     }

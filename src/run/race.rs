@@ -71,10 +71,12 @@ impl<'a> Race<'a> {
     pub(crate) async fn run<S: Stage>(&mut self, stage: &S, ledger: &mut Ledger) -> Finish<S::Value> {
         let mut watch = stage.watch(self.settings.undecided_interval());
         let mut work = pin!(stage.work());
+        let mut accepted = None;
         loop {
             let sight = tokio::select! {
                 biased;
                 result = &mut work => return self.on_result(result, ledger),
+                verdict = flowing::<S>(stage, accepted) => return Finish::Flowing(verdict),
                 sight = watch.next() => sight,
             };
             let mut verdict = self.on_sight(sight, ledger);
@@ -85,8 +87,7 @@ impl<'a> Race<'a> {
                 self.announce(verdict, ledger);
                 match verdict {
                     Verdict::Short(reason) => return self.reject(stage, work, reason, ledger).await,
-                    verdict if S::HANDS_OVER => return Finish::Flowing(verdict),
-                    _ => {}
+                    verdict => accepted = Some(verdict),
                 }
             }
             self.pace(&watch);
@@ -172,6 +173,18 @@ impl<'a> Race<'a> {
             }
         }
         Finish::Stuck
+    }
+}
+
+/// Ends when an accepted value can be handed over. The workers are seen long before the first row: the
+/// server keeps its answer in a buffer until that is full or the statement ends.
+async fn flowing<S: Stage>(stage: &S, accepted: Option<Verdict>) -> Verdict {
+    match accepted {
+        Some(verdict) if S::HANDS_OVER => {
+            stage.started().await;
+            verdict
+        }
+        _ => std::future::pending().await,
     }
 }
 

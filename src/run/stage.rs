@@ -71,9 +71,14 @@ pub(crate) trait Stage {
     /// Runs the statement, or the caller's closure.
     async fn work(&self) -> Result<Self::Value, Failure>;
 
-    /// Whether the statement is known to have reached the server.
+    /// Whether the statement is known to have reached the server: [`Stage::hand_over`] has a value.
     fn has_started(&self) -> bool {
         false
+    }
+
+    /// Waits until [`Stage::has_started`]. Cancel-safe.
+    async fn started(&self) {
+        std::future::pending().await
     }
 
     /// Hands over what [`Stage::work`] gathered so far; only where [`Stage::HANDS_OVER`].

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage};
 use tracing::Span;
@@ -36,6 +36,11 @@ pub(crate) trait Work {
     /// Whether the server is known to have begun.
     fn has_started(&self) -> bool {
         false
+    }
+
+    /// Waits until the server is known to have begun. Cancel-safe.
+    async fn started(&self) {
+        std::future::pending().await
     }
 
     /// What was gathered so far, for a value that is handed over.
@@ -115,7 +120,7 @@ pub(crate) struct Query<'a> {
     params: Params<'a>,
     trace_comment: bool,
     flow: Mutex<Flow>,
-    started: AtomicBool,
+    started: watch::Sender<bool>,
     discarding: AtomicBool,
     discard: Notify,
 }
@@ -134,7 +139,7 @@ impl<'a> Query<'a> {
             params,
             trace_comment,
             flow: Mutex::default(),
-            started: AtomicBool::new(false),
+            started: watch::Sender::new(false),
             discarding: AtomicBool::new(false),
             discard: Notify::new(),
         }
@@ -147,12 +152,13 @@ impl Work for Query<'_> {
     const HANDS_OVER: bool = true;
 
     async fn run(&self, client: &Client) -> Result<Flow, Failure> {
-        self.started.store(false, Ordering::Relaxed);
+        self.started.send_replace(false);
         self.discarding.store(false, Ordering::Relaxed);
         let mut flow = self.flow.lock().await;
         let sql = commented(self.sql, self.trace_comment);
         *flow = Flow::default();
         flow.stream = Some(Box::pin(client.query_raw(&*sql, self.params.iter().copied()).await?));
+        self.started.send_replace(true);
         loop {
             if flow.held.len() >= HELD {
                 self.discard.notified().await;
@@ -161,7 +167,6 @@ impl Work for Query<'_> {
                 Some(stream) => stream.next().await,
                 None => None,
             };
-            self.started.store(true, Ordering::Relaxed);
             match row {
                 None if self.discarding.load(Ordering::Relaxed) => {
                     return Err(Failure::lost("the rows were discarded"));
@@ -182,7 +187,12 @@ impl Work for Query<'_> {
     }
 
     fn has_started(&self) -> bool {
-        self.started.load(Ordering::Relaxed)
+        *self.started.borrow()
+    }
+
+    async fn started(&self) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.started.subscribe().wait_for(|started| *started).await;
     }
 
     fn hand_over(&mut self) -> Option<Flow> {
