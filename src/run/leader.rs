@@ -160,6 +160,9 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     async fn resolve(&mut self, xid: &str) -> Resolution {
+        // A line that died in silence leaves the transaction open for hours. Its session is of no use to
+        // anybody: ended, it has committed or it never will.
+        self.hold.stop(CancelMethod::Terminate).await;
         xact::resolve(&self.hold.inner.endpoint, xid, IN_DOUBT_LIMIT).await
     }
 

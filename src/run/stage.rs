@@ -78,7 +78,7 @@ pub(crate) trait Stage {
 
     /// Waits until [`Stage::has_started`]. Cancel-safe.
     async fn started(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Hands over what [`Stage::work`] gathered so far; only where [`Stage::HANDS_OVER`].

@@ -40,7 +40,7 @@ pub(crate) trait Work {
 
     /// Waits until the server is known to have begun. Cancel-safe.
     async fn started(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// What was gathered so far, for a value that is handed over.

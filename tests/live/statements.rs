@@ -154,7 +154,7 @@ async fn the_future_of_a_foreign_client_is_guarded_by_its_pid(major: u32) {
         bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
         hog.release().await;
     };
-    let (run, ()) = tokio::join!(job.watch(pid, || work()), letting_go);
+    let (run, ()) = tokio::join!(job.watch(pid, work), letting_go);
     let run = run.unwrap();
     assert_eq!((run.outcome, run.value, run.achieved_workers), (Outcome::OnTarget, Some(200), 4));
     assert!(run.attempt_count >= 2);

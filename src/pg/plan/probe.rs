@@ -78,7 +78,7 @@ impl Probe {
             .map(|knob| (knob, knob.changes(settings, target)))
             .filter(|(_, changes)| !changes.is_empty())
             .collect();
-        let under = async |keep: &dyn Fn(Knob) -> bool| {
+        let under = async |keep: &(dyn Fn(Knob) -> bool + Sync)| {
             let kept = changes.iter().filter(|(knob, _)| keep(*knob)).flat_map(|(_, changes)| changes);
             reachable_under(client, sql, params, kept).await
         };

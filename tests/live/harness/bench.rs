@@ -91,6 +91,12 @@ impl Bench {
         bench
     }
 
+    /// A new session for questions, after the server was away.
+    pub(crate) async fn reconnect(&mut self) {
+        self.admin = self.client().await;
+    }
+
+    /// Where it stands.
     pub(crate) const fn server(&self) -> &PrivateServer {
         match &self.place {
             Place::Shared(server, _) => server,

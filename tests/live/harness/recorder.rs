@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use headcount::event::{AttemptFacts, CancelMethod, CancelResult, ExecutionFacts, Scope};
+use headcount::event::{CancelMethod, CancelResult, ExecutionFacts, Scope};
 use headcount::{Event, Observer};
 use tokio::sync::watch;
 
@@ -59,15 +59,6 @@ impl Recorder {
     /// How many events like this one there were.
     pub(crate) fn count(&self, is_it: impl Fn(&Event) -> bool) -> usize {
         self.events().iter().filter(|event| is_it(event)).count()
-    }
-
-    /// Each attempt's end.
-    pub(crate) fn attempts(&self) -> Vec<AttemptFacts> {
-        let pick = |event: &Event| match event {
-            Event::AttemptEnded(facts) => Some(*facts),
-            _ => None,
-        };
-        self.events().iter().filter_map(pick).collect()
     }
 
     /// Each execution's end.
