@@ -1,6 +1,8 @@
 //! A cancel that races the end of its statement hits that statement, or nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -23,46 +25,59 @@ async fn no_cancel_of_a_thousand_hits_another_statement_than_its_own_on_18() {
     race(18, 1_000).await;
 }
 
-/// The pool is full and nobody has patience, so each statement is short at the first tick. It lasts
-/// about as long as tick and cancel take together: some end before, some after, some in between.
-async fn race(major: u32, statements: i32) {
-    let bench = Bench::new(major).await;
+/// Statements in one attempt: a cancel may also find the leader between two of them.
+const EACH: usize = 4;
+
+/// The pool is full and nobody has patience, so each attempt is short at its first tick. A statement
+/// lasts about as long as tick and cancel take together: some end before, some after, some in between.
+/// An execution goes on until one of its statements is kept.
+async fn race(major: u32, statements: u32) {
+    let bench = Bench::alone(major).await;
     let _hog = bench.hog(POOL).await;
-    bench.run("CREATE TABLE done (n int)").await;
-    let mut job = bench.job().await.target(1).minimum(1).attempts(1);
+    bench.run("CREATE TABLE done (n bigint)").await;
+    let mut job = bench.job().await.target(1).minimum(1).attempts(100);
     job.settings_mut().launch_wait = Duration::ZERO;
     job.settings_mut().admission_wait = Duration::ZERO;
     job.settings_mut().monitor_interval = Duration::from_millis(1);
+    let random = Mutex::new(fastrand::Rng::with_seed(7));
+    let attempts = AtomicU32::new(0);
     let (mut kept, mut kept_in_spite_of_a_cancel) = (BTreeSet::new(), 0);
-    let mut random = fastrand::Rng::with_seed(7);
-    for n in 0..statements {
-        let seconds = f64::from(random.u32(0..1500)) / 1e6;
+    while attempts.load(Ordering::Relaxed) * (EACH as u32) < statements {
         let guarded = job.guard(|client| {
-            let insert = "INSERT INTO done SELECT $1 FROM pg_sleep($2)";
-            async move { client.execute(insert, &[&n, &seconds]).await }.boxed()
-        });
-        let run = guarded.await.unwrap_or_else(|error| panic!("statement {n}: {}", chain(&error)));
-        match run.outcome {
-            Outcome::FinishedEarly => {
-                assert_eq!(run.value, Some(1));
-                kept.insert(n);
-                kept_in_spite_of_a_cancel += u32::from(run.attempts[0].verdict == "short");
+            let n = attempts.fetch_add(1, Ordering::Relaxed);
+            let lengths: [u32; EACH] = std::array::from_fn(|_| random.lock().unwrap().u32(0..1500));
+            async move {
+                for length in lengths {
+                    let insert = "INSERT INTO done SELECT $1 FROM pg_sleep($2)";
+                    client.execute(insert, &[&i64::from(n), &(f64::from(length) / 1e6)]).await?;
+                }
+                Ok::<u32, tokio_postgres::Error>(n)
             }
-            Outcome::BelowMinimum => assert_eq!(run.value, None),
-            other => panic!("statement {n}: {other:?}"),
+            .boxed()
+        });
+        let run = guarded.await.unwrap_or_else(|error| panic!("{}: {:?}", chain(&error), error.history()));
+        match (run.outcome, run.value) {
+            (Outcome::FinishedEarly, Some(n)) => {
+                assert!(kept.insert(n));
+                kept_in_spite_of_a_cancel += u32::from(run.attempts.last().unwrap().verdict == "short");
+            }
+            (Outcome::BelowMinimum, None) => {}
+            other => panic!("{other:?}"),
         }
     }
     let rows = bench.admin.query("SELECT n FROM done", &[]).await.unwrap();
-    assert_eq!(rows.len(), kept.len(), "none twice");
-    let stored: BTreeSet<i32> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(rows.len(), EACH * kept.len(), "all of an attempt, or nothing");
+    let stored: BTreeSet<u32> = rows.iter().map(|row| u32::try_from(row.get::<_, i64>(0)).unwrap()).collect();
     assert!(stored == kept, "differs: {:?}", stored.symmetric_difference(&kept).collect::<Vec<_>>());
 
     let pids: BTreeSet<i32> = bench.recorder.all().iter().filter_map(pid).collect();
     assert_eq!(pids.len(), 1, "one session had them all");
-    let cancelled = statements as usize - kept.len();
-    let share = statements as usize / 50;
-    assert!(cancelled > share && kept.len() > share, "no race: {cancelled} cancelled, {} kept", kept.len());
-    assert!(kept_in_spite_of_a_cancel > 0, "no result arrived during a cancel");
+    let (attempts, kept) = (attempts.into_inner(), u32::try_from(kept.len()).unwrap());
+    let facts = format!("{attempts} attempts, {kept} kept, {kept_in_spite_of_a_cancel} in spite of a cancel");
+    assert!(
+        kept > attempts / 50 && attempts - kept > attempts / 50 && kept_in_spite_of_a_cancel > 0,
+        "no race: {facts}"
+    );
 }
 
 const fn pid(event: &Event) -> Option<i32> {

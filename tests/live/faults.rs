@@ -245,7 +245,8 @@ async fn a_dropped_future_is_cancelled_rolled_back_and_cleaned_up(major: u32) {
             run = job.execute(statement, &[]) => panic!("it ended: {run:?}"),
             () = nth_attempt(&bench, drops) => {}
         }
-        assert_eq!(bench.recorder.executions().last().unwrap().end, Err(FailReason::Interrupted));
+        let ended = *bench.recorder.executions().last().unwrap();
+        assert_eq!((ended.end, ended.attempts), (Err(FailReason::Interrupted), 1));
     }
     assert!(headcount.shutdown(LIMIT).await);
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 2);
@@ -267,7 +268,9 @@ async fn a_deadline_is_an_error_that_leaves_nothing_behind(major: u32) {
         bench.job().await.deadline(Duration::from_millis(700)).cleanup("INSERT INTO log VALUES ('undone')");
     let error = job.execute(LATE_ROLLUP, &[]).await.unwrap_err();
     assert!(error.is_deadline(), "{}", chain(&error));
-    assert!(error.history().is_some());
+    let history = error.history().unwrap();
+    assert_eq!((history.attempt_count, history.attempts[0].verdict), (1, "failed"));
+    assert!(history.wasted > Duration::ZERO);
     assert_eq!(bench.recorder.executions()[0].end, Err(FailReason::Deadline));
     // At once, not eventually: the error says that it is over.
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 1);
