@@ -17,7 +17,8 @@ SELECT current_user::text, l.usename::text, l.backend_start IS NOT NULL,
        OR (pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')
            AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)),
        (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)
-FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1";
+FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1
+  AND ($2::bigint = 0 OR l.backend_start IS NULL OR round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)";
 
 /// The monitor's rights over one leader.
 #[derive(Debug, Clone)]
@@ -29,9 +30,10 @@ pub(crate) struct Rights {
     leader_is_superuser: bool,
 }
 
-/// Asks the server; `None` when no backend has that pid.
+/// Asks the server; `None` when it has no such backend: another server may well have one of the same
+/// pid. A start of 0 is not known, and is not compared.
 pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rights>, Failure> {
-    let row = client.query_opt(RIGHTS, &[&leader.pid]).await?;
+    let row = client.query_opt(RIGHTS, &[&leader.pid, &leader.started]).await?;
     Ok(row.map(|row| Rights {
         monitor_role: row.get(0),
         leader_role: row.get(1),

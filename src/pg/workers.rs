@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
 use super::Failure;
@@ -97,8 +98,9 @@ pub(crate) async fn left(client: &Client, leader: Identity) -> Result<(u32, bool
 SELECT count(*) FILTER (WHERE leader_pid = $1)::int,
        count(*) FILTER (WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)::int
 FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1";
-    let row = client.query_one(LEFT, &[&leader.pid, &leader.started]).await?;
-    Ok((count(row.get(0)), row.get::<_, i32>(1) > 0))
+    let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
+    let rows = client.query_typed(LEFT, &leader).await?;
+    Ok(rows.first().map_or((0, false), |row| (count(row.get(0)), row.get::<_, i32>(1) > 0)))
 }
 
 /// The backend that has that pid now.

@@ -21,8 +21,8 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), cap: Durati
 /// The current transaction's id, `None` if it wrote nothing. Fails if the transaction is aborted,
 /// where COMMIT itself would roll back and not say so.
 pub(crate) async fn current_id(client: &Client) -> Result<Option<String>, Failure> {
-    let row = client.query_one("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text", &[]).await?;
-    Ok(row.get(0))
+    let rows = client.query_typed("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text", &[]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
 }
 
 /// Asks for that transaction's fate on new sessions until it is known, at most `patience`.
