@@ -6,6 +6,7 @@
 //! view (pgstatfuncs.c, `HAS_PGSTAT_PERMISSIONS`). Signals need the role itself or `pg_signal_backend`.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::Failure;
 use super::session::Identity;
@@ -33,8 +34,9 @@ pub(crate) struct Rights {
 /// Asks the server; `None` when it has no such backend: another server may well have one of the same
 /// pid. A start of 0 is not known, and is not compared.
 pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rights>, Failure> {
-    let row = client.query_opt(RIGHTS, &[&leader.pid, &leader.started]).await?;
-    Ok(row.map(|row| Rights {
+    let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
+    let rows = client.query_typed(RIGHTS, &leader).await?;
+    Ok(rows.first().map(|row| Rights {
         monitor_role: row.get(0),
         leader_role: row.get(1),
         sees: row.get(2),

@@ -63,9 +63,12 @@ impl Session {
     /// `version` says that nothing else will work.
     pub(crate) async fn open(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
         let (client, driver) = endpoint.open(application_name).await?;
-        let row = client.query_one(INTRODUCE, &[]).await?;
+        let rows = client.query_typed(INTRODUCE, &[]).await?;
+        let row =
+            rows.first().ok_or_else(|| Failure::client("the server did not say which backend this is"))?;
         let identity = Identity { pid: row.get(0), started: row.get(1) };
-        Ok(Self { client, driver, identity, version: row.get(2) })
+        let version = row.get(2);
+        Ok(Self { client, driver, identity, version })
     }
 
     pub(crate) const fn client(&self) -> &Client {

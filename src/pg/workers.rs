@@ -64,9 +64,16 @@ pub(crate) async fn prepare(client: &Client) -> Result<Statement, Failure> {
     Ok(client.prepare(LOOK).await?)
 }
 
-/// Looks once.
-pub(crate) async fn look(client: &Client, look: &Statement, leaders: &[i32]) -> Result<View, Failure> {
-    let rows = client.query(look, &[&leaders]).await?;
+/// Looks once; without a prepared statement at a higher price.
+pub(crate) async fn look(
+    client: &Client,
+    look: Option<&Statement>,
+    leaders: &[i32],
+) -> Result<View, Failure> {
+    let rows = match look {
+        Some(look) => client.query(look, &[&leaders]).await?,
+        None => client.query_typed(LOOK, &[(&leaders, Type::INT4_ARRAY)]).await?,
+    };
     let mut view = View::default();
     for row in rows {
         if row.get(2) {

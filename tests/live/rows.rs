@@ -17,7 +17,7 @@ on_each_version! {
 }
 
 /// 2,000 rows, about 2 s of naps.
-const MANY: &str = "SELECT t.id * 100 + g FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 1)";
+const MANY: &str = "SELECT t.id * 100 + g FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 4)";
 
 async fn read(run: Execution<Rows>) -> (Vec<i32>, Execution<u64>) {
     let mut rows = run.value.expect("rows");
@@ -57,7 +57,7 @@ async fn rows_of_a_rejected_attempt_never_reach_the_caller(major: u32) {
     // Each cleanup makes the next attempt's rows tell themselves from the last one's.
     let job = bench.job().await.attempts(50).cleanup("INSERT INTO log VALUES ('undone')");
     let sql =
-        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 1)";
+        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 4)";
     let letting_go = async {
         bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
         hog.release().await;
