@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 /// Bounds each wait for an event; far above what any of them takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs for about 25 s with four workers, and is cancelled at any moment.
 pub(crate) const SLOW: &str = "CREATE TABLE rollup AS SELECT id % 10 AS bucket, count(*) FROM measurements \

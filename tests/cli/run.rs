@@ -19,7 +19,9 @@ fn run(lab: &Lab, arguments: &[&str]) -> Ran {
 fn each_version(test: impl Fn(Lab)) {
     let all = Binaries::all();
     assert!(!all.is_empty());
-    all.into_iter().for_each(|binaries| test(Lab::on(binaries)));
+    for binaries in all {
+        test(Lab::on(binaries));
+    }
 }
 
 #[test]
