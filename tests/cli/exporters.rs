@@ -1,8 +1,10 @@
 //! Telemetry as it leaves the command.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
+use headcount::telemetry::names;
 use rustix::process::Signal;
 
 use crate::lab::{Lab, QUICK, SLOW, finish};
@@ -49,6 +51,46 @@ fn a_run_pushes_its_metrics_and_writes_them_to_a_file() {
         assert!(text.contains("headcount_last_run_achieved_workers{task=\"rollup\"} 4"), "{text}");
         assert!(text.contains("headcount_executions_successful_total{task=\"rollup\"} 1"), "{text}");
     }
+}
+
+#[test]
+fn a_run_that_finds_no_server_is_a_failed_run_to_those_who_watch() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    let dsn = "postgres://nobody@127.0.0.1:1/none";
+    let arguments =
+        ["run", "--dsn", dsn, "--task", "rollup", "--sql", QUICK, "--textfile", file.to_str().unwrap()];
+    lab.headcount(&arguments).ended(1);
+    let written = std::fs::read_to_string(&file).unwrap();
+    let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"connection\"} 1";
+    for line in [failed, "headcount_last_run_success{task=\"rollup\"} 0"] {
+        assert!(written.contains(line), "{written}");
+    }
+}
+
+/// What happens in each run that reaches its target at once.
+const HAPPENED: [&str; 4] = ["AdmissionEnded", "ExecutionEnded", "MonitorPolled", "VerdictReached"];
+
+#[test]
+fn a_real_run_exports_what_the_contract_promises_of_it_and_nothing_beyond() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    lab.headcount(&["run", "--task", "rollup", "--sql", QUICK, "--textfile", file.to_str().unwrap()])
+        .ended(0);
+    let written = std::fs::read_to_string(&file).unwrap();
+    let exported: BTreeSet<&str> =
+        written.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let contract: BTreeSet<&str> = names::ALL.iter().map(|metric| metric.name).collect();
+    let promised: BTreeSet<&str> = names::ALL
+        .iter()
+        .filter(|metric| metric.fed_by.iter().any(|event| HAPPENED.contains(event)))
+        .map(|metric| metric.name)
+        .collect();
+    let missing: Vec<_> = promised.difference(&exported).collect();
+    let beyond: Vec<_> = exported.difference(&contract).collect();
+    assert!(missing.is_empty() && beyond.is_empty(), "missing {missing:?}, beyond {beyond:?}");
 }
 
 #[test]
