@@ -39,17 +39,17 @@ async fn a_statement_that_ignores_cancels_is_terminated(major: u32) {
 }
 
 #[tokio::test]
-async fn no_cancel_of_ten_thousand_hits_another_statement_than_its_own_on_15() {
+async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one_on_15() {
     race(15, 10_000).await;
 }
 
 #[tokio::test]
-async fn no_cancel_of_a_thousand_hits_another_statement_than_its_own_on_13() {
+async fn no_cancel_among_a_thousand_short_statements_hits_the_next_one_on_13() {
     race(13, 1_000).await;
 }
 
 #[tokio::test]
-async fn no_cancel_of_a_thousand_hits_another_statement_than_its_own_on_18() {
+async fn no_cancel_among_a_thousand_short_statements_hits_the_next_one_on_18() {
     race(18, 1_000).await;
 }
 
