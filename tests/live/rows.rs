@@ -57,7 +57,7 @@ async fn rows_of_a_rejected_attempt_never_reach_the_caller(major: u32) {
     // Each cleanup makes the next attempt's rows tell themselves from the last one's.
     let job = bench.job().await.attempts(50).cleanup("INSERT INTO log VALUES ('undone')");
     let sql =
-        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 1)";
+        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 3)";
     let letting_go = async {
         bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
         hog.release().await;
