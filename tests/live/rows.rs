@@ -66,7 +66,12 @@ async fn rows_of_a_rejected_attempt_never_reach_the_caller(major: u32) {
     let (rows, end) = read(run.unwrap_or_else(|error| panic!("{}", chain(&error)))).await;
     assert!(end.attempt_count >= 2);
     let rejected = i32::try_from(end.attempt_count).unwrap() - 1;
-    assert_eq!((rows.len(), end.value, end.outcome), (2000, Some(2000), Outcome::OnTarget));
+    assert_eq!(
+        (rows.len(), end.value, end.outcome),
+        (2000, Some(2000), Outcome::OnTarget),
+        "{:#?}",
+        bench.recorder.all()
+    );
     assert!(
         rows.iter().all(|&attempt| attempt == rejected),
         "rows of attempts {:?}",
