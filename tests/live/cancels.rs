@@ -6,22 +6,50 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use headcount::{Event, Outcome};
+use headcount::event::CancelMethod;
+use headcount::{Event, Outcome, PlanShortfall};
 
-use crate::harness::{Bench, POOL, chain};
+use crate::harness::{Bench, POOL, chain, on_each_version, soon};
+
+on_each_version!(a_statement_that_ignores_cancels_is_terminated);
+
+/// It catches what a cancel raises, for as long as its session lives.
+const STUBBORN: &str = "
+CREATE FUNCTION stubborn() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN LOOP
+  BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN INSERT INTO log VALUES ('caught'); END;
+END LOOP; END $$";
+
+async fn a_statement_that_ignores_cancels_is_terminated(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run(STUBBORN).await;
+    let hog = bench.hog(POOL).await;
+    let mut job = bench.job().await.attempts(1).plan_shortfall(PlanShortfall::Ignore);
+    job.settings_mut().launch_wait = Duration::from_millis(100);
+    job.settings_mut().cancel_grace = Duration::from_millis(700);
+    let run = soon("the execution", job.execute("SELECT stubborn()", &[])).await.unwrap();
+    assert_eq!((run.outcome, run.attempts[0].reason), (Outcome::BelowMinimum, Some("pool_exhausted")));
+    assert!(
+        bench.recorder.stopped_by(CancelMethod::Cancel) && bench.recorder.stopped_by(CancelMethod::Terminate)
+    );
+    hog.release().await;
+    let run = job.execute("SELECT count(*) FROM t WHERE nap(id, 5)", &[]).await.unwrap();
+    assert_eq!(run.outcome, Outcome::OnTarget, "on a new session");
+    bench.nothing_is_left_behind().await;
+}
 
 #[tokio::test]
-async fn no_cancel_of_ten_thousand_hits_another_statement_than_its_own_on_15() {
+async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one_on_15() {
     race(15, 10_000).await;
 }
 
 #[tokio::test]
-async fn no_cancel_of_a_thousand_hits_another_statement_than_its_own_on_13() {
+async fn no_cancel_among_a_thousand_short_statements_hits_the_next_one_on_13() {
     race(13, 1_000).await;
 }
 
 #[tokio::test]
-async fn no_cancel_of_a_thousand_hits_another_statement_than_its_own_on_18() {
+async fn no_cancel_among_a_thousand_short_statements_hits_the_next_one_on_18() {
     race(18, 1_000).await;
 }
 

@@ -17,7 +17,7 @@ on_each_version! {
 }
 
 /// 2,000 rows, about 2 s of naps.
-const MANY: &str = "SELECT t.id * 100 + g FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 4)";
+const MANY: &str = "SELECT t.id * 100 + g FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 1)";
 
 async fn read(run: Execution<Rows>) -> (Vec<i32>, Execution<u64>) {
     let mut rows = run.value.expect("rows");
@@ -57,7 +57,7 @@ async fn rows_of_a_rejected_attempt_never_reach_the_caller(major: u32) {
     // Each cleanup makes the next attempt's rows tell themselves from the last one's.
     let job = bench.job().await.attempts(50).cleanup("INSERT INTO log VALUES ('undone')");
     let sql =
-        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 4)";
+        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 3)";
     let letting_go = async {
         bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
         hog.release().await;
@@ -66,7 +66,12 @@ async fn rows_of_a_rejected_attempt_never_reach_the_caller(major: u32) {
     let (rows, end) = read(run.unwrap_or_else(|error| panic!("{}", chain(&error)))).await;
     assert!(end.attempt_count >= 2);
     let rejected = i32::try_from(end.attempt_count).unwrap() - 1;
-    assert_eq!((rows.len(), end.value, end.outcome), (2000, Some(2000), Outcome::OnTarget));
+    assert_eq!(
+        (rows.len(), end.value, end.outcome),
+        (2000, Some(2000), Outcome::OnTarget),
+        "{:#?}",
+        bench.recorder.all()
+    );
     assert!(
         rows.iter().all(|&attempt| attempt == rejected),
         "rows of attempts {:?}",

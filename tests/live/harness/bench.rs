@@ -22,7 +22,7 @@ CREATE TABLE t (id int, grp int, pad char(600)) WITH (fillfactor = 10, parallel_
 INSERT INTO t SELECT g, g % 5, 'x' FROM generate_series(1, 200) g;
 CREATE TABLE sleepers (id int, pad char(600)) WITH (fillfactor = 10, parallel_workers = 16);
 INSERT INTO sleepers SELECT g, 'x' FROM generate_series(1, 64) g;
-CREATE TABLE log (what text, at timestamptz DEFAULT clock_timestamp());
+CREATE TABLE log (what text, at timestamptz DEFAULT clock_timestamp()) WITH (parallel_workers = 0);
 CREATE SEQUENCE calls;
 ANALYZE t; ANALYZE sleepers;";
 
