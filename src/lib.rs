@@ -64,8 +64,8 @@ pub mod telemetry;
 pub use decide::attempt::Outcome;
 pub use error::{Error, Refusal};
 pub use event::{Event, Observer};
-pub use report::{Attempt, Execution};
-pub use run::{Builder, Headcount, Job, Rows};
+pub use report::{Attempt, Execution, InDoubt, KeyFailure, UpdateOutcome, Updated};
+pub use run::{Batch, Builder, ChunkSize, Headcount, Job, Keys, Row, Rows, Update, Updater};
 pub use settings::{Minimum, PlanShortfall, Policy, Settings};
 
 /// The README's Rust compiles.

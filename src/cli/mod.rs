@@ -13,6 +13,7 @@ mod secret;
 mod shell;
 mod signals;
 mod telemetry;
+mod update;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
         };
         ExitCode::from(match command {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
+            Command::Update(args) => update::run(&args, &words, &mut signals).await,
             Command::Explain(args) => explain::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
             Command::Doctor(args) => doctor::run(&args, &mut signals).await,

@@ -8,5 +8,6 @@
 pub mod admission;
 pub mod attempt;
 pub mod backoff;
+pub mod chunk;
 pub mod failure;
 pub mod verdict;

@@ -16,6 +16,7 @@ pub(crate) mod privileges;
 mod service;
 pub(crate) mod session;
 mod tls;
+pub(crate) mod update;
 pub(crate) mod workers;
 pub(crate) mod xact;
 

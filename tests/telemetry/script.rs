@@ -80,7 +80,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::CommitInDoubt,
         Event::CommitResolved { resolution: Resolution::Committed },
         ended(Ok(Outcome::OnTarget), 4),
-        Event::UpdateStarted { connections: 2 },
+        Event::UpdateStarted { connections: 2, keys: Some(5000) },
         chunk(ChunkEnd::Retried(lost)),
         chunk(ChunkEnd::Committed),
         chunk(ChunkEnd::Failed(lost)),
