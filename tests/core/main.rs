@@ -3,10 +3,12 @@
 //! - `origin`: the four scenarios of the Java executor, tick by tick, under both policies
 //! - `verdict`: each rule of the verdict as a claim, and its properties
 //! - `attempts`: bars, outcomes, pauses and their bounds
+//! - `chunks`: the chunk machine against a server in memory that loses connections at every point
 
 #![allow(missing_docs, clippy::pedantic, reason = "tests")]
 
 mod attempts;
+mod chunks;
 mod origin;
 mod ticks;
 mod verdict;
