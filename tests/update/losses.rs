@@ -167,6 +167,28 @@ async fn a_restarted_server_is_waited_for() {
     }
 }
 
+/// Each row says under which setting it was changed.
+async fn check_durability(asked: &str, used: &str) {
+    let shop = Shop::with_orders(3).await;
+    shop.run(
+        "ALTER TABLE orders ADD sync text;
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN NEW.sync = current_setting(''synchronous_commit''); RETURN NEW; END';
+         CREATE TRIGGER note BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    .await;
+    let dsn = format!("{}?options=-c%20synchronous_commit={asked}", shop.dsn());
+    assert_eq!(pay(&dsn).run(ids(3)).await.unwrap().updated, 3);
+    assert_eq!(shop.text("SELECT string_agg(DISTINCT sync, ',') FROM orders").await, used);
+}
+
+#[tokio::test]
+async fn no_commit_is_answered_before_it_lasts_and_no_stronger_wish_is_overruled() {
+    check_durability("off", "on").await;
+    check_durability("local", "local").await;
+    check_durability("remote_apply", "remote_apply").await;
+}
+
 #[tokio::test]
 async fn a_server_full_of_connections_is_waited_for() {
     let server = PrivateServer::builder()
