@@ -3,7 +3,7 @@
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test lint doc bench stack servers
+.PHONY: help demo test soak lint doc bench stack servers
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,6 +16,9 @@ demo:  ## The main job on a private server, in under a minute once built
 test: servers lint doc  ## Everything that must hold, against real servers of 13, 15 and 18
 	$(CARGO) test --no-default-features --lib --test core
 	$(CARGO) test
+
+soak: servers  ## 1,000 seeded runs a version over lines cut at any byte; 10 million keys in bounded memory
+	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --test update -- a_line_cut_at_any_byte memory_does_not_grow
 
 lint:  ## Format and lints
 	$(CARGO) fmt --check

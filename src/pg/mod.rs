@@ -7,6 +7,7 @@ pub mod connect;
 pub mod doctor;
 mod dsn;
 pub mod embedded;
+pub(crate) mod era;
 pub(crate) mod failure;
 mod lookup;
 mod parameters;

@@ -2,7 +2,8 @@
 //!
 //! The server remembers it: `pg_xact_status(xid8)` (13+; manual, "Transaction ID and Snapshot
 //! Information Functions"). The id must be known before COMMIT is sent. It forgets with time (NULL),
-//! and a standby promoted meanwhile may never have known: then the caller must look at its data.
+//! and a standby promoted meanwhile may never have known: then the caller must look at its data. A crash
+//! may even give the id to another transaction; see [`era`](super::era).
 
 use std::time::Duration;
 

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use headcount::{ChunkSize, Keys};
 
-use crate::support::{Shop, classes, ids, updater};
+use crate::support::{Shop, classes, ids, on_each_version, updater};
 
-#[tokio::test]
-async fn each_key_ends_in_one_class_and_the_table_agrees() {
-    let shop = Shop::with_orders(1000).await;
+on_each_version!(each_key_ends_in_one_class_and_the_table_agrees, a_dry_run_classes_and_changes_nothing,);
+
+async fn each_key_ends_in_one_class_and_the_table_agrees(major: u32) {
+    let shop = Shop::of_version(major, 1000).await;
     shop.run("UPDATE orders SET status = 'paid' WHERE id % 10 = 0; UPDATE orders SET status = 'void' WHERE id % 10 = 1")
         .await;
     let report = shop.pay().run(ids(1050)).await.unwrap();
@@ -40,9 +41,8 @@ async fn the_report_is_the_documented_object() {
     assert!(json["seconds"].is_f64());
 }
 
-#[tokio::test]
-async fn a_dry_run_classes_and_changes_nothing() {
-    let shop = Shop::with_orders(100).await;
+async fn a_dry_run_classes_and_changes_nothing(major: u32) {
+    let shop = Shop::of_version(major, 100).await;
     shop.run("UPDATE orders SET status = 'void' WHERE id <= 7").await;
     let report = shop.pay().dry_run().run(ids(103)).await.unwrap();
     assert_eq!(classes(&report), [93, 0, 7, 3, 0]);

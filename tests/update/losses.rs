@@ -9,8 +9,15 @@ use headcount::pg::embedded::{PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, Keys, Updated};
 
 use crate::support::{
-    Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, pay, paying, updater,
+    Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, on_each_version, pay, paying,
+    updater,
 };
+
+on_each_version!(
+    a_line_cut_at_any_byte_loses_and_doubles_nothing,
+    a_commit_whose_answer_is_lost_counts,
+    a_commit_that_is_lost_is_made_again,
+);
 
 /// Books and table agree, and no key was changed twice.
 async fn balances(shop: &Shop, report: &Updated, keys: u64, context: &str) {
@@ -23,14 +30,13 @@ async fn balances(shop: &Shop, report: &Updated, keys: u64, context: &str) {
     assert!(report.already == 0 || report.in_doubt.reread > 0, "{context}: {report:?}");
 }
 
-/// How many runs the random cuts get: a few dozen, or what `HEADCOUNT_SOAK_RUNS` says.
+/// How many runs the random cuts get on each version: a few dozen, or what `HEADCOUNT_SOAK_RUNS` says.
 fn runs() -> u64 {
-    std::env::var("HEADCOUNT_SOAK_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(60)
+    std::env::var("HEADCOUNT_SOAK_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(30)
 }
 
-#[tokio::test]
-async fn a_line_cut_at_any_byte_loses_and_doubles_nothing() {
-    let shop = Shop::with_orders(200).await;
+async fn a_line_cut_at_any_byte_loses_and_doubles_nothing(major: u32) {
+    let shop = Shop::of_version(major, 200).await;
     let (mut cuts, mut committed, mut aborted, mut reconnects) = (0, 0, 0, 0);
     for seed in 0..runs() {
         shop.run("UPDATE orders SET status = 'new', version = 0").await;
@@ -53,9 +59,8 @@ async fn a_line_cut_at_any_byte_loses_and_doubles_nothing() {
     assert!(committed > 0 && aborted > 0, "commits in doubt: {committed} took effect, {aborted} did not");
 }
 
-#[tokio::test]
-async fn a_commit_whose_answer_is_lost_counts() {
-    let shop = Shop::with_orders(50).await;
+async fn a_commit_whose_answer_is_lost_counts(major: u32) {
+    let shop = Shop::of_version(major, 50).await;
     let proxy =
         Proxy::start(&shop.server, Fate::CutAtCommit { left: AtomicU32::new(2), deliver: true }).await;
     let report = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap();
@@ -64,9 +69,8 @@ async fn a_commit_whose_answer_is_lost_counts() {
     assert_eq!((report.updated, report.reconnects), (50, 2));
 }
 
-#[tokio::test]
-async fn a_commit_that_is_lost_is_made_again() {
-    let shop = Shop::with_orders(50).await;
+async fn a_commit_that_is_lost_is_made_again(major: u32) {
+    let shop = Shop::of_version(major, 50).await;
     let proxy =
         Proxy::start(&shop.server, Fate::CutAtCommit { left: AtomicU32::new(2), deliver: false }).await;
     let recorder = Arc::new(Recorder::default());
@@ -165,6 +169,28 @@ async fn a_restarted_server_is_waited_for() {
         balances(&shop, &report, 5_000, "restarted").await;
         assert!(report.reconnects >= 1, "{mode:?}: {report:?}");
     }
+}
+
+/// Each row says under which setting it was changed.
+async fn check_durability(asked: &str, used: &str) {
+    let shop = Shop::with_orders(3).await;
+    shop.run(
+        "ALTER TABLE orders ADD sync text;
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN NEW.sync = current_setting(''synchronous_commit''); RETURN NEW; END';
+         CREATE TRIGGER note BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    .await;
+    let dsn = format!("{}?options=-c%20synchronous_commit={asked}", shop.dsn());
+    assert_eq!(pay(&dsn).run(ids(3)).await.unwrap().updated, 3);
+    assert_eq!(shop.text("SELECT string_agg(DISTINCT sync, ',') FROM orders").await, used);
+}
+
+#[tokio::test]
+async fn no_commit_is_answered_before_it_lasts_and_no_stronger_wish_is_overruled() {
+    check_durability("off", "on").await;
+    check_durability("local", "local").await;
+    check_durability("remote_apply", "remote_apply").await;
 }
 
 #[tokio::test]

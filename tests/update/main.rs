@@ -6,6 +6,8 @@
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
 //! - `streams`: millions of keys in bounded memory
 //! - `batches`: the caller's own closure
+//!
+//! The central claims are tried on PostgreSQL 13, 15 and 18, the others on whichever there is.
 
 mod batches;
 mod classes;

@@ -5,7 +5,12 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Shop, eventually, key_file};
+use crate::support::{Shop, eventually, key_file, on_each_version};
+
+on_each_version!(
+    four_processes_share_one_query_and_none_is_done_twice_or_left,
+    what_a_killed_process_had_claimed_is_done_by_the_others,
+);
 
 /// `headcount update` from `new` to `paid`, with a version.
 fn command(shop: &Shop, more: &[&str]) -> Command {
@@ -49,9 +54,8 @@ async fn slow_down(shop: &Shop) {
     .await;
 }
 
-#[tokio::test]
-async fn four_processes_share_one_query_and_none_is_done_twice_or_left() {
-    let shop = Shop::with_orders(4000).await;
+async fn four_processes_share_one_query_and_none_is_done_twice_or_left(major: u32) {
+    let shop = Shop::of_version(major, 4000).await;
     slow_down(&shop).await;
     let children: Vec<Child> =
         (0..4).map(|_| command(&shop, &CLAIM).args(["--chunk", "20"]).spawn().unwrap()).collect();
@@ -67,9 +71,8 @@ async fn four_processes_share_one_query_and_none_is_done_twice_or_left() {
     assert_eq!(shop.count("status = 'paid' AND version = 1").await, 4000);
 }
 
-#[tokio::test]
-async fn what_a_killed_process_had_claimed_is_done_by_the_others() {
-    let shop = Shop::with_orders(2000).await;
+async fn what_a_killed_process_had_claimed_is_done_by_the_others(major: u32) {
+    let shop = Shop::of_version(major, 2000).await;
     slow_down(&shop).await;
     let mut victim = command(&shop, &CLAIM).spawn().unwrap();
     eventually(&shop.client, "SELECT count(*) >= 200 FROM orders WHERE version = 1").await;

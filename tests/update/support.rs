@@ -1,13 +1,14 @@
 //! A server for all tests of this binary, a database per test, and a line that can be cut.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headcount::event::{Observer, Scope};
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
+use headcount::pg::embedded::{Binaries, PrivateServer};
 use headcount::{Event, Keys, Update, Updated, Updater};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,16 +16,21 @@ use tokio_postgres::{Client, NoTls};
 
 pub(crate) type Server = Arc<PrivateServer>;
 
-/// The server of this process. It outlives the tests; its watchdog stops it with the process.
-pub(crate) fn server() -> Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    let start = || {
+/// The servers of this process, by version; 0 is whichever there is. They outlive the tests; a watchdog
+/// stops each with the process.
+fn server(major: u32) -> Server {
+    static SERVERS: Mutex<BTreeMap<u32, Server>> = Mutex::new(BTreeMap::new());
+    let start = move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let server =
+        let mut server =
             PrivateServer::builder().setting("max_connections", "200").setting("deadlock_timeout", "100ms");
+        if major > 0 {
+            server = server.binaries(Binaries::version(major).expect("`make servers` installs it"));
+        }
         Arc::new(runtime.block_on(server.start()).unwrap())
     };
-    Arc::clone(SERVER.get_or_init(|| std::thread::spawn(start).join().unwrap()))
+    let mut servers = SERVERS.lock().unwrap();
+    Arc::clone(servers.entry(major).or_insert_with(|| std::thread::spawn(start).join().unwrap()))
 }
 
 /// A database of one test's own, with a table `orders`.
@@ -36,7 +42,11 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) async fn with_orders(rows: u32) -> Self {
-        Self::on(server(), rows).await
+        Self::of_version(0, rows).await
+    }
+
+    pub(crate) async fn of_version(major: u32, rows: u32) -> Self {
+        Self::on(server(major), rows).await
     }
 
     pub(crate) async fn on(server: Server, rows: u32) -> Self {
@@ -267,3 +277,24 @@ async fn pass(
     }
     to.write_all(&bytes[..allowed]).await.is_ok() && allowed == bytes.len()
 }
+
+/// Makes one test of each claim and each version: `losses::the_claim::on_15`.
+macro_rules! on_each_version {
+    ($($claim:ident),+ $(,)?) => {
+        $(mod $claim {
+            #[tokio::test]
+            async fn on_13() {
+                super::$claim(13).await;
+            }
+            #[tokio::test]
+            async fn on_15() {
+                super::$claim(15).await;
+            }
+            #[tokio::test]
+            async fn on_18() {
+                super::$claim(18).await;
+            }
+        })+
+    };
+}
+pub(crate) use on_each_version;

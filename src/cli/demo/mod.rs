@@ -3,6 +3,8 @@
 //! Each act is a file; this one sets the stage, keeps `/metrics` open, and clears everything away.
 
 mod data;
+mod line;
+mod orders;
 mod rollup;
 mod server;
 
@@ -11,7 +13,7 @@ use std::time::Instant;
 
 use headcount::Execution;
 use headcount::telemetry::exporters::Telemetry;
-use headcount::telemetry::names::{self, Metric};
+use headcount::telemetry::names;
 
 use self::server::Stage;
 use super::args::{DemoArgs, Exporters, Words};
@@ -97,7 +99,8 @@ async fn acts(
     if run.outcome.is_accepted() {
         tell(&format!("   {}.", rollup::proof(stage).await?));
     }
-    tell("3. What /metrics says about it:");
+    orders::shipped(stage, telemetry, signals).await?;
+    tell("4. What /metrics says about it:");
     for line in telling_metrics(&telemetry.render()) {
         tell(&format!("   {line}"));
     }
@@ -106,10 +109,18 @@ async fn acts(
 
 /// The series that tell the story, where they are not zero.
 fn telling_metrics(text: &str) -> Vec<&str> {
-    const TELLING: [Metric; 5] =
-        [names::ATTEMPTS_ENDED, names::CANCELS, names::LAST_WASTED, names::LAST_ACHIEVED, names::LAST_TARGET];
-    let of = |line: &str, name: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'));
-    let telling = |line: &&str| TELLING.iter().any(|metric| of(line, metric.name)) && !line.ends_with(" 0");
+    const TELLING: [names::Metric; 8] = [
+        names::ATTEMPTS_ENDED,
+        names::CANCELS,
+        names::LAST_WASTED,
+        names::LAST_ACHIEVED,
+        names::LAST_TARGET,
+        names::CHUNKS_ENDED,
+        names::CHUNK_ROWS_TOTAL,
+        names::IN_DOUBT,
+    ];
+    let is = |line: &str, name: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'));
+    let telling = |line: &&str| TELLING.iter().any(|metric| is(line, metric.name)) && !line.ends_with(" 0");
     text.lines().filter(telling).collect()
 }
 

@@ -52,6 +52,12 @@ impl Stage {
         self.server.major()
     }
 
+    /// The same server by way of another port of this machine.
+    pub(super) fn through(&self, port: u16) -> Result<Endpoint, Trouble> {
+        let dsn = self.server.dsn().replace(&format!(":{}", self.port()), &format!(":{port}"));
+        Ok(Endpoint::resolve(Some(&dsn), |_| None)?)
+    }
+
     /// Stops the server and removes its folder.
     pub(super) async fn stop(self) -> Result<(), Trouble> {
         let Self { server, looker, .. } = self;

@@ -62,6 +62,9 @@ pub(crate) struct Site {
 /// first has left: the new value, or not the expected one. Without [`expect`](Self::expect) and with
 /// values of their own, the later one wins.
 ///
+/// A commit that was answered outlives a crash of the server: where `synchronous_commit` is `off`, it is set
+/// to `on` for the update's sessions.
+///
 /// The future of [`run`](Self::run) may be dropped at any await: what is in flight is rolled back by the
 /// server, or has taken effect. Running the same update again finishes the rest: rows that were done
 /// are *already*.

@@ -1,5 +1,7 @@
 //! A chunk on its way: its items, the course of its attempts, the transaction under way.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -9,6 +11,7 @@ use super::Shop;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::course::Course;
 use crate::decide::chunk::gather::Twin;
+use crate::pg::era::Era;
 use crate::telemetry::spans;
 
 pub(super) struct Chunk<T> {
@@ -27,6 +30,8 @@ pub(super) struct Attempt {
     pub(super) span: Span,
     pub(super) began: Instant,
     pub(super) xid: Option<String>,
+    /// When the server gave the id; in another era it says nothing.
+    pub(super) era: Option<Arc<Era>>,
     pub(super) classes: Vec<Class>,
 }
 
@@ -49,7 +54,7 @@ impl<L: Labor> Shop<'_, L> {
         chunk.course.on_begin();
         let size = chunk.items.len() as u32;
         let span = spans::chunk(span, task, chunk.number, size, server, labor.sql());
-        chunk.attempt = Attempt { span, began: Instant::now(), xid: None, classes: Vec::new() };
+        chunk.attempt = Attempt { span, began: Instant::now(), xid: None, era: None, classes: Vec::new() };
     }
 
     /// Two halves in the place of a chunk, each with a budget of its own; the lower first.
@@ -93,6 +98,6 @@ impl<T> Chunk<T> {
 impl Attempt {
     /// Before the first, and between two.
     pub(super) fn none() -> Self {
-        Self { span: Span::none(), began: Instant::now(), xid: None, classes: Vec::new() }
+        Self { span: Span::none(), began: Instant::now(), xid: None, era: None, classes: Vec::new() }
     }
 }

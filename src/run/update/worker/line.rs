@@ -1,5 +1,6 @@
 //! The worker's session: had, lost, and had again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -11,6 +12,7 @@ use super::{Shop, Worker};
 use crate::decide::backoff::Backoff;
 use crate::event::{Event, SqlState};
 use crate::pg::Failure;
+use crate::pg::era::Era;
 
 /// Pauses between tries to get a session.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(5) };
@@ -20,6 +22,7 @@ pub(super) struct Line<D> {
     pub(super) client: Client,
     pub(super) driver: JoinHandle<()>,
     pub(super) desk: D,
+    pub(super) era: Arc<Era>,
 }
 
 impl<D> Drop for Line<D> {
@@ -34,8 +37,9 @@ impl<D> Drop for Line<D> {
 impl<D> Line<D> {
     async fn open<L: Labor<Desk = D>>(shop: &Shop<'_, L>) -> Result<Self, Failure> {
         let (client, driver) = shop.endpoint.open(&format!("headcount:{}", shop.task)).await?;
+        let era = Arc::new(Era::ready(&client).await?);
         let desk = shop.labor.prepare(&client).await?;
-        Ok(Self { client, driver, desk })
+        Ok(Self { client, driver, desk, era })
     }
 }
 

@@ -1,5 +1,7 @@
 //! What comes of a chunk's work and of its COMMIT, and what its course says to that.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::super::books::Closing;
@@ -18,6 +20,7 @@ impl<L: Labor> Worker<'_, L> {
             Ok(Answer { xid, classes }) => {
                 chunk.course.on_worked(xid.is_some());
                 chunk.attempt.xid = xid;
+                chunk.attempt.era = self.line.as_ref().map(|line| Arc::clone(&line.era));
                 chunk.attempt.classes = classes;
                 self.open = Some(chunk);
             }

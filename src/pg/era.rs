@@ -1,0 +1,66 @@
+//! One life of a server: from its start, or its recovery from a crash, to the next.
+//!
+//! Transaction ids are only good within one. A crash forgets what was not flushed, an id that was handed
+//! out included, and the next life hands it out again (seen on 15: the id of a chunk whose COMMIT the
+//! crash swallowed went to another chunk, and `pg_xact_status` said "committed"). So whoever asks for
+//! the fate of a transaction compares eras first. A standby that was promoted is another era, too.
+//!
+//! `pg_postmaster_start_time()` alone is not enough: the postmaster survives the crash of a backend.
+//! Its own processes (checkpointer, WAL writer...) do not; their pids are visible to every role.
+
+use tokio_postgres::Client;
+
+use super::Failure;
+
+/// Told apart from others by [`is_same`](Self::is_same).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Era {
+    started: String,
+    /// The server's own processes. Some come and go within an era, the checkpointer stays.
+    own: Vec<i32>,
+}
+
+/// Also readies the session. A commit that was answered shall outlive a crash (manual, "Asynchronous Commit":
+/// with `synchronous_commit = off` it may not), and since 14 a backend notices that its client is gone
+/// even while it waits for a lock.
+const READY: &str = "\
+SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
+       ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL),
+       CASE WHEN current_setting('synchronous_commit') = 'off'
+            THEN set_config('synchronous_commit', 'on', false) END,
+       CASE WHEN current_setting('server_version_num')::int >= 140000
+            THEN set_config('client_connection_check_interval', '1s', false) END";
+
+impl Era {
+    /// Readies a session for commits that last, and learns in which era it is.
+    pub(crate) async fn ready(client: &Client) -> Result<Self, Failure> {
+        let rows = client.query_typed(READY, &[]).await?;
+        let row = rows.first().ok_or_else(|| Failure::client("the server did not say since when it runs"))?;
+        Ok(Self { started: row.get(0), own: row.get(1) })
+    }
+
+    /// Whether the server has lived on from one to the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        // Where nobody may see the server's own processes, its start must do.
+        let hidden = self.own.is_empty() && other.own.is_empty();
+        self.started == other.started && (hidden || self.own.iter().any(|pid| other.own.contains(pid)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn era(started: &str, own: &[i32]) -> Era {
+        Era { started: started.to_owned(), own: own.to_vec() }
+    }
+
+    #[test]
+    fn a_restart_a_crash_and_another_server_are_other_eras() {
+        let now = era("1.5", &[10, 11, 12]);
+        assert!(now.is_same(&now) && now.is_same(&era("1.5", &[10, 11, 40])));
+        assert!(!now.is_same(&era("2.5", &[10, 11, 12])), "restarted, in a container with the same pids");
+        assert!(!now.is_same(&era("1.5", &[60, 61, 62])), "a backend crashed");
+        assert!(era("1.5", &[]).is_same(&era("1.5", &[])));
+    }
+}
