@@ -9,4 +9,5 @@ pub mod admission;
 pub mod attempt;
 pub mod backoff;
 pub mod failure;
+pub mod reservation;
 pub mod verdict;
