@@ -12,6 +12,7 @@ mod secret;
 mod shell;
 mod signals;
 mod telemetry;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
         ExitCode::from(match command {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
             Command::Explain(args) => explain::run(&args, &mut signals).await,
+            Command::Watch(args) => watch::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
             _ => exit::DONE,
         })

@@ -11,7 +11,7 @@
 //! the fleet hold no slots, yet occupy the pool: they are subtracted from what is free.
 //!
 //! ```text
-//!   queued ── head ──> on_look ── enough is free ──────────────────────> Take(wanted)
+//!   queued ── head ──> on_look ── enough is free ──────────────────────> Take(demand)
 //!     │                 │  ^  ├── patience over, the minimum is free ──> Take(what is free)
 //!     │                 └──┘  └── the wait is over ───────────────────> GiveUp
 //!     └── the wait is over ───────────────────────────────────────────> GiveUp
@@ -61,7 +61,7 @@ pub fn outsiders(leaders: impl IntoIterator<Item = Use>) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granted {
-    /// As many slots as were wanted.
+    /// As many slots as were demand.
     Full,
     /// Fewer, but at least the minimum: the patience was over.
     Degraded,
@@ -98,7 +98,7 @@ pub enum Move {
 /// One execution's wish for slots.
 #[derive(Debug, Clone, Copy)]
 pub struct Reservation {
-    wanted: u32,
+    demand: u32,
     minimum: u32,
     priority: bool,
     limit: Duration,
@@ -106,11 +106,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Wants `wanted` slots and waits at most `limit` for them, in the queue and at its head. After
+    /// Wants `demand` slots and waits at most `limit` for them, in the queue and at its head. After
     /// `degrade_after`, and when the limit is reached, what is free is enough if it is `minimum`.
     #[must_use]
-    pub fn new(wanted: u32, minimum: u32, limit: Duration, degrade_after: Option<Duration>) -> Self {
-        Self { wanted, minimum: minimum.min(wanted), priority: false, limit, degrade_after }
+    pub fn new(demand: u32, minimum: u32, limit: Duration, degrade_after: Option<Duration>) -> Self {
+        Self { demand, minimum: minimum.min(demand), priority: false, limit, degrade_after }
     }
 
     /// Stands in the queue that goes first.
@@ -128,8 +128,8 @@ impl Reservation {
 
     /// Slots that it wants.
     #[must_use]
-    pub const fn wanted(&self) -> u32 {
-        self.wanted
+    pub const fn demand(&self) -> u32 {
+        self.demand
     }
 
     /// The longest that it may still stand in the queue, `waited` after the wait began.
@@ -147,8 +147,8 @@ impl Reservation {
         }
         let free = slots.free();
         let patient = !over && self.degrade_after.is_none_or(|patience| waited < patience);
-        if free >= self.wanted {
-            Move::Take(self.wanted)
+        if free >= self.demand {
+            Move::Take(self.demand)
         } else if !patient && free >= self.minimum {
             Move::Take(free)
         } else if over {
@@ -161,7 +161,7 @@ impl Reservation {
     /// What `taken` slots amount to.
     #[must_use]
     pub const fn granted(&self, taken: u32) -> Granted {
-        if taken >= self.wanted { Granted::Full } else { Granted::Degraded }
+        if taken >= self.demand { Granted::Full } else { Granted::Degraded }
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn at_the_end_of_the_wait_it_takes_the_minimum_or_gives_up() {
         let wish = Reservation::new(4, 2, HOUR, None);
-        assert_eq!(wish.on_look(HOUR - Duration::from_secs(1), slots(4, 0)), Move::Wait);
+        assert_eq!(wish.on_look(Duration::from_secs(3599), slots(4, 0)), Move::Wait);
         assert_eq!(wish.on_look(HOUR, slots(4, 0)), Move::Take(2));
         assert_eq!(wish.on_look(HOUR, slots(5, 0)), Move::GiveUp);
     }
@@ -234,16 +234,16 @@ mod tests {
     proptest! {
         #[test]
         fn it_never_takes_what_is_not_free_nor_less_than_its_minimum_nor_more_than_it_wants(
-            wanted in 0u32..1100, minimum in 0u32..1100, size in 0u32..1025, held in 0u32..1025,
+            demand in 0u32..1100, minimum in 0u32..1100, size in 0u32..1025, held in 0u32..1025,
             outsiders in proptest::option::of(0u32..1025), priority: bool, priority_waits: bool,
             waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
         ) {
             let secs = Duration::from_secs;
-            let wish = Reservation::new(wanted, minimum, secs(limit), patience.map(secs)).with_priority(priority);
+            let wish = Reservation::new(demand, minimum, secs(limit), patience.map(secs)).with_priority(priority);
             let slots = Slots { size, held, outsiders, priority_waits };
             match wish.on_look(secs(waited), slots) {
                 Move::Take(taken) => {
-                    prop_assert!(taken <= slots.free() && taken <= wanted && taken >= minimum.min(wanted));
+                    prop_assert!(taken <= slots.free() && taken <= demand && taken >= minimum.min(demand));
                     prop_assert!(priority || !priority_waits);
                 }
                 Move::Wait => prop_assert!(waited < limit, "no wait is longer than its limit"),

@@ -8,7 +8,9 @@ use tracing::Span;
 
 use super::hold::Hold;
 use super::leader::check_rights;
+use super::ledger::Ledger;
 use super::monitor::Watch;
+use super::reserve::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -59,8 +61,13 @@ where
         Ok(())
     }
 
+    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+        self.hold.reserve(wanted, self.leader.pid, ledger).await
+    }
+
     async fn begin(&mut self) -> Result<i32, Failure> {
         self.running = true;
+        self.hold.serve(self.leader.pid);
         Ok(self.leader.pid)
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
 use super::headcount::Inner;
+use super::reserve::Reserved;
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
@@ -47,13 +48,15 @@ pub(crate) struct Hold {
     session: Option<Session>,
     /// The backend that may still run something of ours.
     leader: Option<Identity>,
+    /// Given back when this is dropped: after everything was cleared away.
+    pub(crate) reserved: Option<Reserved>,
     /// Between `begin` and a commit or a completed undo.
     busy: bool,
 }
 
 impl Hold {
     pub(crate) const fn new(inner: Arc<Inner>, settings: Arc<Settings>, cleanup: Cleanup) -> Self {
-        Self { inner, settings, cleanup, session: None, leader: None, busy: false }
+        Self { inner, settings, cleanup, session: None, leader: None, reserved: None, busy: false }
     }
 
     /// The session; connects, or takes one that is idle, when there is none.
@@ -90,6 +93,7 @@ impl Hold {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
                 self.leader = Some(identity);
+                self.serve(identity.pid);
                 Ok(identity)
             }
             Err(failure) => {
@@ -113,6 +117,15 @@ impl Hold {
         }
         for (name, value) in rest {
             let _ = write!(script, "SELECT set_config({}, {}, {local});", literal(name), literal(value));
+        }
+        // A degraded reservation: more workers would be other members'.
+        if let Some(limit) = self.worker_limit() {
+            for name in ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"] {
+                let _ = write!(
+                    script,
+                    "SELECT set_config('{name}', least(current_setting('{name}')::int, {limit})::text, {local});"
+                );
+            }
         }
         script
     }
@@ -229,6 +242,7 @@ impl Hold {
             cleanup: self.cleanup.clone(),
             session: self.session.take(),
             leader: self.leader.take(),
+            reserved: self.reserved.take(),
             busy: std::mem::take(&mut self.busy),
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
     waited_before: Duration,
     verdict_after: Option<Duration>,
     waited: Duration,
+    reserved_wait: Duration,
+    reserved_slots: Option<u32>,
     attempts: Vec<Attempt>,
     ended: bool,
 }
@@ -42,6 +44,8 @@ impl Ledger {
             waited_before: Duration::ZERO,
             verdict_after: None,
             waited: Duration::ZERO,
+            reserved_wait: Duration::ZERO,
+            reserved_slots: None,
             attempts: Vec::new(),
             ended: false,
         }
@@ -61,6 +65,10 @@ impl Ledger {
             }
             Event::PlanInspected { planned } => self.planned = Some(*planned),
             Event::TargetLowered { target } => self.target = *target,
+            Event::ReservationEnded { taken, waited, .. } => {
+                self.reserved_wait += *waited;
+                self.reserved_slots = Some(*taken);
+            }
             Event::AdmissionEnded { waited, attempt, .. } => {
                 self.waited_before = *waited;
                 if *attempt == 1 {
@@ -113,6 +121,8 @@ impl Ledger {
             attempt_count: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
             value,
             waited: self.waited,
+            reserved_wait: self.reserved_wait,
+            reserved_slots: self.reserved_slots,
             ran,
             wasted,
             attempts: self.attempts.clone(),

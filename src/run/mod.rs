@@ -13,6 +13,7 @@ mod leader;
 mod ledger;
 mod monitor;
 mod race;
+mod reserve;
 mod rows;
 #[cfg(test)]
 mod scripted;

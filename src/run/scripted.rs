@@ -10,6 +10,7 @@ use tracing::Span;
 use super::execution::{Driven, drive};
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
+use super::reserve::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Outcome;
 use crate::decide::verdict::{LeaderState, Pool};
@@ -71,13 +72,14 @@ struct Script {
     cleanup: Option<Result<(), Failure>>,
     stopped: tokio::sync::watch::Sender<bool>,
     cleared: u32,
+    grant: Option<Grant>,
 }
 
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
         let reach = Reach { launches: vec![4], planned: Some(4), pool_size: Some(POOL) };
         let stopped = tokio::sync::watch::Sender::new(false);
-        Self { acts, attempt: 0, reach, cleanup: Some(Ok(())), stopped, cleared: 0 }
+        Self { acts, attempt: 0, reach, cleanup: Some(Ok(())), stopped, cleared: 0, grant: None }
     }
 
     fn act(&self) -> &Act {
@@ -109,6 +111,10 @@ impl Stage for Script {
 
     async fn check_reach(&mut self, _reach: &Reach, bar: u32) -> Result<(), Error> {
         Err(Error::refused(Refusal::PlanTooNarrow, format!("{bar} are demanded"), vec![]))
+    }
+
+    async fn reserve(&mut self, _wanted: u32, _ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+        Ok(self.grant)
     }
 
     async fn begin(&mut self) -> Result<i32, Failure> {

@@ -1,0 +1,64 @@
+//! The slots of the dead, and their places in the queue, come back by themselves.
+
+use crate::lab::{Lab, VERSIONS, holders, queue, rows_of};
+
+/// A server before 14 lets the statement of a dead client run to its end; its workers are outsiders then.
+fn holding(version: u32) -> String {
+    rows_of(if version < 14 { 100 } else { 10_000 })
+}
+
+#[tokio::test]
+async fn a_killed_holder_gives_way_to_the_next() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let holder = lab.job("holder", &holding(version), &["--reserve"]);
+        lab.until_running("holder").await;
+        let next = lab.job("next", &rows_of(5), &["--reserve"]);
+        lab.until_queued(1).await;
+        holder.kill().await;
+        lab.until("the slots of the dead are free", |fleet| !holders(fleet).contains(&"holder".to_owned()))
+            .await;
+        next.end_well().await;
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_killed_head_of_the_queue_gives_way_to_the_next() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let holder = lab.job("holder", &rows_of(100), &["--reserve"]);
+        lab.until_running("holder").await;
+        let head = lab.job("head", &rows_of(5), &["--reserve"]);
+        lab.until_queued(1).await;
+        let next = lab.job("next", &rows_of(5), &["--reserve"]);
+        assert_eq!(queue(&lab.until_queued(2).await), ["head", "next"]);
+        head.kill().await;
+        let fleet = lab.until_queued(1).await;
+        assert_eq!((queue(&fleet), fleet.queue[0].place), (vec!["next"], 1));
+        holder.end_well().await;
+        next.end_well().await;
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let holder = lab.job("holder", &rows_of(200), &["--reserve"]);
+        lab.until_running("holder").await;
+        let head = lab.job("head", &rows_of(5), &["--reserve"]);
+        lab.until_queued(1).await;
+        let second = lab.job("second", &rows_of(5), &["--reserve"]);
+        lab.until_queued(2).await;
+        second.interrupt();
+        let ended = second.end().await;
+        assert_eq!(ended.code, Some(130), "{ended:#?}");
+        assert_eq!(queue(&lab.until_queued(1).await), ["head"], "before the holder is done");
+        assert_eq!(holders(&lab.until_queued(1).await), ["holder"]);
+        head.kill().await;
+        holder.kill().await;
+        lab.server.stop().await.unwrap();
+    }
+}
