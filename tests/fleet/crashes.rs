@@ -27,7 +27,7 @@ async fn a_killed_holder_gives_way_to_the_next() {
 async fn a_killed_head_of_the_queue_gives_way_to_the_next() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(100), &["--reserve"]);
+        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
         lab.until_running("holder").await;
         let head = lab.job("head", &rows_of(5), &["--reserve"]);
         lab.until_queued(1).await;
@@ -36,7 +36,8 @@ async fn a_killed_head_of_the_queue_gives_way_to_the_next() {
         head.kill().await;
         let fleet = lab.until_queued(1).await;
         assert_eq!((queue(&fleet), fleet.queue[0].place), (vec!["next"], 1));
-        holder.end_well().await;
+        holder.interrupt();
+        assert_eq!(holder.end().await.code, Some(130));
         next.end_well().await;
         lab.server.stop().await.unwrap();
     }
@@ -46,7 +47,7 @@ async fn a_killed_head_of_the_queue_gives_way_to_the_next() {
 async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(200), &["--reserve"]);
+        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
         lab.until_running("holder").await;
         let head = lab.job("head", &rows_of(5), &["--reserve"]);
         lab.until_queued(1).await;

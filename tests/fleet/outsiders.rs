@@ -56,7 +56,7 @@ async fn a_reservation_waits_for_outsiders_to_leave() {
 async fn watch_shows_leaders_outsiders_and_the_queue() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(500), &["--reserve"]);
+        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
         lab.until_running("holder").await;
         let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--priority"]);
         lab.until_queued(1).await;

@@ -25,7 +25,7 @@ async fn first_come_first_served_and_those_with_priority_before() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
         let sql = rows_of(5);
-        let holder = lab.job("holder", &rows_of(60), &["--reserve"]);
+        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
         lab.until_running("holder").await;
         let mut jobs = Vec::new();
         for (task, priority) in [("first", false), ("second", false), ("third", false), ("urgent", true)] {
@@ -38,7 +38,8 @@ async fn first_come_first_served_and_those_with_priority_before() {
         }
         let order = ["urgent", "first", "second", "third"];
         assert_eq!(queue(&lab.until_queued(4).await), order);
-        holder.end_well().await;
+        holder.interrupt();
+        assert_eq!(holder.end().await.code, Some(130));
         for job in order {
             lab.until(&format!("it is {job}'s turn"), |fleet| {
                 assert!(holders(fleet).len() <= 1, "{fleet:?}");
@@ -56,7 +57,7 @@ async fn first_come_first_served_and_those_with_priority_before() {
 #[tokio::test]
 async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
     let lab = Lab::start(18).await;
-    let holder = lab.job("holder", &rows_of(200), &["--reserve"]);
+    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
     lab.until_running("holder").await;
     let head = lab.job("head", &rows_of(1), &["--reserve"]);
     lab.until_queued(1).await;
@@ -79,7 +80,7 @@ async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
 #[tokio::test]
 async fn two_clusters_do_not_disturb_each_other() {
     let (here, there) = (Lab::start(18).await, Lab::start(18).await);
-    let holder = here.job("holder", &rows_of(500), &["--reserve"]);
+    let holder = here.job("holder", &rows_of(10_000), &["--reserve"]);
     here.until_running("holder").await;
     let waiting = here.job("waiting", &rows_of(1), &["--reserve"]);
     here.until_queued(1).await;
@@ -95,7 +96,7 @@ async fn two_clusters_do_not_disturb_each_other() {
 async fn a_fleet_may_have_a_part_of_the_pool() {
     let lab = Lab::start(18).await;
     let part = ["--reserve", "--pool-size", "4", "--target", "2", "--min", "1"];
-    let holders: Vec<_> = (1..=2).map(|n| lab.job(&format!("holder{n}"), &rows_of(300), &part)).collect();
+    let holders: Vec<_> = (1..=2).map(|n| lab.job(&format!("holder{n}"), &rows_of(10_000), &part)).collect();
     lab.until("both hold two slots", |fleet| fleet.pool.held == 4).await;
     let waiting = lab.job("waiting", &rows_of(1), &part);
     let fleet = lab.until_queued(1).await;
