@@ -59,6 +59,8 @@ pub enum Event {
         demand: u32,
         /// Slots taken.
         taken: u32,
+        /// Executions that were before it when its place was first seen; 0 when it never was.
+        ahead: u32,
         /// How the wait ended.
         end: Granted,
         /// Time waited, in the queue and at its head.

@@ -93,7 +93,8 @@ pub struct Settings {
     pub transaction: bool,
     /// Whether to take slots of the pool before the first attempt, in a queue that all executions with
     /// this option share, on whatever host. Default `false`. Needs a connection that keeps its backend
-    /// (no proxy that pools transactions), to [`reserve_database`](Self::reserve_database).
+    /// (no proxy that pools transactions), to [`reserve_database`](Self::reserve_database); it is one more
+    /// than an execution has without, so a long queue of processes counts against `max_connections`.
     pub reserve: bool,
     /// The longest wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then it takes
     /// what is free if that is the minimum, else the execution ends below the minimum. Zero asks once.

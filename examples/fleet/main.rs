@@ -26,8 +26,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = arguments.next().unwrap_or_else(|| "examples/fleet/fleet.svg".to_owned());
     let seed = arguments.next().map_or(Ok(7), |text| text.parse())?;
 
-    println!("| fleet | policy | on target | above minimum | failed | wasted | median wait | p99 wait | makespan |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "| fleet | policy | on target | above minimum | failed | attempts a job | wasted | median wait | p99 wait | makespan |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     compare("6 jobs of 4 workers at once, pool of 6", &crowd(6));
     let night = Workload::plain(1_000, 64, Arrivals::Steady, seed);
     compare("1,000 jobs through the night, pool of 64, load 0.8", &night.scenario());
@@ -46,11 +48,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Jobs of four workers that start together on a pool of six, 5 s of five processes each.
 fn crowd(jobs: u64) -> Scenario {
     let plan = |n| Plan { arrives: n, target: 4, minimum: 2, work: 25_000, priority: false, dies: None };
-    Scenario { pool: 6, jobs: (0..jobs).map(plan).collect(), reserve_wait: 24 * 3_600_000, ..Scenario::default() }
+    Scenario {
+        pool: 6,
+        jobs: (0..jobs).map(plan).collect(),
+        reserve_wait: 24 * 3_600_000,
+        ..Scenario::default()
+    }
 }
 
 /// More and more jobs at once on a pool of 16: for each policy, (jobs, share on target, share of time wasted).
-fn contention() -> Vec<(Policy, Vec<(f64, f64, f64)>)> {
+fn contention() -> Vec<plot::Line> {
     let points = |policy| {
         let point = |jobs: usize| {
             let workload = Workload { widest: 4, ..Workload::plain(jobs, 16, Arrivals::Burst, 11) };
@@ -66,11 +73,12 @@ fn compare(fleet: &str, scenario: &Scenario) {
     for policy in Policy::ALL {
         let figures = Figures::of(&play(scenario, policy));
         println!(
-            "| {fleet} | {} | {:.1} % | {:.1} % | {:.1} % | {:.1} % ({:.0} s) | {:.1} s | {:.0} s | {:.0} s |",
+            "| {fleet} | {} | {:.1} % | {:.1} % | {:.1} % | {:.2} | {:.1} % ({:.0} s) | {:.1} s | {:.0} s | {:.0} s |",
             policy.as_str(),
             100.0 * figures.on_target,
             100.0 * figures.above_minimum,
             100.0 * figures.failed,
+            figures.attempts,
             100.0 * figures.wasted_share,
             figures.wasted,
             figures.median_wait,
@@ -85,6 +93,8 @@ struct Figures {
     on_target: f64,
     above_minimum: f64,
     failed: f64,
+    /// The mean.
+    attempts: f64,
     /// Worker and leader time of attempts that were not kept.
     wasted: f64,
     wasted_share: f64,
@@ -106,11 +116,14 @@ impl Figures {
         let wait = |percent: usize| {
             waits.get(waits.len().saturating_sub(1) * percent / 100).map_or(0.0, |&wait| wait as f64 / 1000.0)
         };
-        let sum = |of: fn(&simulator::Fate) -> u64| alive.iter().map(|fate| of(fate)).sum::<u64>() as f64 / 1000.0;
+        let sum =
+            |of: fn(&simulator::Fate) -> u64| alive.iter().map(|fate| of(fate)).sum::<u64>() as f64 / 1000.0;
         let (wasted, useful) = (sum(|fate| fate.wasted), sum(|fate| fate.useful));
         Self {
             on_target: share(&|end| end == Outcome::OnTarget),
             above_minimum: share(&|end| end.is_accepted() && end != Outcome::OnTarget),
+            attempts: alive.iter().map(|fate| f64::from(fate.attempts)).sum::<f64>()
+                / alive.len().max(1) as f64,
             failed: share(&|end| !end.is_accepted()),
             wasted,
             wasted_share: wasted / (wasted + useful).max(f64::EPSILON),

@@ -6,7 +6,8 @@ use plotters::prelude::*;
 use super::simulator::Policy;
 
 type Drawing<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Line = (Policy, Vec<(f64, f64, f64)>);
+/// A policy, and for each number of jobs the two shares.
+pub type Line = (Policy, Vec<(f64, f64, f64)>);
 
 /// Two panels over the number of jobs: the share on target, and the share of time wasted.
 pub fn draw(file: &str, lines: &[Line]) -> Result<(), Box<dyn std::error::Error>> {

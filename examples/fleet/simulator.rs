@@ -412,8 +412,7 @@ impl World {
         let interval = if self.policy == Policy::Classic { 500 } else { 10 };
         let job = &mut self.jobs[n];
         let (State::Running { began }, Some(window)) = (job.state, &mut job.window) else { return };
-        let tick =
-            Tick { at: ms(self.now - began), workers: job.workers, leader: LeaderState::Active, pool };
+        let tick = Tick { at: ms(self.now - began), workers: job.workers, leader: LeaderState::Active, pool };
         match window.on_tick(tick) {
             None => self.after(interval, What::Ticks(n), n),
             Some(Verdict::Short(_)) => {

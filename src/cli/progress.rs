@@ -79,6 +79,8 @@ impl Drop for Progress {
     }
 }
 
+const HEAD: &str = "next in the queue for slots";
+
 /// What has been told so far.
 #[derive(Debug)]
 struct Story {
@@ -137,10 +139,11 @@ impl Story {
                 Some(format!("in the queue for {demand} slots: {ahead} {others} before this one"))
             }
             Event::ReservationShort { demand, slots, .. } => {
-                self.doing = "at the head of the queue";
-                Some(format!("next in the queue: {demand} slots are needed, {}", free(*slots)))
+                let before = std::mem::replace(&mut self.doing, HEAD);
+                let line = format!("next in the queue: {demand} slots are needed, {}", free(*slots));
+                (before != HEAD).then_some(line)
             }
-            Event::ReservationEnded { demand, taken, end, waited, slots } => {
+            Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
                 Some(reserved(*demand, *taken, *end, *waited, *slots))
             }
             Event::ReservationLost { taken } => {

@@ -9,8 +9,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::fleet::{self, Fleet, Leader, Waiting};
-use tokio_postgres::Client;
+use headcount::pg::fleet::{Fleet, Leader, Waiting, Watcher};
 
 use super::args::WatchArgs;
 use super::exit::{self, Failed};
@@ -38,11 +37,11 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
         None => Endpoint::from_environment()?,
     };
     let server = endpoint.describe();
-    let client = endpoint.with_database(&args.reserve_database).client("headcount:watch").await?;
+    let watcher = Watcher::connect(&endpoint, &args.reserve_database, &args.reserve_space).await?;
     let mut attempts = Attempts::default();
     let mut last = String::new();
     loop {
-        let mut fleet = look(&client, args).await?;
+        let mut fleet = watcher.look().await?;
         attempts.note(&mut fleet);
         if args.json {
             output::print_json(&fleet);
@@ -60,10 +59,6 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
         }
         tokio::time::sleep(args.interval).await;
     }
-}
-
-async fn look(client: &Client, args: &WatchArgs) -> Result<Fleet, Failed> {
-    Ok(fleet::look(client, &args.reserve_space).await?)
 }
 
 /// Attempts of executions that do not say theirs: a transaction that is younger than it was is another one.

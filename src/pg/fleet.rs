@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::Failure;
+use super::connect::Endpoint;
 use super::slots::{MOST, PRIORITY_TURNSTILE, TURNSTILE, class, read_label};
 use crate::decide::reservation::{Use, outsiders};
 use crate::error::Error;
@@ -88,15 +89,41 @@ pub struct Waiting {
     pub waited_seconds: Option<f64>,
 }
 
-/// Looks once. `client` must be in the fleet's database; `space` is the name of its keys.
-///
-/// # Errors
-/// When the server does not answer.
-pub async fn look(client: &Client, space: &str) -> Result<Fleet, Error> {
-    let failed = |failure| Error::sql("looking at the pool", failure);
-    let members = members(client, space).await.map_err(failed)?;
-    let found = leaders(client).await.map_err(failed)?;
-    Ok(assemble(members, found))
+/// A session that looks.
+pub struct Watcher {
+    client: Client,
+    space: String,
+}
+
+impl Watcher {
+    /// Connects to the fleet's `database`, where its slots are held; `space` is the name of its keys.
+    ///
+    /// # Errors
+    /// When no session can be had.
+    pub async fn connect(endpoint: &Endpoint, database: &str, space: &str) -> Result<Self, Error> {
+        let client = endpoint.with_database(database).client("headcount:watch").await?;
+        // Where parallel plans are made to cost nothing, the look itself would take workers of the pool.
+        let set = client.batch_execute("SET max_parallel_workers_per_gather TO 0").await;
+        set.map_err(|error| Error::sql("preparing the session", error.into()))?;
+        Ok(Self { client, space: space.to_owned() })
+    }
+
+    /// Looks once.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn look(&self) -> Result<Fleet, Error> {
+        let failed = |failure| Error::sql("looking at the pool", failure);
+        let members = members(&self.client, &self.space).await.map_err(failed)?;
+        let found = leaders(&self.client).await.map_err(failed)?;
+        Ok(assemble(members, found))
+    }
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").field("space", &self.space).finish_non_exhaustive()
+    }
 }
 
 /// A session that holds slots or waits for them.

@@ -217,6 +217,7 @@ impl SlotSession {
 
 /// Nothing that an administrator configured for statements may end a wait or a hold; a dead client is to be
 /// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
+/// And a look takes no workers of the pool that it looks at.
 const PREPARE: &str = "\
 SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
@@ -224,6 +225,7 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
        set_config('tcp_keepalives_count', '3', false),
+       set_config('max_parallel_workers_per_gather', '0', false),
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false)
                  || set_config('idle_session_timeout', '0', false) END,

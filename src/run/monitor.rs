@@ -144,6 +144,8 @@ impl Drop for Monitor {
 impl Link {
     async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
         let session = Session::open(endpoint, "headcount:monitor").await?;
+        // Where parallel plans are made to cost nothing, the look itself would take workers of the pool.
+        session.client().batch_execute("SET max_parallel_workers_per_gather TO 0").await?;
         let look = workers::prepare(session.client()).await?;
         Ok(Self { session, look })
     }

@@ -46,7 +46,7 @@ impl Observer for Log {
                 let waited_seconds = waited.as_secs_f64();
                 debug!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "at the head of the queue, waiting for free slots");
             }
-            Event::ReservationEnded { demand, taken, end, waited, slots } => {
+            Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
                 reservation_ended(task, *demand, *taken, *end, *waited, *slots);
             }
             Event::ReservationReleased { taken, held } => {

@@ -224,11 +224,8 @@ impl Observer for SpanAttributes {
             Event::PlanInspected { planned } => {
                 span.record("headcount.planned_workers", i64::from(*planned));
             }
-            // The first place in the queue is the one that explains the wait.
-            Event::ReservationQueued { ahead, waited, .. } if waited.is_zero() => {
+            Event::ReservationEnded { taken, ahead, end, waited, slots, .. } => {
                 span.record("headcount.ahead", i64::from(*ahead));
-            }
-            Event::ReservationEnded { taken, end, waited, slots, .. } => {
                 span.record("headcount.taken_slots", i64::from(*taken));
                 span.record("headcount.granted", end.as_str());
                 span.record("headcount.waited_seconds", waited.as_secs_f64());

@@ -27,7 +27,12 @@ fn check(scenario: &Scenario) -> Night {
     let night = play(scenario, Policy::Reserve);
     // `play` itself panics when a job never ends: no deadlock.
     assert_eq!(night.fates.len(), scenario.jobs.len());
-    assert!(night.most_held <= scenario.pool, "slots are held once: {} of {}", night.most_held, scenario.pool);
+    assert!(
+        night.most_held <= scenario.pool,
+        "slots are held once: {} of {}",
+        night.most_held,
+        scenario.pool
+    );
     assert!(night.most_used <= scenario.pool);
     assert_eq!(night.held_by_the_dead, 0, "the slots of the dead come back");
     for priority in [false, true] {
@@ -119,7 +124,8 @@ fn six_jobs_of_four_fight_under_the_origins_algorithm_and_not_with_a_queue() {
 
 #[test]
 fn a_wide_job_is_not_overtaken_by_narrow_ones() {
-    let narrow = |n: u64| Plan { arrives: n * 50, target: 1, minimum: 1, work: 10_000, priority: false, dies: None };
+    let narrow =
+        |n: u64| Plan { arrives: n * 50, target: 1, minimum: 1, work: 10_000, priority: false, dies: None };
     let mut jobs: Vec<_> = (0..200).map(narrow).collect();
     jobs[20] = Plan { target: 8, minimum: 8, ..jobs[20] };
     let scenario = Scenario { pool: 8, jobs, reserve_wait: 86_400_000, ..Scenario::default() };

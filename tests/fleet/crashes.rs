@@ -63,3 +63,18 @@ async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
         lab.server.stop().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn who_loses_its_slots_finishes_and_says_so() {
+    let lab = Lab::start(18).await;
+    let job = lab.job("job", &rows_of(50), &["--reserve"]);
+    lab.until_running("job").await;
+    let killed =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'want=%'";
+    assert_eq!(lab.client.query_one(killed, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let fleet = lab.until("its workers are outsiders", |fleet| fleet.pool.outsiders == 4).await;
+    assert_eq!(fleet.pool.held, 0);
+    let ended = job.end_well().await;
+    assert!(ended.said.contains("slots lost with their connection"), "{ended:#?}");
+    lab.server.stop().await.unwrap();
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
 use headcount::pg::embedded::{Binaries, PrivateServer};
-use headcount::pg::fleet::{self, Fleet};
+use headcount::pg::fleet::{Fleet, Watcher};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio_postgres::Client;
@@ -15,6 +15,7 @@ pub(crate) const VERSIONS: [u32; 2] = [13, 18];
 
 /// One row a page, so that workers share the work; it sleeps instead of burning cores.
 const SCHEMA: &str = "
+CREATE TABLE gate (n int);
 CREATE TABLE slow (n int, pad text);
 ALTER TABLE slow ALTER pad SET STORAGE PLAIN;
 INSERT INTO slow SELECT n, repeat('x', 6000) FROM generate_series(1, 200) AS n;
@@ -32,6 +33,7 @@ pub(crate) fn rows_of(ms: u32) -> String {
 pub(crate) struct Lab {
     pub(crate) server: PrivateServer,
     pub(crate) client: Client,
+    watcher: Watcher,
 }
 
 impl Lab {
@@ -47,9 +49,11 @@ impl Lab {
             .start()
             .await
             .unwrap();
-        let client = Endpoint::from_dsn(&server.dsn()).unwrap().client("headcount:watch").await.unwrap();
+        let endpoint = Endpoint::from_dsn(&server.dsn()).unwrap();
+        let client = endpoint.client("test").await.unwrap();
         client.batch_execute(SCHEMA).await.unwrap();
-        Self { server, client }
+        let watcher = Watcher::connect(&endpoint, "postgres", "headcount").await.unwrap();
+        Self { server, client, watcher }
     }
 
     /// The command, with a place in the fleet. It has no patience for a machine under load.
@@ -74,7 +78,7 @@ impl Lab {
     pub(crate) async fn until(&self, claim: &str, holds: impl Fn(&Fleet) -> bool) -> Fleet {
         let looking = async {
             loop {
-                let fleet = fleet::look(&self.client, "headcount").await.unwrap();
+                let fleet = self.watcher.look().await.unwrap();
                 if holds(&fleet) {
                     return fleet;
                 }
@@ -83,7 +87,7 @@ impl Lab {
         };
         match tokio::time::timeout(Duration::from_secs(60), looking).await {
             Ok(fleet) => fleet,
-            Err(_) => panic!("never: {claim}; {:?}", fleet::look(&self.client, "headcount").await),
+            Err(_) => panic!("never: {claim}; {:?}", self.watcher.look().await),
         }
     }
 

@@ -3,8 +3,11 @@
 use std::process::Command;
 
 use headcount::pg::connect::Endpoint;
+use headcount::pg::fleet::Fleet;
 
 use crate::lab::{Lab, VERSIONS, rows_of};
+
+const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
 
 /// A session that takes four workers and asks nobody. It ends with the value.
 async fn outsider(lab: &Lab) -> tokio::task::JoinHandle<()> {
@@ -43,10 +46,7 @@ async fn a_reservation_waits_for_outsiders_to_leave() {
     let task = outsider(&lab).await;
     let patient = lab.job("patient", &rows_of(5), &["--reserve"]);
     lab.until_queued(1).await;
-    lab.client
-        .batch_execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL")
-        .await
-        .unwrap();
+    lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
     task.await.unwrap();
     patient.end_well().await;
     lab.server.stop().await.unwrap();
@@ -91,4 +91,29 @@ async fn watch_shows_leaders_outsiders_and_the_queue() {
         holder.kill().await;
         lab.server.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slots_and_says_why() {
+    let lab = Lab::start(18).await;
+    // The job has its slots, and waits for a lock before it may start its workers.
+    let locker = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("locker").await.unwrap();
+    locker.batch_execute("BEGIN; LOCK TABLE gate IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let sql = format!("SELECT count(*) FROM gate; {}", rows_of(10));
+    let job = lab.job("robbed", &sql, &["--reserve", "--admission-wait", "60s"]);
+    let is = |fleet: &Fleet, state: &str| {
+        let robbed = fleet.leaders.iter().find(|leader| leader.task.as_deref() == Some("robbed"));
+        robbed.is_some_and(|leader| leader.slots == 4 && leader.state.as_deref() == Some(state))
+    };
+    lab.until("it has its slots and its attempt began", |fleet| is(fleet, "active")).await;
+    let task = outsider(&lab).await;
+    locker.batch_execute("COMMIT").await.unwrap();
+    lab.until("it was rejected, and waits with its slots", |fleet| is(fleet, "idle")).await;
+    lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
+    task.await.unwrap();
+    let ended = job.end().await;
+    assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
+    assert_eq!(ended.json["attempts"][0]["reason"], "pool_exhausted", "{ended:#?}");
+    assert_eq!(ended.json["reserved_slots"], 4, "{ended:#?}");
+    lab.server.stop().await.unwrap();
 }

@@ -61,11 +61,11 @@ async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
     lab.until_running("holder").await;
     let head = lab.job("head", &rows_of(1), &["--reserve"]);
     lab.until_queued(1).await;
-    let late = lab.job("late", &rows_of(1), &["--reserve", "--reserve-wait", "300ms"]).end().await;
+    let late = lab.job("late", &rows_of(1), &["--reserve", "--reserve-wait", "3s"]).end().await;
     assert_eq!(late.code, Some(3), "{late:#?}");
     assert_eq!(late.json["outcome"], "below_minimum");
     assert_eq!(late.json["attempt_count"], 0);
-    assert!(late.json["reserved_wait_seconds"].as_f64().unwrap() >= 0.3, "{late:#?}");
+    assert!(late.json["reserved_wait_seconds"].as_f64().unwrap() >= 3.0, "{late:#?}");
     assert!(
         late.said.contains("waiting in the queue for slots") && late.said.contains("ahead=1"),
         "{late:#?}"

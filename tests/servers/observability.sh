@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs Debian's Prometheus, Alertmanager and Pushgateway for the tests. The tests start them
+# Installs Debian's Prometheus, Alertmanager, Pushgateway and PgBouncer for the tests. The tests start them
 # themselves, on loopback and with temporary folders, so no service may start here: a service would
 # listen on all interfaces. Does nothing when all of them are there. Needs root only to install.
 set -eu
@@ -8,6 +8,7 @@ missing=''
 command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$missing prometheus"
 command -v prometheus-alertmanager >/dev/null || missing="$missing prometheus-alertmanager"
 command -v prometheus-pushgateway >/dev/null || missing="$missing prometheus-pushgateway"
+[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || missing="$missing pgbouncer"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then

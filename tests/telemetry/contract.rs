@@ -149,7 +149,8 @@ fn the_pool_is_absent_until_it_is_seen() {
 #[test]
 fn slots_reserved_by_this_process_are_a_state_of_the_pool_until_they_are_given_back() {
     let reserved = "headcount_pool_workers{state=\"reserved\"}";
-    let taken = |taken, end| Event::ReservationEnded { demand: 4, taken, end, waited: MS, slots: None };
+    let taken =
+        |taken, end| Event::ReservationEnded { demand: 4, taken, ahead: 0, end, waited: MS, slots: None };
     let text = rendered(&[taken(4, Granted::Full), taken(0, Granted::GaveUp), taken(2, Granted::Degraded)]);
     assert_eq!(value(&text, reserved), Some(6.0));
     for end in ["full", "gave_up", "degraded"] {

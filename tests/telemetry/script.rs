@@ -67,6 +67,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::ReservationEnded {
             demand: 4,
             taken: 2,
+            ahead: 2,
             end: Granted::Degraded,
             waited: 200 * MS,
             slots: Some(SLOTS),
