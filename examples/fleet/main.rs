@@ -13,12 +13,14 @@
     reason = "an example speaks, and has no public items"
 )]
 
+mod night;
 mod plot;
 mod simulator;
 mod workload;
 
 use headcount::Outcome;
-use simulator::{End, Night, Plan, Policy, Scenario, play};
+use night::{End, Fate, Night, Plan, Policy, Scenario};
+use simulator::play;
 use workload::{Arrivals, Workload};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let waves = Workload { arrivals: Arrivals::Waves, ..night };
     compare("1,000 jobs in four waves, pool of 64", &waves.scenario());
     let rough = Workload { outsiders: 0.25, crashes: 0.02, priority: 0.1, ..night };
-    compare("the same night with outsiders, crashes and priority", &rough.scenario());
+    compare("1,000 jobs through the night with outsiders, crashes and priority", &rough.scenario());
     let large = Workload { widest: 32, load: 1.0, ..Workload::plain(10_000, 1_024, Arrivals::Steady, seed) };
     compare("10,000 jobs of up to 32 workers, pool of 1,024, load 1", &large.scenario());
 
@@ -116,8 +118,7 @@ impl Figures {
         let wait = |percent: usize| {
             waits.get(waits.len().saturating_sub(1) * percent / 100).map_or(0.0, |&wait| wait as f64 / 1000.0)
         };
-        let sum =
-            |of: fn(&simulator::Fate) -> u64| alive.iter().map(|fate| of(fate)).sum::<u64>() as f64 / 1000.0;
+        let sum = |of: fn(&Fate) -> u64| alive.iter().map(|fate| of(fate)).sum::<u64>() as f64 / 1000.0;
         let (wasted, useful) = (sum(|fate| fate.wasted), sum(|fate| fate.useful));
         Self {
             on_target: share(&|end| end == Outcome::OnTarget),

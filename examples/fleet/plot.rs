@@ -3,7 +3,7 @@
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::simulator::Policy;
+use super::night::Policy;
 
 type Drawing<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// A policy, and for each number of jobs the two shares.

@@ -1,6 +1,6 @@
 //! Nights to play: when jobs come, how long they are, who disturbs them.
 
-use super::simulator::{Grab, Plan, Scenario};
+use super::night::{Grab, Plan, Scenario};
 
 /// When jobs come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::hold::Hold;
 use super::leader::check_rights;
 use super::ledger::Ledger;
 use super::monitor::Watch;
-use super::reserve::Grant;
+use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Resolution};

@@ -7,7 +7,7 @@ use tracing::Span;
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::monitor::Watch;
-use super::reserve::Grant;
+use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use super::work::{Nothing, Work};
 use crate::error::{Error, Refusal};

@@ -12,6 +12,7 @@ mod job;
 mod leader;
 mod ledger;
 mod monitor;
+mod queue;
 mod race;
 mod reserve;
 mod rows;

@@ -10,7 +10,7 @@ use tracing::Span;
 use super::execution::{Driven, drive};
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
-use super::reserve::Grant;
+use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Outcome;
 use crate::decide::reservation::Granted;

@@ -9,7 +9,7 @@ use tracing::Span;
 
 use super::ledger::Ledger;
 use super::monitor::Watch;
-use super::reserve::Grant;
+use super::queue::Grant;
 use crate::decide::verdict::Pool;
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Resolution};

@@ -1,6 +1,9 @@
 //! Whole fleets in virtual time: what a queue of slots promises, whatever the night.
 
 #[allow(dead_code, unreachable_pub, reason = "shared with the example, which shows more of it")]
+#[path = "../../examples/fleet/night.rs"]
+mod night;
+#[allow(dead_code, unreachable_pub, reason = "shared with the example")]
 #[path = "../../examples/fleet/simulator.rs"]
 mod simulator;
 #[allow(dead_code, unreachable_pub, reason = "shared with the example")]
@@ -8,8 +11,9 @@ mod simulator;
 mod workload;
 
 use headcount::Outcome;
+use night::{End, Night, Plan, Policy, Scenario};
 use proptest::prelude::*;
-use simulator::{End, Night, Plan, Policy, Scenario, play};
+use simulator::play;
 use workload::{Arrivals, Workload};
 
 /// Those of one queue, in the order in which they came, and in which they got their slots.
