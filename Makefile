@@ -3,7 +3,7 @@
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test lint doc bench servers
+.PHONY: help demo test lint doc bench stack servers
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,10 @@ doc:  ## Documentation, without a broken link
 
 bench: servers  ## The figures of the README, as ratios within one run
 	$(CARGO) bench
+
+stack: servers  ## A demo watched by Prometheus, Alertmanager and Pushgateway, without containers
+	$(CARGO) build --quiet
+	sh dashboards/stack.sh target/debug/headcount
 
 servers:  ## PostgreSQL 13, 15 and 18, and the programs of the observability tests
 	@tests/servers/install.sh all

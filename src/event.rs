@@ -209,6 +209,8 @@ pub enum Event {
     UpdateStarted {
         /// Sessions that work on it.
         connections: u32,
+        /// Keys to come, where their number is known.
+        keys: Option<u64>,
     },
     /// A chunk's transaction is over: committed, to be tried again, or given up.
     ChunkEnded(ChunkFacts),
@@ -359,6 +361,15 @@ pub struct RowCounts {
     pub missing: u64,
 }
 
+impl std::ops::AddAssign for RowCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.updated += other.updated;
+        self.already += other.already;
+        self.stale += other.stale;
+        self.missing += other.missing;
+    }
+}
+
 /// What a chunked update came to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpdateFacts {
@@ -507,6 +518,8 @@ pub struct SqlState([u8; 5]);
 impl SqlState {
     /// What we call a connection that broke without a word: `connection_failure`.
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
+    /// What stands for a failure of the client's own: `internal_error`.
+    pub const INTERNAL: Self = Self(*b"XX000");
 
     /// `None` unless it is five ASCII letters or digits.
     #[must_use]

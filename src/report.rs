@@ -101,6 +101,99 @@ impl<T> Execution<T> {
     }
 }
 
+/// How a chunked update ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum UpdateOutcome {
+    /// Every key ended as updated, already, stale or missing.
+    Complete,
+    /// Some keys failed, or the run was stopped before the end.
+    Incomplete,
+}
+
+/// What a chunked update came to; each key is in exactly one class.
+///
+/// Serialises to the object that `headcount update --json` prints; times are seconds, as numbers.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Updated {
+    /// The configured name.
+    pub task: String,
+    /// How it ended.
+    pub outcome: UpdateOutcome,
+    /// Whether nothing was changed, and `updated` counts what would have been.
+    pub dry_run: bool,
+    /// Keys dealt with: the sum of the five classes.
+    pub keys: u64,
+    /// Changed by this run.
+    pub updated: u64,
+    /// Held the new value before (also: because a chunk of this run whose fate the server had forgotten
+    /// took effect, see [`InDoubt::reread`]).
+    pub already: u64,
+    /// Held neither the expected value nor the new one.
+    pub stale: u64,
+    /// No row has the key.
+    pub missing: u64,
+    /// Given up; see [`failures`](Self::failures).
+    pub failed: u64,
+    /// Keys that a stopped run did not get to; `None` where they cannot be counted (standard input).
+    pub left: Option<u64>,
+    /// Chunks committed.
+    pub chunks: u64,
+    /// Chunks given up.
+    pub failed_chunks: u64,
+    /// Chunks that took more than one transaction.
+    pub retried_chunks: u64,
+    /// Sessions that took the place of lost ones.
+    pub reconnects: u64,
+    /// Commits whose answer was lost, by what became of them.
+    pub in_doubt: InDoubt,
+    /// The first 100 failures, with at most 100 keys each; the file of rejects has all of them.
+    pub failures: Vec<KeyFailure>,
+    /// What stopped the run before its end, if something did.
+    pub error: Option<String>,
+    /// From start to end.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub took: Duration,
+}
+
+impl Updated {
+    /// Whether every key ended as updated, already, stale or missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.outcome == UpdateOutcome::Complete
+    }
+}
+
+/// Commits whose answer was lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InDoubt {
+    /// The server said that they took effect.
+    pub committed: u64,
+    /// The server said that they did not: tried again.
+    pub aborted: u64,
+    /// The server no longer knew: the rows were compared again.
+    pub reread: u64,
+    /// Nothing could be learned: their keys failed.
+    pub unresolved: u64,
+}
+
+/// Keys that were given up together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct KeyFailure {
+    /// The keys, columns separated by commas.
+    pub keys: Vec<String>,
+    /// The lines they came from.
+    pub lines: Vec<u64>,
+    /// The SQLSTATE; 08006 for a connection that broke.
+    pub sqlstate: Option<String>,
+    /// What the server said.
+    pub reason: String,
+}
+
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     // Microseconds are finer than anything measured here, and keep the JSON readable.
     serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e6)

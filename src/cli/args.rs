@@ -21,6 +21,7 @@ Exit codes:
   2    wrong usage or configuration
   3    fewer workers than the minimum; nothing was kept
   4    refused before running: plan too narrow, blind monitor, server too old
+  5    the update is incomplete: some keys failed or are left
   130  interrupted (143: terminated), after cancelling, rolling back and cleaning up
 
 Connections: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, PGSERVICE, ~/.pgpass...).";
@@ -69,6 +70,8 @@ pub(crate) enum LogStyle {
 pub(crate) enum Command {
     /// Run a statement with a guaranteed number of parallel workers
     Run(Box<RunArgs>),
+    /// Update many rows in chunks, a transaction each, through lost connections
+    Update(Box<super::update::args::UpdateArgs>),
     /// Say how many workers a statement can have, why not more, and what would give it more
     Explain(Box<ExplainArgs>),
     /// See the pool live: leaders, their workers, and who holds and who waits for slots

@@ -19,6 +19,8 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const BELOW_MINIMUM: u8 = 3;
 /// Refused before running.
 pub(crate) const REFUSED: u8 = 4;
+/// Some keys of an update failed or are left.
+pub(crate) const INCOMPLETE: u8 = 5;
 
 /// Why a command has no result.
 #[derive(Debug)]

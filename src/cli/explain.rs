@@ -80,7 +80,7 @@ fn words(explanation: &Explanation) -> Vec<String> {
     }
     for reason in &explanation.reasons {
         lines.push(format!("reason: {}", reason.explanation));
-        lines.push(format!("   fix: {}", reason.fix));
+        lines.push(format!("   fix: {}", output::typed(&reason.fix)));
     }
     if !explanation.unseen.is_empty() {
         let functions = explanation.unseen.join(", ");

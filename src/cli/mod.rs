@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod demo;
+mod doctor;
 mod exit;
 mod explain;
 mod options;
@@ -12,6 +13,7 @@ mod secret;
 mod shell;
 mod signals;
 mod telemetry;
+mod update;
 mod watch;
 
 use std::process::ExitCode;
@@ -42,10 +44,12 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
         };
         ExitCode::from(match command {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
+            Command::Update(args) => update::run(&args, &words, &mut signals).await,
             Command::Explain(args) => explain::run(&args, &mut signals).await,
             Command::Watch(args) => watch::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
-            _ => exit::DONE,
+            Command::Doctor(args) => doctor::run(&args, &mut signals).await,
+            Command::Completions { .. } | Command::Man => exit::DONE,
         })
     });
     // A thread that still reads standard input, or a name server, must not keep the process.

@@ -35,8 +35,20 @@ pub(crate) fn print_json(value: &impl Serialize) {
 pub(crate) fn complain(failed: &Failed) {
     say(&format!("headcount: {failed}"));
     for fix in failed.fixes() {
-        say(&format!("fix: {fix}"));
+        say(&format!("fix: {}", typed(fix)));
     }
+}
+
+/// A fix as it is typed here: `SET LOCAL name = value` is `--set name=value`.
+pub(crate) fn typed(fix: &str) -> String {
+    let option = |part: &str| {
+        let (name, value) = part.strip_prefix("SET LOCAL ")?.split_once(" = ")?;
+        let quoted =
+            if value.contains(' ') { format!("'{name}={value}'") } else { format!("{name}={value}") };
+        Some(format!("--set {quoted}"))
+    };
+    let options: Option<Vec<String>> = fix.split("; ").map(option).collect();
+    options.map_or_else(|| fix.to_owned(), |options| options.join(" "))
 }
 
 /// The object of a run without a result: the fields of [`Execution`], and what went wrong.
@@ -170,6 +182,16 @@ pub(crate) fn time_text(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_is_fixed_on_the_command_line() {
+        let fix = typed("SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0");
+        assert_eq!(fix, "--set parallel_setup_cost=0 --set parallel_tuple_cost=0");
+        assert_eq!(
+            typed("ALTER TABLE t SET (parallel_workers = 4)"),
+            "ALTER TABLE t SET (parallel_workers = 4)"
+        );
+    }
 
     #[test]
     fn times_are_said_as_people_say_them() {

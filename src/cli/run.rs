@@ -1,9 +1,12 @@
 //! `headcount run`: a statement with a guaranteed number of workers.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use headcount::event::{ExecutionFacts, FailReason, Scope};
 use headcount::pg::connect::Endpoint;
-use headcount::{Execution, Headcount, Observer};
+use headcount::telemetry::spans;
+use headcount::{Event, Execution, Headcount, Observer, Settings};
 
 use super::args::{RunArgs, Server, Words};
 use super::exit::{self, Failed};
@@ -77,17 +80,18 @@ async fn guarded(
     endpoint: Endpoint,
     monitor: Option<Endpoint>,
     wanted: &Wanted,
-    observers: Vec<std::sync::Arc<dyn Observer>>,
+    observers: Vec<Arc<dyn Observer>>,
     signals: &mut Signals,
 ) -> Result<Execution<u64>, Failed> {
     let mut builder = Headcount::builder(endpoint).without_default_observers();
     if let Some(monitor) = monitor {
         builder = builder.monitor(monitor);
     }
-    for observer in observers {
-        builder = builder.observer(observer);
+    for observer in &observers {
+        builder = builder.observer(observer.clone());
     }
-    let headcount = signals.unless(Box::pin(builder.connect())).await.map_err(Failed::Interrupted)??;
+    let connected = signals.unless(Box::pin(builder.connect())).await.map_err(Failed::Interrupted)?;
+    let headcount = connected.inspect_err(|_| unreachable_server(&wanted.settings, &observers))?;
     let job = headcount.job(wanted.settings.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
     let ended = signals.unless(Box::pin(job.execute_script(&wanted.sql))).await;
@@ -101,6 +105,36 @@ async fn guarded(
     }
     let result = ended.map_err(Failed::Interrupted)?;
     result.map_err(|error| explained(error, wanted))
+}
+
+/// A run that found no server is a failed run: alerts and dashboards must hear of it.
+fn unreachable_server(settings: &Settings, observers: &[Arc<dyn Observer>]) {
+    let scope = Scope { task: settings.task.as_str().into() };
+    let (target, minimum) = (settings.target_workers, settings.minimum());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let facts = ExecutionFacts {
+        end: Err(FailReason::Connection),
+        target,
+        minimum,
+        achieved: 0,
+        attempts: 0,
+        took: Duration::ZERO,
+        waited: Duration::ZERO,
+        ran: Duration::ZERO,
+        wasted: Duration::ZERO,
+        ended_at_unix: now.map_or(0.0, |now| now.as_secs_f64()),
+    };
+    let span = spans::execution(&settings.task);
+    span.in_scope(|| {
+        for observer in observers {
+            observer.announce(&scope);
+            observer.observe(
+                &scope,
+                &Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts },
+            );
+            observer.observe(&scope, &Event::ExecutionEnded(facts));
+        }
+    });
 }
 
 /// Adds what this command can do about an error of the server.

@@ -29,12 +29,15 @@ pub(crate) async fn start(task: &str, exporters: &Exporters, words: &Words) -> R
 /// Everyone who hears of events: the exporters, and the people in front of the terminal.
 pub(crate) fn observers(telemetry: &Telemetry, words: &Words, json: bool) -> Vec<Arc<dyn Observer>> {
     let mut observers = telemetry.observers();
-    // Log lines tell the same story; and `--json` in a pipe is for programs.
-    let told = words.quiet || log(words).is_some() || (json && !console_is_terminal());
-    if !told {
+    if tells(words, json) {
         observers.push(Arc::new(Progress::new("")));
     }
     observers
+}
+
+/// Whether progress is shown: log lines tell the same story, and `--json` in a pipe is for programs.
+pub(crate) fn tells(words: &Words, json: bool) -> bool {
+    !(words.quiet || log(words).is_some() || (json && !console_is_terminal()))
 }
 
 /// Sends what is left. What did not arrive is said; it does not fail the run.

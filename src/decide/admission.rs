@@ -51,7 +51,8 @@ impl Admission {
     pub fn on_look(&self, waited: Duration, pool: Option<Pool>) -> Option<Admitted> {
         match pool {
             None => Some(Admitted::Unseen),
-            Some(pool) if pool.has_room_for(self.bar, 0) => Some(Admitted::Room),
+            // More than the whole pool is never free: a bar above its size asks for all of it.
+            Some(pool) if pool.has_room_for(self.bar.min(pool.size), 0) => Some(Admitted::Room),
             Some(_) if waited >= self.limit => Some(Admitted::TimedOut),
             Some(_) => None,
         }
@@ -78,6 +79,12 @@ mod tests {
         check(0, Some((5, 8)), None);
         check(59, Some((5, 8)), None);
         check(60, Some((5, 8)), Some(Admitted::TimedOut));
+    }
+
+    #[test]
+    fn a_bar_above_the_pools_size_waits_for_the_whole_pool_and_no_longer() {
+        check(0, Some((1, 3)), None);
+        check(0, Some((0, 3)), Some(Admitted::Room));
     }
 
     #[test]

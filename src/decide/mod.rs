@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod attempt;
 pub mod backoff;
+pub mod chunk;
 pub mod failure;
 pub mod reservation;
 pub mod verdict;

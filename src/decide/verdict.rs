@@ -278,7 +278,9 @@ impl Window {
             return (settled || nothing_more_can_start).then(|| self.short());
         }
         let doubtful = self.saw_no_room || tick.pool.is_none();
-        (doubtful && self.active >= launch_wait).then(|| self.short())
+        // Of a leader that runs nothing at this moment there is nothing to stop.
+        let active = tick.leader == LeaderState::Active;
+        (doubtful && active && self.active >= launch_wait).then(|| self.short())
     }
 
     fn classic(&self, tick: Tick, wait: Duration, window: Duration) -> Option<Verdict> {

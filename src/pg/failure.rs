@@ -38,6 +38,13 @@ impl Failure {
         Self { sqlstate: None, message: message.into(), hint: None, class, lost: false }
     }
 
+    /// What we found in the data and PostgreSQL has a code for.
+    pub(crate) fn found(code: &str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let class = classify(Signal::SqlState { code, message: &message });
+        Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false }
+    }
+
     /// The server's SQLSTATE, if the server sent one.
     pub(crate) fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_deref()

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::Failure;
 use super::connect::Endpoint;
-use super::slots::{MOST, PRIORITY_TURNSTILE, TURNSTILE, class, read_label};
+use super::slots::{MOST, PRIORITY_TURNSTILE, SERIAL, TURNSTILE, class, read_label};
 use crate::decide::reservation::{Use, outsiders};
 use crate::error::Error;
 
@@ -102,9 +102,6 @@ impl Watcher {
     /// When no session can be had.
     pub async fn connect(endpoint: &Endpoint, database: &str, space: &str) -> Result<Self, Error> {
         let client = endpoint.with_database(database).client("headcount:watch").await?;
-        // Where parallel plans are made to cost nothing, the look itself would take workers of the pool.
-        let set = client.batch_execute("SET max_parallel_workers_per_gather TO 0").await;
-        set.map_err(|error| Error::sql("preparing the session", error.into()))?;
         Ok(Self { client, space: space.to_owned() })
     }
 
@@ -143,7 +140,8 @@ struct Member {
 async fn members(client: &Client, space: &str) -> Result<Vec<Member>, Failure> {
     let class = class(space);
     let sql = format!(
-        "SELECT a.pid, a.application_name,
+        "WITH {SERIAL}
+         SELECT a.pid, a.application_name,
                 count(*) FILTER (WHERE l.granted AND l.objid BETWEEN 1 AND {MOST})::int,
                 bool_or(l.objid IN ({TURNSTILE}, {PRIORITY_TURNSTILE})), bool_or(l.objid = {PRIORITY_TURNSTILE}),
                 CASE WHEN bool_and(l.granted) THEN 0 ELSE cardinality(pg_catalog.pg_blocking_pids(a.pid)) END,
@@ -188,7 +186,7 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
      AND coalesce(l.backend_type, 'client backend') = 'client backend'
      AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor'))";
     let mut found = Leaders::default();
-    for row in client.query(LEADERS, &[]).await? {
+    for row in client.query(&format!("WITH {SERIAL} {LEADERS}"), &[]).await? {
         found.size = count(row.get(0));
         found.visible = row.get(1);
         let Some(pid) = row.get(2) else { continue };

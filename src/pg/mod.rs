@@ -4,6 +4,7 @@
 
 pub(crate) mod cancel;
 pub mod connect;
+pub mod doctor;
 mod dsn;
 pub mod embedded;
 pub(crate) mod failure;
@@ -17,6 +18,7 @@ mod service;
 pub(crate) mod session;
 pub(crate) mod slots;
 mod tls;
+pub(crate) mod update;
 pub(crate) mod workers;
 pub(crate) mod xact;
 

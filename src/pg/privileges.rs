@@ -6,6 +6,7 @@
 //! view (pgstatfuncs.c, `HAS_PGSTAT_PERMISSIONS`). Signals need the role itself or `pg_signal_backend`.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::Failure;
 use super::session::Identity;
@@ -17,7 +18,8 @@ SELECT current_user::text, l.usename::text, l.backend_start IS NOT NULL,
        OR (pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')
            AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)),
        (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)
-FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1";
+FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1
+  AND ($2::bigint = 0 OR l.backend_start IS NULL OR round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)";
 
 /// The monitor's rights over one leader.
 #[derive(Debug, Clone)]
@@ -29,10 +31,12 @@ pub(crate) struct Rights {
     leader_is_superuser: bool,
 }
 
-/// Asks the server; `None` when no backend has that pid.
+/// Asks the server; `None` when it has no such backend: another server may well have one of the same
+/// pid. A start of 0 is not known, and is not compared.
 pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rights>, Failure> {
-    let row = client.query_opt(RIGHTS, &[&leader.pid]).await?;
-    Ok(row.map(|row| Rights {
+    let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
+    let rows = client.query_typed(RIGHTS, &leader).await?;
+    Ok(rows.first().map(|row| Rights {
         monitor_role: row.get(0),
         leader_role: row.get(1),
         sees: row.get(2),
@@ -44,32 +48,49 @@ pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rig
 impl Rights {
     /// Refuses a monitor that would guess, or could not act.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        self.check_sight()?;
+        self.check_stop()
+    }
+
+    /// Refuses a monitor that counts no worker of a healthy query.
+    pub(crate) fn check_sight(&self) -> Result<(), Error> {
         let Self { monitor_role, leader_role, .. } = self;
-        let quoted = quote(monitor_role);
-        if !self.sees {
-            return Err(Error::refused(
-                Refusal::BlindMonitor,
-                format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
-                vec![format!(
-                    "GRANT pg_read_all_stats TO {quoted}; (GRANT SELECT ON pg_stat_activity does not help)"
-                )],
-            ));
+        if self.sees {
+            return Ok(());
         }
-        if !self.may_stop {
-            let fix = if self.leader_is_superuser {
-                format!(
-                    "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
-                )
-            } else {
-                format!("GRANT pg_signal_backend TO {quoted};")
-            };
-            return Err(Error::refused(
-                Refusal::MayNotCancel,
-                format!("the monitor's role {monitor_role} may not cancel the statements of {leader_role}"),
-                vec![fix],
-            ));
+        Err(Error::refused(
+            Refusal::BlindMonitor,
+            format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
+            vec![format!(
+                "GRANT pg_read_all_stats TO {}; (GRANT SELECT ON pg_stat_activity does not help)",
+                quote(monitor_role)
+            )],
+        ))
+    }
+
+    /// Refuses a monitor that may not cancel.
+    pub(crate) fn check_stop(&self) -> Result<(), Error> {
+        let Self { monitor_role, leader_role, .. } = self;
+        if self.may_stop {
+            return Ok(());
         }
-        Ok(())
+        let fix = if self.leader_is_superuser {
+            format!(
+                "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
+            )
+        } else {
+            format!("GRANT pg_signal_backend TO {};", quote(monitor_role))
+        };
+        Err(Error::refused(
+            Refusal::MayNotCancel,
+            format!("the monitor's role {monitor_role} may not cancel the statements of {leader_role}"),
+            vec![fix],
+        ))
+    }
+
+    /// Both roles: the monitor's, the leader's.
+    pub(crate) fn roles(&self) -> (&str, &str) {
+        (&self.monitor_role, &self.leader_role)
     }
 }
 

@@ -46,21 +46,14 @@ FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
 
 /// Runs a script that begins a transaction, and learns which backend it runs on, in one round trip.
 pub(crate) async fn begin(client: &Client, script: &str) -> Result<Identity, Failure> {
-    ask(client, &format!("{script}{MYSELF}")).await.map(|(identity, _)| identity)
-}
-
-/// Asks by the simple protocol: behind a proxy that pools transactions, a prepared statement may be sought
-/// on another backend than it was made on. The last row has pid, start, and perhaps a version.
-async fn ask(client: &Client, script: &str) -> Result<(Identity, i32), Failure> {
-    let messages = client.simple_query(script).await?;
+    let messages = client.simple_query(&format!("{script}{MYSELF}")).await?;
     let last = messages.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    let field = |index| last.and_then(|row| row.try_get(index).ok().flatten());
-    let version = field(2).and_then(|number| number.parse().ok()).unwrap_or(0);
+    let field = |index| last.and_then(|row| row.get(index));
     match (field(0).map(str::parse), field(1).map(str::parse)) {
-        (Some(Ok(pid)), Some(Ok(started))) => Ok((Identity { pid, started }, version)),
+        (Some(Ok(pid)), Some(Ok(started))) => Ok(Identity { pid, started }),
         _ => Err(Failure::client("the server did not say which backend this is")),
     }
 }
@@ -70,7 +63,11 @@ impl Session {
     /// `version` says that nothing else will work.
     pub(crate) async fn open(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
         let (client, driver) = endpoint.open(application_name).await?;
-        let (identity, version) = ask(&client, INTRODUCE).await?;
+        let rows = client.query_typed(INTRODUCE, &[]).await?;
+        let row =
+            rows.first().ok_or_else(|| Failure::client("the server did not say which backend this is"))?;
+        let identity = Identity { pid: row.get(0), started: row.get(1) };
+        let version = row.get(2);
         Ok(Self { client, driver, identity, version })
     }
 

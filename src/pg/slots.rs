@@ -27,6 +27,10 @@ use super::connect::Endpoint;
 use super::session::Identity;
 use crate::decide::reservation::{Slots, Use, outsiders};
 
+/// Never run: that a query names a function which is parallel unsafe keeps a look from taking workers of the
+/// pool that it looks at, where parallel plans are made to cost nothing. A setting might stay in a proxy's pool.
+pub(super) const SERIAL: &str =
+    "serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true))";
 /// The most slots there are: the bound of `max_parallel_workers`.
 pub(super) const MOST: u32 = 1024;
 /// The lock whose holder is the head of the queue.
@@ -157,7 +161,7 @@ impl SlotSession {
     fn look_sql(&self) -> String {
         let Self { class, .. } = self;
         format!(
-            "WITH locks AS MATERIALIZED (
+            "WITH {SERIAL}, locks AS MATERIALIZED (
                SELECT pid, objid::bigint AS key, granted FROM pg_catalog.pg_locks
                WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {class}
                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -217,7 +221,6 @@ impl SlotSession {
 
 /// Nothing that an administrator configured for statements may end a wait or a hold; a dead client is to be
 /// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
-/// And a look takes no workers of the pool that it looks at.
 const PREPARE: &str = "\
 SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
@@ -225,7 +228,6 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
        set_config('tcp_keepalives_count', '3', false),
-       set_config('max_parallel_workers_per_gather', '0', false),
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false)
                  || set_config('idle_session_timeout', '0', false) END,

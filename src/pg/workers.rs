@@ -7,14 +7,17 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
 use super::Failure;
 use super::session::Identity;
 use crate::decide::verdict::{LeaderState, Pool};
 
+// `serial` is never run: that it names a function which is parallel unsafe keeps the look itself from taking
+// workers of the pool, where parallel plans are made to cost nothing.
 const LOOK: &str = "\
-WITH activity AS MATERIALIZED (
+WITH serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true)), activity AS MATERIALIZED (
   SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start
   FROM pg_catalog.pg_stat_activity
   WHERE pid = ANY ($1) OR backend_type = 'parallel worker'
@@ -63,9 +66,16 @@ pub(crate) async fn prepare(client: &Client) -> Result<Statement, Failure> {
     Ok(client.prepare(LOOK).await?)
 }
 
-/// Looks once.
-pub(crate) async fn look(client: &Client, look: &Statement, leaders: &[i32]) -> Result<View, Failure> {
-    let rows = client.query(look, &[&leaders]).await?;
+/// Looks once; without a prepared statement at a higher price.
+pub(crate) async fn look(
+    client: &Client,
+    look: Option<&Statement>,
+    leaders: &[i32],
+) -> Result<View, Failure> {
+    let rows = match look {
+        Some(look) => client.query(look, &[&leaders]).await?,
+        None => client.query_typed(LOOK, &[(&leaders, Type::INT4_ARRAY)]).await?,
+    };
     let mut view = View::default();
     for row in rows {
         if row.get(2) {
@@ -97,8 +107,9 @@ pub(crate) async fn left(client: &Client, leader: Identity) -> Result<(u32, bool
 SELECT count(*) FILTER (WHERE leader_pid = $1)::int,
        count(*) FILTER (WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)::int
 FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1";
-    let row = client.query_one(LEFT, &[&leader.pid, &leader.started]).await?;
-    Ok((count(row.get(0)), row.get::<_, i32>(1) > 0))
+    let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
+    let rows = client.query_typed(LEFT, &leader).await?;
+    Ok(rows.first().map_or((0, false), |row| (count(row.get(0)), row.get::<_, i32>(1) > 0)))
 }
 
 /// The backend that has that pid now.

@@ -13,6 +13,7 @@ use super::Failure;
 use super::connect::Endpoint;
 use super::session::Session;
 use crate::decide::backoff::Backoff;
+use crate::decide::chunk::course::Status;
 use crate::event::Resolution;
 
 /// Between two questions about a transaction that is still in progress, or a server that is away.
@@ -21,8 +22,8 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), cap: Durati
 /// The current transaction's id, `None` if it wrote nothing. Fails if the transaction is aborted,
 /// where COMMIT itself would roll back and not say so.
 pub(crate) async fn current_id(client: &Client) -> Result<Option<String>, Failure> {
-    let row = client.query_one("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text", &[]).await?;
-    Ok(row.get(0))
+    let rows = client.query_typed("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text", &[]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
 }
 
 /// Asks for that transaction's fate on new sessions until it is known, at most `patience`.
@@ -33,11 +34,10 @@ pub(crate) async fn resolve(endpoint: &Endpoint, xid: &str, patience: Duration) 
     let mut tries = 0;
     loop {
         match ask(endpoint, xid).await {
-            Ok(Some(status)) if status == "committed" => return Resolution::Committed,
-            Ok(Some(status)) if status == "aborted" => return Resolution::Aborted,
-            // Its backend has not noticed yet that the client is gone, or is just committing.
-            Ok(Some(_)) => {}
-            Ok(None) => return Resolution::Unresolved,
+            Ok(Status::Committed) => return Resolution::Committed,
+            Ok(Status::Aborted) => return Resolution::Aborted,
+            Ok(Status::InProgress) => {}
+            Ok(Status::Unknown) => return Resolution::Unresolved,
             Err(failure) if !failure.is_retryable() => return Resolution::Unresolved,
             Err(_) => {}
         }
@@ -50,8 +50,24 @@ pub(crate) async fn resolve(endpoint: &Endpoint, xid: &str, patience: Duration) 
     }
 }
 
-async fn ask(endpoint: &Endpoint, xid: &str) -> Result<Option<String>, Failure> {
+async fn ask(endpoint: &Endpoint, xid: &str) -> Result<Status, Failure> {
     let session = Session::open(endpoint, "headcount:in-doubt").await?;
-    let row = session.client().query_one("SELECT pg_catalog.pg_xact_status($1::text::xid8)", &[&xid]).await?;
-    Ok(row.get(0))
+    status(session.client(), xid).await
+}
+
+/// What this server says of the transaction.
+pub(crate) async fn status(client: &Client, xid: &str) -> Result<Status, Failure> {
+    let answer = client.query_one("SELECT pg_catalog.pg_xact_status($1::text::xid8)", &[&xid]).await;
+    let row = match answer.map_err(Failure::from) {
+        Ok(row) => row,
+        // "transaction ID is in the future": a promoted standby that never heard of it.
+        Err(failure) if failure.sqlstate() == Some("22023") => return Ok(Status::Unknown),
+        Err(failure) => return Err(failure),
+    };
+    Ok(match row.get::<_, Option<&str>>(0) {
+        Some("committed") => Status::Committed,
+        Some("aborted") => Status::Aborted,
+        Some(_) => Status::InProgress,
+        None => Status::Unknown,
+    })
 }

@@ -86,8 +86,11 @@ pub(crate) async fn play<S: Stage>(
         Kept::Nothing(reason) => AttemptEnd::Rejected(*reason),
         Kept::Failed(failure) => AttemptEnd::Failed(failure.event_sqlstate()),
     };
-    if !facts.end.is_accepted() {
-        undo(stage, ledger, settings, number).await?;
+    if !facts.end.is_accepted()
+        && let Err(error) = undo(stage, ledger, settings, number).await
+    {
+        ledger.observe(&Event::AttemptEnded(facts));
+        return Err(error);
     }
     let pool_seen = race.pool_seen();
     if let Kept::Flowing(value, verdict) = kept {

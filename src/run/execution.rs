@@ -100,7 +100,9 @@ async fn attempts<S: Stage>(
             ledger.observe(&Event::SessionLost { sqlstate });
             lost = Some(sqlstate);
         }
-        match attempts.on_ended(ended, pool_seen, fastrand::f64()) {
+        // Without admission nothing would wait for a pool that is seen to be full.
+        let awaits_room = pool_seen && !settings.admission_wait.is_zero();
+        match attempts.on_ended(ended, awaits_room, fastrand::f64()) {
             Next::Accept(outcome) => return Ok(Driven { outcome, value, open }),
             Next::Retry(next) => pause = next,
             Next::BelowMinimum => {

@@ -8,14 +8,14 @@ use tokio_util::task::TaskTracker;
 
 use super::job::Job;
 use super::monitor::Monitor;
+use super::update::{Batch, Site, Update};
+use super::updater;
 use crate::error::Error;
 use crate::event::{Observer, Observers};
 use crate::pg::connect::Endpoint;
 use crate::pg::session::Session;
 use crate::settings::Settings;
-use crate::telemetry::Log;
-use crate::telemetry::Metrics;
-use crate::telemetry::spans::{Server, SpanAttributes};
+use crate::telemetry::spans::Server;
 
 /// A server to run batch work on. Cheap to clone; all clones share one monitor connection.
 ///
@@ -76,6 +76,23 @@ impl Headcount {
     #[must_use]
     pub fn job(&self, settings: Settings) -> Job {
         Job::new(self.inner.clone(), settings)
+    }
+
+    /// A chunked update of this table: its name as in the catalog, or as in SQL (schema-qualified, quoted).
+    #[must_use]
+    pub fn update(&self, table: &str) -> Update {
+        Update::new(self.site(), table)
+    }
+
+    /// Work of the caller's own, in chunks, under this task name.
+    #[must_use]
+    pub fn batch(&self, task: &str) -> Batch {
+        Batch::new(self.site(), task)
+    }
+
+    fn site(&self) -> Site {
+        let Inner { endpoint, server, observers, .. } = &*self.inner;
+        Site { endpoint: endpoint.clone(), server: server.clone(), observers: observers.clone() }
     }
 
     /// Waits until everything that was abandoned is cancelled, rolled back and cleaned up, at most
@@ -148,21 +165,12 @@ impl Builder {
     /// # Errors
     /// A connection error.
     pub async fn connect(self) -> Result<Headcount, Error> {
-        let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
-        if self.defaults {
-            observers.push(Arc::new(SpanAttributes));
-            observers.push(Arc::new(Log));
-            observers.push(Arc::new(Metrics::new()));
-        }
+        let mut observers = if self.defaults { updater::defaults() } else { Vec::new() };
         observers.extend(self.observers);
         let observers = Observers::new(observers);
         let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
         let monitor = Monitor::start(watched.clone(), observers.clone()).await?;
-        let server = Server {
-            address: self.endpoint.host().to_owned(),
-            port: self.endpoint.port(),
-            namespace: self.endpoint.database().to_owned(),
-        };
+        let server = updater::server(&self.endpoint);
         let inner = Inner {
             server,
             endpoint: self.endpoint,

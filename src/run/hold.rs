@@ -52,11 +52,22 @@ pub(crate) struct Hold {
     pub(crate) reserved: Option<Reserved>,
     /// Between `begin` and a commit or a completed undo.
     busy: bool,
+    /// Whether this is what the task that clears away holds: nobody takes over from that.
+    last: bool,
 }
 
 impl Hold {
     pub(crate) const fn new(inner: Arc<Inner>, settings: Arc<Settings>, cleanup: Cleanup) -> Self {
-        Self { inner, settings, cleanup, session: None, leader: None, reserved: None, busy: false }
+        Self {
+            inner,
+            settings,
+            cleanup,
+            session: None,
+            leader: None,
+            reserved: None,
+            busy: false,
+            last: false,
+        }
     }
 
     /// The session; connects, or takes one that is idle, when there is none.
@@ -244,6 +255,7 @@ impl Hold {
             leader: self.leader.take(),
             reserved: self.reserved.take(),
             busy: std::mem::take(&mut self.busy),
+            last: true,
         }
     }
 }
@@ -258,13 +270,12 @@ impl Drop for Hold {
             }
             return;
         }
-        let mut rest = self.take();
-        if tokio::runtime::Handle::try_current().is_ok() {
+        // Without a runtime, or with one that shuts down and drops what it is given, there is nothing to
+        // wait in: the socket closes, and the server notices that (14+).
+        if !self.last && tokio::runtime::Handle::try_current().is_ok() {
+            let mut rest = self.take();
             let tracker = self.inner.tracker.clone();
             tracker.spawn(async move { rest.clear_away().await });
-        } else {
-            // No runtime to wait in: the socket closes, and the server notices that (14+).
-            rest.busy = false;
         }
     }
 }

@@ -194,7 +194,7 @@ impl Job {
         let work = Query::new(sql, params, settings.trace_comment);
         let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
         let mut leader = Leader::new(Hold::new(self.inner.clone(), settings.clone(), cleanup), work);
-        let driven = drive(&mut leader, &mut ledger, &settings).instrument(span.clone()).await?;
+        let driven = Box::pin(drive(&mut leader, &mut ledger, &settings)).instrument(span.clone()).await?;
         let execution = ledger.execution(driven.outcome, None::<()>);
         let rows = driven
             .value
@@ -244,7 +244,8 @@ impl Job {
 
     async fn play<S: Stage>(&self, mut stage: S, settings: &Settings) -> Result<Execution<S::Value>, Error> {
         let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
-        let Driven { outcome, value, .. } = drive(&mut stage, &mut ledger, settings).await?;
+        // Boxed: the state of all that may happen is 20 KB, too much for a caller's stack.
+        let Driven { outcome, value, .. } = Box::pin(drive(&mut stage, &mut ledger, settings)).await?;
         Ok(ledger.execution(outcome, value))
     }
 

@@ -99,7 +99,7 @@ impl<W: Work> Stage for Leader<W> {
         else {
             return Ok(());
         };
-        Err(too_narrow(reach, bar, reasons))
+        Err(too_narrow(reach, bar, &reasons))
     }
 
     async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
@@ -163,6 +163,9 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     async fn resolve(&mut self, xid: &str) -> Resolution {
+        // A line that died in silence leaves the transaction open for hours. Its session is of no use to
+        // anybody: ended, it has committed or it never will.
+        self.hold.stop(CancelMethod::Terminate).await;
         xact::resolve(&self.hold.inner.endpoint, xid, IN_DOUBT_LIMIT).await
     }
 
@@ -213,7 +216,13 @@ pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Er
 }
 
 /// The refusal of a statement that cannot have `bar` workers.
-fn too_narrow(reach: &Reach, bar: u32, reasons: Vec<plan::Reason>) -> Error {
+fn too_narrow(reach: &Reach, bar: u32, reasons: &[plan::Reason]) -> Error {
+    let mut fixes: Vec<String> = reasons.iter().map(|reason| reason.fix.clone()).collect();
+    if fixes.is_empty() {
+        fixes.push(format!(
+            "SET LOCAL max_parallel_workers = {bar}, and max_worker_processes (which needs a restart) no smaller"
+        ));
+    }
     let mut explanation = match (reach.planned, reach.pool_size) {
         (Some(planned), _) => format!("the plan can have {planned} of the {bar} workers demanded"),
         (None, size) => format!(
@@ -221,13 +230,9 @@ fn too_narrow(reach: &Reach, bar: u32, reasons: Vec<plan::Reason>) -> Error {
             size.unwrap_or(0)
         ),
     };
-    for reason in &reasons {
+    for reason in reasons {
         explanation.push_str("; ");
         explanation.push_str(&reason.explanation);
     }
-    Error::refused(
-        Refusal::PlanTooNarrow,
-        explanation,
-        reasons.into_iter().map(|reason| reason.fix).collect(),
-    )
+    Error::refused(Refusal::PlanTooNarrow, explanation, fixes)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::decide::attempt::Outcome;
 use crate::event::{AttemptEnd, AttemptFacts, Event, ExecutionFacts, FailReason, Observer, Observers, Scope};
@@ -27,7 +28,16 @@ pub(crate) struct Ledger {
     reserved_wait: Duration,
     reserved_slots: Option<u32>,
     attempts: Vec<Attempt>,
+    open: Option<Open>,
     ended: bool,
+}
+
+/// An attempt that has not ended: if the execution does first, it ends with it.
+#[derive(Debug)]
+struct Open {
+    began: Instant,
+    span: Span,
+    facts: AttemptFacts,
 }
 
 impl Ledger {
@@ -47,6 +57,7 @@ impl Ledger {
             reserved_wait: Duration::ZERO,
             reserved_slots: None,
             attempts: Vec::new(),
+            open: None,
             ended: false,
         }
     }
@@ -76,8 +87,22 @@ impl Ledger {
                 }
             }
             Event::RetryDelayed { waited, .. } => self.waited += *waited,
+            Event::AttemptStarted { attempt, bar, .. } => {
+                let end = AttemptEnd::Failed(None);
+                let facts =
+                    AttemptFacts { attempt: *attempt, bar: *bar, end, workers: 0, ran: Duration::ZERO };
+                self.open = Some(Open { began: Instant::now(), span: Span::current(), facts });
+            }
+            Event::TickTaken { tick, .. } => {
+                if let Some(open) = &mut self.open {
+                    open.facts.workers = open.facts.workers.max(tick.workers);
+                }
+            }
             Event::VerdictReached { after, .. } => self.verdict_after = Some(*after),
-            Event::AttemptEnded(facts) => self.record(facts),
+            Event::AttemptEnded(facts) => {
+                self.open = None;
+                self.record(facts);
+            }
             Event::ExecutionEnded(_) => self.ended = true,
             _ => {}
         }
@@ -129,11 +154,21 @@ impl Ledger {
         }
     }
 
+    /// Says that the attempt under way is over without a result: the deadline passed, the caller gave
+    /// up, or it could not be brought to an end.
+    pub(crate) fn end_attempt(&mut self) {
+        if let Some(Open { began, span, mut facts }) = self.open.take() {
+            facts.ran = began.elapsed();
+            span.in_scope(|| self.observe(&Event::AttemptEnded(facts)));
+        }
+    }
+
     /// Says that the execution is over; once.
     pub(crate) fn end(&mut self, end: Result<Outcome, FailReason>) {
         if self.ended {
             return;
         }
+        self.end_attempt();
         let history = self.execution::<()>(end.unwrap_or(Outcome::BelowMinimum), None);
         let facts = ExecutionFacts {
             end,

@@ -19,8 +19,12 @@ mod rows;
 #[cfg(test)]
 mod scripted;
 mod stage;
+mod update;
+mod updater;
 mod work;
 
 pub use headcount::{Builder, Headcount};
 pub use job::Job;
 pub use rows::Rows;
+pub use update::{Batch, ChunkSize, Keys, Row, Update};
+pub use updater::Updater;

@@ -6,7 +6,7 @@
 //! open. The same connection carries cancels, so what is seen and what is stopped have one order.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,13 +60,15 @@ struct Shared {
     next_id: AtomicU64,
     changed: Notify,
     link: Mutex<Option<Arc<Link>>>,
+    /// A proxy that gives each statement another backend lost our prepared one: do without.
+    unprepared: AtomicBool,
 }
 
 /// The monitor's connection while it works.
 #[derive(Debug)]
 struct Link {
     session: Session,
-    look: Statement,
+    look: Option<Statement>,
 }
 
 #[derive(Debug)]
@@ -81,8 +83,9 @@ struct Watched {
 impl Monitor {
     /// Connects, and starts to poll once something is watched.
     pub(crate) async fn start(endpoint: Endpoint, observers: Observers) -> Result<Self, Error> {
-        let link =
-            Link::open(&endpoint).await.map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+        let link = Link::open(&endpoint, true)
+            .await
+            .map_err(|failure| Error::connect(endpoint.describe(), failure))?;
         let shared = Arc::new(Shared {
             endpoint,
             observers,
@@ -91,6 +94,7 @@ impl Monitor {
             next_id: AtomicU64::new(0),
             changed: Notify::new(),
             link: Mutex::new(Some(Arc::new(link))),
+            unprepared: AtomicBool::new(false),
         });
         let task = tokio::spawn(poll_for_ever(shared.clone()));
         Ok(Self { shared, task })
@@ -142,11 +146,9 @@ impl Drop for Monitor {
 }
 
 impl Link {
-    async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
+    async fn open(endpoint: &Endpoint, prepared: bool) -> Result<Self, Failure> {
         let session = Session::open(endpoint, "headcount:monitor").await?;
-        // Where parallel plans are made to cost nothing, the look itself would take workers of the pool.
-        session.client().batch_execute("SET max_parallel_workers_per_gather TO 0").await?;
-        let look = workers::prepare(session.client()).await?;
+        let look = if prepared { Some(workers::prepare(session.client()).await?) } else { None };
         Ok(Self { session, look })
     }
 }
@@ -215,7 +217,8 @@ impl Shared {
         let began = Instant::now();
         let due = self.due(began);
         let leaders: Vec<i32> = due.iter().filter_map(|(_, leader, _)| leader.map(|l| l.pid)).collect();
-        let looked = timeout(POLL_LIMIT, workers::look(link.session.client(), &link.look, &leaders)).await;
+        let looked =
+            timeout(POLL_LIMIT, workers::look(link.session.client(), link.look.as_ref(), &leaders)).await;
         let view = looked.unwrap_or_else(|_| Err(Failure::lost("the monitor's poll was not answered")))?;
         let at = Instant::now();
         self.observe(&Event::MonitorPolled { took: at - began, pool: view.pool });
@@ -232,6 +235,9 @@ impl Shared {
     /// Tells all watches that nothing is seen, and comes back with a new connection.
     async fn reconnect(&self, failure: &Failure) {
         let lost_at = Instant::now();
+        if matches!(failure.sqlstate(), Some("26000" | "42P05")) {
+            self.unprepared.store(true, Ordering::Relaxed);
+        }
         self.set_link(None);
         self.observe(&Event::MonitorLost { cause: failure.to_string() });
         let mut tries = 0;
@@ -241,7 +247,7 @@ impl Shared {
             }
             tries += 1;
             sleep(RECONNECT.delay(tries, fastrand::f64())).await;
-            if let Ok(link) = Link::open(&self.endpoint).await {
+            if let Ok(link) = Link::open(&self.endpoint, !self.unprepared.load(Ordering::Relaxed)).await {
                 break link;
             }
         };

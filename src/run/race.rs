@@ -19,6 +19,9 @@ use crate::settings::Settings;
 
 /// Between two requests to cancel, when the leader was between two statements at the first one.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
+/// The same when the signal was sent: a statement that ended at that moment left it without effect, and
+/// a closure may have sent its next one since.
+const SIGNALLED: Duration = Duration::from_millis(500);
 /// Between two looks at a leader whose verdict is known.
 pub(crate) const DECIDED_INTERVAL: Duration = Duration::from_millis(500);
 /// The same after [`LONG_AFTER`], so that the trace of a job of hours stays readable.
@@ -155,11 +158,8 @@ impl<'a> Race<'a> {
                     stage.accept();
                 }
                 sent |= result == CancelResult::Sent;
-                let again = if result == CancelResult::Sent {
-                    until
-                } else {
-                    until.min(Instant::now() + CANCEL_AGAIN)
-                };
+                let patience = if result == CancelResult::Sent { SIGNALLED } else { CANCEL_AGAIN };
+                let again = until.min(Instant::now() + patience);
                 match timeout_at(again, &mut work).await {
                     Ok(Ok(value)) => return Finish::Kept(value, Verdict::Short(reason)),
                     Ok(Err(_)) if sent => return Finish::Rejected(reason),

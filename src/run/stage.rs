@@ -82,7 +82,7 @@ pub(crate) trait Stage {
     /// Runs the statement, or the caller's closure.
     async fn work(&self) -> Result<Self::Value, Failure>;
 
-    /// Whether the statement is known to have reached the server.
+    /// Whether the statement is known to have reached the server: [`Stage::hand_over`] has a value.
     fn has_started(&self) -> bool {
         false
     }

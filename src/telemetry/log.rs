@@ -134,9 +134,9 @@ impl Observer for Log {
                 warn!(target: TARGET, task, blind_seconds = blind_for.as_secs_f64(), "monitor connected again");
             }
             Event::ExecutionEnded(facts) => execution_ended(task, facts),
-            Event::UpdateStarted { connections } => {
+            Event::UpdateStarted { connections, keys } => {
                 let traceparent = traceparent_of(&Span::current());
-                info!(target: TARGET, task, connections, traceparent, "update started");
+                info!(target: TARGET, task, connections, keys, traceparent, "update started");
             }
             Event::ChunkEnded(facts) => chunk_ended(task, facts),
             Event::UpdateEnded(facts) => update_ended(task, facts),

@@ -260,7 +260,7 @@ impl Observer for SpanAttributes {
                 span.record("headcount.resolution", resolution.as_str());
             }
             Event::ExecutionEnded(facts) => execution_ended(&span, facts),
-            Event::UpdateStarted { connections } => {
+            Event::UpdateStarted { connections, keys: _ } => {
                 span.record("headcount.connections", i64::from(*connections));
             }
             Event::ChunkEnded(facts) => chunk_ended(&span, facts),

@@ -93,7 +93,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::CommitResolved { resolution: Resolution::Committed },
         ended(Ok(Outcome::OnTarget), 4),
         Event::ReservationReleased { taken: 2, held: 900 * MS },
-        Event::UpdateStarted { connections: 2 },
+        Event::UpdateStarted { connections: 2, keys: Some(5000) },
         chunk(ChunkEnd::Retried(lost)),
         chunk(ChunkEnd::Committed),
         chunk(ChunkEnd::Failed(lost)),

@@ -112,11 +112,9 @@ pub(super) async fn guarded(
     settings.cleanup = Some(format!("DROP TABLE IF EXISTS {TABLE}"));
     let statement = format!("CREATE TABLE {TABLE} AS {ROLLUP}");
     let job = headcount.job(settings);
-    let both = async {
-        let (run, rivalry) = tokio::join!(job.execute(&statement, &[]), rivalry);
-        rivalry?;
-        Ok::<_, Trouble>(run?)
-    };
+    let run = async { Ok::<_, Trouble>(job.execute(&statement, &[]).await?) };
+    // Whichever fails first ends both.
+    let both = async { Ok::<_, Trouble>(tokio::try_join!(run, rivalry)?.0) };
     let ended = signals.unless(Box::pin(both)).await;
     signals.or_leave(headcount.shutdown(Duration::from_secs(10))).await;
     ended.map_err(Trouble::Interrupted)?

@@ -5,16 +5,12 @@
 //! - proof: a function that runs queries of its own forbids a refusal
 
 use headcount::pg::plan::{Explanation, ReasonKind, explain};
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls};
+
+use crate::harness::{client, plain_server};
 
 const MAJORS: [u32; 3] = [13, 15, 18];
-
-/// A running server of this major version.
-fn server(major: u32) -> String {
-    let variable = format!("HEADCOUNT_TEST_DSN_{major}");
-    std::env::var(&variable).unwrap_or_else(|_| panic!("{variable} is not set"))
-}
 
 /// A session in a schema of its own, with `big` (100,000 rows, about 10 MB) and `small` (1,000 rows).
 struct Bench {
@@ -25,8 +21,7 @@ struct Bench {
 
 impl Bench {
     async fn new(major: u32, schema: &str) -> Self {
-        let (client, connection) = tokio_postgres::connect(&server(major), NoTls).await.unwrap();
-        tokio::spawn(connection);
+        let client = client(&plain_server(major).await.dsn()).await;
         let setup = format!(
             "DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path = {schema};
              CREATE TABLE big AS SELECT g AS id, g % 100 AS grp, repeat('x', 60) AS pad

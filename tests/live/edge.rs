@@ -135,7 +135,7 @@ async fn child_that_waits_to_be_killed() {
 #[tokio::test]
 async fn a_killed_process_leaves_no_server_behind() {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "child_that_waits_to_be_killed"])
+        .args(["--ignored", "--exact", "--nocapture", "edge::child_that_waits_to_be_killed"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

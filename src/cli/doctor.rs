@@ -1,0 +1,59 @@
+//! `headcount doctor`: the answers of [`headcount::pg::doctor`], a line each.
+
+use headcount::pg::doctor::{self, Finding, Level};
+use serde::Serialize;
+
+use super::args::DoctorArgs;
+use super::exit::{self, Failed};
+use super::output;
+use super::run::endpoints;
+use super::signals::Signals;
+
+/// Examines, and returns the exit code.
+pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> u8 {
+    let examined = match signals.unless(Box::pin(examine(args))).await {
+        Ok(examined) => examined,
+        Err(code) => return code,
+    };
+    match examined {
+        Ok(findings) => {
+            let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+            if args.json {
+                output::print_json(&Report { result: worst, findings: &findings, error: None });
+            } else {
+                output::print(&findings.iter().flat_map(lines).collect::<Vec<_>>().join("\n"));
+            }
+            if worst == Level::Fail { exit::REFUSED } else { exit::DONE }
+        }
+        Err(failed) => {
+            output::complain(&failed);
+            if args.json {
+                output::print_json(&Report {
+                    result: Level::Fail,
+                    findings: &[],
+                    error: Some(failed.to_string()),
+                });
+            }
+            failed.code()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    result: Level,
+    findings: &'a [Finding],
+    error: Option<String>,
+}
+
+async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
+    let (endpoint, monitor) = endpoints(&args.server)?;
+    Ok(doctor::examine(&endpoint, monitor.as_ref(), args.target).await?)
+}
+
+fn lines(finding: &Finding) -> Vec<String> {
+    let Finding { check, level, text, fix, .. } = finding;
+    let mut lines = vec![format!("{:<4}  {check}: {text}", level.as_str())];
+    lines.extend(fix.as_ref().map(|fix| format!("      fix: {fix}")));
+    lines
+}

@@ -1,0 +1,45 @@
+//! A stream of keys, a transaction per chunk, and what becomes of each key.
+//!
+//! The obvious way to survive a lost connection is to send the chunk again. It is wrong exactly once:
+//! when the connection breaks between COMMIT and its answer, the chunk may have taken effect. So a
+//! chunk walks through states ([`course::Course`]), and the one that matters is *in doubt*: nothing is
+//! sent again before the server said what became of the transaction. Beside that: what to put into a
+//! chunk ([`gather`]), how large it should be ([`size`]), and whom a failure is to be blamed on
+//! ([`blame`]).
+
+pub mod blame;
+pub mod course;
+pub mod gather;
+pub mod size;
+
+/// What became of a key. Each key ends in exactly one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Changed by us.
+    Updated,
+    /// Held the new value before. Comes first: a row with the new value is never stale.
+    Already,
+    /// Holds neither the expected value nor the new one.
+    Stale,
+    /// No row has the key.
+    Missing,
+    /// Given up: its transaction failed for good, or its fate could not be learned.
+    Failed,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Updated, Self::Already, Self::Stale, Self::Missing, Self::Failed];
+
+    /// The word for labels, files and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Updated => "updated",
+            Self::Already => "already",
+            Self::Stale => "stale",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! May this role, on this server, through what lies between, do the work?
+//!
+//! A guarded query that cannot see or stop its leader is refused when it runs, at night. The same
+//! questions can be asked by day, all of them at once, each with what to change. Nothing is executed
+//! but looks at the catalog, and nothing is left behind.
+//!
+//! The hard one is a proxy that pools transactions (`PgBouncer` with `pool_mode = transaction`): each
+//! transaction may run on another backend, so the backend that is watched is not the one that works, and
+//! prepared statements appear and vanish. It hides well: one idle client gets the same backend every
+//! time. So two sessions are interleaved: while the second one holds a transaction open, the first one
+//! asks for its pid again. With a backend of its own it cannot have changed, and nobody else can have it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::connect::Endpoint;
+use super::privileges;
+use super::session::{Identity, OLDEST};
+use super::{Failure, plan};
+use crate::error::Error;
+
+/// How long a pooled session may wait for a backend before that is taken for the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How good an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, with a drawback.
+    Warn,
+    /// A run would be refused, or could not be guarded.
+    Fail,
+}
+
+impl Level {
+    /// The word for people and programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What was asked: a constant word.
+    pub check: &'static str,
+    /// How good the answer is.
+    pub level: Level,
+    /// The answer, as a clause.
+    pub text: String,
+    /// What to change; always there when it failed.
+    pub fix: Option<String>,
+}
+
+fn ok(check: &'static str, text: impl Into<String>) -> Finding {
+    Finding { check, level: Level::Ok, text: text.into(), fix: None }
+}
+
+fn warn(check: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { check, level: Level::Warn, text: text.into(), fix: Some(fix.into()) }
+}
+
+fn fail(check: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { check, level: Level::Fail, text: text.into(), fix: Some(fix.into()) }
+}
+
+/// Asks everything, for runs with `target` workers. `monitor` is where the monitor connects when it
+/// does not connect as the statement does. A proxy that pools transactions, or a server that is too
+/// old, ends the examination: what follows would be answered by chance.
+///
+/// # Errors
+/// When no session can be had, or one is lost.
+pub async fn examine(
+    endpoint: &Endpoint,
+    monitor: Option<&Endpoint>,
+    target: u32,
+) -> Result<Vec<Finding>, Error> {
+    let failed = |failure: Failure| Error::sql("examining the server", failure);
+    let leader = endpoint.client("headcount:doctor").await?;
+    let mut findings = vec![version(&leader).await.map_err(failed)?];
+    findings.extend(between(endpoint, &leader, "proxy").await?);
+    if findings.iter().any(|finding| finding.level == Level::Fail) {
+        return Ok(findings);
+    }
+    findings.extend(settings(&leader, target).await.map_err(failed)?);
+    let watching = match monitor {
+        Some(monitor) => {
+            let client = monitor.client("headcount:doctor").await?;
+            let found = between(monitor, &client, "monitor proxy").await?;
+            let pooled = found.iter().any(|finding| finding.level == Level::Fail);
+            findings.extend(found);
+            if pooled {
+                return Ok(findings);
+            }
+            client
+        }
+        None => endpoint.client("headcount:doctor").await?,
+    };
+    findings.extend(rights(&leader, &watching).await.map_err(failed)?);
+    Ok(findings)
+}
+
+async fn version(client: &Client) -> Result<Finding, Failure> {
+    const VERSION: &str =
+        "SELECT current_setting('server_version_num'), current_setting('server_version'), current_user";
+    let row = one(client, VERSION).await?;
+    let number: i32 = text(&row, 0).parse().unwrap_or(0);
+    let said = format!("PostgreSQL {}, role {}", text(&row, 1), text(&row, 2));
+    if number >= OLDEST {
+        return Ok(ok("server", said));
+    }
+    Ok(fail(
+        "server",
+        format!("{said}: it has no leader_pid, which counts workers"),
+        "upgrade the server to 13 or later",
+    ))
+}
+
+/// What lies between us and the server.
+async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Result<Vec<Finding>, Error> {
+    const WHO: &str = "SELECT pg_backend_pid(), inet_server_port()";
+    let failed = |failure: Failure| Error::sql("looking for a proxy", failure);
+    let pooled = |how: &str| {
+        fail(
+            check,
+            format!("a proxy at {} pools transactions: {how}", endpoint.describe()),
+            "connect to the server itself, or to a pool with pool_mode = session",
+        )
+    };
+    let mine = one(first, WHO).await.map_err(failed)?;
+    let second = endpoint.client("headcount:doctor").await?;
+    let other = async {
+        second.batch_execute("BEGIN").await?;
+        one(&second, WHO).await
+    };
+    let Ok(other) = timeout(PATIENCE, other).await else {
+        return Ok(vec![pooled("a second session waits for the backend of the first one")]);
+    };
+    let other = other.map_err(failed)?;
+    if text(&mine, 0) == text(&other, 0) {
+        return Ok(vec![pooled("two sessions were given the same backend")]);
+    }
+    let again = timeout(PATIENCE, one(first, WHO)).await;
+    let stayed = matches!(&again, Ok(Ok(again)) if text(again, 0) == text(&mine, 0));
+    if !stayed {
+        return Ok(vec![pooled("a session was given another backend")]);
+    }
+    let dialled = endpoint.port().to_string();
+    let port = text(&mine, 1);
+    if endpoint.host().starts_with(['/', '@']) || port == dialled {
+        return Ok(vec![ok(check, "each session has a backend of its own")]);
+    }
+    let reached = if port.is_empty() { "a socket".to_owned() } else { format!("port {port}") };
+    Ok(vec![ok(
+        check,
+        format!(
+            "something forwards port {dialled} to {reached} of the server; each session has a backend of its own"
+        ),
+    )])
+}
+
+async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure> {
+    const SETTINGS: &str = "
+        SELECT current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int,
+               current_setting('max_parallel_workers_per_gather')::int,
+               current_setting('parallel_leader_participation'), current_setting('track_activities'),
+               current_setting('statement_timeout'), current_setting('server_version_num')::int,
+               pg_is_in_recovery()";
+    let row = one(client, SETTINGS).await?;
+    let number = |column| text(&row, column).parse::<u32>().unwrap_or(0);
+    let (workers, processes, per_gather) = (number(0), number(1), number(2));
+    let size = plan::pool_size(client).await?;
+    let mut findings = Vec::new();
+    let pool = format!("{size} slots (max_parallel_workers = {workers}, max_worker_processes = {processes})");
+    findings.push(if size < target {
+        let fix = format!("raise both to {target} or more, which needs a restart, or demand fewer workers");
+        fail("pool", format!("{pool}, {target} workers are demanded"), fix)
+    } else if processes <= workers {
+        let fix = format!("set max_worker_processes to {} or more, which needs a restart", workers + 4);
+        warn("pool", format!("{pool}; replication and extensions take from the same processes"), fix)
+    } else {
+        ok("pool", pool)
+    });
+    let own =
+        if per_gather < target { format!("; a run sets it to {target} for itself") } else { String::new() };
+    findings.push(ok("per gather", format!("max_parallel_workers_per_gather = {per_gather}{own}")));
+    findings.push(if text(&row, 3) == "on" {
+        ok("leader", "the leader works, too (parallel_leader_participation = on)")
+    } else {
+        warn(
+            "leader",
+            "the leader only gathers (parallel_leader_participation = off)",
+            "--set parallel_leader_participation=on, unless that is meant",
+        )
+    });
+    findings.push(if text(&row, 4) == "on" {
+        ok("activity", "the server says what each session does (track_activities = on)")
+    } else {
+        fail(
+            "activity",
+            "track_activities is off: a running statement looks idle, and would not be cancelled",
+            "ALTER SYSTEM SET track_activities = on; SELECT pg_reload_conf(); (or for the role or the database that switches it off)",
+        )
+    });
+    findings.push(if number(6) >= 140_000 {
+        ok("orphans", "a statement whose client died is stopped (client_connection_check_interval)")
+    } else {
+        warn(
+            "orphans",
+            "before PostgreSQL 14 a statement whose client died runs on until it is done",
+            "give it a --deadline that the job scheduler does not undercut, or upgrade the server",
+        )
+    });
+    let limit = text(&row, 5);
+    if limit != "0" {
+        findings.push(warn(
+            "timeout",
+            format!("statement_timeout = {limit} ends each longer statement"),
+            "--set statement_timeout=0",
+        ));
+    }
+    if text(&row, 7) == "t" {
+        findings.push(warn(
+            "standby",
+            "this server is a standby: it only reads",
+            "connect to the primary for statements that write",
+        ));
+    }
+    Ok(findings)
+}
+
+/// What the monitor may see and stop of the leader.
+async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failure> {
+    let pid = text(&one(leader, "SELECT pg_backend_pid()").await?, 0).parse().unwrap_or(0);
+    let Some(rights) = privileges::over(monitor, Identity { pid, started: 0 }).await? else {
+        let fix = "let the monitor's connection string lead to the same server";
+        return Ok(vec![fail("sight", "the monitor is on another server than the statement", fix)]);
+    };
+    let (monitor_role, leader_role) = rights.roles();
+    let judged = |check, right: Result<(), Error>, good: String| match right {
+        Ok(()) => ok(check, good),
+        Err(error) => fail(check, plain(&error), error.fixes().join("; ")),
+    };
+    let mut findings = vec![
+        judged("sight", rights.check_sight(), format!("{monitor_role} sees the workers of {leader_role}")),
+        judged(
+            "cancel",
+            rights.check_stop(),
+            format!("{monitor_role} may cancel the statements of {leader_role}"),
+        ),
+    ];
+    let pool = one(monitor, "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')").await?;
+    findings.push(if text(&pool, 0) == "t" {
+        ok("pool in sight", format!("{monitor_role} sees the workers of everybody"))
+    } else {
+        warn(
+            "pool in sight",
+            format!("{monitor_role} does not see others' workers: attempts start without knowing whether there is room"),
+            format!("GRANT pg_read_all_stats TO {};", privileges::quote(monitor_role)),
+        )
+    });
+    Ok(findings)
+}
+
+/// The clause of a refusal without the words that it was refused.
+fn plain(error: &Error) -> String {
+    let said = error.to_string();
+    said.split_once(": ").map_or(said.clone(), |(_, clause)| clause.to_owned())
+}
+
+/// The first row, by the simple protocol: a prepared statement would not survive a pooling proxy.
+async fn one(client: &Client, sql: &str) -> Result<SimpleQueryRow, Failure> {
+    for message in client.simple_query(sql).await? {
+        if let SimpleQueryMessage::Row(row) = message {
+            return Ok(row);
+        }
+    }
+    Err(Failure::client("the server returned no row"))
+}
+
+fn text(row: &SimpleQueryRow, column: usize) -> &str {
+    row.get(column).unwrap_or_default()
+}

@@ -1,0 +1,153 @@
+//! The table and its columns, as the catalog knows them.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::error::Error;
+use crate::pg::Failure;
+use crate::pg::privileges::quote;
+
+/// A table that may be updated.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    /// Schema and name, quoted.
+    pub(crate) name: String,
+    columns: BTreeMap<String, Column>,
+    /// The columns of each index that proves rows to be unique.
+    unique: Vec<Vec<String>>,
+    /// Whether functions of the user's run on each update.
+    pub(crate) has_triggers: bool,
+}
+
+/// A column and how a text becomes its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Column {
+    /// Its name, quoted.
+    pub(crate) name: String,
+    /// The type to cast a text to: the base type of a domain, and without a length where an explicit
+    /// cast would silently cut the text (the assignment then checks the length).
+    pub(crate) cast: String,
+    /// Whether the type has an equality operator; compared as text otherwise.
+    pub(crate) has_equality: bool,
+    generated: bool,
+}
+
+/// The name as it is written in the catalog comes first, then as SQL reads it (folded, quoted,
+/// qualified). `to_regclass` fails or answers NULL, by version, for what is no name at all.
+const EXACT: &str = "\
+SELECT c.oid FROM pg_catalog.pg_class c
+WHERE c.relname = $1 AND pg_catalog.pg_table_is_visible(c.oid)";
+const PARSED: &str = "SELECT pg_catalog.to_regclass($1::text)::oid";
+
+const TABLE: &str = "\
+SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
+       EXISTS (SELECT FROM pg_catalog.pg_trigger t
+               WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+
+const COLUMNS: &str = "\
+WITH RECURSIVE base AS (
+    SELECT a.attname, a.attgenerated <> '' AS generated, a.atttypid AS type, a.atttypmod AS modifier
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attname, b.generated, t.typbasetype, t.typtypmod
+    FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
+SELECT b.attname::text, b.generated,
+       pg_catalog.format_type(b.type, CASE
+           WHEN coalesce(nullif(t.typelem, 0), t.oid) IN ('pg_catalog.bpchar'::regtype, 'pg_catalog.varchar'::regtype,
+                'pg_catalog.bit'::regtype, 'pg_catalog.varbit'::regtype) THEN -1
+           ELSE b.modifier END)
+FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'";
+
+const UNIQUE: &str = "\
+SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+FROM pg_catalog.pg_index i
+WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL";
+
+impl Table {
+    /// Looks a table up; fails with a configuration error when there is none.
+    pub(crate) async fn find(client: &Client, name: &str) -> Result<Self, Error> {
+        let doing = "looking up the table";
+        let sql = |error: tokio_postgres::Error| Error::sql(doing, error.into());
+        let exact = client.query_opt(EXACT, &[&name]).await.map_err(sql)?;
+        let oid: Option<u32> = match exact {
+            Some(row) => row.get(0),
+            None => match client.query_one(PARSED, &[&name]).await {
+                Ok(row) => row.get(0),
+                Err(error) if error.as_db_error().is_some() => None,
+                Err(error) => return Err(sql(error)),
+            },
+        };
+        let Some(oid) = oid else {
+            return Err(Error::configuration("table", format!("there is no table {name:?}")));
+        };
+        let row = client.query_one(TABLE, &[&oid]).await.map_err(sql)?;
+        let (schema, relation): (&str, &str) = (row.get(0), row.get(1));
+        if !row.get::<_, bool>(2) {
+            return Err(Error::configuration("table", format!("{schema}.{relation} is not a table")));
+        }
+        let columns = client.query(COLUMNS, &[&oid]).await.map_err(sql)?;
+        let columns = columns.iter().map(|row| {
+            let column = Column {
+                name: quote(row.get(0)),
+                cast: row.get(2),
+                has_equality: true,
+                generated: row.get(1),
+            };
+            (row.get::<_, String>(0), column)
+        });
+        // A unique index of a parent says nothing about the rows of its children.
+        let inherited: bool = row.get(4);
+        let unique = client.query(UNIQUE, &[&oid]).await.map_err(sql)?;
+        Ok(Self {
+            name: format!("{}.{}", quote(schema), quote(relation)),
+            columns: columns.collect(),
+            unique: unique.iter().filter(|_| !inherited).map(|row| row.get(0)).collect(),
+            has_triggers: row.get(3),
+        })
+    }
+
+    /// The column of that name, written as in the catalog, or folded to lower case as SQL does.
+    pub(crate) fn column(&self, field: &str, name: &str) -> Result<&Column, Error> {
+        let found = self.columns.get(name).or_else(|| self.columns.get(&name.to_lowercase()));
+        found.ok_or_else(|| Error::configuration(field, format!("{} has no column {name:?}", self.name)))
+    }
+
+    /// The same, for a column to be changed.
+    pub(crate) fn writable(&self, field: &str, name: &str) -> Result<&Column, Error> {
+        let column = self.column(field, name)?;
+        if column.generated {
+            return Err(Error::configuration(field, format!("column {} is generated", column.name)));
+        }
+        Ok(column)
+    }
+
+    /// Whether no two rows can have the same values in these columns (names quoted).
+    pub(crate) fn is_unique(&self, columns: &[String]) -> bool {
+        self.unique.iter().any(|index| index.iter().all(|name| columns.contains(&quote(name))))
+    }
+
+    /// Asks the server which of the columns can be compared. No catalog says it in one place:
+    /// enums, arrays, ranges and domains share the operators of their kind.
+    pub(crate) async fn probe_equality(&mut self, client: &Client) -> Result<(), Error> {
+        let casts: std::collections::BTreeSet<String> =
+            self.columns.values().map(|column| column.cast.clone()).collect();
+        for cast in casts {
+            let probe = format!("SELECT CAST(NULL AS {cast}) IS NOT DISTINCT FROM CAST(NULL AS {cast})");
+            match client.prepare(&probe).await {
+                Ok(_) => {}
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => {
+                    let same = self.columns.values_mut().filter(|column| column.cast == cast);
+                    same.for_each(|column| column.has_equality = false);
+                }
+                Err(error) => return Err(Error::sql("looking up the columns' types", Failure::from(error))),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! The SQL of a chunked update: the table as the catalog knows it, the statements, their answers.
+//!
+//! Names are looked up in the catalog and quoted from what is found there; values only ever travel as
+//! parameters, as text, and the server casts them to the column's type. So nothing that a user writes
+//! becomes part of a statement, but for the query that he gives as a query.
+
+mod catalog;
+mod chunk;
+mod claim;
+mod statement;
+
+pub(crate) use self::catalog::Table;
+pub(crate) use self::chunk::{Answer, Prepared};
+pub(crate) use self::claim::Claim;
+pub(crate) use self::statement::{Assign, Statements, Wish};

@@ -1,0 +1,203 @@
+//! The statements of one chunk.
+//!
+//! Most chunks meet what they expect: every key has its row, every row its expected value. For them
+//! there is one statement, *fast*: it updates, and returns the places of the keys that it updated and
+//! the transaction's id. A row that somebody changed since the statement's snapshot is compared again
+//! in its current version before it is changed (manual, "Read Committed Isolation Level").
+//!
+//! Only the keys that *fast* left alone need to be told apart, and only from what their rows hold now.
+//! So *lock* locks those rows, in the order of the keys, and *judge*, whose snapshot is newer than the
+//! locks, updates what has become eligible and classes the rest. Both are sent at once.
+//!
+//! Where no unique index proves that a key has one row, *fast* is not used: *judge* counts the rows.
+//!
+//! Parameters: one array of texts per input column (`$1`..), then the values that all keys share.
+
+use super::catalog::{Column, Table};
+use crate::error::Error;
+
+/// Where a new or an expected value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Assign {
+    /// The same for all keys; `None` is NULL.
+    Value(Option<String>),
+    /// A column of the input.
+    Input(String),
+}
+
+/// What to change, in the caller's words.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wish {
+    pub(crate) table: String,
+    pub(crate) key: Vec<String>,
+    pub(crate) set: Vec<(String, Assign)>,
+    pub(crate) expect: Vec<(String, Assign)>,
+    pub(crate) version: Option<String>,
+}
+
+/// The statements that come of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Statements {
+    /// `None` where no index proves that a key has one row.
+    pub(crate) fast: Option<String>,
+    pub(crate) lock: String,
+    pub(crate) judge: String,
+    /// *judge* without a change.
+    pub(crate) look: String,
+    /// The values that all keys share, in the order of their parameters.
+    pub(crate) shared: Vec<Option<String>>,
+    /// The input's columns: the key's first.
+    pub(crate) inputs: Vec<String>,
+    /// Session settings that keep each statement on the index, in the order of the keys.
+    pub(crate) settings: Option<&'static str>,
+    pub(crate) parts: Parts,
+}
+
+/// Pieces that a claim is made of, too.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) table: String,
+    /// Quoted, with their casts.
+    pub(crate) key: Vec<(String, String)>,
+    /// True of a row that is to be updated; `t` is the row, `i` the input's.
+    pub(crate) eligible: String,
+}
+
+/// Rows are found by index, one key after the other: locks are taken in the order of the keys, and a
+/// table that grew since the plan was made is not read from end to end. Not where triggers run: their
+/// queries would suffer from it. The pattern leaves out settings that a version does not have.
+const BY_INDEX: &str = "\
+SELECT pg_catalog.set_config(name, CASE name WHEN 'plan_cache_mode' THEN 'force_generic_plan' ELSE 'off' END, false)
+FROM pg_catalog.pg_settings WHERE name IN
+    ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'plan_cache_mode')";
+
+const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
+
+impl Wish {
+    /// The columns that the input must have: the key's, then those that values are taken from.
+    pub(crate) fn inputs(&self) -> Vec<String> {
+        let mut inputs = self.key.clone();
+        for (_, assign) in self.set.iter().chain(&self.expect) {
+            if let Assign::Input(name) = assign
+                && !inputs.contains(name)
+            {
+                inputs.push(name.clone());
+            }
+        }
+        inputs
+    }
+}
+
+impl Statements {
+    /// Writes them; fails when a column does not exist or cannot serve.
+    pub(crate) fn write(wish: &Wish, table: &Table) -> Result<Self, Error> {
+        let inputs = wish.inputs();
+        let mut shared = Vec::new();
+        let mut value = |assign: &Assign, cast: &str| match assign {
+            Assign::Input(name) => {
+                let place = inputs.iter().position(|input| input == name).unwrap_or_default();
+                format!("CAST(i.c{} AS {cast})", place + 1)
+            }
+            Assign::Value(value) => {
+                shared.push(value.clone());
+                format!("CAST(CAST(${} AS pg_catalog.text) AS {cast})", inputs.len() + shared.len())
+            }
+        };
+
+        let mut key = Vec::new();
+        for name in &wish.key {
+            let column = table.column("key", name)?;
+            if !column.has_equality {
+                let problem = format!(
+                    "column {} is of type {}, which has no equality operator",
+                    column.name, column.cast
+                );
+                return Err(Error::configuration("key", problem));
+            }
+            key.push(column);
+        }
+        let (mut sets, mut already, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, assign) in &wish.set {
+            let column = table.writable("set", name)?;
+            let value = value(assign, &column.cast);
+            already.push(same(column, &value));
+            sets.push(format!("{} = {value}", column.name));
+        }
+        for (name, assign) in &wish.expect {
+            let column = table.column("expect", name)?;
+            expected.push(same(column, &value(assign, &column.cast)));
+        }
+        if let Some(name) = &wish.version {
+            let column = &table.writable("version", name)?.name;
+            sets.push(format!("{column} = t.{column} + 1"));
+        }
+
+        let already = already.join(" AND ");
+        let expected = if expected.is_empty() { "true".to_owned() } else { expected.join(" AND ") };
+        let eligible = format!("NOT ({already}) AND {expected}");
+        let columns: Vec<String> = (1..=inputs.len()).map(|n| format!("c{n}")).collect();
+        let columns = columns.join(", ");
+        let arrays: Vec<String> = (1..=inputs.len()).map(|n| format!("${n}::pg_catalog.text[]")).collect();
+        let input = format!("unnest({}) WITH ORDINALITY AS i({columns}, n)", arrays.join(", "));
+        let matches: Vec<String> = key
+            .iter()
+            .zip(1..)
+            .map(|(column, n)| format!("t.{} = CAST(i.c{n} AS {})", column.name, column.cast))
+            .collect();
+        let matches = matches.join(" AND ");
+        let (name, sets) = (&table.name, sets.join(", "));
+        let changed = format!(
+            "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} WHERE {matches} AND {eligible} RETURNING i.n)"
+        );
+        let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
+        let unique = table.is_unique(&names);
+        // In the order of enum `Verdict`.
+        let judge = |with: &str, updated: &str, join: &str, eligible: &str| {
+            format!(
+                "{with}SELECT {XID}, array_agg(j.verdict ORDER BY j.n) FROM (\
+                 SELECT i.n, CASE WHEN count(t.tableoid) > 1 THEN 5 WHEN {updated} THEN 0 \
+                 WHEN count(t.tableoid) = 0 THEN 3 WHEN bool_and({already}) THEN 1 \
+                 WHEN NOT bool_and({expected}) THEN 2 ELSE {eligible} END AS verdict \
+                 FROM {input} LEFT JOIN {name} AS t ON {matches}{join} GROUP BY i.n) j"
+            )
+        };
+        // Parameters that a statement does not use would have no type: name them all, once.
+        let typed: Vec<String> = (1..=shared.len())
+            .map(|n| format!("CAST(${} AS pg_catalog.text) IS NULL", inputs.len() + n))
+            .collect();
+        let typed =
+            if typed.is_empty() { String::new() } else { format!(", bool_or({})", typed.join(" OR ")) };
+        Ok(Self {
+            fast: unique.then(|| format!("{changed} SELECT {XID}, array_agg(n) FROM changed")),
+            lock: format!(
+                "SELECT count(*){typed} FROM (SELECT FROM {input} JOIN {name} AS t ON {matches} \
+                 ORDER BY i.n FOR UPDATE OF t) AS locked"
+            ),
+            judge: judge(
+                &format!("{changed} "),
+                "bool_or(c.n IS NOT NULL)",
+                " LEFT JOIN changed AS c ON c.n = i.n",
+                "4",
+            ),
+            look: judge("", "false", "", "0"),
+            shared,
+            inputs,
+            settings: (unique && !table.has_triggers).then_some(BY_INDEX),
+            parts: Parts {
+                table: name.clone(),
+                key: key.iter().map(|column| (column.name.clone(), column.cast.clone())).collect(),
+                eligible,
+            },
+        })
+    }
+}
+
+/// True when the row holds the value, NULL included.
+fn same(column: &Column, value: &str) -> String {
+    let name = &column.name;
+    if column.has_equality {
+        format!("t.{name} IS NOT DISTINCT FROM {value}")
+    } else {
+        format!("t.{name}::pg_catalog.text IS NOT DISTINCT FROM ({value})::pg_catalog.text")
+    }
+}

@@ -1,0 +1,73 @@
+//! The same machine around a caller's own closure.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt};
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::feed::Feed;
+use super::labor::Closure;
+use super::options::{ChunkSize, Options, shared_options};
+use super::{Site, Supply, work_off};
+use crate::error::{Error, Source};
+use crate::report::Updated;
+use crate::telemetry::spans;
+
+/// Work of the caller's own on chunks of items, a transaction per chunk, with the retries and the
+/// certainty about commits of an [`Update`](super::Update).
+#[derive(Clone)]
+pub struct Batch {
+    site: Site,
+    options: Options,
+}
+
+impl Batch {
+    pub(crate) fn new(site: Site, task: &str) -> Self {
+        Self { site, options: Options::new(task) }
+    }
+
+    shared_options!();
+
+    /// Calls `work` once per chunk and attempt, inside a transaction that it must neither commit nor
+    /// roll back. In the report all items of a committed chunk count as `updated`.
+    ///
+    /// What lies outside the transaction is done again with each attempt. An attempt whose fate the
+    /// server has forgotten (see [`InDoubt::reread`](crate::InDoubt::reread)) is made again, too: the
+    /// work must be such that it finds its own traces, as a comparison with the expected value does.
+    ///
+    /// # Errors
+    /// A bad option. An error of the closure is retried if a `tokio_postgres::Error` is in its chain of
+    /// causes and is transient; otherwise the chunk is halved, until the items that are to blame
+    /// stand alone and count as `failed`.
+    pub async fn run<I, T, F, E>(&self, items: I, work: F) -> Result<Updated, Error>
+    where
+        I: Stream<Item = T> + Send + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a Client, &'a [T]) -> BoxFuture<'a, Result<(), E>>,
+        E: Into<Source>,
+    {
+        self.options.validate()?;
+        let labor = Closure { work, types: PhantomData };
+        let supply = Supply {
+            feed: Feed::stream(Box::pin(items.map(Ok))),
+            total: None,
+            countable: false,
+            rejects: None,
+            dry_run: false,
+            keys: 0,
+        };
+        let span = spans::update(&self.options.task);
+        Ok(work_off(&labor, &self.site, &self.options, supply).instrument(span).await)
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("options", &self.options).finish_non_exhaustive()
+    }
+}

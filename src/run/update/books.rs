@@ -1,0 +1,297 @@
+//! The books of one update: every key in one class, every event to its observers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::keys::Item;
+use super::rejects::Rejects;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::gather::Twin;
+use crate::event::{
+    ChunkEnd, ChunkFacts, Event, Observer, Observers, Resolution, RowCounts, Scope, SqlState, UpdateFacts,
+};
+use crate::pg::Failure;
+use crate::report::{InDoubt, KeyFailure, UpdateOutcome, Updated};
+
+/// Failures kept for the report, and keys kept of each; the file of rejects has all of them.
+const FAILURES: usize = 100;
+const FAILED_KEYS: usize = 100;
+/// Keys given up that later claims leave out; a run that has more stops.
+const GIVEN_UP: usize = 10_000;
+
+/// Shared by all workers of a run.
+pub(crate) struct Books {
+    scope: Scope,
+    observers: Observers,
+    started: Instant,
+    page: Mutex<Page>,
+}
+
+#[derive(Default)]
+struct Page {
+    chunks_begun: u64,
+    chunks: u64,
+    failed_chunks: u64,
+    retried_chunks: u64,
+    reconnects: u64,
+    rows: RowCounts,
+    failed: u64,
+    in_doubt: InDoubt,
+    failures: Vec<KeyFailure>,
+    rejects: Option<Rejects>,
+    given_up: Arc<Vec<Vec<Option<Box<str>>>>>,
+    /// What stopped the run.
+    error: Option<String>,
+    /// Why a worker has no session any more. The others may well finish.
+    line_down: Option<String>,
+    /// Items that workers had taken when they were stopped.
+    left_behind: u64,
+    ended: bool,
+}
+
+/// A chunk's end, as the worker knows it.
+pub(crate) struct Closing<'a, T> {
+    pub(crate) chunk: u64,
+    pub(crate) attempt: u32,
+    pub(crate) took: Duration,
+    pub(crate) items: &'a [T],
+    pub(crate) twins: &'a [Twin<T>],
+}
+
+impl Books {
+    pub(crate) fn open(task: &str, observers: Observers, rejects: Option<Rejects>) -> Self {
+        let scope = Scope { task: Arc::from(task) };
+        observers.announce(&scope);
+        let page = Page { rejects, ..Page::default() };
+        Self { scope, observers, started: Instant::now(), page: Mutex::new(page) }
+    }
+
+    fn page(&self) -> MutexGuard<'_, Page> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The crate's one telemetry verb.
+    pub(crate) fn observe(&self, event: &Event) {
+        self.observers.observe(&self.scope, event);
+    }
+
+    /// The number of a new chunk, from 1.
+    pub(crate) fn number(&self) -> u64 {
+        let mut page = self.page();
+        page.chunks_begun += 1;
+        page.chunks_begun
+    }
+
+    /// A chunk took effect.
+    pub(crate) fn committed<'i, T>(
+        &self,
+        closing: &Closing<'i, T>,
+        classes: &[Class],
+        show: impl Fn(&'i T) -> Option<&'i Item>,
+    ) {
+        let mut page = self.page();
+        let twins = closing.twins.iter().map(|twin| {
+            let class = twin.class(classes.get(twin.of).copied().unwrap_or(Class::Failed));
+            let reason = if twin.contradicts { CONTRADICTS } else { "" };
+            (&twin.item, class, reason)
+        });
+        let own = closing.items.iter().zip(classes).map(|(item, class)| (item, *class, ""));
+        let mut rows = RowCounts::default();
+        for (item, class, reason) in own.chain(twins) {
+            match class {
+                Class::Updated => rows.updated += 1,
+                Class::Already => rows.already += 1,
+                Class::Stale => rows.stale += 1,
+                Class::Missing => rows.missing += 1,
+                Class::Failed => page.failed += 1,
+            }
+            if class == Class::Updated {
+                continue;
+            }
+            let Some(item) = show(item) else { continue };
+            if let Some(rejects) = &mut page.rejects {
+                rejects.write(item, class, reason);
+            }
+            if class == Class::Failed {
+                page.keep(KeyFailure::of([item], Some("21000"), reason));
+            }
+        }
+        page.chunks += 1;
+        page.rows += rows;
+        drop(page);
+        self.ended(closing, ChunkEnd::Committed, rows);
+    }
+
+    /// A chunk left nothing behind and comes again, whole or in halves.
+    pub(crate) fn retried<T>(&self, closing: &Closing<'_, T>, failure: &Failure) {
+        if closing.attempt == 1 {
+            self.page().retried_chunks += 1;
+        }
+        self.ended(closing, ChunkEnd::Retried(sqlstate(failure)), RowCounts::default());
+    }
+
+    /// A chunk is given up. Returns whether the run may go on.
+    pub(crate) fn failed<'i, T>(
+        &self,
+        closing: &Closing<'i, T>,
+        failure: &Failure,
+        claimed: bool,
+        keys: usize,
+        show: impl Fn(&'i T) -> Option<&'i Item>,
+    ) -> bool {
+        let mut page = self.page();
+        let reason = failure.to_string();
+        let twins = closing.twins.iter().map(|twin| &twin.item);
+        let items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(show).collect();
+        if let Some(rejects) = &mut page.rejects {
+            for item in &items {
+                rejects.write(item, Class::Failed, &reason);
+            }
+        }
+        if claimed {
+            let left_out = items.iter().map(|item| item.fields[..keys].to_vec());
+            Arc::make_mut(&mut page.given_up).extend(left_out);
+        }
+        page.failed += (closing.items.len() + closing.twins.len()) as u64;
+        page.failed_chunks += 1;
+        page.keep(KeyFailure::of(items.iter().copied().take(FAILED_KEYS), failure.shown_sqlstate(), &reason));
+        let go_on = page.given_up.len() < GIVEN_UP;
+        drop(page);
+        self.ended(closing, ChunkEnd::Failed(sqlstate(failure)), RowCounts::default());
+        go_on
+    }
+
+    fn ended<T>(&self, closing: &Closing<'_, T>, end: ChunkEnd, rows: RowCounts) {
+        let size = (closing.items.len() + closing.twins.len()) as u32;
+        let Closing { chunk, attempt, took, .. } = *closing;
+        self.observe(&Event::ChunkEnded(ChunkFacts { chunk, attempt, end, size, rows, took }));
+    }
+
+    /// Keys that later claims must leave out.
+    pub(crate) fn given_up(&self) -> Arc<Vec<Vec<Option<Box<str>>>>> {
+        Arc::clone(&self.page().given_up)
+    }
+
+    pub(crate) fn resolved(&self, resolution: Resolution) {
+        let mut page = self.page();
+        match resolution {
+            Resolution::Committed => page.in_doubt.committed += 1,
+            Resolution::Aborted => page.in_doubt.aborted += 1,
+            Resolution::Reread => page.in_doubt.reread += 1,
+            Resolution::Unresolved => page.in_doubt.unresolved += 1,
+        }
+        drop(page);
+        self.observe(&Event::CommitResolved { resolution });
+    }
+
+    pub(crate) fn reconnected(&self, lost: SqlState) {
+        self.page().reconnects += 1;
+        self.observe(&Event::SessionRestored { sqlstate: lost });
+    }
+
+    /// What stopped the run; the first one counts.
+    pub(crate) fn stopped_by(&self, error: &impl ToString) {
+        self.page().error.get_or_insert_with(|| error.to_string());
+    }
+
+    /// A worker gave up on getting a session.
+    pub(crate) fn line_down(&self, failure: &Failure) {
+        self.page().line_down.get_or_insert_with(|| format!("no session with the server: {failure}"));
+    }
+
+    /// A stopped worker leaves items that it had taken.
+    pub(crate) fn left_behind(&self, items: usize) {
+        self.page().left_behind += items as u64;
+    }
+
+    /// Closes the books. `exhausted`: whether every key was dealt with, as far as is known.
+    pub(crate) fn close(&self, exhausted: bool, left: Option<u64>, dry_run: bool) -> Updated {
+        let mut page = self.page();
+        if let Some(Err(problem)) = page.rejects.take().map(Rejects::finish) {
+            page.error.get_or_insert(format!("the file of rejects is incomplete: {problem}"));
+        }
+        let exhausted = exhausted && page.left_behind == 0;
+        if !exhausted && page.error.is_none() {
+            page.error = page.line_down.take();
+        }
+        let complete = exhausted && page.failed == 0 && page.error.is_none();
+        let RowCounts { updated, already, stale, missing } = page.rows;
+        let report = Updated {
+            task: self.scope.task.to_string(),
+            outcome: if complete { UpdateOutcome::Complete } else { UpdateOutcome::Incomplete },
+            dry_run,
+            keys: updated + already + stale + missing + page.failed,
+            updated,
+            already,
+            stale,
+            missing,
+            failed: page.failed,
+            left: left.map(|left| left + page.left_behind),
+            chunks: page.chunks,
+            failed_chunks: page.failed_chunks,
+            retried_chunks: page.retried_chunks,
+            reconnects: page.reconnects,
+            in_doubt: page.in_doubt,
+            failures: std::mem::take(&mut page.failures),
+            error: page.error.clone(),
+            took: self.started.elapsed(),
+        };
+        drop(page);
+        self.end(complete);
+        report
+    }
+
+    fn end(&self, complete: bool) {
+        let mut page = self.page();
+        if std::mem::replace(&mut page.ended, true) {
+            return;
+        }
+        let facts = UpdateFacts {
+            complete,
+            rows: page.rows,
+            chunks: page.chunks,
+            failed_chunks: page.failed_chunks,
+            took: self.started.elapsed(),
+            ended_at_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64()),
+        };
+        drop(page);
+        self.observe(&Event::UpdateEnded(facts));
+    }
+}
+
+const CONTRADICTS: &str = "the same key occurs before with other values";
+
+impl Page {
+    fn keep(&mut self, failure: KeyFailure) {
+        if self.failures.len() < FAILURES {
+            self.failures.push(failure);
+        }
+    }
+}
+
+/// Books that are dropped open belong to a future that was dropped.
+impl Drop for Books {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
+impl KeyFailure {
+    fn of<'a>(items: impl IntoIterator<Item = &'a Item>, sqlstate: Option<&str>, reason: &str) -> Self {
+        let (mut keys, mut lines) = (Vec::new(), Vec::new());
+        for item in items {
+            let fields: Vec<&str> =
+                item.fields.iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect();
+            keys.push(fields.join(","));
+            lines.extend((item.line > 0).then_some(item.line));
+        }
+        Self { keys, lines, sqlstate: sqlstate.map(str::to_owned), reason: reason.to_owned() }
+    }
+}
+
+/// What events count a failure under; the client's own failures have no code.
+fn sqlstate(failure: &Failure) -> SqlState {
+    failure.event_sqlstate().unwrap_or(SqlState::INTERNAL)
+}

@@ -1,0 +1,102 @@
+//! Where chunks come from: a stream that all workers share, or claims.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::Mutex;
+
+use crate::error::Error;
+
+/// Items on their way to the workers.
+pub(crate) enum Feed<T> {
+    /// One after the other, whoever asks.
+    Stream(Mutex<Flow<T>>),
+    /// Each chunk claims its items inside its own transaction, until a claim has found that none is left.
+    Claims(AtomicBool),
+}
+
+pub(crate) type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>;
+
+/// Items read ahead stay here, so that a reader who is dropped loses none.
+pub(crate) struct Flow<T> {
+    items: Items<T>,
+    ahead: Vec<T>,
+    ended: bool,
+}
+
+/// What a worker gets.
+pub(crate) enum Portion<T> {
+    Items(Vec<T>),
+    Claim,
+    End,
+}
+
+impl<T> Feed<T> {
+    pub(crate) fn stream(items: Items<T>) -> Self {
+        Self::Stream(Mutex::new(Flow { items, ahead: Vec::new(), ended: false }))
+    }
+
+    pub(crate) fn claims() -> Self {
+        Self::Claims(AtomicBool::new(false))
+    }
+
+    /// The next items, `size` of them unless the stream ends or breaks. Can be dropped at any await.
+    pub(crate) async fn next(&self, size: u32) -> Result<Portion<T>, Error> {
+        let flow = match self {
+            Self::Stream(flow) => flow,
+            Self::Claims(over) if over.load(Ordering::Relaxed) => return Ok(Portion::End),
+            Self::Claims(_) => return Ok(Portion::Claim),
+        };
+        let mut flow = flow.lock().await;
+        let size = size as usize;
+        while flow.ahead.len() < size && !flow.ended {
+            match flow.items.next().await {
+                Some(Ok(item)) => flow.ahead.push(item),
+                None => flow.ended = true,
+                Some(Err(error)) => {
+                    flow.ended = true;
+                    return Err(error);
+                }
+            }
+        }
+        if flow.ahead.is_empty() {
+            return Ok(Portion::End);
+        }
+        let keep = size.min(flow.ahead.len());
+        let rest = flow.ahead.split_off(keep);
+        Ok(Portion::Items(std::mem::replace(&mut flow.ahead, rest)))
+    }
+
+    /// Whether the stream has ended and nothing of it is left.
+    pub(crate) async fn is_exhausted(&self) -> bool {
+        match self {
+            Self::Stream(flow) => {
+                let flow = flow.lock().await;
+                flow.ended && flow.ahead.is_empty()
+            }
+            Self::Claims(over) => over.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A claim that waited for others' rows found none.
+    pub(crate) fn claims_are_over(&self) {
+        if let Self::Claims(over) = self {
+            over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts what is left: read ahead, and with `read_on` also the rest of the stream.
+    pub(crate) async fn left(&self, read_on: bool) -> u64 {
+        let Self::Stream(flow) = self else { return 0 };
+        let mut flow = flow.lock().await;
+        let mut left = flow.ahead.len() as u64;
+        while read_on && !flow.ended {
+            match flow.items.next().await {
+                Some(Ok(_)) => left += 1,
+                _ => flow.ended = true,
+            }
+        }
+        left
+    }
+}

@@ -1,0 +1,180 @@
+//! What is done with a chunk inside its transaction: the table's statements, or the caller's closure.
+
+use std::marker::PhantomData;
+
+use futures_util::future::{BoxFuture, join};
+use tokio_postgres::Client;
+
+use super::keys::Item;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::blame::Blame;
+use crate::decide::chunk::gather::{Gathered, gather};
+use crate::error::Source;
+use crate::pg::update::{Answer, Claim, Prepared, Statements};
+use crate::pg::{Failure, xact};
+
+/// Work on chunks of items. A driver knows nothing else of it.
+pub(crate) trait Labor {
+    type Item;
+    /// What a session keeps from chunk to chunk.
+    type Desk;
+
+    /// Whom a failure without a SQLSTATE is to be blamed on.
+    const OWN_FAILURE: Blame;
+
+    /// Readies a new session.
+    async fn prepare(&self, client: &Client) -> Result<Self::Desk, Failure>;
+
+    /// Sorts the items of a chunk and sets duplicates apart.
+    fn gather(&self, items: Vec<Self::Item>) -> Gathered<Self::Item>;
+
+    /// Opens a transaction and works on the items. Leaves the transaction open, whatever comes of it.
+    async fn work(&self, client: &Client, desk: &Self::Desk, items: &[Self::Item])
+    -> Result<Answer, Failure>;
+
+    /// Opens a transaction, takes items that nobody else has, and works on them. Only where keys are
+    /// [claimed](super::feed::Feed::Claims).
+    async fn claim(
+        &self,
+        client: &Client,
+        desk: &Self::Desk,
+        request: Request<'_>,
+    ) -> Result<(Vec<Self::Item>, Result<Answer, Failure>), Failure>;
+
+    /// What the spans' summary is made of.
+    fn sql(&self) -> &str;
+
+    /// The item as reports and files show it; `None` where it has no text.
+    fn show<'a>(&self, item: &'a Self::Item) -> Option<&'a Item>;
+}
+
+/// A request for items of one's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a> {
+    /// At most so many.
+    pub(crate) size: u32,
+    /// Whether to wait for items that others hold.
+    pub(crate) wait: bool,
+    /// Items given up, which must not come again.
+    pub(crate) given_up: &'a [Vec<Option<Box<str>>>],
+}
+
+/// Updates of one table.
+pub(crate) struct TableUpdate {
+    pub(crate) statements: Statements,
+    pub(crate) keys: usize,
+    pub(crate) dry: bool,
+    /// The query to claim from.
+    pub(crate) claims: Option<String>,
+}
+
+pub(crate) struct TableDesk {
+    prepared: Prepared,
+    claim: Option<Claim>,
+}
+
+impl Labor for TableUpdate {
+    type Item = Item;
+    type Desk = TableDesk;
+
+    /// An answer that makes no sense.
+    const OWN_FAILURE: Blame = Blame::Run;
+
+    async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {
+        let prepared = Prepared::new(client, &self.statements, self.dry).await?;
+        let claim = match &self.claims {
+            Some(query) => Some(Claim::new(client, &self.statements, query).await?),
+            None => None,
+        };
+        Ok(TableDesk { prepared, claim })
+    }
+
+    fn gather(&self, items: Vec<Item>) -> Gathered<Item> {
+        gather(items, |item| &item.fields[..self.keys], |a, b| a.fields == b.fields)
+    }
+
+    async fn work(&self, client: &Client, desk: &TableDesk, items: &[Item]) -> Result<Answer, Failure> {
+        let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
+        desk.prepared.work(client, &self.statements, &rows).await
+    }
+
+    async fn claim(
+        &self,
+        client: &Client,
+        desk: &TableDesk,
+        request: Request<'_>,
+    ) -> Result<(Vec<Item>, Result<Answer, Failure>), Failure> {
+        let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
+        let taken = claim.take(client, &self.statements, request.size, request.wait, request.given_up);
+        let (began, taken) = join(client.batch_execute("BEGIN"), taken).await;
+        began?;
+        let items = taken?.into_iter().map(|fields| Item { line: 0, fields: fields.into() }).collect();
+        // A query that joins may yield a row twice.
+        let items = self.gather(items).items;
+        if items.is_empty() {
+            return Ok((items, Ok(Answer { xid: None, classes: Vec::new() })));
+        }
+        let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
+        let answer = desk.prepared.work_inside(client, &self.statements, &rows).await;
+        Ok((items, answer))
+    }
+
+    fn sql(&self) -> &str {
+        &self.statements.judge
+    }
+
+    fn show<'a>(&self, item: &'a Item) -> Option<&'a Item> {
+        Some(item)
+    }
+}
+
+/// The caller's closure.
+pub(crate) struct Closure<F, T, E> {
+    pub(crate) work: F,
+    pub(crate) types: PhantomData<fn() -> (T, E)>,
+}
+
+impl<F, T, E> Labor for Closure<F, T, E>
+where
+    F: for<'a> Fn(&'a Client, &'a [T]) -> BoxFuture<'a, Result<(), E>>,
+    E: Into<Source>,
+{
+    type Item = T;
+    type Desk = ();
+
+    /// The closure does not want these items.
+    const OWN_FAILURE: Blame = Blame::Keys;
+
+    async fn prepare(&self, _client: &Client) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn gather(&self, items: Vec<T>) -> Gathered<T> {
+        Gathered { items, twins: Vec::new() }
+    }
+
+    async fn work(&self, client: &Client, (): &(), items: &[T]) -> Result<Answer, Failure> {
+        client.batch_execute("BEGIN").await?;
+        (self.work)(client, items).await.map_err(|error| Failure::from(error.into()))?;
+        // Also finds a transaction that a swallowed error has aborted: COMMIT would not say so.
+        let xid = xact::current_id(client).await?;
+        Ok(Answer { xid, classes: vec![Class::Updated; items.len()] })
+    }
+
+    async fn claim(
+        &self,
+        _client: &Client,
+        (): &(),
+        _request: Request<'_>,
+    ) -> Result<(Vec<T>, Result<Answer, Failure>), Failure> {
+        Err(Failure::client("a closure's items cannot be claimed"))
+    }
+
+    fn sql(&self) -> &'static str {
+        ""
+    }
+
+    fn show<'a>(&self, _item: &'a T) -> Option<&'a Item> {
+        None
+    }
+}

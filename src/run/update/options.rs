@@ -1,0 +1,125 @@
+//! The options that every chunked run has.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::decide::chunk::size::{MOST, Sizer};
+use crate::error::Error;
+use crate::settings::{check_task, duration, within};
+
+/// How many keys a chunk has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkSize {
+    /// So many; 1 to 10,000.
+    Keys(u32),
+    /// As many as take about 50 ms, 10 to 10,000: grows and shrinks by a quarter at a time, and halves
+    /// when a chunk has to be tried again.
+    Auto,
+}
+
+/// The options that updates and batches share.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) task: String,
+    pub(crate) chunk: ChunkSize,
+    pub(crate) connections: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) retry_delay: Duration,
+    pub(crate) reconnect_wait: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Options {
+    pub(super) fn new(task: &str) -> Self {
+        Self {
+            task: task.to_owned(),
+            chunk: ChunkSize::Keys(100),
+            connections: 1,
+            max_attempts: 5,
+            retry_delay: Duration::from_secs(2),
+            reconnect_wait: Duration::from_mins(2),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn sizer(&self) -> Sizer {
+        match self.chunk {
+            ChunkSize::Keys(keys) => Sizer::fixed(keys),
+            ChunkSize::Auto => Sizer::auto(),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), Error> {
+        check_task(&self.task)?;
+        if let ChunkSize::Keys(keys) = self.chunk {
+            within("chunk", keys, 1, MOST)?;
+        }
+        within("connections", self.connections, 1, 256)?;
+        within("max_attempts", self.max_attempts, 1, 100)?;
+        duration("retry_delay", self.retry_delay, Duration::ZERO, Duration::from_hours(1))?;
+        duration("reconnect_wait", self.reconnect_wait, Duration::ZERO, Duration::from_hours(24))
+    }
+}
+
+/// The options of [`Update`] and [`Batch`] that are the same, as methods.
+macro_rules! shared_options {
+    () => {
+        /// The task's name: metric label, span attribute and part of `application_name`. 1 to 52 characters
+        /// of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run.
+        #[must_use]
+        pub fn task(mut self, name: &str) -> Self {
+            self.options.task = name.to_owned();
+            self
+        }
+
+        /// How many keys a transaction has. Default 100.
+        #[must_use]
+        pub const fn chunk(mut self, size: ChunkSize) -> Self {
+            self.options.chunk = size;
+            self
+        }
+
+        /// So many sessions work at once; 1 to 256. Default 1. Each chunk belongs to one of them.
+        #[must_use]
+        pub const fn connections(mut self, connections: u32) -> Self {
+            self.options.connections = connections;
+            self
+        }
+
+        /// Transactions that a chunk may take; 1 to 100. Default 5. A chunk that needs more is given up
+        /// and reported with its keys, and the others go on. One that fails because of its keys (a
+        /// constraint, a value that does not parse) is halved at once, until the keys that are to
+        /// blame stand alone.
+        #[must_use]
+        pub const fn max_attempts(mut self, attempts: u32) -> Self {
+            self.options.max_attempts = attempts;
+            self
+        }
+
+        /// The longest pause before a chunk is tried again; up to 1 h. Default 2 s. The first is an eighth
+        /// of it; half of each is drawn at random.
+        #[must_use]
+        pub const fn retry_delay(mut self, longest: Duration) -> Self {
+            self.options.retry_delay = longest;
+            self
+        }
+
+        /// How long to try to get a session back, and how long to wait for the fate of a commit in
+        /// doubt; up to 24 h. Default 2 min. After that the keys at hand count as failed.
+        #[must_use]
+        pub const fn reconnect_wait(mut self, longest: Duration) -> Self {
+            self.options.reconnect_wait = longest;
+            self
+        }
+
+        /// Cancelling the token stops the run in good order: chunks in flight are finished, no further one
+        /// is begun, and the report says what is left. Running again finishes the rest.
+        #[must_use]
+        pub fn stop(mut self, token: CancellationToken) -> Self {
+            self.options.stop = token;
+            self
+        }
+    };
+}
+pub(super) use shared_options;

@@ -1,0 +1,138 @@
+//! Telemetry as it leaves the command.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use headcount::telemetry::names;
+use rustix::process::Signal;
+
+use crate::lab::{Lab, QUICK, SLOW, finish};
+
+/// Receives one request and says 200; returns its first line and its body.
+fn receive(listener: &TcpListener) -> (String, String) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut request = String::new();
+    reader.read_line(&mut request).unwrap();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if header.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+    (request, String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn a_run_pushes_its_metrics_and_writes_them_to_a_file() {
+    let lab = Lab::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    let receiver = std::thread::spawn(move || receive(&listener));
+    let arguments =
+        ["run", "--task", "rollup", "--sql", QUICK, "--push", &url, "--textfile", file.to_str().unwrap()];
+    let ran = lab.headcount(&arguments).ended(0);
+    assert!(!ran.said.contains("warning"), "{}", ran.said);
+    let (request, pushed) = receiver.join().unwrap();
+    assert!(request.starts_with("POST /metrics/job/headcount"), "{request}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    for text in [pushed, written] {
+        assert!(text.contains("headcount_last_run_achieved_workers{task=\"rollup\"} 4"), "{text}");
+        assert!(text.contains("headcount_executions_successful_total{task=\"rollup\"} 1"), "{text}");
+    }
+}
+
+#[test]
+fn a_run_that_finds_no_server_is_a_failed_run_to_those_who_watch() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    let dsn = "postgres://nobody@127.0.0.1:1/none";
+    let arguments =
+        ["run", "--dsn", dsn, "--task", "rollup", "--sql", QUICK, "--textfile", file.to_str().unwrap()];
+    lab.headcount(&arguments).ended(1);
+    let written = std::fs::read_to_string(&file).unwrap();
+    let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"connection\"} 1";
+    for line in [failed, "headcount_last_run_success{task=\"rollup\"} 0"] {
+        assert!(written.contains(line), "{written}");
+    }
+}
+
+/// What happens in each run that reaches its target at once.
+const HAPPENED: [&str; 4] = ["AdmissionEnded", "ExecutionEnded", "MonitorPolled", "VerdictReached"];
+
+#[test]
+fn a_real_run_exports_what_the_contract_promises_of_it_and_nothing_beyond() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    lab.headcount(&["run", "--task", "rollup", "--sql", QUICK, "--textfile", file.to_str().unwrap()])
+        .ended(0);
+    let written = std::fs::read_to_string(&file).unwrap();
+    let exported: BTreeSet<&str> =
+        written.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let contract: BTreeSet<&str> = names::ALL.iter().map(|metric| metric.name).collect();
+    let promised: BTreeSet<&str> = names::ALL
+        .iter()
+        .filter(|metric| metric.fed_by.iter().any(|event| HAPPENED.contains(event)))
+        .map(|metric| metric.name)
+        .collect();
+    let missing: Vec<_> = promised.difference(&exported).collect();
+    let beyond: Vec<_> = exported.difference(&contract).collect();
+    assert!(missing.is_empty() && beyond.is_empty(), "missing {missing:?}, beyond {beyond:?}");
+}
+
+#[test]
+fn what_did_not_arrive_is_said_without_a_password_and_does_not_fail_the_run() {
+    let lab = Lab::start();
+    let url = "http://me:gh3im@127.0.0.1:1";
+    let ran =
+        lab.headcount(&["run", "--sql", QUICK, "--push", url, "--textfile", "/nowhere/a.prom"]).ended(0);
+    let warnings: Vec<&str> =
+        ran.said.lines().filter(|line| line.starts_with("headcount: warning: ")).collect();
+    assert_eq!(warnings.len(), 2, "{}", ran.said);
+    assert!(warnings[0].contains("127.0.0.1:1") && !ran.said.contains("gh3im"), "{}", ran.said);
+}
+
+#[test]
+fn metrics_can_be_read_while_it_runs() {
+    let lab = Lab::start();
+    let mut running = lab.spawn(&["run", "--task", "rollup", "--sql", SLOW, "--listen", "0"]);
+    let line = running.hear("metrics: http://");
+    let address = line.trim().trim_start_matches("metrics: http://").trim_end_matches("/metrics").to_owned();
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    running.hear("workers seen 4");
+    let mut scrape = TcpStream::connect(address).unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    scrape.read_to_string(&mut text).unwrap();
+    assert!(text.contains("headcount_pool_workers{state=\"used\"} 4"), "{text}");
+    assert!(text.contains("headcount_executions_total{task=\"rollup\"} 0"), "{text}");
+    running.signal(Signal::INT);
+    finish(running).ended(130);
+}
+
+#[test]
+fn log_lines_take_the_place_of_progress() {
+    let lab = Lab::start();
+    let ran = lab.headcount(&["run", "--task", "rollup", "--sql", QUICK, "--log-format", "json"]).ended(0);
+    let messages: Vec<String> = ran
+        .said
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(messages, ["started", "enough workers", "finished on target"]);
+}

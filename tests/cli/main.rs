@@ -1,0 +1,16 @@
+//! The command, as its users see it: arguments and signals in, words, a result and an exit code out.
+//! Against real servers, each private to its test.
+//!
+//! - `usage`: what was typed wrong; one clear line, code 1 or 2, no password
+//! - `run`: on target, above the minimum, below it, refused; what is left behind: nothing
+//! - `signals`: SIGINT, SIGTERM, a second one, SIGKILL
+//! - `exporters`: `--listen`, `--push`, `--textfile`, and what did not arrive
+//! - `tools`: explain, doctor, demo, completions, man
+//! - `lab`: a server with a hog on it, and the command under test
+
+mod exporters;
+mod lab;
+mod run;
+mod signals;
+mod tools;
+mod usage;

@@ -1,0 +1,165 @@
+//! How runs end, and that nothing is left behind.
+
+use std::io::Write;
+
+use headcount::pg::embedded::Binaries;
+
+use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
+
+/// Starts at once, whatever the pool looks like.
+const AT_ONCE: [&str; 2] = ["--admission-wait", "0s"];
+
+fn run(lab: &Lab, arguments: &[&str]) -> Ran {
+    let mut all = vec!["run", "--json", "--task", "rollup"];
+    all.extend(arguments);
+    lab.headcount(&all)
+}
+
+/// Every version that this machine has.
+fn each_version(test: impl Fn(Lab)) {
+    let all = Binaries::all();
+    assert!(!all.is_empty());
+    for binaries in all {
+        test(Lab::on(binaries));
+    }
+}
+
+#[test]
+fn the_target_is_met_at_the_first_attempt() {
+    each_version(|lab| {
+        let run = run(&lab, &["--sql", QUICK]).ended(0).json();
+        assert_eq!((&run["outcome"], &run["target_met"]), (&"on_target".into(), &true.into()));
+        assert_eq!((&run["planned_workers"], &run["achieved_workers"]), (&4.into(), &4.into()));
+        assert_eq!((&run["attempt_count"], &run["rows"]), (&1.into(), &10.into()));
+        assert_eq!(run["attempts"][0]["verdict"], "enough");
+        assert_eq!(lab.count("rollup"), 10);
+    });
+}
+
+#[test]
+fn the_target_is_met_at_a_later_attempt_when_others_leave() {
+    let lab = Lab::start();
+    let hog = lab.hog(5);
+    let mut running = lab.spawn(&["run", "--sql", QUICK, "--attempts", "100", AT_ONCE[0], AT_ONCE[1]]);
+    running.hear("too few");
+    running.hear("cancelled");
+    drop(hog);
+    running.hear("on target");
+    let ran = finish(running).ended(0);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", ran.out);
+    assert!(lines[0].starts_with("adhoc: 4 of 4 workers, on target, at attempt "), "{}", ran.out);
+    assert!(lines[1].contains("lost "), "{}", ran.out);
+    assert_eq!(lab.count("rollup"), 10);
+}
+
+#[test]
+fn a_full_pool_is_waited_for_before_the_first_attempt() {
+    let lab = Lab::start();
+    let hog = lab.hog(5);
+    let mut running = lab.spawn(&["run", "--sql", QUICK]);
+    running.hear("waiting: 5 of 6 slots of the pool are in use, 4 are needed");
+    drop(hog);
+    running.hear("attempt 1/5: target 4, minimum 2, best so far 0, pid ");
+    running.hear("workers seen 4: on target");
+    finish(running).ended(0);
+}
+
+#[test]
+fn the_last_attempt_is_accepted_above_the_minimum() {
+    let lab = Lab::start();
+    let _hog = lab.hog(3);
+    let run = run(&lab, &["--sql", QUICK, "--attempts", "2", AT_ONCE[0], AT_ONCE[1]]).ended(0).json();
+    assert_eq!((&run["outcome"], &run["target_met"]), (&"above_minimum".into(), &false.into()));
+    assert_eq!((&run["achieved_workers"], &run["attempt_count"]), (&3.into(), &2.into()));
+    assert_eq!(run["attempts"][0]["reason"], "pool_exhausted");
+}
+
+#[test]
+fn below_the_minimum_is_code_3_cleaned_up_after_each_attempt_with_nothing_left() {
+    each_version(|lab| {
+        let hog = lab.hog(5);
+        let cleanup = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
+        let arguments = ["--sql", SLOW, "--attempts", "3", AT_ONCE[0], AT_ONCE[1], cleanup[0], cleanup[1]];
+        let run = run(&lab, &arguments).ended(3).json();
+        assert_eq!((&run["outcome"], &run["rows"]), (&"below_minimum".into(), &serde_json::Value::Null));
+        assert_eq!((&run["achieved_workers"], &run["attempt_count"]), (&1.into(), &3.into()));
+        let bars: Vec<_> =
+            run["attempts"].as_array().unwrap().iter().map(|attempt| attempt["bar"].clone()).collect();
+        assert_eq!(bars, [4, 4, 2]);
+        assert_eq!(lab.count("cleanups"), 3);
+        drop(hog);
+        lab.wait_for_nothing_left();
+    });
+}
+
+#[test]
+fn a_plan_that_cannot_reach_the_target_is_code_4_with_what_to_change() {
+    let lab = Lab::start();
+    lab.sql("ALTER TABLE measurements SET (parallel_workers = 2)");
+    let ran = lab.headcount(&["run", "--sql", QUICK]).ended(4);
+    assert!(
+        ran.said.contains("refused before running: the plan can have 2 of the 4 workers demanded"),
+        "{}",
+        ran.said
+    );
+    assert!(
+        ran.said.contains("fix: ALTER TABLE public.measurements SET (parallel_workers = 4)"),
+        "{}",
+        ran.said
+    );
+    assert_eq!(lab.count("pg_class WHERE relname = 'rollup'"), 0);
+    // Less is accepted where that is said.
+    let run = run(&lab, &["--sql", QUICK, "--plan-shortfall", "lower"]).ended(0).json();
+    assert_eq!((&run["target_workers"], &run["achieved_workers"]), (&2.into(), &2.into()));
+}
+
+#[test]
+fn a_blind_monitor_is_code_4_with_the_grant() {
+    let lab = Lab::start();
+    lab.sql("CREATE ROLE monitor LOGIN; GRANT SELECT ON pg_stat_activity TO monitor");
+    let ran = lab.headcount(&["run", "--sql", QUICK, "--monitor-dsn", &lab.dsn_for("monitor")]).ended(4);
+    assert!(ran.said.contains("fix: GRANT pg_read_all_stats TO \"monitor\";"), "{}", ran.said);
+}
+
+#[test]
+fn what_is_typed_wins_over_the_job_file() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("rollup.sql"), QUICK).unwrap();
+    let path = folder.path().join("nightly.toml");
+    let job = "file = 'rollup.sql'\ntarget_workers = 3\nmin_workers = '50%'\n[settings]\nwork_mem = '8MB'\n";
+    std::fs::write(&path, job).unwrap();
+    let path = path.to_str().unwrap();
+    let run = lab.headcount(&["run", "--json", "--job", path]).ended(0).json();
+    assert_eq!(
+        (&run["task"], &run["target_workers"], &run["min_workers"]),
+        (&"rollup".into(), &3.into(), &2.into())
+    );
+    lab.sql("DROP TABLE rollup");
+    let run =
+        lab.headcount(&["run", "--json", "--job", path, "--target", "2", "--task", "mine"]).ended(0).json();
+    assert_eq!(
+        (&run["task"], &run["target_workers"], &run["min_workers"]),
+        (&"mine".into(), &2.into(), &1.into())
+    );
+}
+
+#[test]
+fn several_statements_are_one_transaction() {
+    let lab = Lab::start();
+    let mut file = tempfile::Builder::new().suffix(".sql").tempfile().unwrap();
+    writeln!(file, "CREATE TABLE a (id int); INSERT INTO a SELECT 1;\nSELECT 1/0;").unwrap();
+    let path = file.path().to_str().unwrap();
+    lab.headcount(&["run", "-f", path]).ended(1);
+    assert_eq!(lab.count("pg_class WHERE relname = 'a'"), 0);
+}
+
+#[test]
+fn the_deadline_is_code_1_with_the_attempts_made() {
+    let lab = Lab::start();
+    let ran = run(&lab, &["--sql", SLOW, "--deadline", "2s"]).ended(1);
+    let run = ran.json();
+    assert_eq!((&run["outcome"], &run["reason"]), (&"failed".into(), &"deadline".into()));
+    lab.wait_for_nothing_left();
+}

@@ -1,0 +1,76 @@
+//! Signals: an orderly end, an end at once, and no chance to do either.
+
+use rustix::process::Signal;
+
+use crate::lab::{Lab, SLOW, finish};
+
+const CLEANUP: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
+
+fn interrupted(signal: Signal, code: i32) {
+    let lab = Lab::start();
+    let mut running = lab.spawn(&["run", "--sql", SLOW, "--task", "nightly", CLEANUP[0], CLEANUP[1]]);
+    running.hear("workers seen 4");
+    running.signal(signal);
+    running.hear("cancelled");
+    let ran = finish(running).ended(code);
+    assert!(
+        ran.said.contains("cleaned up") && ran.said.contains("the statement was cancelled"),
+        "{}",
+        ran.said
+    );
+    assert_eq!(lab.count("cleanups"), 1);
+    // It was over before the command was.
+    assert_eq!(lab.count("pg_stat_activity WHERE backend_type = 'parallel worker'"), 0);
+    lab.wait_for_nothing_left();
+}
+
+#[test]
+fn an_interrupted_run_cancels_rolls_back_and_cleans_up() {
+    interrupted(Signal::INT, 130);
+}
+
+#[test]
+fn a_terminated_run_does_the_same() {
+    interrupted(Signal::TERM, 143);
+}
+
+#[test]
+fn an_interrupted_run_is_a_json_object_and_its_metrics_are_written() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = folder.path().join("run.prom");
+    let listen = ["--listen", "0", "--textfile", metrics.to_str().unwrap()];
+    let mut running =
+        lab.spawn(&["run", "--json", "--sql", SLOW, listen[0], listen[1], listen[2], listen[3]]);
+    running.hear("metrics: ");
+    lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 4);
+    running.signal(Signal::INT);
+    let run = finish(running).ended(130).json();
+    assert_eq!((&run["outcome"], &run["reason"]), (&"failed".into(), &"interrupted".into()));
+    let text = std::fs::read_to_string(metrics).unwrap();
+    assert!(
+        text.contains("headcount_executions_failed_total{task=\"adhoc\",reason=\"interrupted\"} 1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let lab = Lab::start();
+    let mut running = lab.spawn(&["run", "--sql", SLOW, "--cleanup", "SELECT pg_sleep(600)"]);
+    running.hear("workers seen 4");
+    running.signal(Signal::INT);
+    lab.wait("pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'", 1);
+    running.signal(Signal::INT);
+    finish(running).ended(130);
+}
+
+#[test]
+fn a_killed_command_leaves_no_query_and_a_free_pool() {
+    let lab = Lab::start();
+    let mut running = lab.spawn(&["run", "--sql", SLOW]);
+    running.hear("workers seen 4");
+    running.signal(Signal::KILL);
+    assert_eq!(finish(running).code, None);
+    lab.wait_for_nothing_left();
+}

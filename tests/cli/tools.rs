@@ -1,0 +1,110 @@
+//! The other subcommands.
+
+use headcount::pg::embedded::PrivateServer;
+
+use crate::lab::{Lab, QUICK, headcount};
+
+#[test]
+fn explain_says_how_many_why_not_more_and_what_to_type() {
+    let lab = Lab::start();
+    let ran = lab.headcount(&["explain", "--sql", QUICK]).ended(0);
+    assert!(ran.out.starts_with("planned: 4 of 4 workers (1 Gather), pool of 6 slots"), "{}", ran.out);
+    lab.sql("CREATE FUNCTION dice(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 4; END'");
+    let ran = lab.headcount(&["explain", "--sql", "SELECT sum(dice(id)) FROM measurements"]).ended(4);
+    assert!(ran.out.contains("dice") && ran.out.contains("   fix: ALTER FUNCTION"), "{}", ran.out);
+    let ran = lab.headcount(&["explain", "--json", "--target", "7", "--sql", QUICK]).ended(4);
+    let explanation = ran.json();
+    assert_eq!(
+        (&explanation["plan"]["reachable"], &explanation["reasons"][0]["kind"]),
+        (&6.into(), &"pool_size".into())
+    );
+    let ran = lab
+        .headcount(&["explain", "--target", "4", "--sql", QUICK, "--set", "parallel_setup_cost=1000000"])
+        .ended(4);
+    assert!(ran.out.contains("   fix: --set parallel_setup_cost="), "{}", ran.out);
+    let ran = lab.headcount(&["explain", "--sql", "SELECT * FROM nope"]).ended(1);
+    assert!(ran.said.contains("relation \"nope\" does not exist (SQLSTATE 42P01)"), "{}", ran.said);
+}
+
+#[test]
+fn doctor_finds_what_a_run_would_stumble_over() {
+    let lab = Lab::start();
+    lab.sql("CREATE ROLE batch LOGIN; CREATE ROLE monitor LOGIN");
+    let ran = lab.headcount(&["doctor"]).ended(0);
+    assert!(ran.out.lines().all(|line| line.starts_with("ok ")), "{}", ran.out);
+    let (batch, monitor) = (lab.dsn_for("batch"), lab.dsn_for("monitor"));
+    let ran = lab.headcount(&["doctor", "--dsn", &batch]).ended(0);
+    assert!(
+        ran.out.contains("warn  pool in sight: ")
+            && ran.out.contains("GRANT pg_read_all_stats TO \"batch\";"),
+        "{}",
+        ran.out
+    );
+    let ran = lab.headcount(&["doctor", "--dsn", &batch, "--monitor-dsn", &monitor]).ended(4);
+    assert!(ran.out.contains("fail  sight: "), "{}", ran.out);
+    assert!(
+        ran.out.contains("fail  cancel: ") && ran.out.contains("GRANT pg_signal_backend TO \"monitor\";"),
+        "{}",
+        ran.out
+    );
+    lab.sql("GRANT pg_read_all_stats, pg_signal_backend TO monitor");
+    lab.headcount(&["doctor", "--dsn", &batch, "--monitor-dsn", &monitor]).ended(0);
+    let ran = lab.headcount(&["doctor", "--json", "--target", "7"]).ended(4);
+    let pool =
+        ran.json()["findings"].as_array().unwrap().iter().find(|f| f["check"] == "pool").cloned().unwrap();
+    assert_eq!(pool["level"], "fail");
+}
+
+#[test]
+fn doctor_notices_a_server_that_does_not_say_what_its_sessions_do() {
+    let lab = Lab::with(PrivateServer::builder().setting("track_activities", "off"));
+    let ran = lab.headcount(&["doctor"]).ended(4);
+    assert!(ran.out.contains("fail  activity: track_activities is off"), "{}", ran.out);
+}
+
+#[test]
+fn the_demo_shows_a_rejected_attempt_and_one_on_target_and_leaves_no_server() {
+    let ran = headcount(&["demo", "--scale", "0.05", "--json"]).ended(0);
+    assert!(ran.said.contains("   Workers Planned: 4\n   Workers Launched: 0\n"), "{}", ran.said);
+    let run = ran.json();
+    assert_eq!((&run["outcome"], &run["attempt_count"]), (&"on_target".into(), &2.into()));
+    assert_eq!(
+        (&run["attempts"][0]["verdict"], &run["attempts"][1]["verdict"]),
+        (&"short".into(), &"enough".into())
+    );
+    let story = [
+        "metrics: http://127.0.0.1:",
+        "waiting for a lock",
+        "too few",
+        "cancelled",
+        "cleaned up",
+        "waiting: ",
+        "on target",
+        "headcount_attempts_total",
+    ];
+    let mut rest = ran.said.as_str();
+    for word in story {
+        let at = rest.find(word).unwrap_or_else(|| panic!("{word:?} is missing in its place:\n{}", ran.said));
+        rest = &rest[at + word.len()..];
+    }
+}
+
+#[test]
+fn completions_and_the_manual_page_know_every_subcommand() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = headcount(&["completions", shell]).ended(0).out;
+        assert!(script.contains("plan-shortfall") && script.contains("doctor"), "{shell}");
+    }
+    let page = headcount(&["man"]).ended(0).out;
+    for word in [".TH headcount", "headcount run", "headcount doctor", "admission\\-wait"] {
+        assert!(page.contains(word), "{word} is missing");
+    }
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let help = headcount(&["run", "--help"]).ended(0).out;
+    for word in ["Examples:", "--min 50%", "Job file (TOML)", "Exit codes:"] {
+        assert!(help.contains(word), "{word} is missing in:\n{help}");
+    }
+}

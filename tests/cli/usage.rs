@@ -1,0 +1,106 @@
+//! What was typed wrong, or cannot work: one clear line, code 1 or 2, no password.
+
+use std::io::Write;
+
+use headcount::pg::embedded::PrivateServer;
+
+use crate::lab::{Lab, headcount};
+
+const SECRET: &str = "gh3im-0815";
+
+/// One line on standard error that contains `text`.
+fn check(lab: &Lab, arguments: &[&str], code: i32, text: &str) {
+    let mut all = vec!["run", "--quiet"];
+    all.extend(arguments);
+    let ran = lab.headcount(&all).ended(code);
+    let said: Vec<&str> = ran.said.lines().collect();
+    assert_eq!(said.len(), 1, "{}", ran.said);
+    assert!(said[0].starts_with("headcount: ") && said[0].contains(text), "{}", ran.said);
+    assert_eq!(ran.out, "");
+}
+
+#[test]
+fn each_mistake_is_one_clear_line() {
+    let lab = Lab::start();
+    check(&lab, &["--sql", "SELECT * FROM nope"], 1, "relation \"nope\" does not exist (SQLSTATE 42P01)");
+    check(&lab, &["--sql", "SELEC 1"], 1, "syntax error at or near \"SELEC\" (SQLSTATE 42601)");
+    check(
+        &lab,
+        &["--sql", "SELECT 1", "--min", "5"],
+        2,
+        "min_workers: the minimum (5) is above the target (4)",
+    );
+    check(&lab, &["--sql", "SELECT 1", "--attempts", "0"], 2, "max_attempts: 0 is not within 1 to 100");
+    check(
+        &lab,
+        &["--sql", "SELECT 1", "--set", "work mem=1"],
+        2,
+        "\"work mem\" is not the name of a setting",
+    );
+    check(&lab, &["--sql", " "], 2, "the statement is empty");
+    check(&lab, &[], 2, "nothing to run");
+    check(&lab, &["-f", "/nowhere.sql"], 2, "cannot read /nowhere.sql");
+    check(&lab, &["--sql", "SELECT 1", "--otlp", "nonsense"], 2, "--otlp");
+}
+
+#[test]
+fn an_unknown_field_of_a_job_file_is_named_with_its_line() {
+    let lab = Lab::start();
+    let mut job = tempfile::NamedTempFile::new().unwrap();
+    writeln!(job, "sql = \"SELECT 1\"\ntarget_wrokers = 4").unwrap();
+    check(&lab, &["--job", job.path().to_str().unwrap()], 2, "line 2: unknown field `target_wrokers`");
+}
+
+#[test]
+fn a_statement_that_refuses_a_transaction_names_the_option() {
+    let lab = Lab::start();
+    let ran = lab.headcount(&["run", "--quiet", "--sql", "VACUUM measurements"]).ended(1);
+    assert!(ran.said.contains("(SQLSTATE 25001)\nfix: "), "{}", ran.said);
+    assert!(ran.said.contains("--no-transaction"), "{}", ran.said);
+    lab.headcount(&["run", "--no-transaction", "--sql", "VACUUM measurements"]).ended(0);
+}
+
+#[test]
+fn a_wrong_password_and_a_wrong_dsn_are_not_repeated() {
+    let lab = Lab::with(PrivateServer::builder().password("right"));
+    let wrong = lab.dsn().replace("right", SECRET);
+    let cases = [
+        (wrong.clone(), 1, "password authentication failed"),
+        (format!("postgresql://me:{SECRET}@127.0.0.1:1/sales"), 1, "cannot connect to 127.0.0.1:1/sales"),
+        (format!("postgresql://me:{SECRET}@127.0.0.1:1/sales?colour=blue"), 2, "colour"),
+        (format!("host=127.0.0.1 password={SECRET} port=x"), 2, "port"),
+    ];
+    for (dsn, code, text) in cases {
+        for subcommand in ["run", "explain"] {
+            let ran = headcount(&[subcommand, "--json", "--dsn", &dsn, "--sql", "SELECT 1"]).ended(code);
+            assert!(ran.said.contains(text), "{}", ran.said);
+            assert!(ran.json()["error"].as_str().unwrap().contains(text));
+            assert!(!ran.said.contains(SECRET) && !ran.out.contains(SECRET), "{}{}", ran.said, ran.out);
+        }
+        headcount(&["doctor", "--dsn", &dsn]).ended(code);
+    }
+    // A connection string where none belongs.
+    let ran = headcount(&["run", &wrong]).ended(2);
+    assert!(ran.said.contains("unexpected argument") && !ran.said.contains(SECRET), "{}", ran.said);
+}
+
+#[test]
+fn a_bare_number_is_no_time() {
+    let ran = headcount(&["run", "--sql", "SELECT 1", "--deadline", "60"]).ended(2);
+    assert!(ran.said.contains("`60` is no time with a unit, such as 500ms, 2s, 1m or 2h"), "{}", ran.said);
+}
+
+#[test]
+fn a_failure_is_a_json_object_too() {
+    let lab = Lab::start();
+    let ran = lab
+        .headcount(&["run", "--json", "--task", "nightly", "--sql", "SELECT 1/0 FROM measurements"])
+        .ended(1);
+    let run = ran.json();
+    assert_eq!(
+        (&run["task"], &run["outcome"], &run["reason"]),
+        (&"nightly".into(), &"failed".into(), &"sql".into())
+    );
+    assert_eq!((&run["sqlstate"], &run["rows"]), (&"22012".into(), &serde_json::Value::Null));
+    assert!(run["error"].as_str().unwrap().contains("division by zero"));
+}

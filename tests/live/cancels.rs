@@ -1,0 +1,116 @@
+//! A cancel that races the end of its statement hits that statement, or nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use headcount::event::CancelMethod;
+use headcount::{Event, Outcome, PlanShortfall};
+
+use crate::harness::{Bench, POOL, chain, on_each_version, soon};
+
+on_each_version!(a_statement_that_ignores_cancels_is_terminated);
+
+/// It catches what a cancel raises, for as long as its session lives.
+const STUBBORN: &str = "
+CREATE FUNCTION stubborn() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN LOOP
+  BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN INSERT INTO log VALUES ('caught'); END;
+END LOOP; END $$";
+
+async fn a_statement_that_ignores_cancels_is_terminated(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run(STUBBORN).await;
+    let hog = bench.hog(POOL).await;
+    let mut job = bench.job().await.attempts(1).plan_shortfall(PlanShortfall::Ignore);
+    job.settings_mut().launch_wait = Duration::from_millis(100);
+    job.settings_mut().cancel_grace = Duration::from_millis(700);
+    let run = soon("the execution", job.execute("SELECT stubborn()", &[])).await.unwrap();
+    assert_eq!((run.outcome, run.attempts[0].reason), (Outcome::BelowMinimum, Some("pool_exhausted")));
+    assert!(
+        bench.recorder.stopped_by(CancelMethod::Cancel) && bench.recorder.stopped_by(CancelMethod::Terminate)
+    );
+    hog.release().await;
+    let run = job.execute("SELECT count(*) FROM t WHERE nap(id, 5)", &[]).await.unwrap();
+    assert_eq!(run.outcome, Outcome::OnTarget, "on a new session");
+    bench.nothing_is_left_behind().await;
+}
+
+#[tokio::test]
+async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one_on_15() {
+    race(15, 10_000).await;
+}
+
+#[tokio::test]
+async fn no_cancel_among_a_thousand_short_statements_hits_the_next_one_on_13() {
+    race(13, 1_000).await;
+}
+
+#[tokio::test]
+async fn no_cancel_among_a_thousand_short_statements_hits_the_next_one_on_18() {
+    race(18, 1_000).await;
+}
+
+/// Statements in one attempt: a cancel may also find the leader between two of them.
+const EACH: usize = 4;
+
+/// The pool is full and nobody has patience, so each attempt is short at its first tick. A statement
+/// lasts about as long as tick and cancel take together: some end before, some after, some in between.
+/// An execution goes on until one of its statements is kept.
+async fn race(major: u32, statements: u32) {
+    let bench = Bench::alone(major).await;
+    let _hog = bench.hog(POOL).await;
+    bench.run("CREATE TABLE done (n bigint)").await;
+    let mut job = bench.job().await.target(1).minimum(1).attempts(100);
+    job.settings_mut().launch_wait = Duration::ZERO;
+    job.settings_mut().admission_wait = Duration::ZERO;
+    job.settings_mut().monitor_interval = Duration::from_millis(1);
+    let random = Mutex::new(fastrand::Rng::with_seed(7));
+    let attempts = AtomicU32::new(0);
+    let (mut kept, mut kept_in_spite_of_a_cancel) = (BTreeSet::new(), 0);
+    while attempts.load(Ordering::Relaxed) * (EACH as u32) < statements {
+        let guarded = job.guard(|client| {
+            let n = attempts.fetch_add(1, Ordering::Relaxed);
+            let lengths: [u32; EACH] = std::array::from_fn(|_| random.lock().unwrap().u32(0..1500));
+            async move {
+                for length in lengths {
+                    let insert = "INSERT INTO done SELECT $1 FROM pg_sleep($2)";
+                    client.execute(insert, &[&i64::from(n), &(f64::from(length) / 1e6)]).await?;
+                }
+                Ok::<u32, tokio_postgres::Error>(n)
+            }
+            .boxed()
+        });
+        let run = guarded.await.unwrap_or_else(|error| panic!("{}: {:?}", chain(&error), error.history()));
+        match (run.outcome, run.value) {
+            (Outcome::FinishedEarly, Some(n)) => {
+                assert!(kept.insert(n));
+                kept_in_spite_of_a_cancel += u32::from(run.attempts.last().unwrap().verdict == "short");
+            }
+            (Outcome::BelowMinimum, None) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let rows = bench.admin.query("SELECT n FROM done", &[]).await.unwrap();
+    assert_eq!(rows.len(), EACH * kept.len(), "all of an attempt, or nothing");
+    let stored: BTreeSet<u32> = rows.iter().map(|row| u32::try_from(row.get::<_, i64>(0)).unwrap()).collect();
+    assert!(stored == kept, "differs: {:?}", stored.symmetric_difference(&kept).collect::<Vec<_>>());
+
+    let pids: BTreeSet<i32> = bench.recorder.all().iter().filter_map(pid).collect();
+    assert_eq!(pids.len(), 1, "one session had them all");
+    let (attempts, kept) = (attempts.into_inner(), u32::try_from(kept.len()).unwrap());
+    let facts = format!("{attempts} attempts, {kept} kept, {kept_in_spite_of_a_cancel} in spite of a cancel");
+    assert!(
+        kept > attempts / 50 && attempts - kept > attempts / 50 && kept_in_spite_of_a_cancel > 0,
+        "no race: {facts}"
+    );
+}
+
+const fn pid(event: &Event) -> Option<i32> {
+    match event {
+        Event::AttemptStarted { pid, .. } => Some(*pid),
+        _ => None,
+    }
+}

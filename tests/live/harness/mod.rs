@@ -1,0 +1,63 @@
+//! What the tests of this binary stand on: servers, scarcity, faults, and ways to wait for facts.
+
+mod bench;
+mod hog;
+mod proxy;
+mod recorder;
+mod servers;
+
+use std::time::Duration;
+
+pub(crate) use bench::{Bench, endpoint, quick};
+pub(crate) use hog::Hog;
+pub(crate) use proxy::{CommitFault, Proxy};
+pub(crate) use recorder::Recorder;
+pub(crate) use servers::{POOL, client, plain_server, programs};
+
+/// Longest wait for anything that must happen. It only bounds a failing test.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Asks again until the answer is yes. Only for facts that a server tells when asked and announces
+/// to nobody: the one place in these tests that paces itself.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    let asking = async {
+        while !is_so().await {
+            pace.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(LIMIT, asking).await.is_ok(), "still not so after {LIMIT:?}: {what}");
+}
+
+/// Awaits something that must come.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let within = tokio::time::timeout(LIMIT, future).await;
+    within.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"))
+}
+
+/// The error and all its causes, as a command prints them.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Makes one test of each claim and each version: `verdicts::the_claim::on_15`.
+macro_rules! on_each_version {
+    ($($claim:ident),+ $(,)?) => {
+        $(mod $claim {
+            #[tokio::test]
+            async fn on_13() {
+                super::$claim(13).await;
+            }
+            #[tokio::test]
+            async fn on_15() {
+                super::$claim(15).await;
+            }
+            #[tokio::test]
+            async fn on_18() {
+                super::$claim(18).await;
+            }
+        })+
+    };
+}
+pub(crate) use on_each_version;

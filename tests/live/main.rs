@@ -1,0 +1,32 @@
+//! Live tests: every claim about a server is put to real servers.
+//!
+//! | module | what it claims |
+//! |---|---|
+//! | [`verdicts`] | target met, at once or later; above the minimum; below it, and nothing left behind |
+//! | [`patience`] | serial phases and lock waits are not held against a statement; a full pool is |
+//! | [`statements`] | each kind of statement that can have workers, closures, foreign clients |
+//! | [`rows`] | rows are streamed once the verdict is in, and never from a rejected attempt |
+//! | [`rights`] | who may see and stop whom; pools and servers that cannot be seen |
+//! | [`refusals`] | what cannot have its workers is refused before anything runs |
+//! | [`cancels`] | a cancel hits the statement that was meant, or none |
+//! | [`faults`] | lost sessions, monitors, servers and commits; futures dropped; cleanups that fail |
+//! | [`monitor`] | one monitor for all, silent when nothing is watched |
+//! | [`edge`] | private servers; connecting with passwords, files, TLS |
+//! | [`plan`] | the plan, and each reason why it has too few workers |
+//!
+//! Most claims are tried on PostgreSQL 13, 15 and 18; `harness` starts one server a version and
+//! lends its whole pool to one test at a time. Nothing here sleeps to let something happen: tests
+//! wait for events, and ask the server until it says so.
+
+mod cancels;
+mod edge;
+mod faults;
+mod harness;
+mod monitor;
+mod patience;
+mod plan;
+mod refusals;
+mod rights;
+mod rows;
+mod statements;
+mod verdicts;

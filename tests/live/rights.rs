@@ -1,0 +1,117 @@
+//! Who may see and stop whom, and what is kept secret.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use headcount::event::FailReason;
+use headcount::pg::embedded::PrivateServer;
+use headcount::{Event, Headcount, Job, Outcome, Refusal};
+
+use crate::harness::{Bench, POOL, chain, endpoint, on_each_version, plain_server, programs, quick};
+
+on_each_version! {
+    a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how,
+    a_pool_that_cannot_be_seen_is_not_waited_for,
+    a_monitor_on_another_server_is_refused,
+}
+
+const ROLLUP: &str = "CREATE TABLE made AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 10) GROUP BY grp";
+
+/// The refusal, and the statement in its first fix.
+async fn refusal(bench: &Bench, job: &Job) -> (Refusal, String) {
+    let error = job.execute(ROLLUP, &[]).await.unwrap_err();
+    let refusal = error.refusal().unwrap_or_else(|| panic!("{}", chain(&error)));
+    assert!(!bench.recorder.all().iter().any(|event| matches!(event, Event::AttemptStarted { .. })));
+    assert_eq!(bench.recorder.executions().last().unwrap().end, Err(FailReason::Refused));
+    (refusal, error.fixes()[0].split_inclusive(';').next().unwrap().to_owned())
+}
+
+async fn a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how(major: u32) {
+    let bench = Bench::new(major).await;
+    let (leader, monitor) = (format!("lead_{}", bench.schema), format!("look_{}", bench.schema));
+    bench.run(&format!("CREATE ROLE {leader} LOGIN; CREATE ROLE {monitor} LOGIN")).await;
+    let port = bench.server().port();
+    let headcount = bench.headcount_at(&bench.dsn_of(&leader, port), &bench.dsn_of(&monitor, port)).await;
+    let job = quick(headcount.task("watched"));
+
+    let (refused, fix) = refusal(&bench, &job).await;
+    assert_eq!(
+        (refused, &*fix),
+        (Refusal::BlindMonitor, &*format!("GRANT pg_read_all_stats TO \"{monitor}\";"))
+    );
+    bench.run(&format!("GRANT SELECT ON pg_stat_activity TO {monitor}")).await;
+    assert_eq!(
+        refusal(&bench, &job).await.0,
+        Refusal::BlindMonitor,
+        "that grant shows no other role's workers"
+    );
+
+    bench.run(&fix).await;
+    let (refused, fix) = refusal(&bench, &job).await;
+    assert_eq!(
+        (refused, &*fix),
+        (Refusal::MayNotCancel, &*format!("GRANT pg_signal_backend TO \"{monitor}\";"))
+    );
+    assert!(!bench.has("made").await);
+
+    bench.run(&fix).await;
+    let run = job.execute(ROLLUP, &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
+    let hog = bench.hog(POOL - 1).await;
+    let run = job.attempts(1).execute("SELECT count(*) FROM t WHERE nap(id, 10)", &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1), "it really cancels");
+    hog.release().await;
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_pool_that_cannot_be_seen_is_not_waited_for(major: u32) {
+    let bench = Bench::new(major).await;
+    let role = format!("plain_{}", bench.schema);
+    bench.run(&format!("CREATE ROLE {role} LOGIN")).await;
+    let dsn = bench.dsn_of(&role, bench.server().port());
+    let mut job = bench.headcount_at(&dsn, &dsn).await.task("plain").attempts(2);
+    job.settings_mut().admission_wait = Duration::from_hours(1);
+    let hog = bench.hog(POOL - 1).await;
+    let run = job.execute(ROLLUP, &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1));
+    assert_eq!(run.attempts[0].reason, Some("under_launched"), "it cannot know that the pool is full");
+    let unseen = |event: &Event| {
+        matches!(
+            event,
+            Event::AdmissionEnded { end: headcount::decide::admission::Admitted::Unseen, pool: None, .. }
+        )
+    };
+    assert_eq!(bench.recorder.count(unseen), 2);
+    hog.release().await;
+    assert_eq!(job.execute(ROLLUP, &[]).await.unwrap().outcome, Outcome::OnTarget);
+}
+
+async fn a_monitor_on_another_server_is_refused(major: u32) {
+    let bench = Bench::new(major).await;
+    let elsewhere = plain_server(major).await.dsn();
+    let job = bench.headcount_at(&bench.dsn(), &elsewhere).await.task("elsewhere");
+    let error = job.execute(ROLLUP, &[]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::BlindMonitor));
+    assert!(error.to_string().contains("not the server that runs the statement"), "{error}");
+    assert!(!bench.has("made").await);
+}
+
+#[tokio::test]
+async fn a_password_is_in_no_error_and_no_debug_text() {
+    let server = PrivateServer::builder().binaries(programs(15)).password("right").start().await.unwrap();
+    let wrong = server.dsn_for("postgres", "postgres").replace("postgres@", "postgres:hunter2@");
+    let error = Headcount::connect(&wrong).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("28P01"));
+    let builder = Headcount::builder(endpoint(&wrong));
+    let mut shown = format!("{error:?} {error} {} {builder:?} {:?}", chain(&error), endpoint(&wrong));
+    for unusable in
+        ["postgresql://u:hunter2@h:port/d", "host=h password=hunter2 port=x", "host=h password='hunter2"]
+    {
+        let error = Headcount::connect(unusable).await.unwrap_err();
+        assert!(error.is_configuration(), "{unusable}");
+        let _ = write!(shown, "{error:?} {}", chain(&error));
+    }
+    let headcount = Headcount::connect(&server.dsn()).await.unwrap();
+    let _ = write!(shown, "{headcount:?} {:?}", headcount.task("t"));
+    assert!(!shown.contains("hunter2") && !shown.contains("right"), "{shown}");
+}

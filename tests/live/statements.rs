@@ -1,0 +1,209 @@
+//! Each kind of statement that can have workers gets them, and so do closures and other clients.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use headcount::{Error, Event, Job, Outcome};
+
+use crate::harness::{Bench, POOL, on_each_version};
+
+on_each_version! {
+    select_into_and_several_gathers_and_union_all_have_their_workers,
+    parameters_cost_no_worker,
+    partitioned_tables_have_their_workers,
+    create_index_has_its_workers,
+    refresh_has_its_workers_where_the_server_allows_it,
+    a_script_is_one_transaction,
+    a_closure_has_its_workers_and_is_rolled_back_when_rejected,
+    the_future_of_a_foreign_client_is_guarded_by_its_pid,
+    vacuum_runs_outside_a_transaction,
+    the_invalid_index_of_a_cancelled_concurrent_build_is_cleaned_up,
+}
+
+async fn on_target(job: &Job, sql: &str) -> Option<u64> {
+    let run = job
+        .execute(sql, &[])
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {}", crate::harness::chain(&error)));
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4), "{sql}: {run:?}");
+    run.value
+}
+
+async fn select_into_and_several_gathers_and_union_all_have_their_workers(major: u32) {
+    let bench = Bench::new(major).await;
+    let job = bench.job().await;
+    let slow = "SELECT count(*) AS n FROM t WHERE nap(id, 5)";
+    assert_eq!(
+        on_target(&job, "SELECT grp, count(*) AS n INTO made FROM t WHERE nap(id, 5) GROUP BY grp").await,
+        Some(5)
+    );
+    assert_eq!(bench.number("SELECT sum(n)::bigint FROM made").await, 200);
+    // `execute` of a SELECT counts its rows.
+    assert_eq!(on_target(&job, &format!("SELECT ({slow}) + ({slow} AND id > 0)")).await, Some(1));
+    let union = format!("CREATE TABLE both_ways AS {slow} UNION ALL {slow} AND id > 0");
+    assert_eq!(on_target(&job, &union).await, Some(2));
+    assert_eq!(bench.number("SELECT sum(n)::bigint FROM both_ways").await, 400);
+    bench.nothing_is_left_behind().await;
+}
+
+async fn parameters_cost_no_worker(major: u32) {
+    let bench = Bench::new(major).await;
+    let sql = "CREATE TABLE made AS SELECT id FROM t WHERE nap(id, $1) AND id <= $2 AND pad = $3";
+    let run = bench.job().await.execute(sql, &[&10_i32, &120_i32, &"x"]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers, run.value), (Outcome::OnTarget, 4, Some(120)));
+}
+
+async fn partitioned_tables_have_their_workers(major: u32) {
+    let bench = Bench::new(major).await;
+    bench
+        .run(
+            "CREATE TABLE parts (id int, pad char(600)) PARTITION BY RANGE (id);
+             CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (101) WITH (fillfactor = 10, parallel_workers = 8);
+             CREATE TABLE high PARTITION OF parts FOR VALUES FROM (101) TO (999) WITH (fillfactor = 10, parallel_workers = 8);
+             INSERT INTO parts SELECT id, pad FROM t; ANALYZE parts;",
+        )
+        .await;
+    let sql = "CREATE TABLE made AS SELECT count(*) AS n FROM parts WHERE nap(id, 10)";
+    assert_eq!(on_target(&bench.job().await, sql).await, Some(1));
+    assert_eq!(bench.number("SELECT n FROM made").await, 200);
+}
+
+/// For an index on an expression, which must be immutable: here it only claims to be.
+const IMMUTABLE_NAP: &str = "
+CREATE FUNCTION napped(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+  AS 'BEGIN PERFORM pg_sleep(0.01); RETURN id; END';";
+
+async fn create_index_has_its_workers(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run(IMMUTABLE_NAP).await;
+    let job = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    on_target(&job, "CREATE INDEX made ON t (napped(id))").await;
+    assert!(bench.has("made").await);
+}
+
+async fn refresh_has_its_workers_where_the_server_allows_it(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run("CREATE MATERIALIZED VIEW v AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 5) GROUP BY grp WITH NO DATA").await;
+    let run = bench.job().await.execute("REFRESH MATERIALIZED VIEW v", &[]).await.unwrap();
+    if major >= 14 {
+        assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
+    } else {
+        // The pool has room, so no worker proves nothing: it ends in its own time.
+        assert_eq!((run.outcome, run.achieved_workers), (Outcome::FinishedEarly, 0));
+    }
+    assert_eq!(bench.number("SELECT sum(n)::bigint FROM v").await, 200);
+}
+
+async fn a_script_is_one_transaction(major: u32) {
+    let bench = Bench::new(major).await;
+    let script = "CREATE TABLE first AS SELECT 1 AS one;
+                  CREATE TABLE made AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 10) GROUP BY grp;
+                  INSERT INTO log SELECT 'done' FROM made";
+    let hog = bench.hog(POOL - 1).await;
+    let run = bench.job().await.attempts(1).execute_script(script).await.unwrap();
+    assert_eq!(run.outcome, Outcome::BelowMinimum);
+    assert!(!bench.has("first").await, "rolled back as a whole");
+    hog.release().await;
+    let run = bench.job().await.attempts(1).execute_script(script).await.unwrap();
+    assert_eq!((run.outcome, run.value), (Outcome::OnTarget, Some(5)));
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 5);
+}
+
+async fn a_closure_has_its_workers_and_is_rolled_back_when_rejected(major: u32) {
+    let bench = Bench::new(major).await;
+    let hog = bench.hog(POOL - 2).await;
+    let calls = AtomicU32::new(0);
+    let job = bench.job().await.attempts(50);
+    let guarded = job.guard(|client| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        async move {
+            client.execute("INSERT INTO log VALUES ($1)", &[&format!("call {call}")]).await?;
+            let row = client.query_one("SELECT count(*) FROM t WHERE nap(id, 10)", &[]).await?;
+            Ok::<i64, tokio_postgres::Error>(row.get(0))
+        }
+        .boxed()
+    });
+    let letting_go = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(guarded, letting_go);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.value), (Outcome::OnTarget, Some(200)));
+    assert!(run.attempt_count >= 2);
+    assert_eq!(calls.load(Ordering::Relaxed), run.attempt_count, "called once an attempt");
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 1, "rejected calls left their rows behind");
+    bench.nothing_is_left_behind().await;
+}
+
+async fn the_future_of_a_foreign_client_is_guarded_by_its_pid(major: u32) {
+    let bench = Bench::new(major).await;
+    let hog = bench.hog(POOL - 1).await;
+    let foreign = bench.client().await;
+    foreign.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
+    let pid: i32 = foreign.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let job = bench.job().await.attempts(50).cleanup("INSERT INTO log VALUES ('undone')");
+    let work = async || {
+        foreign
+            .query_one("SELECT count(*) FROM t WHERE nap(id, 10)", &[])
+            .await
+            .map(|row| row.get::<_, i64>(0))
+    };
+    let letting_go = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(job.watch(pid, work), letting_go);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.value, run.achieved_workers), (Outcome::OnTarget, Some(200), 4));
+    assert!(run.attempt_count >= 2);
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, i64::from(run.attempt_count) - 1);
+
+    let gone = bench.job().await.watch(-1, async || Ok::<(), Error>(())).await.unwrap_err();
+    assert!(gone.to_string().contains("refused") || gone.to_string().contains("backend"), "{gone}");
+}
+
+async fn vacuum_runs_outside_a_transaction(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run("CREATE INDEX ON t (id); CREATE INDEX ON t (grp); DELETE FROM t WHERE id > 150").await;
+    let job = bench.job().await.no_transaction().set("max_parallel_maintenance_workers", "4");
+    let run = job.execute("VACUUM (PARALLEL 2) t", &[]).await.unwrap();
+    assert!(run.outcome.is_accepted(), "{run:?}");
+    let error = bench.job().await.execute("VACUUM t", &[]).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("25001"), "inside a transaction it is refused by the server");
+    bench.nothing_is_left_behind().await;
+}
+
+async fn the_invalid_index_of_a_cancelled_concurrent_build_is_cleaned_up(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run(IMMUTABLE_NAP).await;
+    let hog = bench.hog(POOL).await;
+    let mut job = bench
+        .job()
+        .await
+        .attempts(50)
+        .no_transaction()
+        .set("max_parallel_maintenance_workers", "4")
+        .cleanup(
+            "INSERT INTO log SELECT 'invalid' FROM pg_index WHERE indexrelid = to_regclass('made') AND NOT indisvalid;
+             DROP INDEX IF EXISTS made",
+        );
+    job.settings_mut().launch_wait = Duration::from_millis(300);
+    let letting_go = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
+        hog.release().await;
+    };
+    let (run, ()) =
+        tokio::join!(job.execute("CREATE INDEX CONCURRENTLY made ON t (napped(id))", &[]), letting_go);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, i64::from(run.attempt_count) - 1);
+    assert_eq!(
+        bench
+            .number("SELECT indisvalid::int::bigint FROM pg_index WHERE indexrelid = to_regclass('made')")
+            .await,
+        1
+    );
+    bench.nothing_is_left_behind().await;
+}

@@ -1,0 +1,60 @@
+//! The observability stack: the very files that users deploy, in real programs.
+//!
+//! - `dashboards`: rules for Grafana's JSON; every expression parses and names only what exists
+//! - `rules`: alerts have their tests, their severity and their page in the runbook; Prometheus' own
+//!   tools find no fault in rules, rule tests and configurations
+//! - `chain`: a run below its minimum, pushed and scraped, wakes somebody through a real Prometheus and a
+//!   real Alertmanager, and a good run resolves it; every expression of the dashboards returns series
+//! - `programs`, `webhook`, `crowd`: how the tests start those programs, listen to Alertmanager, and keep
+//!   a server's pool busy
+//!
+//! No time is asserted. Waiting is for an event, with a limit that only a broken chain reaches.
+#![cfg(feature = "cli")]
+
+mod chain;
+mod crowd;
+mod dashboards;
+mod programs;
+mod rules;
+mod webhook;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use headcount::telemetry::names::{self, Kind};
+
+/// A file or folder of the repository.
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(file(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Each series of the contract, as Prometheus stores it.
+fn contract() -> BTreeSet<String> {
+    let series = |metric: &names::Metric| match metric.kind {
+        Kind::Histogram(_) => {
+            ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", metric.name)).to_vec()
+        }
+        _ => vec![metric.name.to_owned()],
+    };
+    names::ALL.iter().flat_map(series).collect()
+}
+
+/// The values of `key: value` lines in a YAML file of ours, list items included.
+fn values<'a>(yaml: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    yaml.lines().filter_map(move |line| {
+        let line = line.trim_start().trim_start_matches("- ");
+        line.strip_prefix(key)?.strip_prefix(": ").map(str::trim)
+    })
+}
+
+/// What our recording rules, and the schedule that users fill in, record.
+fn recorded() -> BTreeSet<String> {
+    let rules = read("dashboards/prometheus/rules/recording.yml");
+    let mut names: BTreeSet<String> = values(&rules, "record").map(ToOwned::to_owned).collect();
+    names.insert("task:headcount_expected_interval_seconds:schedule".to_owned());
+    names
+}

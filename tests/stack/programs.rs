@@ -1,0 +1,221 @@
+//! Real programs on loopback, each with a port of its own and a folder that goes with it.
+//!
+//! They run with the files of `dashboards/`. Only intervals and addresses differ, and each replacement
+//! must find its line, so that the tests cannot drift away from what users deploy.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{file, read};
+
+/// The longest wait for an event of a chain that works. It takes seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Makes sure that the programs are there; installs them as root.
+pub(crate) fn installed() {
+    static READY: std::sync::Once = std::sync::Once::new();
+    READY.call_once(|| {
+        let script = file("tests/servers/observability.sh");
+        assert!(Command::new("sh").arg(script).status().unwrap().success(), "see the message above");
+    });
+}
+
+/// Runs a program to its end, which must be a good one, and returns all that it said.
+pub(crate) fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{said}");
+    said
+}
+
+/// A server that was started for one test, and ends with it.
+#[derive(Debug)]
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Program {
+    /// Starts it and waits until it says where it listens.
+    fn start(name: &str, folder: TempDir, arguments: &[String]) -> Self {
+        installed();
+        let mut child = Command::new(name)
+            .args(arguments)
+            .arg("--web.listen-address=127.0.0.1:0")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut said = String::new();
+        let mut listens = |line: String| {
+            said.push_str(&line);
+            said.push('\n');
+            let actual = line.contains("msg=\"Listening on\"");
+            actual.then(|| line.split("address=").nth(1)?.trim().parse().ok()).flatten()
+        };
+        let address = lines.by_ref().find_map(&mut listens);
+        let address = address.unwrap_or_else(|| panic!("{name} does not listen:\n{said}"));
+        // A full pipe would stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address, _folder: folder }
+    }
+
+    pub(crate) fn pushgateway() -> Self {
+        Self::start("prometheus-pushgateway", tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// Alertmanager, which posts to this receiver.
+    pub(crate) fn alertmanager(receiver: SocketAddr) -> Self {
+        let config = replaced(
+            &read("dashboards/alertmanager/alertmanager.yml"),
+            &[
+                ("group_wait: 10s", "group_wait: 1s", 1),
+                ("group_interval: 1m", "group_interval: 1s", 1),
+                ("http://127.0.0.1:9095/", &format!("http://{receiver}/"), 2),
+            ],
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("alertmanager.yml");
+        std::fs::write(&path, config).unwrap();
+        let arguments = [
+            format!("--config.file={}", path.display()),
+            format!("--storage.path={}", folder.path().join("data").display()),
+            // Else it listens for a cluster, on all interfaces.
+            "--cluster.listen-address=".to_owned(),
+        ];
+        Self::start("prometheus-alertmanager", folder, &arguments)
+    }
+
+    /// Prometheus, which scrapes and alerts at this place.
+    pub(crate) fn prometheus(place: Place) -> Self {
+        let folder = place.prometheus_folder();
+        let arguments = [
+            format!("--config.file={}", folder.path().join("prometheus.yml").display()),
+            format!("--storage.tsdb.path={}", folder.path().join("data").display()),
+        ];
+        Self::start("prometheus", folder, &arguments)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The series that Prometheus answers an instant query with; `Err` with what it said.
+    pub(crate) async fn query(&self, promql: &str) -> Result<Vec<Value>, String> {
+        self.ask(&format!("/api/v1/query?query={}", encoded(promql))).await
+    }
+
+    /// The same for every second of the last five minutes.
+    pub(crate) async fn query_over_time(&self, promql: &str) -> Result<Vec<Value>, String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let query = encoded(promql);
+        self.ask(&format!("/api/v1/query_range?query={query}&start={}&end={now}&step=1", now - 300)).await
+    }
+
+    async fn ask(&self, path: &str) -> Result<Vec<Value>, String> {
+        let body = get(self.address, path).await;
+        let answer: Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+        answer["data"]["result"].as_array().cloned().ok_or(body)
+    }
+
+    /// Asks until the answer has series, and returns them.
+    pub(crate) async fn eventually(&self, expr: &str) -> Vec<Value> {
+        let asking = async {
+            // Faster than a scrape, so that no state is missed; Prometheus offers nothing to wait on.
+            let mut beat = tokio::time::interval(Duration::from_millis(200));
+            loop {
+                beat.tick().await;
+                // While it starts it answers 503.
+                match self.query(expr).await {
+                    Ok(series) if !series.is_empty() => return series,
+                    _ => (),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("no series: {expr}"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where the parts of one stack are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    pub(crate) pushgateway: Option<SocketAddr>,
+    pub(crate) alertmanager: Option<SocketAddr>,
+    pub(crate) headcount: Option<SocketAddr>,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The configuration as it is deployed, but once a second, with the very rules, and these targets.
+    pub(crate) fn prometheus_folder(self) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let config = replaced(
+            &read("dashboards/prometheus/prometheus.yml"),
+            &[
+                ("scrape_interval: 15s", "scrape_interval: 1s", 1),
+                ("scrape_timeout: 10s", "scrape_timeout: 1s", 1),
+                ("evaluation_interval: 15s", "evaluation_interval: 1s", 1),
+            ],
+        );
+        std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+        symlink(file("dashboards/prometheus/rules"), folder.path().join("rules")).unwrap();
+        let targets = folder.path().join("targets");
+        std::fs::create_dir(&targets).unwrap();
+        let part = |name: &str, address: Option<SocketAddr>| write_target(&targets, name, address);
+        part("pushgateway", self.pushgateway);
+        part("alertmanager", self.alertmanager);
+        part("headcount", self.headcount);
+        part("node", None);
+        folder
+    }
+}
+
+fn encoded(promql: &str) -> String {
+    percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+fn write_target(folder: &Path, name: &str, address: Option<SocketAddr>) {
+    let address = address.map(|address| address.to_string()).unwrap_or_default();
+    std::fs::write(folder.join(name).with_extension("yml"), format!("- targets: [{address}]\n")).unwrap();
+}
+
+fn replaced(text: &str, changes: &[(&str, &str, usize)]) -> String {
+    changes.iter().fold(text.to_owned(), |text, (from, to, times)| {
+        assert_eq!(text.matches(from).count(), *times, "{from}");
+        text.replace(from, to)
+    })
+}
+
+/// The body of an answer; empty when there is none. HTTP/1.0, so that it comes in one piece.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let mut answer = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address).await
+        && stream.write_all(request.as_bytes()).await.is_ok()
+    {
+        let _ = stream.read_to_string(&mut answer).await;
+    }
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+}

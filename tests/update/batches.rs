@@ -1,0 +1,100 @@
+//! The caller's own closure, with the same retries and the same certainty.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::stream;
+use headcount::ChunkSize;
+
+use crate::support::{Fate, Proxy, Shop, classes, updater};
+
+type Failed = tokio_postgres::Error;
+
+#[tokio::test]
+async fn a_closure_is_applied_once_to_each_item_through_lost_commits() {
+    for deliver in [true, false] {
+        let shop = Shop::with_orders(0).await;
+        shop.run("CREATE TABLE ledger (item int)").await;
+        let fate = Fate::CutAtCommit { left: AtomicU32::new(3), deliver };
+        let proxy = Proxy::start(&shop.server, fate).await;
+        let batch = updater(&shop.dsn_through(&proxy), vec![])
+            .batch("ledger")
+            .chunk(ChunkSize::Keys(10))
+            .connections(2);
+        let report = batch
+            .run(stream::iter(1..=95), |client, items: &[i32]| {
+                Box::pin(async move {
+                    client.execute("INSERT INTO ledger SELECT unnest($1::int[])", &[&items]).await?;
+                    Ok::<_, Failed>(())
+                })
+            })
+            .await
+            .unwrap();
+        assert!(report.is_complete());
+        assert_eq!((report.updated, report.chunks, proxy.cuts()), (95, 10, 3));
+        let doubt = report.in_doubt;
+        assert_eq!(if deliver { doubt.committed } else { doubt.aborted }, 3);
+        let books = "SELECT count(*) || ' ' || count(DISTINCT item) FROM ledger";
+        assert_eq!(shop.text(books).await, "95 95", "deliver: {deliver}");
+    }
+}
+
+#[tokio::test]
+async fn items_that_the_closure_refuses_stand_alone_in_the_end() {
+    let shop = Shop::with_orders(0).await;
+    shop.run("CREATE TABLE ledger (item int CHECK (item <> 13))").await;
+    let calls = AtomicU32::new(0);
+    let batch = updater(&shop.dsn(), vec![]).batch("ledger").chunk(ChunkSize::Keys(16));
+    let report = batch
+        .run(stream::iter(1..=32), |client, items: &[i32]| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                if items.contains(&20) {
+                    return Err("twenty is not for us".into());
+                }
+                client.execute("INSERT INTO ledger SELECT unnest($1::int[])", &[&items]).await?;
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+            })
+        })
+        .await
+        .unwrap();
+    assert_eq!(classes(&report), [30, 0, 0, 0, 2]);
+    assert_eq!(report.failures[1].reason, "twenty is not for us");
+    // Two chunks, and four halvings of each.
+    assert_eq!(calls.load(Ordering::Relaxed), 2 + 2 * 4 * 2);
+    assert_eq!(shop.text("SELECT count(*)::text FROM ledger").await, "30");
+}
+
+#[tokio::test]
+async fn an_error_that_the_closure_swallows_does_not_pass_for_a_commit() {
+    let shop = Shop::with_orders(0).await;
+    let batch = updater(&shop.dsn(), vec![]).batch("careless");
+    let report = batch
+        .run(stream::iter(1..=3), |client, _: &[i32]| {
+            Box::pin(async move {
+                let _ = client.execute("SELECT 1 / 0", &[]).await;
+                Ok::<_, Failed>(())
+            })
+        })
+        .await
+        .unwrap();
+    assert_eq!(report.updated, 0);
+    assert!(!report.is_complete());
+}
+
+#[tokio::test]
+async fn a_run_can_be_spawned() {
+    let shop = Shop::with_orders(3).await;
+    let batch = updater(&shop.dsn(), vec![]).batch("spawned");
+    let run = tokio::spawn(async move {
+        let work = batch.run(stream::iter(1..=3), |client, ids: &[i32]| {
+            Box::pin(async move {
+                let sql = "UPDATE orders SET version = 1 WHERE id = ANY ($1::int[])";
+                client.execute(sql, &[&ids]).await?;
+                Ok::<_, Failed>(())
+            })
+        });
+        work.await.unwrap()
+    });
+    assert_eq!(run.await.unwrap().updated, 3);
+    assert_eq!(shop.count("version = 1").await, 3);
+}

@@ -1,0 +1,56 @@
+//! Millions of keys in bounded memory.
+
+use std::io::{BufWriter, Write};
+use std::process::{Command, Stdio};
+
+use crate::support::Shop;
+
+/// Keys on standard input: a million, or ten in the soak.
+fn count() -> u64 {
+    if std::env::var_os("HEADCOUNT_SOAK_RUNS").is_some() { 10_000_000 } else { 1_000_000 }
+}
+
+/// The most memory that a process has had so far, in KiB (`proc(5)`).
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_the_number_of_keys() {
+    let shop = Shop::with_orders(100).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.args([
+        "update",
+        "--dsn",
+        &shop.dsn(),
+        "--table",
+        "orders",
+        "--key",
+        "id",
+        "--set",
+        "status=paid",
+    ]);
+    command.args(["--keys", "-", "--chunk", "5000", "--connections", "2", "--json", "--quiet"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (pid, total) = (child.id(), count());
+    let mut keys = BufWriter::new(child.stdin.take().unwrap());
+    // The pipe holds little: when a key was written, nearly all before it were worked on.
+    let mut early = 0;
+    for id in 1..=total {
+        writeln!(keys, "{id}").unwrap();
+        if id == total / 10 {
+            early = peak(pid);
+        }
+    }
+    let late = peak(pid);
+    drop(keys);
+    let output = child.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["keys"], &report["updated"], &report["missing"]),
+        (&total.into(), &100.into(), &(total - 100).into())
+    );
+    assert!(early > 1000 && late < early + 8 * 1024, "{early} KiB after a tenth, {late} KiB at the end");
+}

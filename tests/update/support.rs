@@ -1,0 +1,268 @@
+//! A server for all tests of this binary, a database per test, and a line that can be cut.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use headcount::event::{Observer, Scope};
+use headcount::pg::connect::Endpoint;
+use headcount::pg::embedded::PrivateServer;
+use headcount::{Event, Keys, Update, Updated, Updater};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_postgres::{Client, NoTls};
+
+pub(crate) type Server = Arc<PrivateServer>;
+
+/// The server of this process. It outlives the tests; its watchdog stops it with the process.
+pub(crate) fn server() -> Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let start = || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let server =
+            PrivateServer::builder().setting("max_connections", "200").setting("deadlock_timeout", "100ms");
+        Arc::new(runtime.block_on(server.start()).unwrap())
+    };
+    Arc::clone(SERVER.get_or_init(|| std::thread::spawn(start).join().unwrap()))
+}
+
+/// A database of one test's own, with a table `orders`.
+pub(crate) struct Shop {
+    pub(crate) server: Server,
+    pub(crate) database: String,
+    pub(crate) client: Client,
+}
+
+impl Shop {
+    pub(crate) async fn with_orders(rows: u32) -> Self {
+        Self::on(server(), rows).await
+    }
+
+    pub(crate) async fn on(server: Server, rows: u32) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let database = format!("shop_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        connect(&server.dsn()).await.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+        let client = connect(&server.dsn_for("postgres", &database)).await;
+        let table = format!(
+            "CREATE TABLE orders (id bigint PRIMARY KEY, status text, version int NOT NULL DEFAULT 0);
+             INSERT INTO orders SELECT g, 'new' FROM generate_series(1, {rows}) g"
+        );
+        client.batch_execute(&table).await.unwrap();
+        Self { server, database, client }
+    }
+
+    pub(crate) fn dsn(&self) -> String {
+        self.server.dsn_for("postgres", &self.database)
+    }
+
+    /// The same through a proxy.
+    pub(crate) fn dsn_through(&self, proxy: &Proxy) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{}?sslmode=disable", proxy.port, self.database)
+    }
+
+    /// `orders` from `new` to `paid`, with a version.
+    pub(crate) fn pay(&self) -> Update {
+        pay(&self.dsn())
+    }
+
+    pub(crate) async fn run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap();
+    }
+
+    pub(crate) async fn count(&self, condition: &str) -> u64 {
+        let sql = format!("SELECT count(*) FROM orders WHERE {condition}");
+        self.client.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0) as u64
+    }
+
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+pub(crate) fn updater(dsn: &str, observers: Vec<Arc<dyn Observer>>) -> Updater {
+    Updater::without_default_observers(Endpoint::resolve(Some(dsn), |_| None).unwrap(), observers)
+}
+
+pub(crate) fn pay(dsn: &str) -> Update {
+    paying(updater(dsn, Vec::new()).update("orders"))
+}
+
+pub(crate) fn paying(update: Update) -> Update {
+    update
+        .key(["id"])
+        .set("status", "paid")
+        .expect("status", "new")
+        .version("version")
+        .retry_delay(Duration::from_millis(80))
+}
+
+/// Keys 1 to `last`.
+pub(crate) fn ids(last: u32) -> Keys {
+    Keys::rows(1..=last)
+}
+
+pub(crate) async fn connect(dsn: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The same in a file, one a line.
+pub(crate) fn key_file(last: u32) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for id in 1..=last {
+        writeln!(file, "{id}").unwrap();
+    }
+    file
+}
+
+/// Classes in the order of the report.
+pub(crate) fn classes(report: &Updated) -> [u64; 5] {
+    [report.updated, report.already, report.stale, report.missing, report.failed]
+}
+
+/// Polls a condition on the server until it holds; fails the test after a minute.
+pub(crate) async fn eventually(client: &Client, condition: &str) {
+    let patience = tokio::time::Instant::now() + Duration::from_mins(1);
+    while !client.query_one(condition, &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(tokio::time::Instant::now() < patience, "never: {condition}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Keeps events, and wakes whoever waits for one.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    events: Mutex<Vec<Event>>,
+    news: tokio::sync::Notify,
+}
+
+impl Recorder {
+    pub(crate) fn count(&self, pick: impl Fn(&Event) -> bool) -> usize {
+        self.events.lock().unwrap().iter().filter(|event| pick(event)).count()
+    }
+
+    pub(crate) async fn until(&self, what: impl Fn(&Event) -> bool) {
+        let wait = async {
+            loop {
+                let news = self.news.notified();
+                if self.count(&what) > 0 {
+                    return;
+                }
+                news.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), wait).await.expect("the event never came");
+    }
+}
+
+impl Observer for Recorder {
+    fn observe(&self, _: &Scope, event: &Event) {
+        self.events.lock().unwrap().push(event.clone());
+        self.news.notify_waiters();
+        self.news.notify_one();
+    }
+}
+
+/// What a proxy does to the conversations that it carries.
+pub(crate) enum Fate {
+    /// Cuts a connection after so many bytes in both directions together; one number per connection,
+    /// none for those after.
+    CutAfter(Mutex<Vec<i64>>),
+    /// Cuts at the first COMMITs, so many of them: after the server has them, or before.
+    CutAtCommit { left: AtomicU32, deliver: bool },
+}
+
+/// A line to the server that can break.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    cuts: Arc<AtomicU32>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(server: &PrivateServer, fate: Fate) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cuts, fate, target) = (Arc::new(AtomicU32::new(0)), Arc::new(fate), server.port());
+        let counted = Arc::clone(&cuts);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (fate, cuts) = (Arc::clone(&fate), Arc::clone(&counted));
+                tokio::spawn(async move {
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else { return };
+                    carry(near, far, &fate, &cuts).await;
+                });
+            }
+        });
+        Self { port, cuts }
+    }
+
+    pub(crate) fn cuts(&self) -> u32 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+}
+
+/// Carries bytes until either side ends or fate says so; then both sides are dropped.
+async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &AtomicU32) {
+    near.set_nodelay(true).and(far.set_nodelay(true)).unwrap();
+    let budget = match fate {
+        Fate::CutAfter(cuts) => cuts.lock().unwrap().pop().unwrap_or(i64::MAX),
+        Fate::CutAtCommit { .. } => i64::MAX,
+    };
+    let budget = AtomicI64::new(budget);
+    let (mut near_read, mut near_write) = near.split();
+    let (mut far_read, mut far_write) = far.split();
+    let up = async {
+        let mut buffer = [0; 4096];
+        loop {
+            let Ok(length @ 1..) = near_read.read(&mut buffer).await else { return };
+            let bytes = &buffer[..length];
+            if let Fate::CutAtCommit { left, deliver } = fate
+                && let Some(at) = bytes.windows(COMMIT.len()).position(|window| window == COMMIT)
+                && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                cuts.fetch_add(1, Ordering::Relaxed);
+                if *deliver {
+                    let _ = far_write.write_all(&bytes[..at + COMMIT.len()]).await;
+                }
+                return;
+            }
+            if !pass(&mut far_write, bytes, &budget, cuts).await {
+                return;
+            }
+        }
+    };
+    let down = async {
+        let mut buffer = [0; 4096];
+        loop {
+            let Ok(length @ 1..) = far_read.read(&mut buffer).await else { return };
+            if !pass(&mut near_write, &buffer[..length], &budget, cuts).await {
+                return;
+            }
+        }
+    };
+    // The side that ends first ends the conversation.
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+    }
+}
+
+/// The simple query, as it is on the wire.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
+async fn pass(
+    to: &mut (impl AsyncWriteExt + Unpin),
+    bytes: &[u8],
+    budget: &AtomicI64,
+    cuts: &AtomicU32,
+) -> bool {
+    let length = i64::try_from(bytes.len()).unwrap();
+    let before = budget.fetch_sub(length, Ordering::Relaxed);
+    let allowed = before.clamp(0, length) as usize;
+    if allowed < bytes.len() && before > 0 {
+        cuts.fetch_add(1, Ordering::Relaxed);
+    }
+    to.write_all(&bytes[..allowed]).await.is_ok() && allowed == bytes.len()
+}
