@@ -48,7 +48,7 @@ mkdir "$folder/prometheus"
 ln -s "$here/prometheus/prometheus.yml" "$here/prometheus/rules" "$folder/prometheus/"
 ln -s "$here/prometheus/targets/loopback" "$folder/prometheus/targets"
 
-start pushgateway prometheus-pushgateway --web.listen-address=127.0.0.1:9091
+start pushgateway prometheus-pushgateway --web.listen-address=127.0.0.1:9091 --persistence.file="$folder/pushgateway.data"
 ready pushgateway 'Listening on'
 # An empty cluster address: else it listens for a cluster, on all interfaces.
 start alertmanager prometheus-alertmanager --config.file="$here/alertmanager/alertmanager.yml" \

@@ -158,9 +158,9 @@ impl Attempts {
         (self.attempt, self.bar(self.attempt))
     }
 
-    /// The current attempt ended. `awaits_room`: whether admission sees the pool and will wait for it;
+    /// The current attempt ended. `admission_sees`: whether admission sees the pool and will wait for it;
     /// `draw` is in `0.0..1.0`, for the jitter.
-    pub fn on_ended(&mut self, ended: Ended, awaits_room: bool, draw: f64) -> Next {
+    pub fn on_ended(&mut self, ended: Ended, admission_sees: bool, draw: f64) -> Next {
         match ended {
             Ended::Finished(verdict, workers) => {
                 self.best = self.best.max(workers);
@@ -172,7 +172,7 @@ impl Attempts {
                     return Next::BelowMinimum;
                 }
                 // Only a full pool empties under admission's eyes; any other cause needs time.
-                let shown = awaits_room && reason == ShortReason::PoolExhausted;
+                let shown = admission_sees && reason == ShortReason::PoolExhausted;
                 Next::Retry(self.pause(shown, 1, draw))
             }
             Ended::Failed(class) if !class.is_retryable() || self.attempt >= self.max => Next::Fail,

@@ -101,8 +101,8 @@ async fn attempts<S: Stage>(
             lost = Some(sqlstate);
         }
         // Without admission nothing would wait for a pool that is seen to be full.
-        let awaits_room = pool_seen && !settings.admission_wait.is_zero();
-        match attempts.on_ended(ended, awaits_room, fastrand::f64()) {
+        let admission_sees = pool_seen && !settings.admission_wait.is_zero();
+        match attempts.on_ended(ended, admission_sees, fastrand::f64()) {
             Next::Accept(outcome) => return Ok(Driven { outcome, value, open }),
             Next::Retry(next) => pause = next,
             Next::BelowMinimum => {

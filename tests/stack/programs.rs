@@ -73,7 +73,12 @@ impl Program {
     }
 
     pub(crate) fn pushgateway() -> Self {
-        Self::start("prometheus-pushgateway", tempfile::tempdir().unwrap(), &[])
+        // Debian's keeps what it got in a file of the system, unless told otherwise.
+        Self::start(
+            "prometheus-pushgateway",
+            tempfile::tempdir().unwrap(),
+            &["--persistence.file=".to_owned()],
+        )
     }
 
     /// Alertmanager, which posts to this receiver.

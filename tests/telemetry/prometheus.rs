@@ -40,7 +40,7 @@ fn promtool_finds_no_fault() {
 
 async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -54,9 +54,9 @@ async fn a_scrape_reads_the_metrics_while_the_job_runs() {
     let address = telemetry.metrics_address().unwrap();
     let answer = get(address, "/metrics").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("text/plain; version=0.0.4"), "{head}");
+    assert!(head.contains(" 200 ") && head.contains("text/plain; version=0.0.4"), "{head}");
     assert!(body.contains("headcount_executions_total{task=\"rollup\"} 1"), "{body}");
-    assert!(get(address, "/").await.starts_with("HTTP/1.1 404 "));
+    assert!(get(address, "/").await.lines().next().unwrap().contains(" 404 "));
     assert!(telemetry.finish().await.is_empty());
 }
 
@@ -70,7 +70,7 @@ impl Pushgateway {
     fn start() -> Self {
         observability();
         let mut child = Command::new("prometheus-pushgateway")
-            .arg("--web.listen-address=127.0.0.1:0")
+            .args(["--web.listen-address=127.0.0.1:0", "--persistence.file="])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -122,7 +122,8 @@ async fn tasks_that_push_do_not_overwrite_each_other_and_a_failure_keeps_the_las
         value(&text, &series).unwrap_or_else(|| panic!("no {series}"))
     };
     for task in ["a", "b", ".."] {
-        assert!((read("headcount_last_success_timestamp_seconds", task) - NOW).abs() < 1.0, "{task}");
+        let at = read("headcount_last_success_timestamp_seconds", task);
+        assert!((at - NOW).abs() < 1.0, "{task}: {at}");
     }
     assert_eq!(
         ["a", "b", ".."].map(|task| read("headcount_last_run_success", task) > 0.0),

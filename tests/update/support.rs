@@ -125,9 +125,10 @@ pub(crate) fn classes(report: &Updated) -> [u64; 5] {
 /// Polls a condition on the server until it holds; fails the test after a minute.
 pub(crate) async fn eventually(client: &Client, condition: &str) {
     let patience = tokio::time::Instant::now() + Duration::from_mins(1);
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
     while !client.query_one(condition, &[]).await.unwrap().get::<_, bool>(0) {
         assert!(tokio::time::Instant::now() < patience, "never: {condition}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pace.tick().await;
     }
 }
 

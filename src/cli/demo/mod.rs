@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use headcount::Execution;
 use headcount::telemetry::exporters::Telemetry;
+use headcount::telemetry::names::{self, Metric};
 
 use self::server::Stage;
 use super::args::{DemoArgs, Exporters, Words};
@@ -105,14 +106,10 @@ async fn acts(
 
 /// The series that tell the story, where they are not zero.
 fn telling_metrics(text: &str) -> Vec<&str> {
-    const TELLING: [&str; 5] = [
-        "headcount_attempts_total{",
-        "headcount_cancels_total{",
-        "headcount_last_run_wasted_seconds{",
-        "headcount_last_run_achieved_workers{",
-        "headcount_last_run_target_workers{",
-    ];
-    let telling = |line: &&str| TELLING.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
+    const TELLING: [Metric; 5] =
+        [names::ATTEMPTS_ENDED, names::CANCELS, names::LAST_WASTED, names::LAST_ACHIEVED, names::LAST_TARGET];
+    let of = |line: &str, name: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'));
+    let telling = |line: &&str| TELLING.iter().any(|metric| of(line, metric.name)) && !line.ends_with(" 0");
     text.lines().filter(telling).collect()
 }
 

@@ -1,0 +1,112 @@
+//! Keys: from a file, standard input, a query or an iterator, a few at a time.
+//!
+//! However many there are, memory holds a few chunks of them: a file is read by a thread that waits
+//! when it is ahead. A query's answer is written to a temporary file first (deleted as soon as it is open), before
+//! anything is changed. That costs a pass over the keys, and buys three things: the query's snapshot is
+//! not held while the update runs, a connection lost halfway costs only the query, and the number of
+//! keys is known.
+
+mod lines;
+mod opened;
+mod row;
+mod spool;
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+
+use futures_util::{StreamExt, stream};
+
+pub(super) use self::opened::Opened;
+pub use self::row::Row;
+pub(super) use self::spool::{Spool, named};
+use super::feed::Items;
+
+/// A key, and the values that go with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// Where it came from: the line of a file, the place in a stream; from 1, 0 if it has none.
+    pub(crate) line: u64,
+    /// The key's columns, then those that values are taken from. `None` is NULL.
+    pub(crate) fields: Box<[Option<Box<str>>]>,
+}
+
+/// Where keys come from.
+///
+/// A file or reader is CSV with a header that names the key's columns (and those that values are taken
+/// from), in any order, beside any others. Without a header it is one key a line, where the key is one
+/// column and nothing else is taken from the input. `\N` is NULL. Text is UTF-8.
+pub struct Keys {
+    pub(super) source: Source,
+}
+
+pub(super) enum Source {
+    File(PathBuf),
+    Reader(Box<dyn Read + Send>),
+    Query(String),
+    Claims(String),
+    Rows(Items<Box<[Option<Box<str>>]>>),
+}
+
+impl Keys {
+    /// From a file.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { source: Source::File(path.into()) }
+    }
+
+    /// From standard input.
+    #[must_use]
+    pub fn stdin() -> Self {
+        Self::reader(std::io::stdin())
+    }
+
+    /// From anything that can be read; a thread of its own reads it.
+    #[must_use]
+    pub fn reader(reader: impl Read + Send + 'static) -> Self {
+        Self { source: Source::Reader(Box::new(reader)) }
+    }
+
+    /// From a query that yields the input's columns by name; a single column may have any name.
+    #[must_use]
+    pub fn query(sql: impl Into<String>) -> Self {
+        Self { source: Source::Query(sql.into()) }
+    }
+
+    /// From a query, shared out among all processes that run the same update at once: each chunk locks
+    /// its rows with `FOR UPDATE SKIP LOCKED` in its own transaction, so that none is done twice, and the run ends when
+    /// none is left. Rows that hold the new value, or not the expected one, are passed over.
+    #[must_use]
+    pub fn claim(sql: impl Into<String>) -> Self {
+        Self { source: Source::Claims(sql.into()) }
+    }
+
+    /// From an iterator. Each row has the key's columns, then those that values are taken from, in the
+    /// order in which they were named.
+    pub fn rows<I>(rows: I) -> Self
+    where
+        I: IntoIterator<IntoIter: Send + 'static, Item: Row>,
+    {
+        Self::stream(stream::iter(rows))
+    }
+
+    /// From a stream of rows; see [`rows`](Self::rows).
+    pub fn stream<S>(rows: S) -> Self
+    where
+        S: futures_util::Stream<Item: Row> + Send + 'static,
+    {
+        Self { source: Source::Rows(Box::pin(rows.map(|row| Ok(row.fields())))) }
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.source {
+            Source::File(_) => "Keys(file)",
+            Source::Reader(_) => "Keys(reader)",
+            Source::Query(_) => "Keys(query)",
+            Source::Claims(_) => "Keys(claim)",
+            Source::Rows(_) => "Keys(rows)",
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! A chunk on its way: its items, the course of its attempts, the transaction under way.
+
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::super::books::Closing;
+use super::super::labor::Labor;
+use super::Shop;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::course::Course;
+use crate::decide::chunk::gather::Twin;
+use crate::telemetry::spans;
+
+pub(super) struct Chunk<T> {
+    pub(super) number: u64,
+    pub(super) items: Vec<T>,
+    pub(super) twins: Vec<Twin<T>>,
+    pub(super) course: Course,
+    /// No new attempt before.
+    pub(super) due: Instant,
+    pub(super) claimed: bool,
+    pub(super) attempt: Attempt,
+}
+
+/// The transaction under way.
+pub(super) struct Attempt {
+    pub(super) span: Span,
+    pub(super) began: Instant,
+    pub(super) xid: Option<String>,
+    pub(super) classes: Vec<Class>,
+}
+
+impl<L: Labor> Shop<'_, L> {
+    /// A new chunk, with a number and a budget of its own.
+    pub(super) fn chunk(
+        &self,
+        items: Vec<L::Item>,
+        twins: Vec<Twin<L::Item>>,
+        claimed: bool,
+    ) -> Chunk<L::Item> {
+        let course = Course::new(self.max_attempts, self.retry);
+        let number = self.books.number();
+        Chunk { number, items, twins, course, due: Instant::now(), claimed, attempt: Attempt::none() }
+    }
+
+    /// Opens an attempt, and its span.
+    pub(super) fn begin(&self, chunk: &mut Chunk<L::Item>) {
+        let Shop { span, task, server, labor, .. } = *self;
+        chunk.course.on_begin();
+        let size = chunk.items.len() as u32;
+        let span = spans::chunk(span, task, chunk.number, size, server, labor.sql());
+        chunk.attempt = Attempt { span, began: Instant::now(), xid: None, classes: Vec::new() };
+    }
+
+    /// Two halves in the place of a chunk, each with a budget of its own; the lower first.
+    pub(super) fn halves(&self, chunk: Chunk<L::Item>) -> [Chunk<L::Item>; 2] {
+        let Chunk { number, mut items, twins, claimed, .. } = chunk;
+        let middle = items.len().div_ceil(2);
+        let upper = items.split_off(middle);
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        for twin in twins {
+            if twin.of < middle {
+                low.push(twin);
+            } else {
+                high.push(Twin { of: twin.of - middle, ..twin });
+            }
+        }
+        [(items, low), (upper, high)].map(|(items, twins)| {
+            let course = Course::new(self.max_attempts, self.retry);
+            Chunk { number, items, twins, course, due: Instant::now(), claimed, attempt: Attempt::none() }
+        })
+    }
+}
+
+impl<T> Chunk<T> {
+    /// What the books want to know at an attempt's end.
+    pub(super) fn closing(&self) -> Closing<'_, T> {
+        Closing {
+            chunk: self.number,
+            attempt: self.course.attempt(),
+            took: self.attempt.began.elapsed(),
+            items: &self.items,
+            twins: &self.twins,
+        }
+    }
+
+    /// How many keys it answers for.
+    pub(super) fn len(&self) -> usize {
+        self.items.len() + self.twins.len()
+    }
+}
+
+impl Attempt {
+    /// Before the first, and between two.
+    pub(super) fn none() -> Self {
+        Self { span: Span::none(), began: Instant::now(), xid: None, classes: Vec::new() }
+    }
+}

@@ -1,0 +1,127 @@
+//! One connection's work: chunk after chunk, each in a transaction, through losses.
+//!
+//! In steady state a chunk takes one round trip: the COMMIT of one chunk travels with the BEGIN and the
+//! work of the next. A COMMIT is sent only when the answer to its work is there, and with it the
+//! transaction's id: without the id a lost answer could not be looked up.
+//!
+//! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], what
+//! comes of it [`outcome`]; a lost session is replaced in [`line`], and a commit in doubt cleared up in [`doubt`].
+
+mod choice;
+mod chunk;
+mod doubt;
+mod line;
+mod outcome;
+mod trip;
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use self::choice::Move;
+use self::chunk::Chunk;
+use self::line::Line;
+use super::books::Books;
+use super::feed::Feed;
+use super::labor::Labor;
+use crate::decide::backoff::Backoff;
+use crate::decide::chunk::size::Sizer;
+use crate::event::{Resolution, SqlState};
+use crate::pg::Failure;
+use crate::pg::connect::Endpoint;
+use crate::telemetry::spans::Server;
+
+/// What a run's workers share.
+pub(crate) struct Shop<'a, L: Labor> {
+    pub(crate) labor: &'a L,
+    pub(crate) feed: &'a Feed<L::Item>,
+    pub(crate) books: &'a Books,
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) server: &'a Server,
+    pub(crate) task: &'a str,
+    pub(crate) span: &'a Span,
+    /// No new chunk once it is cancelled.
+    pub(crate) stop: &'a CancellationToken,
+    pub(crate) sizer: Sizer,
+    pub(crate) max_attempts: u32,
+    pub(crate) retry: Backoff,
+    pub(crate) reconnect_wait: Duration,
+    pub(crate) keys: usize,
+}
+
+pub(crate) struct Worker<'a, L: Labor> {
+    shop: &'a Shop<'a, L>,
+    line: Option<Line<L::Desk>>,
+    /// What the last session was lost with.
+    lost: Option<SqlState>,
+    sizer: Sizer,
+    /// Worked, COMMIT not sent.
+    open: Option<Chunk<L::Item>>,
+    /// COMMIT sent, answer lost.
+    doubtful: Option<(Chunk<L::Item>, Failure)>,
+    /// To be tried again.
+    again: Vec<Chunk<L::Item>>,
+    /// The last claim found nothing that is free.
+    nothing_free: bool,
+    claim_failures: u32,
+}
+
+impl<'a, L: Labor> Worker<'a, L> {
+    pub(crate) fn new(shop: &'a Shop<'a, L>) -> Self {
+        Self {
+            shop,
+            line: None,
+            lost: None,
+            sizer: shop.sizer,
+            open: None,
+            doubtful: None,
+            again: Vec::new(),
+            nothing_free: false,
+            claim_failures: 0,
+        }
+    }
+
+    /// Works until nothing is left, the run is stopped, or no session can be had any more.
+    pub(crate) async fn run(mut self) {
+        loop {
+            if let Err(failure) = self.ensure_line().await {
+                self.leave_off(failure.as_ref());
+                return;
+            }
+            if self.doubtful.is_some() {
+                self.settle_doubt().await;
+                continue;
+            }
+            match self.next().await {
+                Move::Leave => {
+                    self.leave_off(None);
+                    return;
+                }
+                Move::Settle => self.settle().await,
+                Move::Work(chunk) => self.work(*chunk).await,
+                Move::Claim { wait } => self.claim(wait).await,
+            }
+        }
+    }
+
+    /// Reports what is still at hand: as failed where no session can be had, else as left.
+    fn leave_off(mut self, failure: Option<&Failure>) {
+        let shop = self.shop;
+        if let Some(failure) = failure {
+            shop.books.line_down(failure);
+        }
+        if let Some((chunk, lost)) = self.doubtful.take() {
+            chunk.attempt.span.in_scope(|| {
+                shop.books.resolved(Resolution::Unresolved);
+                self.give_up(&chunk, &lost);
+            });
+        }
+        for chunk in std::mem::take(&mut self.again) {
+            match failure {
+                Some(failure) => self.give_up(&chunk, failure),
+                None => shop.books.left_behind(chunk.len()),
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What comes of a chunk's work and of its COMMIT, and what its course says to that.
+
+use tokio::time::Instant;
+
+use super::super::books::Closing;
+use super::super::labor::Labor;
+use super::chunk::{Attempt, Chunk};
+use super::{Shop, Worker};
+use crate::decide::chunk::blame::blame;
+use crate::decide::chunk::course::{Fault, Next};
+use crate::event::Event;
+use crate::pg::Failure;
+use crate::pg::update::Answer;
+
+impl<L: Labor> Worker<'_, L> {
+    pub(super) async fn on_work(&mut self, mut chunk: Chunk<L::Item>, worked: Result<Answer, Failure>) {
+        match worked {
+            Ok(Answer { xid, classes }) => {
+                chunk.course.on_worked(xid.is_some());
+                chunk.attempt.xid = xid;
+                chunk.attempt.classes = classes;
+                self.open = Some(chunk);
+            }
+            Err(failure) => {
+                if !failure.is_connection_lost() {
+                    self.roll_back().await;
+                }
+                self.on_failure(chunk, failure);
+            }
+        }
+    }
+
+    pub(super) fn on_commit(&mut self, chunk: Option<Chunk<L::Item>>, committed: Result<Instant, Failure>) {
+        let Some(mut chunk) = chunk else { return };
+        match committed {
+            Ok(at) => {
+                chunk.course.on_committed();
+                self.committed(&chunk, at);
+            }
+            // Whatever is no word of the server's leaves open what the server did.
+            Err(failure) if failure.sqlstate().is_none() => {
+                self.on_failure(chunk, Failure::lost(failure.to_string()));
+            }
+            Err(failure) => self.on_failure(chunk, failure),
+        }
+    }
+
+    fn committed(&mut self, chunk: &Chunk<L::Item>, at: Instant) {
+        let shop = self.shop;
+        let took = at.saturating_duration_since(chunk.attempt.began);
+        self.sizer.on_committed(chunk.items.len() as u32, took);
+        let closing = Closing { took, ..chunk.closing() };
+        let classes = &chunk.attempt.classes;
+        chunk.attempt.span.in_scope(|| shop.books.committed(&closing, classes, |item| shop.labor.show(item)));
+    }
+
+    pub(super) fn on_failure(&mut self, mut chunk: Chunk<L::Item>, failure: Failure) {
+        if failure.is_connection_lost() {
+            self.lose(&failure);
+        }
+        let blame = failure.sqlstate().map_or(L::OWN_FAILURE, |code| blame(Some(code)));
+        let fault = Fault { class: failure.class(), blame };
+        let next = chunk.course.on_failed(fault, chunk.items.len(), fastrand::f64());
+        self.go_on(chunk, next, failure);
+    }
+
+    /// Carries out what the chunk's course says after a failure.
+    pub(super) fn go_on(&mut self, mut chunk: Chunk<L::Item>, next: Next, failure: Failure) {
+        let shop = self.shop;
+        let span = chunk.attempt.span.clone();
+        span.in_scope(|| match next {
+            Next::Done => self.committed(&chunk, Instant::now()),
+            Next::Ask(_) => {
+                shop.books.observe(&Event::CommitInDoubt);
+                self.doubtful = Some((chunk, failure));
+            }
+            Next::Retry(pause) => {
+                shop.books.retried(&chunk.closing(), &failure);
+                self.sizer.on_retried();
+                chunk.due = Instant::now() + pause;
+                chunk.attempt = Attempt::none();
+                self.again.push(chunk);
+            }
+            Next::Split => {
+                shop.books.retried(&chunk.closing(), &failure);
+                // The last is taken first.
+                self.again.extend(shop.halves(chunk).into_iter().rev());
+            }
+            Next::GiveUp => self.give_up(&chunk, &failure),
+            Next::Stop => {
+                shop.books.stopped_by(&failure);
+                self.give_up(&chunk, &failure);
+                shop.stop.cancel();
+            }
+        });
+    }
+
+    pub(super) fn give_up(&self, chunk: &Chunk<L::Item>, failure: &Failure) {
+        let Shop { books, labor, keys, stop, .. } = *self.shop;
+        if !books.failed(&chunk.closing(), failure, chunk.claimed, keys, |item| labor.show(item)) {
+            books.stopped_by(&"too many keys failed to go on claiming");
+            stop.cancel();
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! One round trip: COMMIT of the chunk before, BEGIN and the work of the next.
+
+use futures_util::future::join;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+
+use super::super::labor::{Labor, Request};
+use super::Worker;
+use super::chunk::Chunk;
+use crate::pg::Failure;
+
+impl<L: Labor> Worker<'_, L> {
+    /// Commits the open chunk, with nothing to follow.
+    pub(super) async fn settle(&mut self) {
+        let commit = self.open.take().map(sent);
+        if let Some(line) = &self.line {
+            let committed = send_commit(&line.client, commit.is_some()).await;
+            self.on_commit(commit, committed);
+        }
+    }
+
+    /// Commits the open chunk and works on the next, in one round trip.
+    pub(super) async fn work(&mut self, mut chunk: Chunk<L::Item>) {
+        let shop = self.shop;
+        let commit = self.open.take().map(sent);
+        shop.begin(&mut chunk);
+        let Some(line) = &self.line else { return };
+        let work = shop.labor.work(&line.client, &line.desk, &chunk.items);
+        // Polled in order: COMMIT is sent first.
+        let (committed, worked) = join(send_commit(&line.client, commit.is_some()), work).await;
+        self.on_commit(commit, committed);
+        self.on_work(chunk, worked).await;
+    }
+
+    /// Commits the open chunk and claims the next, in one round trip; works on it in a second.
+    pub(super) async fn claim(&mut self, wait: bool) {
+        let shop = self.shop;
+        let Some(line) = &self.line else { return };
+        let began = Instant::now();
+        let commit = self.open.take().map(sent);
+        let given_up = shop.books.given_up();
+        let size = if wait { 1 } else { self.sizer.next() };
+        let claim = shop.labor.claim(&line.client, &line.desk, Request { size, wait, given_up: &given_up });
+        // Waiting for others' rows may be broken off; a COMMIT under way may not.
+        let claim = async {
+            tokio::select! {
+                biased;
+                () = shop.stop.cancelled(), if wait => None,
+                claimed = claim => Some(claimed),
+            }
+        };
+        let (committed, claimed) = join(send_commit(&line.client, commit.is_some()), claim).await;
+        self.on_commit(commit, committed);
+        match claimed {
+            // Its transaction ends with its session.
+            None => self.line = None,
+            Some(Ok((items, _))) if items.is_empty() => {
+                self.claim_failures = 0;
+                self.nothing_free = true;
+                self.roll_back().await;
+                if wait {
+                    shop.feed.claims_are_over();
+                }
+            }
+            Some(Ok((items, answer))) => {
+                self.claim_failures = 0;
+                self.nothing_free = false;
+                let mut chunk = shop.chunk(items, Vec::new(), true);
+                shop.begin(&mut chunk);
+                chunk.attempt.began = began;
+                self.on_work(chunk, answer).await;
+            }
+            Some(Err(failure)) => self.claim_failed(failure).await,
+        }
+    }
+
+    /// No rows were had, so there is nothing to report but the failure itself.
+    async fn claim_failed(&mut self, failure: Failure) {
+        let shop = self.shop;
+        self.claim_failures += 1;
+        if failure.is_connection_lost() {
+            self.lose(&failure);
+        } else {
+            self.roll_back().await;
+        }
+        if failure.is_retryable() && self.claim_failures < shop.max_attempts {
+            sleep(shop.retry.delay(self.claim_failures, fastrand::f64())).await;
+        } else {
+            shop.books.stopped_by(&format!("claiming rows failed: {failure}"));
+            shop.stop.cancel();
+        }
+    }
+}
+
+/// COMMIT is about to be sent.
+fn sent<T>(mut chunk: Chunk<T>) -> Chunk<T> {
+    chunk.course.on_commit_sent();
+    chunk
+}
+
+/// Commits, if there is something to commit; answers when.
+async fn send_commit(client: &Client, any: bool) -> Result<Instant, Failure> {
+    if any {
+        client.batch_execute("COMMIT").await?;
+    }
+    Ok(Instant::now())
+}
