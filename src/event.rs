@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::decide::admission::Admitted;
 use crate::decide::attempt::Outcome;
+use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, ShortReason, Tick, Verdict};
 
 /// One fact. Inside the crate every observer matches it without a wildcard.
@@ -33,6 +34,51 @@ pub enum Event {
     TargetLowered {
         /// The target from now on.
         target: u32,
+    },
+    /// It waits in the queue of its fleet for slots of the pool; sent again when its place changes.
+    ReservationQueued {
+        /// Slots wanted.
+        demand: u32,
+        /// Executions before it; the first of them is at the head.
+        ahead: u32,
+        /// Time waited so far.
+        waited: Duration,
+    },
+    /// It is at the head of the queue, and too few slots are free; sent again when that changes.
+    ReservationShort {
+        /// Slots wanted.
+        demand: u32,
+        /// What the look saw.
+        slots: Slots,
+        /// Time waited so far.
+        waited: Duration,
+    },
+    /// The wait for slots is over.
+    ReservationEnded {
+        /// Slots wanted.
+        demand: u32,
+        /// Slots taken.
+        taken: u32,
+        /// Executions that were before it when its place was first seen; 0 when it never was.
+        ahead: u32,
+        /// How the wait ended.
+        end: Granted,
+        /// Time waited, in the queue and at its head.
+        waited: Duration,
+        /// The last look before; `None` when it never came to the head.
+        slots: Option<Slots>,
+    },
+    /// The workers are gone and the slots are given back.
+    ReservationReleased {
+        /// Slots given back.
+        taken: u32,
+        /// Time held.
+        held: Duration,
+    },
+    /// The connection that held the slots broke, so the server gave them to others.
+    ReservationLost {
+        /// Slots lost.
+        taken: u32,
     },
     /// The pool has no room for the bar; the wait for it began.
     AdmissionStarted {

@@ -48,6 +48,8 @@
 //! - A request to stop names one backend by pid and start time, while it runs something; nothing is
 //!   sent on that session until the request is answered.
 //! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server.
+//! - Slots of the pool ([`Settings::reserve`]) are given back when the workers are gone, and by the server
+//!   when the client is.
 //! - A commit whose answer was lost is resolved by its transaction id and never replayed blindly.
 //! - Too few workers is an [`Outcome`] with a history, not an error.
 //! - The library prints nothing and installs nothing global.

@@ -34,6 +34,11 @@ pub struct Execution<T> {
     /// Time spent waiting for room in the pool and between attempts.
     #[serde(rename = "waited_seconds", serialize_with = "seconds")]
     pub waited: Duration,
+    /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.
+    #[serde(rename = "reserved_wait_seconds", serialize_with = "seconds")]
+    pub reserved_wait: Duration,
+    /// Slots of the pool taken; `None` when none were asked for.
+    pub reserved_slots: Option<u32>,
     /// Leader time of the accepted attempt.
     #[serde(rename = "ran_seconds", serialize_with = "seconds")]
     pub ran: Duration,
@@ -87,6 +92,8 @@ impl<T> Execution<T> {
             attempt_count: self.attempt_count,
             value,
             waited: self.waited,
+            reserved_wait: self.reserved_wait,
+            reserved_slots: self.reserved_slots,
             ran: self.ran,
             wasted: self.wasted,
             attempts: self.attempts,

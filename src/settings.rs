@@ -53,6 +53,7 @@ pub enum PlanShortfall {
 /// The options of one guarded query. Every field has the default of [`Settings::new`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[allow(clippy::struct_excessive_bools, reason = "options of their own, each with its sentence")]
 pub struct Settings {
     /// The task's name: metric label, span attribute and part of `application_name`. 1 to 52
     /// characters of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run.
@@ -90,6 +91,28 @@ pub struct Settings {
     /// Whether to run inside a transaction; `false` for VACUUM and CREATE INDEX CONCURRENTLY, whose
     /// settings then last for the session. Default `true`.
     pub transaction: bool,
+    /// Whether to take slots of the pool before the first attempt, in a queue that all executions with
+    /// this option share, on whatever host. Default `false`. Needs a connection that keeps its backend
+    /// (no proxy that pools transactions), to [`reserve_database`](Self::reserve_database); it is one more
+    /// than an execution has without, so a long queue of processes counts against `max_connections`.
+    pub reserve: bool,
+    /// The longest wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then it takes
+    /// what is free if that is the minimum, else the execution ends below the minimum. Zero asks once.
+    pub reserve_wait: Duration,
+    /// After so long a wait, at the head of the queue, the minimum is enough; up to 24 h. Default
+    /// `None`: only at the end of `reserve_wait`. Short makes jobs slow that could have waited.
+    pub degrade_after: Option<Duration>,
+    /// Whether to stand in the queue that goes first. Default `false`. Many of these starve the others.
+    pub priority: bool,
+    /// Slots that the fleet shares; 1 to 1024, at least the target. Default `None`: the server's pool. A
+    /// part of the pool leaves the rest to others. All members of a fleet must say the same.
+    pub pool_size: Option<u32>,
+    /// The database where slots are held. Default `postgres`. Advisory locks belong to a database and the
+    /// pool belongs to the cluster, so all members of a fleet must name the same one.
+    pub reserve_database: String,
+    /// The name of the fleet's keys, which must not be those of other programs' advisory locks. Default
+    /// `headcount`. Fleets with different names do not see each other's slots.
+    pub reserve_space: String,
     /// How attempts are timed. Default [`Policy::Prompt`].
     pub policy: Policy,
     /// What to do when the plan cannot reach the target. Default [`PlanShortfall::Refuse`].
@@ -122,6 +145,13 @@ impl Settings {
             cleanup: None,
             settings: Vec::new(),
             transaction: true,
+            reserve: false,
+            reserve_wait: HOUR,
+            degrade_after: None,
+            priority: false,
+            pool_size: None,
+            reserve_database: "postgres".to_owned(),
+            reserve_space: "headcount".to_owned(),
             policy: Policy::default(),
             plan_shortfall: PlanShortfall::default(),
             trace_comment: false,
@@ -198,6 +228,25 @@ impl Settings {
         if let Some(deadline) = self.deadline {
             duration("deadline", deadline, ms(1), 24 * 365 * HOUR)?;
         }
+        duration("reserve_wait", self.reserve_wait, Duration::ZERO, 24 * HOUR)?;
+        if let Some(patience) = self.degrade_after {
+            duration("degrade_after", patience, Duration::ZERO, 24 * HOUR)?;
+        }
+        if let Some(size) = self.pool_size {
+            within("pool_size", size, 1, 1024)?;
+            let target = self.target_workers;
+            if size < target {
+                let problem = format!("the fleet's slots ({size}) are fewer than the target ({target})");
+                return Err(Error::configuration("pool_size", problem));
+            }
+        }
+        for (field, name) in
+            [("reserve_database", &self.reserve_database), ("reserve_space", &self.reserve_space)]
+        {
+            if name.is_empty() || name.len() > 63 {
+                return Err(Error::configuration(field, format!("{name:?} is not 1 to 63 bytes")));
+            }
+        }
         for (name, _) in &self.settings {
             let known =
                 !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
@@ -263,6 +312,12 @@ mod tests {
         check("monitor_interval", |s| s.monitor_interval = Duration::ZERO);
         check("cancel_grace", |s| s.cancel_grace = Duration::ZERO);
         check("deadline", |s| s.deadline = Some(Duration::ZERO));
+        check("reserve_wait", |s| s.reserve_wait = Duration::MAX);
+        check("degrade_after", |s| s.degrade_after = Some(Duration::MAX));
+        check("pool_size", |s| s.pool_size = Some(0));
+        check("pool_size", |s| s.pool_size = Some(3));
+        check("reserve_database", |s| s.reserve_database.clear());
+        check("reserve_space", |s| s.reserve_space = "x".repeat(64));
         check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
     }
 

@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Update(Box<super::update::args::UpdateArgs>),
     /// Say how many workers a statement can have, why not more, and what would give it more
     Explain(Box<ExplainArgs>),
+    /// See the pool live: leaders, their workers, and who holds and who waits for slots
+    Watch(WatchArgs),
     /// Check whether this role, this server and what lies between can do the work
     Doctor(DoctorArgs),
     /// See it work on a private server with real data, which needs nothing but an installed PostgreSQL
@@ -99,6 +101,9 @@ Examples:
   A script from a file, at least half of eight workers, done by morning, metrics to a Pushgateway:
     headcount run -f nightly.sql --target 8 --min 50% --deadline 2h --push http://127.0.0.1:9091
 
+  One of many jobs that share the pool: wait for a turn instead of fighting for workers:
+    headcount run -f nightly.sql --reserve --degrade-after 10m
+
   Everything in a job file; what is typed wins over it:
     headcount run --job nightly.toml --json
 
@@ -107,7 +112,8 @@ Examples:
 
 Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
   monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, transaction, policy,
-  plan_shortfall, trace_comment, and a table [settings]. Durations are texts such as \"90s\".";
+  plan_shortfall, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size,
+  reserve_database, reserve_space, and a table [settings]. Durations are texts such as \"90s\".";
 
 /// `headcount run`.
 #[derive(Debug, Args)]
@@ -208,6 +214,51 @@ pub(crate) struct Timing {
     /// Append the trace context to the statement as a comment
     #[arg(long)]
     pub(crate) trace_comment: bool,
+    #[command(flatten)]
+    pub(crate) sharing: Sharing,
+}
+
+/// How the pool is shared with the other executions of a fleet.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Sharing the pool with a fleet")]
+pub(crate) struct Sharing {
+    /// Take slots of the pool first, in a queue with all others that say so, on whatever host
+    #[arg(long)]
+    pub(crate) reserve: bool,
+    /// The longest wait for slots; then the minimum is enough, else it ends with code 3. Default 1h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) reserve_wait: Option<Duration>,
+    /// Be content with the minimum after so long a wait. Default: at the end of --reserve-wait
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) degrade_after: Option<Duration>,
+    /// Stand in the queue that goes first
+    #[arg(long)]
+    pub(crate) priority: bool,
+    /// Slots that the fleet shares; the same for all of it. Default: the server's pool
+    #[arg(long, value_name = "SLOTS")]
+    pub(crate) pool_size: Option<u32>,
+    /// The database where slots are held; the same for the whole fleet. Default postgres
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reserve_database: Option<String>,
+    /// The name of the fleet's keys. Default headcount
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reserve_space: Option<String>,
+}
+
+impl Sharing {
+    /// An option that means nothing without `--reserve`.
+    pub(crate) fn dependent(&self) -> Option<&'static str> {
+        [
+            ("--reserve-wait", self.reserve_wait.is_some()),
+            ("--degrade-after", self.degrade_after.is_some()),
+            ("--priority", self.priority),
+            ("--pool-size", self.pool_size.is_some()),
+            ("--reserve-database", self.reserve_database.is_some()),
+            ("--reserve-space", self.reserve_space.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
 }
 
 /// Where telemetry goes.
@@ -256,6 +307,32 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) target: u32,
     /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `headcount watch`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  headcount watch\n  headcount watch --once --json | jq .pool\n\nOff a terminal a line is printed whenever something changed."
+)]
+pub(crate) struct WatchArgs {
+    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
+    #[arg(long, value_name = "URL")]
+    pub(crate) dsn: Option<String>,
+    /// Look once and leave
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(crate) interval: Duration,
+    /// The database where the fleet's slots are held
+    #[arg(long, value_name = "NAME", default_value = "postgres")]
+    pub(crate) reserve_database: String,
+    /// The name of the fleet's keys
+    #[arg(long, value_name = "NAME", default_value = "headcount")]
+    pub(crate) reserve_space: String,
+    /// Print one JSON object a look
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -14,6 +14,7 @@ mod shell;
 mod signals;
 mod telemetry;
 mod update;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
             Command::Update(args) => update::run(&args, &words, &mut signals).await,
             Command::Explain(args) => explain::run(&args, &mut signals).await,
+            Command::Watch(args) => watch::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
             Command::Doctor(args) => doctor::run(&args, &mut signals).await,
             Command::Completions { .. } | Command::Man => exit::DONE,

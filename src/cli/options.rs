@@ -12,7 +12,7 @@ use std::time::Duration;
 use headcount::{Minimum, Settings};
 use serde::{Deserialize, Deserializer};
 
-use super::args::{Demand, PolicyWord, ShortfallWord, Timing, duration, minimum};
+use super::args::{Demand, PolicyWord, Sharing, ShortfallWord, Timing, duration, minimum};
 use super::exit::Failed;
 
 /// A task's longest name; the library refuses longer ones.
@@ -50,6 +50,13 @@ struct JobFile {
     policy: Option<PolicyWord>,
     plan_shortfall: Option<ShortfallWord>,
     trace_comment: Option<bool>,
+    reserve: Option<bool>,
+    reserve_wait: Option<Time>,
+    degrade_after: Option<Time>,
+    priority: Option<bool>,
+    pool_size: Option<u32>,
+    reserve_database: Option<String>,
+    reserve_space: Option<String>,
 }
 
 impl Wanted {
@@ -68,6 +75,7 @@ impl Wanted {
         apply_demand(demand, &mut settings);
         if let Some(timing) = timing {
             apply_timing(timing, &mut settings);
+            apply_sharing(&timing.sharing, &mut settings)?;
         }
         settings.validate()?;
         Ok(Self { sql, settings })
@@ -101,6 +109,13 @@ impl JobFile {
         put(&mut settings.policy, self.policy);
         put(&mut settings.plan_shortfall, self.plan_shortfall);
         put(&mut settings.trace_comment, self.trace_comment);
+        put(&mut settings.reserve, self.reserve);
+        put(&mut settings.reserve_wait, self.reserve_wait);
+        settings.degrade_after = self.degrade_after.map(Duration::from);
+        put(&mut settings.priority, self.priority);
+        settings.pool_size = self.pool_size;
+        put(&mut settings.reserve_database, self.reserve_database);
+        put(&mut settings.reserve_space, self.reserve_space);
     }
 }
 
@@ -127,6 +142,20 @@ fn apply_timing(timing: &Timing, settings: &mut Settings) {
     settings.cleanup = timing.cleanup.clone().or_else(|| settings.cleanup.take());
     settings.transaction &= !timing.no_transaction;
     settings.trace_comment |= timing.trace_comment;
+}
+
+fn apply_sharing(sharing: &Sharing, settings: &mut Settings) -> Result<(), Failed> {
+    settings.reserve |= sharing.reserve;
+    if let Some(option) = sharing.dependent().filter(|_| !settings.reserve) {
+        return Err(Failed::usage(format!("{option} needs --reserve")));
+    }
+    put(&mut settings.reserve_wait, sharing.reserve_wait);
+    settings.degrade_after = sharing.degrade_after.or(settings.degrade_after);
+    settings.priority |= sharing.priority;
+    settings.pool_size = sharing.pool_size.or(settings.pool_size);
+    put(&mut settings.reserve_database, sharing.reserve_database.clone());
+    put(&mut settings.reserve_space, sharing.reserve_space.clone());
+    Ok(())
 }
 
 fn put<T>(field: &mut T, value: Option<impl Into<T>>) {
@@ -247,6 +276,17 @@ mod tests {
         assert_eq!(settings.deadline, Some(Duration::from_hours(2)));
         let pairs: Vec<_> = settings.settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(pairs, ["enable_sort=off", "parallel_setup_cost=0", "work_mem=64MB"]);
+    }
+
+    #[test]
+    fn sharing_options_need_reserve_wherever_that_is_said() {
+        let sharing = Sharing { priority: true, ..Sharing::default() };
+        let mut settings = Settings::new("rollup");
+        assert!(apply_sharing(&sharing, &mut settings).unwrap_err().to_string().contains("--priority needs"));
+        let mut settings = job("reserve = true\ndegrade_after = \"10m\"\npool_size = 6\n").unwrap();
+        apply_sharing(&sharing, &mut settings).unwrap();
+        assert!(settings.reserve && settings.priority);
+        assert_eq!((settings.degrade_after, settings.pool_size), (Some(Duration::from_mins(10)), Some(6)));
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub(crate) struct FailedRun<'a> {
     attempt_count: u32,
     rows: Option<u64>,
     waited_seconds: f64,
+    reserved_wait_seconds: f64,
+    reserved_slots: Option<u32>,
     ran_seconds: f64,
     wasted_seconds: f64,
     attempts: &'a [Attempt],
@@ -90,6 +92,8 @@ impl<'a> FailedRun<'a> {
             attempt_count: history.map_or(0, |run| run.attempt_count),
             rows: None,
             waited_seconds: seconds(|run| run.waited),
+            reserved_wait_seconds: seconds(|run| run.reserved_wait),
+            reserved_slots: history.and_then(|run| run.reserved_slots),
             ran_seconds: seconds(|run| run.ran),
             wasted_seconds: seconds(|run| run.wasted),
             attempts: history.map_or(&[], |run| &run.attempts),
@@ -129,12 +133,22 @@ fn time(run: &Execution<u64>) -> String {
         0 => "no attempt was lost".to_owned(),
         _ => format!("lost {} in {lost} {attempts} that did not count", time_text(run.wasted)),
     };
-    format!("Time: ran {}, waited {} for workers, {wasted}", time_text(run.ran), time_text(run.waited))
+    let queued = match run.reserved_slots {
+        Some(_) => format!(", {} in the queue for slots", time_text(run.reserved_wait)),
+        None => String::new(),
+    };
+    format!(
+        "Time: ran {}, waited {} for workers{queued}, {wasted}",
+        time_text(run.ran),
+        time_text(run.waited)
+    )
 }
 
 fn meaning(run: &Execution<u64>) -> String {
     let full = run.attempts.iter().any(|attempt| attempt.reason == Some("pool_exhausted"));
-    let blame = if full {
+    let blame = if run.reserved_slots == Some(0) {
+        "no turn came within --reserve-wait: see `headcount watch`"
+    } else if full {
         "others held the pool: start at another time, or raise max_parallel_workers"
     } else {
         "see `headcount explain` and `headcount doctor`"

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use headcount::decide::admission::Admitted;
+use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, Verdict};
 use headcount::event::{AttemptEnd, CancelMethod, CancelResult, Resolution, Scope};
 use headcount::{Event, Observer};
@@ -78,6 +79,8 @@ impl Drop for Progress {
     }
 }
 
+const HEAD: &str = "next in the queue for slots";
+
 /// What has been told so far.
 #[derive(Debug)]
 struct Story {
@@ -112,6 +115,7 @@ impl Default for Story {
 
 impl Story {
     /// The line for an event, if it is worth one.
+    #[allow(clippy::too_many_lines, reason = "a table: one arm an event")]
     fn tell(&mut self, event: &Event) -> Option<String> {
         match event {
             Event::ExecutionStarted { target, minimum, max_attempts } => {
@@ -128,6 +132,22 @@ impl Story {
             Event::TargetLowered { target } => {
                 self.target = *target;
                 Some(format!("target lowered to {target}, which is all that the plan can have"))
+            }
+            Event::ReservationQueued { demand, ahead, .. } => {
+                self.doing = "in the queue for slots";
+                let others = if *ahead == 1 { "other is" } else { "others are" };
+                Some(format!("in the queue for {demand} slots: {ahead} {others} before this one"))
+            }
+            Event::ReservationShort { demand, slots, .. } => {
+                let before = std::mem::replace(&mut self.doing, HEAD);
+                let line = format!("next in the queue: {demand} slots are needed, {}", free(*slots));
+                (before != HEAD).then_some(line)
+            }
+            Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
+                Some(reserved(*demand, *taken, *end, *waited, *slots))
+            }
+            Event::ReservationLost { taken } => {
+                Some(format!("the connection that held {taken} slots broke; others may take them"))
             }
             Event::AdmissionStarted { bar, pool, .. } => {
                 self.doing = "waiting for room";
@@ -239,6 +259,24 @@ impl Story {
             time_text(self.since.elapsed()),
             self.doing
         )
+    }
+}
+
+fn free(slots: Slots) -> String {
+    let outsiders = match slots.outsiders {
+        Some(outsiders) if outsiders > 0 => format!(", {outsiders} are used without a slot"),
+        _ => String::new(),
+    };
+    format!("{} of {} are free ({} held{outsiders})", slots.free(), slots.size, slots.held)
+}
+
+fn reserved(demand: u32, taken: u32, end: Granted, waited: Duration, slots: Option<Slots>) -> String {
+    let why = slots.map(|slots| format!(": {}", free(slots))).unwrap_or_default();
+    let after = time_text(waited);
+    match end {
+        Granted::Full => format!("{taken} slots reserved after {after}"),
+        Granted::Degraded => format!("only {taken} of {demand} slots reserved after {after}{why}"),
+        Granted::GaveUp => format!("no slots after {after}{why}; giving up"),
     }
 }
 

@@ -24,7 +24,7 @@ use super::verdict::{ShortReason, Verdict};
 pub enum Outcome {
     /// The target was reached.
     OnTarget,
-    /// The last attempt reached the minimum, not the target.
+    /// Fewer than the target: the last attempt reached the minimum, or a degraded reservation its slots.
     AboveMinimum,
     /// The statement ended before the verdict; its result is kept.
     FinishedEarly,
@@ -105,6 +105,8 @@ pub struct Attempts {
     target: u32,
     minimum: u32,
     max: u32,
+    /// No attempt can have more: the slots of a degraded reservation.
+    most: u32,
     spacing: Spacing,
     attempt: u32,
     best: u32,
@@ -114,7 +116,15 @@ impl Attempts {
     /// `max` attempts, at least one; `minimum` is at most `target`.
     #[must_use]
     pub fn new(target: u32, minimum: u32, max: u32, spacing: Spacing) -> Self {
-        Self { target, minimum: minimum.min(target), max: max.max(1), spacing, attempt: 0, best: 0 }
+        Self {
+            target,
+            minimum: minimum.min(target),
+            max: max.max(1),
+            most: u32::MAX,
+            spacing,
+            attempt: 0,
+            best: 0,
+        }
     }
 
     /// The number of the current attempt, from 1; 0 before the first.
@@ -132,7 +142,14 @@ impl Attempts {
     /// The workers that attempt number `attempt` must reach.
     #[must_use]
     pub const fn bar(&self, attempt: u32) -> u32 {
-        if attempt >= self.max { self.minimum } else { self.target }
+        let bar = if attempt >= self.max { self.minimum } else { self.target };
+        if bar < self.most { bar } else { self.most }
+    }
+
+    /// From now on no attempt is asked for more than `slots`. The target stays what the outcome is
+    /// measured against.
+    pub const fn within(&mut self, slots: u32) {
+        self.most = slots;
     }
 
     /// Begins the next attempt: its number and its bar.

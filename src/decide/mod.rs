@@ -10,4 +10,5 @@ pub mod attempt;
 pub mod backoff;
 pub mod chunk;
 pub mod failure;
+pub mod reservation;
 pub mod verdict;

@@ -115,6 +115,15 @@ impl Endpoint {
         &self.parameters.user
     }
 
+    /// The same server and role, another database. A password that the password file gave for the first
+    /// database is kept.
+    #[must_use]
+    pub fn with_database(&self, database: &str) -> Self {
+        let mut other = self.clone();
+        database.clone_into(&mut other.parameters.database);
+        other
+    }
+
     /// Opens a session, asks the server who it is, and closes the session again.
     ///
     /// # Errors

@@ -14,8 +14,10 @@ use super::Failure;
 use super::session::Identity;
 use crate::decide::verdict::{LeaderState, Pool};
 
+// `serial` is never run: that it names a function which is parallel unsafe keeps the look itself from taking
+// workers of the pool, where parallel plans are made to cost nothing.
 const LOOK: &str = "\
-WITH activity AS MATERIALIZED (
+WITH serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true)), activity AS MATERIALIZED (
   SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start
   FROM pg_catalog.pg_stat_activity
   WHERE pid = ANY ($1) OR backend_type = 'parallel worker'

@@ -12,6 +12,7 @@ use super::stage::{Reach, Stage};
 use crate::decide::admission::Admission;
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
+use crate::decide::reservation::Granted;
 use crate::error::Error;
 use crate::event::{Event, FailReason, SqlState};
 use crate::pg::Failure;
@@ -74,10 +75,21 @@ async fn attempts<S: Stage>(
         if let Pause::For(delay) = pause {
             sleep(delay).await;
         }
+        let reserving = Instant::now();
+        if let Some(grant) = stage.reserve(reach.demand(target), ledger).await? {
+            if grant.end == Granted::GaveUp {
+                return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
+            }
+            attempts.within(grant.taken);
+        }
+        let reserved = reserving.elapsed();
         let (number, bar) = attempts.begin();
         admit(stage, ledger, settings, number, bar, &reach).await;
         if number > 1 {
-            ledger.observe(&Event::RetryDelayed { attempt: number, waited: idle_since.elapsed() });
+            ledger.observe(&Event::RetryDelayed {
+                attempt: number,
+                waited: idle_since.elapsed().saturating_sub(reserved),
+            });
         }
         let span = stage.span(number);
         let played = play(stage, ledger, settings, &reach, (number, bar), &mut lost).instrument(span).await?;

@@ -6,9 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
+use super::headcount::Inner;
 use super::hold::Hold;
 use super::leader::check_rights;
+use super::ledger::Ledger;
 use super::monitor::Watch;
+use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -59,8 +62,13 @@ where
         Ok(())
     }
 
+    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+        self.hold.reserve(wanted, self.leader.pid, ledger).await
+    }
+
     async fn begin(&mut self) -> Result<i32, Failure> {
         self.running = true;
+        self.hold.serve(self.leader.pid);
         Ok(self.leader.pid)
     }
 
@@ -90,15 +98,9 @@ where
     }
 
     async fn abandon(&mut self, grace: Duration) -> u32 {
-        let until = Instant::now() + grace;
-        loop {
-            let left = self.hold.inner.monitor.left(self.leader).await.map_or(0, |(workers, _)| workers);
-            if left == 0 || Instant::now() >= until {
-                self.running = false;
-                return left;
-            }
-            sleep(LEAVING).await;
-        }
+        let left = drained(&self.hold.inner, self.leader, grace).await;
+        self.running = false;
+        left
     }
 
     async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
@@ -122,8 +124,22 @@ impl<F, T, E> Drop for Foreign<F, T, E> {
             let tracker = inner.tracker.clone();
             tracker.spawn(async move {
                 inner.monitor.stop(leader, CancelMethod::Cancel).await;
+                // Its slots are given back with `hold`.
+                drained(&inner, leader, hold.settings.cancel_grace).await;
                 hold.cleanup().await;
             });
         }
+    }
+}
+
+/// Waits until the leader's workers are gone, at most `grace`; returns how many are left.
+async fn drained(inner: &Inner, leader: Identity, grace: Duration) -> u32 {
+    let until = Instant::now() + grace;
+    loop {
+        let left = inner.monitor.left(leader).await.map_or(0, |(workers, _)| workers);
+        if left == 0 || Instant::now() >= until {
+            return left;
+        }
+        sleep(LEAVING).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The handle that a batch process keeps: a server, a monitor, observers.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,10 @@ pub(crate) struct Inner {
     /// The same, as span attributes name it.
     pub(crate) server: Server,
     pub(crate) monitor: Monitor,
+    /// Where the monitor connects, and the sessions that hold slots.
+    pub(crate) watched: Endpoint,
+    /// Whether a proxy that pools transactions lies before it, once somebody looked.
+    pub(crate) pooled: OnceLock<bool>,
     pub(crate) observers: Observers,
     pub(crate) tracker: TaskTracker,
     keep: usize,
@@ -165,12 +169,14 @@ impl Builder {
         observers.extend(self.observers);
         let observers = Observers::new(observers);
         let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
-        let monitor = Monitor::start(watched, observers.clone()).await?;
+        let monitor = Monitor::start(watched.clone(), observers.clone()).await?;
         let server = updater::server(&self.endpoint);
         let inner = Inner {
             server,
             endpoint: self.endpoint,
             monitor,
+            watched,
+            pooled: OnceLock::new(),
             observers,
             tracker: TaskTracker::new(),
             keep: self.keep,

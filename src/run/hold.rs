@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
 use super::headcount::Inner;
+use super::reserve::Reserved;
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
@@ -47,6 +48,8 @@ pub(crate) struct Hold {
     session: Option<Session>,
     /// The backend that may still run something of ours.
     leader: Option<Identity>,
+    /// Given back when this is dropped: after everything was cleared away.
+    pub(crate) reserved: Option<Reserved>,
     /// Between `begin` and a commit or a completed undo.
     busy: bool,
     /// Whether this is what the task that clears away holds: nobody takes over from that.
@@ -55,7 +58,16 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) const fn new(inner: Arc<Inner>, settings: Arc<Settings>, cleanup: Cleanup) -> Self {
-        Self { inner, settings, cleanup, session: None, leader: None, busy: false, last: false }
+        Self {
+            inner,
+            settings,
+            cleanup,
+            session: None,
+            leader: None,
+            reserved: None,
+            busy: false,
+            last: false,
+        }
     }
 
     /// The session; connects, or takes one that is idle, when there is none.
@@ -92,6 +104,7 @@ impl Hold {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
                 self.leader = Some(identity);
+                self.serve(identity.pid);
                 Ok(identity)
             }
             Err(failure) => {
@@ -115,6 +128,15 @@ impl Hold {
         }
         for (name, value) in rest {
             let _ = write!(script, "SELECT set_config({}, {}, {local});", literal(name), literal(value));
+        }
+        // A degraded reservation: more workers would be other members'.
+        if let Some(limit) = self.worker_limit() {
+            for name in ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"] {
+                let _ = write!(
+                    script,
+                    "SELECT set_config('{name}', least(current_setting('{name}')::int, {limit})::text, {local});"
+                );
+            }
         }
         script
     }
@@ -231,6 +253,7 @@ impl Hold {
             cleanup: self.cleanup.clone(),
             session: self.session.take(),
             leader: self.leader.take(),
+            reserved: self.reserved.take(),
             busy: std::mem::take(&mut self.busy),
             last: true,
         }

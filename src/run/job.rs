@@ -81,6 +81,42 @@ impl Job {
         self
     }
 
+    /// Takes slots of the pool first, in a queue that all executions with this option share; see
+    /// [`Settings::reserve`].
+    #[must_use]
+    pub const fn reserve(mut self) -> Self {
+        self.settings.reserve = true;
+        self
+    }
+
+    /// Waits at most so long for slots. Default 1 h.
+    #[must_use]
+    pub const fn reserve_wait(mut self, limit: Duration) -> Self {
+        self.settings.reserve_wait = limit;
+        self
+    }
+
+    /// Is content with the minimum after so long a wait for slots. Default: only at its end.
+    #[must_use]
+    pub const fn degrade_after(mut self, patience: Duration) -> Self {
+        self.settings.degrade_after = Some(patience);
+        self
+    }
+
+    /// Stands in the queue for slots that goes first.
+    #[must_use]
+    pub const fn priority(mut self) -> Self {
+        self.settings.priority = true;
+        self
+    }
+
+    /// Shares so many slots with its fleet. Default: the server's pool.
+    #[must_use]
+    pub const fn pool_size(mut self, slots: u32) -> Self {
+        self.settings.pool_size = Some(slots);
+        self
+    }
+
     /// Bounds the whole execution. Default: no bound.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::hold::Hold;
+use super::ledger::Ledger;
 use super::monitor::Watch;
+use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use super::work::{Nothing, Work};
 use crate::error::{Error, Refusal};
@@ -98,6 +100,11 @@ impl<W: Work> Stage for Leader<W> {
             return Ok(());
         };
         Err(too_narrow(reach, bar, &reasons))
+    }
+
+    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+        let leader = self.hold.leader().map_or(0, |leader| leader.pid);
+        self.hold.reserve(wanted, leader, ledger).await
     }
 
     async fn begin(&mut self) -> Result<i32, Failure> {

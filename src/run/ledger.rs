@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     waited_before: Duration,
     verdict_after: Option<Duration>,
     waited: Duration,
+    reserved_wait: Duration,
+    reserved_slots: Option<u32>,
     attempts: Vec<Attempt>,
     open: Option<Open>,
     ended: bool,
@@ -52,6 +54,8 @@ impl Ledger {
             waited_before: Duration::ZERO,
             verdict_after: None,
             waited: Duration::ZERO,
+            reserved_wait: Duration::ZERO,
+            reserved_slots: None,
             attempts: Vec::new(),
             open: None,
             ended: false,
@@ -72,6 +76,10 @@ impl Ledger {
             }
             Event::PlanInspected { planned } => self.planned = Some(*planned),
             Event::TargetLowered { target } => self.target = *target,
+            Event::ReservationEnded { taken, waited, .. } => {
+                self.reserved_wait += *waited;
+                self.reserved_slots = Some(*taken);
+            }
             Event::AdmissionEnded { waited, attempt, .. } => {
                 self.waited_before = *waited;
                 if *attempt == 1 {
@@ -138,6 +146,8 @@ impl Ledger {
             attempt_count: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
             value,
             waited: self.waited,
+            reserved_wait: self.reserved_wait,
+            reserved_slots: self.reserved_slots,
             ran,
             wasted,
             attempts: self.attempts.clone(),

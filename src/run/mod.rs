@@ -12,7 +12,9 @@ mod job;
 mod leader;
 mod ledger;
 mod monitor;
+mod queue;
 mod race;
+mod reserve;
 mod rows;
 #[cfg(test)]
 mod scripted;

@@ -25,7 +25,7 @@ use crate::pg::connect::Endpoint;
 use crate::pg::privileges::{self, Rights};
 use crate::pg::session::{Identity, Session};
 use crate::pg::workers::{self, View};
-use crate::pg::{Failure, cancel};
+use crate::pg::{Failure, cancel, slots};
 use crate::telemetry::spans;
 
 /// Sights a watch may have unread; more are dropped, the watcher is not looking anyway.
@@ -126,6 +126,11 @@ impl Monitor {
             .with_client(|client| Box::pin(cancel::stop(client, leader, method)))
             .await
             .unwrap_or(CancelResult::Failed)
+    }
+
+    /// How many are before that session in the queue for what it waits for.
+    pub(crate) async fn ahead_of(&self, pid: i32) -> Result<u32, Failure> {
+        self.shared.with_client(|client| Box::pin(slots::ahead_of(client, pid))).await
     }
 
     /// Workers left of that leader, and whether its backend is still there.

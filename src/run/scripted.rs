@@ -10,8 +10,10 @@ use tracing::Span;
 use super::execution::{Driven, drive};
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
+use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Outcome;
+use crate::decide::reservation::Granted;
 use crate::decide::verdict::{LeaderState, Pool};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Resolution, Scope};
@@ -71,13 +73,14 @@ struct Script {
     cleanup: Option<Result<(), Failure>>,
     stopped: tokio::sync::watch::Sender<bool>,
     cleared: u32,
+    grant: Option<Grant>,
 }
 
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
         let reach = Reach { launches: vec![4], planned: Some(4), pool_size: Some(POOL) };
         let stopped = tokio::sync::watch::Sender::new(false);
-        Self { acts, attempt: 0, reach, cleanup: Some(Ok(())), stopped, cleared: 0 }
+        Self { acts, attempt: 0, reach, cleanup: Some(Ok(())), stopped, cleared: 0, grant: None }
     }
 
     fn act(&self) -> &Act {
@@ -109,6 +112,10 @@ impl Stage for Script {
 
     async fn check_reach(&mut self, _reach: &Reach, bar: u32) -> Result<(), Error> {
         Err(Error::refused(Refusal::PlanTooNarrow, format!("{bar} are demanded"), vec![]))
+    }
+
+    async fn reserve(&mut self, _wanted: u32, _ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+        Ok(self.grant)
     }
 
     async fn begin(&mut self) -> Result<i32, Failure> {
@@ -411,4 +418,23 @@ async fn an_execution_that_is_dropped_says_that_it_was_interrupted() {
     assert!(dropped.is_err());
     drop(ledger);
     assert_eq!(recorder.0.lock().unwrap().last().unwrap(), "failed interrupted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_degraded_reservation_lowers_the_bar_and_not_the_target() {
+    let mut script = Script::new(vec![act(3)]);
+    script.grant = Some(Grant { taken: 3, end: Granted::Degraded });
+    let played = play(script, |_| {}).await;
+    assert_eq!(played.words, ["attempt 1 bar 3", "enough 3", "ended enough", "above_minimum"]);
+    let run = played.result.unwrap();
+    assert_eq!((run.target_workers, run.target_met, run.value), (4, false, Some(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_slots_nothing_runs_and_the_outcome_is_below_the_minimum() {
+    let mut script = Script::new(vec![]);
+    script.grant = Some(Grant { taken: 0, end: Granted::GaveUp });
+    let played = play(script, |_| {}).await;
+    assert_eq!(played.words, ["failed below_minimum"]);
+    assert_eq!(played.result.unwrap().attempt_count, 0);
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tracing::Span;
 
+use super::ledger::Ledger;
 use super::monitor::Watch;
+use super::queue::Grant;
 use crate::decide::verdict::Pool;
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -28,6 +30,12 @@ impl Reach {
     /// The pool as the leader's session is configured, which may differ from the monitor's.
     pub(crate) fn resize(&self, pool: Pool) -> Pool {
         Pool { size: self.pool_size.unwrap_or(pool.size), ..pool }
+    }
+
+    /// The workers that a statement may start, which is what must be reserved: several Gathers can have
+    /// more than the target.
+    pub(crate) fn demand(&self, target: u32) -> u32 {
+        self.planned.map_or(target, |planned| planned.max(target))
     }
 
     /// The most workers that any attempt can have; `None` when there is no bound to know of.
@@ -64,6 +72,9 @@ pub(crate) trait Stage {
 
     /// Refuses, with reasons and fixes, when it is proven that no attempt can have `bar` workers.
     async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error>;
+
+    /// Takes slots of the pool, unless it holds them already; `None` when none are asked for.
+    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error>;
 
     /// A session, ready for the statement; connects anew if the old one is gone. Returns its pid.
     async fn begin(&mut self) -> Result<i32, Failure>;

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, with_recorder};
 
 use super::names::{self, ATTEMPT_ENDS, Downgrade, Exporter, Kind, Metric, ROW_CLASSES, SQLSTATE_CLASSES};
+use crate::decide::reservation::Granted;
 use crate::decide::verdict::Verdict;
 use crate::event::{CancelMethod, CancelResult, ChunkEnd, FailReason, Resolution};
 
@@ -100,6 +101,8 @@ pub(super) struct ProcessHandles {
     pub(super) blind: Histogram,
     /// Used and size; only once the pool was seen, since an unseen pool is not an empty one.
     pool: OnceLock<(Gauge, Gauge)>,
+    /// Only once something was reserved.
+    reserved: OnceLock<Gauge>,
 }
 
 impl ProcessHandles {
@@ -119,6 +122,7 @@ impl ProcessHandles {
             tick: source.histogram(&names::MONITOR_TICK, Vec::new()),
             blind: source.histogram(&names::MONITOR_BLIND, Vec::new()),
             pool: OnceLock::new(),
+            reserved: OnceLock::new(),
         }
     }
 
@@ -127,6 +131,10 @@ impl ProcessHandles {
             let gauge = |word| source.gauge(&names::POOL_WORKERS, vec![label("state", word)]);
             (gauge("used"), gauge("size"))
         })
+    }
+
+    pub(super) fn reserved(&self, source: &Source) -> &Gauge {
+        self.reserved.get_or_init(|| source.gauge(&names::POOL_WORKERS, vec![label("state", "reserved")]))
     }
 }
 
@@ -146,6 +154,8 @@ pub(super) struct TaskHandles {
     pub(super) achieved: Histogram,
     pub(super) duration: Histogram,
     pub(super) admission: Histogram,
+    pub(super) reserved_wait: Histogram,
+    pub(super) reservations: Family<Granted, Counter>,
     pub(super) retry_delay: Histogram,
     pub(super) attempts: Family<(&'static str, &'static str), Counter>,
     pub(super) verdict: Family<&'static str, Histogram>,
@@ -196,6 +206,8 @@ impl TaskHandles {
             achieved: histogram(&names::ACHIEVED_WORKERS),
             duration: histogram(&names::EXECUTION_DURATION),
             admission: histogram(&names::ADMISSION_WAIT),
+            reserved_wait: histogram(&names::RESERVED_WAIT),
+            reservations: Family::new(Granted::ALL, |end| by(&names::RESERVATIONS, "end", end.as_str())),
             retry_delay: histogram(&names::RETRY_DELAY),
             attempts: Family::new(ATTEMPT_ENDS, |(verdict, reason)| {
                 let labels = vec![own(), label("verdict", verdict), label("reason", reason)];

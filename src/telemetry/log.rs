@@ -11,6 +11,7 @@ use tracing::{Span, debug, error, info, trace, warn};
 
 use super::{TARGET, leader_word, traceparent_of};
 use crate::decide::admission::Admitted;
+use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Verdict};
 use crate::event::{
     AttemptEnd, AttemptFacts, CancelResult, ChunkEnd, ChunkFacts, Event, ExecutionFacts, Observer,
@@ -22,6 +23,7 @@ use crate::event::{
 pub struct Log;
 
 impl Observer for Log {
+    #[allow(clippy::too_many_lines, reason = "a table: one arm an event")]
     fn observe(&self, scope: &Scope, event: &Event) {
         let task = &*scope.task;
         match event {
@@ -34,6 +36,24 @@ impl Observer for Log {
             }
             Event::PlanInspected { planned } => {
                 debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
+            }
+            Event::ReservationQueued { demand, ahead, waited } => {
+                let waited_seconds = waited.as_secs_f64();
+                info!(target: TARGET, task, demand, ahead, waited_seconds, "waiting in the queue for slots");
+            }
+            Event::ReservationShort { demand, slots, waited } => {
+                let Slots { size, held, outsiders, .. } = slots;
+                let waited_seconds = waited.as_secs_f64();
+                debug!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "at the head of the queue, waiting for free slots");
+            }
+            Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
+                reservation_ended(task, *demand, *taken, *end, *waited, *slots);
+            }
+            Event::ReservationReleased { taken, held } => {
+                debug!(target: TARGET, task, taken, held_seconds = held.as_secs_f64(), "slots given back");
+            }
+            Event::ReservationLost { taken } => {
+                warn!(target: TARGET, task, taken, "slots lost with their connection");
             }
             Event::AdmissionStarted { attempt, bar, pool } => {
                 let Pool { used, size } = pool;
@@ -120,6 +140,27 @@ impl Observer for Log {
             }
             Event::ChunkEnded(facts) => chunk_ended(task, facts),
             Event::UpdateEnded(facts) => update_ended(task, facts),
+        }
+    }
+}
+
+fn reservation_ended(
+    task: &str,
+    demand: u32,
+    taken: u32,
+    end: Granted,
+    waited: Duration,
+    slots: Option<Slots>,
+) {
+    let (held, outsiders) = (slots.map(|slots| slots.held), slots.and_then(|slots| slots.outsiders));
+    let waited_seconds = waited.as_secs_f64();
+    match end {
+        Granted::Full => info!(target: TARGET, task, taken, waited_seconds, "slots reserved"),
+        Granted::Degraded => {
+            warn!(target: TARGET, task, demand, taken, held, outsiders, waited_seconds, "fewer slots reserved than demanded");
+        }
+        Granted::GaveUp => {
+            warn!(target: TARGET, task, demand, held, outsiders, waited_seconds, "no slots within the longest wait");
         }
     }
 }

@@ -116,6 +116,16 @@ impl Observer for Metrics {
 
     fn observe(&self, scope: &Scope, event: &Event) {
         match event {
+            Event::ReservationEnded { taken, end, waited, .. } => {
+                self.process.reserved(&self.source).increment(f64::from(*taken));
+                self.with_task(scope, |task| {
+                    task.reserved_wait.record(*waited);
+                    task.reservations.add(*end, 1);
+                });
+            }
+            Event::ReservationReleased { taken, .. } | Event::ReservationLost { taken } => {
+                self.process.reserved(&self.source).decrement(f64::from(*taken));
+            }
             Event::AdmissionStarted { pool, .. } => self.saw_pool(Some(*pool)),
             Event::AdmissionEnded { waited, pool, .. } => {
                 self.saw_pool(*pool);
@@ -150,6 +160,8 @@ impl Observer for Metrics {
             Event::UpdateEnded(facts) => self.with_task(scope, |task| self.update_ended(task, facts)),
             // Counted where they end.
             Event::ExecutionStarted { .. }
+            | Event::ReservationQueued { .. }
+            | Event::ReservationShort { .. }
             | Event::AttemptStarted { .. }
             | Event::CommitInDoubt
             | Event::SessionLost { .. }

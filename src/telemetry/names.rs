@@ -91,6 +91,10 @@ contract! {
         "Time from start to end of an execution, waits included.", fed_by ["ExecutionEnded"];
     ADMISSION_WAIT = "headcount_admission_wait_seconds", Histogram(WAITS), Seconds, ["task"],
         "Time that an attempt waited for room in the pool.", fed_by ["AdmissionEnded"];
+    RESERVED_WAIT = "headcount_reserved_wait_seconds", Histogram(WAITS), Seconds, ["task"],
+        "Time that an execution waited in its fleet's queue for slots of the pool.", fed_by ["ReservationEnded"];
+    RESERVATIONS = "headcount_reservations_total", Counter, Count, ["task", "end"],
+        "Waits for slots of the pool, by how they ended.", fed_by ["ReservationEnded"];
     RETRY_DELAY = "headcount_retry_delay_seconds", Histogram(WAITS), Seconds, ["task"],
         "Time between the end of an attempt and the start of the next.", fed_by ["RetryDelayed"];
     ATTEMPTS_ENDED = "headcount_attempts_total", Counter, Count, ["task", "verdict", "reason"],
@@ -122,8 +126,8 @@ contract! {
     LAST_SUCCESS_TIMESTAMP = "headcount_last_success_timestamp_seconds", Gauge, Seconds, ["task"],
         "When a run succeeded last, in seconds since the Unix epoch.", fed_by ["ExecutionEnded", "UpdateEnded"];
     POOL_WORKERS = "headcount_pool_workers", Gauge, Count, ["state"],
-        "Slots of the server's pool of parallel workers: used, and in all.",
-        fed_by ["MonitorPolled", "AdmissionStarted", "AdmissionEnded"];
+        "Slots of the server's pool of parallel workers: used by anybody, in all, and reserved by this process.",
+        fed_by ["MonitorPolled", "AdmissionStarted", "AdmissionEnded", "ReservationEnded", "ReservationReleased", "ReservationLost"];
     CANCELS = "headcount_cancels_total", Counter, Count, ["method", "result"],
         "Requests to stop a statement on the server.", fed_by ["CancelAnswered"];
     MONITOR_TICKS = "headcount_monitor_ticks_total", Counter, Count, ["result"],

@@ -1,5 +1,5 @@
-//! Spans: `headcount.execution` > `headcount.attempt` > `headcount.monitor.tick`, and
-//! `headcount.update` > `headcount.chunk`.
+//! Spans: `headcount.execution` > `headcount.attempt` > `headcount.monitor.tick`, beside the attempts
+//! `headcount.reserve`, and `headcount.update` > `headcount.chunk`.
 //!
 //! A span belongs to a scope, so drivers make one with a function from here and `.instrument(..)` the
 //! future. What is known at the start is given to the function; what comes later is said as an
@@ -94,6 +94,22 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         }
     }
     span
+}
+
+/// The wait for slots of the pool: child of the open span.
+#[must_use]
+pub fn reserve(task: &str, demand: u32) -> Span {
+    span!(
+        target: TARGET, Level::INFO, "headcount.reserve",
+        otel.kind = "internal",
+        headcount.task = task,
+        headcount.demand = i64::from(demand),
+        headcount.taken_slots = Empty,
+        headcount.ahead = Empty,
+        headcount.outsiders = Empty,
+        headcount.granted = Empty,
+        headcount.waited_seconds = Empty,
+    )
 }
 
 /// One look of the monitor at one attempt: made before the poll, filled by [`record_tick`] after it.
@@ -208,6 +224,15 @@ impl Observer for SpanAttributes {
             Event::PlanInspected { planned } => {
                 span.record("headcount.planned_workers", i64::from(*planned));
             }
+            Event::ReservationEnded { taken, ahead, end, waited, slots, .. } => {
+                span.record("headcount.ahead", i64::from(*ahead));
+                span.record("headcount.taken_slots", i64::from(*taken));
+                span.record("headcount.granted", end.as_str());
+                span.record("headcount.waited_seconds", waited.as_secs_f64());
+                if let Some(outsiders) = slots.and_then(|slots| slots.outsiders) {
+                    span.record("headcount.outsiders", i64::from(outsiders));
+                }
+            }
             Event::AttemptStarted { bar, pid, .. } => {
                 span.record("headcount.bar", i64::from(*bar));
                 span.record("headcount.pid", i64::from(*pid));
@@ -241,7 +266,11 @@ impl Observer for SpanAttributes {
             Event::ChunkEnded(facts) => chunk_ended(&span, facts),
             Event::UpdateEnded(facts) => update_ended(&span, facts),
             // Told by the spans' own times, by the ticks' spans, or by the end of the attempt.
-            Event::AdmissionStarted { .. }
+            Event::ReservationQueued { .. }
+            | Event::ReservationShort { .. }
+            | Event::ReservationReleased { .. }
+            | Event::ReservationLost { .. }
+            | Event::AdmissionStarted { .. }
             | Event::AdmissionEnded { .. }
             | Event::TickTaken { .. }
             | Event::RetryDelayed { .. }

@@ -4,11 +4,13 @@
 //! - `verdict`: each rule of the verdict as a claim, and its properties
 //! - `attempts`: bars, outcomes, pauses and their bounds
 //! - `chunks`: the chunk machine against a server in memory that loses connections at every point
+//! - `fleet`: whole nights of jobs in virtual time: order, deadlock, starvation, the slots of the dead
 
 #![allow(missing_docs, clippy::pedantic, reason = "tests")]
 
 mod attempts;
 mod chunks;
+mod fleet;
 mod origin;
 mod ticks;
 mod verdict;

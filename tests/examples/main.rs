@@ -60,3 +60,19 @@ async fn own_observer_hears_of_the_attempt_and_reads_the_rows() {
 async fn in_a_service_gives_up_cleanly() {
     check("in_a_service", &["Some(7) labels", "given up: true", "all is cleared away: true"]).await;
 }
+
+#[test]
+fn fleet_compares_the_policies_and_draws_its_plot() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.svg");
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--example", "fleet", "--"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("pool of 6 | reserve | 100.0 % | 0.0 % | 0.0 % | 1.00 | 0.0 % (0 s)"), "{said}");
+    let plot = std::fs::read_to_string(&file).unwrap();
+    assert!(plot.starts_with("<svg") && plot.contains("classic") && plot.contains("reserve"));
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use headcount::decide::reservation::Granted;
 use headcount::event::FailReason;
 use headcount::telemetry::Metrics;
 use headcount::telemetry::names::{self, Kind};
@@ -143,6 +144,23 @@ fn the_pool_is_absent_until_it_is_seen() {
     let seen = rendered(&[Event::MonitorPolled { took: MS, pool: Some(POOL) }]);
     assert_eq!(value(&seen, "headcount_pool_workers{state=\"used\"}"), Some(6.0));
     assert_eq!(value(&seen, "headcount_pool_workers{state=\"size\"}"), Some(8.0));
+}
+
+#[test]
+fn slots_reserved_by_this_process_are_a_state_of_the_pool_until_they_are_given_back() {
+    let reserved = "headcount_pool_workers{state=\"reserved\"}";
+    let taken =
+        |taken, end| Event::ReservationEnded { demand: 4, taken, ahead: 0, end, waited: MS, slots: None };
+    let text = rendered(&[taken(4, Granted::Full), taken(0, Granted::GaveUp), taken(2, Granted::Degraded)]);
+    assert_eq!(value(&text, reserved), Some(6.0));
+    for end in ["full", "gave_up", "degraded"] {
+        let series = format!("headcount_reservations_total{{task=\"rollup\",end=\"{end}\"}}");
+        assert_eq!(value(&text, &series), Some(1.0), "{end}");
+    }
+    let given_back = Event::ReservationReleased { taken: 4, held: MS };
+    let lost = Event::ReservationLost { taken: 2 };
+    let text = rendered(&[taken(4, Granted::Full), given_back, taken(2, Granted::Degraded), lost]);
+    assert_eq!(value(&text, reserved), Some(0.0));
 }
 
 #[test]

@@ -251,6 +251,39 @@ async fn an_update_without_all_chunks_is_an_error_and_its_failed_chunk_too() {
     server.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_wait_for_slots_is_a_span_beside_the_attempts() {
+    let server = MockServer::builder().protocol(Protocol::Grpc).start().await.unwrap();
+    let telemetry = start(|options| options.otlp = Some(format!("grpc://{}", server.addr()))).await;
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let execution = spans::execution("rollup");
+        let waits = execution.in_scope(|| spans::reserve("rollup", 4));
+        waits.in_scope(|| {
+            for event in &script() {
+                if matches!(event, Event::ReservationQueued { .. } | Event::ReservationEnded { .. }) {
+                    SpanAttributes.observe(&scope("rollup"), event);
+                }
+            }
+        });
+    });
+    assert_eq!(telemetry.finish().await, []);
+    let spans = received(&server).await;
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let waits = named("headcount.reserve");
+    assert_eq!((&waits.parent, waits.kind, waits.status), (&named("headcount.execution").id, 1, 0));
+    for (key, expected) in [
+        ("headcount.demand", "IntValue(4)"),
+        ("headcount.ahead", "IntValue(2)"),
+        ("headcount.taken_slots", "IntValue(2)"),
+        ("headcount.granted", "StringValue(\"degraded\")"),
+        ("headcount.outsiders", "IntValue(2)"),
+        ("headcount.waited_seconds", "DoubleValue(0.2)"),
+    ] {
+        assert_eq!(waits.attribute(key), expected, "{key}");
+    }
+    server.shutdown().await.unwrap();
+}
+
 /// What is said and counted when nobody takes the spans.
 async fn check_loss(url: String, limit: Duration, cause: &str) {
     let folder = tempfile::tempdir().unwrap();

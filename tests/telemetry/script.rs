@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::decide::admission::Admitted;
+use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 use headcount::event::{
     AttemptEnd, AttemptFacts, CancelMethod, CancelResult, ChunkEnd, ChunkFacts, ExecutionFacts, FailReason,
@@ -15,6 +16,7 @@ use headcount::{Event, Observer, Outcome};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const POOL: Pool = Pool { used: 6, size: 8 };
+pub(crate) const SLOTS: Slots = Slots { size: 8, held: 4, outsiders: Some(2), priority_waits: false };
 pub(crate) const NOW: f64 = 1_800_000_000.5;
 
 pub(crate) fn scope(task: &str) -> Scope {
@@ -60,6 +62,16 @@ pub(crate) fn script() -> Vec<Event> {
     vec![
         Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 5 },
         Event::PlanInspected { planned: 4 },
+        Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
+        Event::ReservationShort { demand: 4, slots: SLOTS, waited: 100 * MS },
+        Event::ReservationEnded {
+            demand: 4,
+            taken: 2,
+            ahead: 2,
+            end: Granted::Degraded,
+            waited: 200 * MS,
+            slots: Some(SLOTS),
+        },
         Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL },
         Event::AdmissionEnded { attempt: 1, waited: 400 * MS, end: Admitted::TimedOut, pool: Some(POOL) },
         Event::AttemptStarted { attempt: 1, max_attempts: 5, bar: 4, pid: 4711 },
@@ -80,6 +92,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::CommitInDoubt,
         Event::CommitResolved { resolution: Resolution::Committed },
         ended(Ok(Outcome::OnTarget), 4),
+        Event::ReservationReleased { taken: 2, held: 900 * MS },
         Event::UpdateStarted { connections: 2, keys: Some(5000) },
         chunk(ChunkEnd::Retried(lost)),
         chunk(ChunkEnd::Committed),

@@ -1,0 +1,254 @@
+//! Reservation: who of a fleet takes which slots of the pool, and when to stop waiting.
+//!
+//! Executors that only watch and retry fight: each takes what is free, all are short, all are cancelled,
+//! and the pool did nothing for anybody. So a fleet forms a queue: an execution takes as many *slots* as it
+//! wants workers, all at once, or none. Only the head of the queue may take. That is first come, first
+//! served, and it is why nobody starves: a job that wants much waits at the head until enough is free, and
+//! nobody smaller slips past it. The price is that slots may be idle meanwhile; backfilling would fill them,
+//! and let the big jobs wait for ever.
+//!
+//! Who has priority stands in a queue of its own, and the other one yields to it. Workers of others than
+//! the fleet hold no slots, yet occupy the pool: they are subtracted from what is free.
+//!
+//! ```text
+//!   queued ── head ──> on_look ── enough is free ──────────────────────> Take(demand)
+//!     │                 │  ^  ├── patience over, the minimum is free ──> Take(what is free)
+//!     │                 └──┘  └── the wait is over ───────────────────> GiveUp
+//!     └── the wait is over ───────────────────────────────────────────> GiveUp
+//! ```
+//!
+//! The queue itself and the slots live in the server (as advisory locks); a slot is a
+//! promise among the fleet and no guarantee of PostgreSQL's, so watching and retrying stay on behind it.
+
+use std::time::Duration;
+
+/// The slots as one look saw them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Slots {
+    /// Slots in all: the size of the pool, or less where the fleet may have only a part of it.
+    pub size: u32,
+    /// Slots held, by executions of this fleet.
+    pub held: u32,
+    /// Workers that run without a slot; `None` where the pool cannot be seen, which counts as none.
+    pub outsiders: Option<u32>,
+    /// Whether somebody with priority waits.
+    pub priority_waits: bool,
+}
+
+impl Slots {
+    /// Slots that are neither held nor occupied by outsiders.
+    #[must_use]
+    pub fn free(self) -> u32 {
+        self.size.saturating_sub(self.held).saturating_sub(self.outsiders.unwrap_or(0))
+    }
+}
+
+/// One leader's workers, and the slots that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Use {
+    /// Parallel workers that it has now.
+    pub workers: u32,
+    /// Slots held for it; 0 for an outsider.
+    pub slots: u32,
+}
+
+/// Workers that no slot stands for: those of outsiders, and those that a member has beyond its slots.
+pub fn outsiders(leaders: impl IntoIterator<Item = Use>) -> u32 {
+    leaders.into_iter().map(|leader| leader.workers.saturating_sub(leader.slots)).sum()
+}
+
+/// How a wait for slots ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Granted {
+    /// As many slots as were demand.
+    Full,
+    /// Fewer, but at least the minimum: the patience was over.
+    Degraded,
+    /// None: the longest wait passed.
+    GaveUp,
+}
+
+impl Granted {
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Degraded, Self::GaveUp];
+
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Degraded => "degraded",
+            Self::GaveUp => "gave_up",
+        }
+    }
+}
+
+/// What to do after a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// Take so many slots, all or none; if somebody was quicker, look again.
+    Take(u32),
+    /// Look again.
+    Wait,
+    /// Leave the queue, without slots.
+    GiveUp,
+}
+
+/// One execution's wish for slots.
+#[derive(Debug, Clone, Copy)]
+pub struct Reservation {
+    demand: u32,
+    minimum: u32,
+    priority: bool,
+    limit: Duration,
+    degrade_after: Option<Duration>,
+}
+
+impl Reservation {
+    /// Wants `demand` slots and waits at most `limit` for them, in the queue and at its head. After
+    /// `degrade_after`, and when the limit is reached, what is free is enough if it is `minimum`.
+    #[must_use]
+    pub fn new(demand: u32, minimum: u32, limit: Duration, degrade_after: Option<Duration>) -> Self {
+        Self { demand, minimum: minimum.min(demand), priority: false, limit, degrade_after }
+    }
+
+    /// Stands in the queue that goes first.
+    #[must_use]
+    pub const fn with_priority(mut self, priority: bool) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Whether it stands in the queue that goes first.
+    #[must_use]
+    pub const fn has_priority(&self) -> bool {
+        self.priority
+    }
+
+    /// Slots that it wants.
+    #[must_use]
+    pub const fn demand(&self) -> u32 {
+        self.demand
+    }
+
+    /// The longest that it may still stand in the queue, `waited` after the wait began.
+    #[must_use]
+    pub const fn left(&self, waited: Duration) -> Duration {
+        self.limit.saturating_sub(waited)
+    }
+
+    /// A look from the head of the queue, `waited` after the wait began.
+    #[must_use]
+    pub fn on_look(&self, waited: Duration, slots: Slots) -> Move {
+        let over = waited >= self.limit;
+        if slots.priority_waits && !self.priority {
+            return if over { Move::GiveUp } else { Move::Wait };
+        }
+        let free = slots.free();
+        let patient = !over && self.degrade_after.is_none_or(|patience| waited < patience);
+        if free >= self.demand {
+            Move::Take(self.demand)
+        } else if !patient && free >= self.minimum {
+            Move::Take(free)
+        } else if over {
+            Move::GiveUp
+        } else {
+            Move::Wait
+        }
+    }
+
+    /// What `taken` slots amount to.
+    #[must_use]
+    pub const fn granted(&self, taken: u32) -> Granted {
+        if taken >= self.demand { Granted::Full } else { Granted::Degraded }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn slots(held: u32, outsiders: u32) -> Slots {
+        Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false }
+    }
+
+    fn check(waited: u64, slots: Slots, expected: Move) {
+        let wish = Reservation::new(4, 2, HOUR, Some(Duration::from_mins(10)));
+        assert_eq!(wish.on_look(Duration::from_secs(waited), slots), expected, "{slots:?}");
+    }
+
+    #[test]
+    fn it_takes_all_that_it_wants_or_waits() {
+        check(0, slots(2, 0), Move::Take(4));
+        check(0, slots(3, 0), Move::Wait);
+    }
+
+    #[test]
+    fn outsiders_are_subtracted() {
+        check(0, slots(1, 1), Move::Take(4));
+        check(0, slots(1, 2), Move::Wait);
+        check(0, slots(6, 6), Move::Wait);
+    }
+
+    #[test]
+    fn a_pool_that_cannot_be_seen_has_no_outsiders() {
+        check(0, Slots { outsiders: None, ..slots(2, 0) }, Move::Take(4));
+    }
+
+    #[test]
+    fn after_its_patience_the_minimum_is_enough() {
+        check(599, slots(4, 0), Move::Wait);
+        check(600, slots(3, 0), Move::Take(3));
+        check(600, slots(4, 0), Move::Take(2));
+        check(600, slots(5, 0), Move::Wait);
+    }
+
+    #[test]
+    fn at_the_end_of_the_wait_it_takes_the_minimum_or_gives_up() {
+        let wish = Reservation::new(4, 2, HOUR, None);
+        assert_eq!(wish.on_look(Duration::from_secs(3599), slots(4, 0)), Move::Wait);
+        assert_eq!(wish.on_look(HOUR, slots(4, 0)), Move::Take(2));
+        assert_eq!(wish.on_look(HOUR, slots(5, 0)), Move::GiveUp);
+    }
+
+    #[test]
+    fn who_has_priority_goes_first() {
+        let contested = Slots { priority_waits: true, ..slots(0, 0) };
+        check(0, contested, Move::Wait);
+        check(3600, contested, Move::GiveUp);
+        let first = Reservation::new(4, 2, HOUR, None).with_priority(true);
+        assert_eq!(first.on_look(Duration::ZERO, contested), Move::Take(4));
+    }
+
+    #[test]
+    fn workers_beyond_their_leaders_slots_are_outsiders_too() {
+        let leader = |workers, slots| Use { workers, slots };
+        assert_eq!(outsiders([leader(4, 4), leader(0, 4), leader(3, 2), leader(2, 0)]), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_takes_what_is_not_free_nor_less_than_its_minimum_nor_more_than_it_wants(
+            demand in 0u32..1100, minimum in 0u32..1100, size in 0u32..1025, held in 0u32..1025,
+            outsiders in proptest::option::of(0u32..1025), priority: bool, priority_waits: bool,
+            waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
+        ) {
+            let secs = Duration::from_secs;
+            let wish = Reservation::new(demand, minimum, secs(limit), patience.map(secs)).with_priority(priority);
+            let slots = Slots { size, held, outsiders, priority_waits };
+            match wish.on_look(secs(waited), slots) {
+                Move::Take(taken) => {
+                    prop_assert!(taken <= slots.free() && taken <= demand && taken >= minimum.min(demand));
+                    prop_assert!(priority || !priority_waits);
+                }
+                Move::Wait => prop_assert!(waited < limit, "no wait is longer than its limit"),
+                Move::GiveUp => prop_assert!(waited >= limit, "nobody gives up early"),
+            }
+        }
+    }
+}

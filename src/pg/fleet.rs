@@ -1,0 +1,295 @@
+//! The pool and its fleet as one look sees them: leaders and their workers, who holds slots and who waits.
+//!
+//! It answers what people ask while a night of jobs runs: who has the workers, who is next, and who is it
+//! that has no slot. All of it stands in `pg_stat_activity` and `pg_locks`, for every role; only the workers of
+//! other roles, and since when something runs, need `pg_read_all_stats`.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use super::Failure;
+use super::connect::Endpoint;
+use super::slots::{MOST, PRIORITY_TURNSTILE, SERIAL, TURNSTILE, class, read_label};
+use crate::decide::reservation::{Use, outsiders};
+use crate::error::Error;
+
+/// One look.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Fleet {
+    /// The pool.
+    pub pool: PoolUse,
+    /// Backends that have parallel workers, or run a guarded execution; those with most workers first.
+    pub leaders: Vec<Leader>,
+    /// Executions that wait for slots, the next one first.
+    pub queue: Vec<Waiting>,
+}
+
+/// The pool in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PoolUse {
+    /// Slots in all: `least(max_parallel_workers, max_worker_processes)`.
+    pub size: u32,
+    /// Parallel workers that run now.
+    pub used: u32,
+    /// Slots held by the fleet, whether their workers run or not.
+    pub held: u32,
+    /// Workers that no slot stands for.
+    pub outsiders: u32,
+    /// Whether this role sees the workers of all others; else `used` and `outsiders` are too low.
+    pub visible: bool,
+}
+
+/// A leader of parallel workers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Leader {
+    /// Its process id.
+    pub pid: i32,
+    /// The task of a guarded execution; `None` for others.
+    pub task: Option<String>,
+    /// Its role.
+    pub role: Option<String>,
+    /// Its database.
+    pub database: Option<String>,
+    /// Parallel workers now.
+    pub workers: u32,
+    /// Workers that it demands, where it reserves.
+    pub demand: Option<u32>,
+    /// Slots held for it.
+    pub slots: u32,
+    /// Its attempt, where it reserves.
+    pub attempt: Option<u32>,
+    /// `active`, `idle in transaction`...; `None` where this role may not see it.
+    pub state: Option<String>,
+    /// Since its transaction began.
+    pub running_seconds: Option<f64>,
+}
+
+/// An execution that waits for slots.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// Its place, from 1: the head. Those with priority have a queue of their own, which goes first.
+    pub place: u32,
+    /// Whether it has priority.
+    pub priority: bool,
+    /// Its task.
+    pub task: String,
+    /// Slots that it wants.
+    pub demand: u32,
+    /// The session that waits.
+    pub pid: i32,
+    /// The leader that it waits for.
+    pub leader: i32,
+    /// Since that session began, which is when the wait did.
+    pub waited_seconds: Option<f64>,
+}
+
+/// A session that looks.
+pub struct Watcher {
+    client: Client,
+    space: String,
+}
+
+impl Watcher {
+    /// Connects to the fleet's `database`, where its slots are held; `space` is the name of its keys.
+    ///
+    /// # Errors
+    /// When no session can be had.
+    pub async fn connect(endpoint: &Endpoint, database: &str, space: &str) -> Result<Self, Error> {
+        let client = endpoint.with_database(database).client("headcount:watch").await?;
+        Ok(Self { client, space: space.to_owned() })
+    }
+
+    /// Looks once.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn look(&self) -> Result<Fleet, Error> {
+        let failed = |failure| Error::sql("looking at the pool", failure);
+        let members = members(&self.client, &self.space).await.map_err(failed)?;
+        let found = leaders(&self.client).await.map_err(failed)?;
+        Ok(assemble(members, found))
+    }
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").field("space", &self.space).finish_non_exhaustive()
+    }
+}
+
+/// A session that holds slots or waits for them.
+#[derive(Debug, Default)]
+struct Member {
+    pid: i32,
+    label: String,
+    slots: u32,
+    /// In the queue.
+    queued: bool,
+    priority: bool,
+    /// Sessions before it in the queue.
+    ahead: u32,
+    age: Option<f64>,
+}
+
+async fn members(client: &Client, space: &str) -> Result<Vec<Member>, Failure> {
+    let class = class(space);
+    let sql = format!(
+        "WITH {SERIAL}
+         SELECT a.pid, a.application_name,
+                count(*) FILTER (WHERE l.granted AND l.objid BETWEEN 1 AND {MOST})::int,
+                bool_or(l.objid IN ({TURNSTILE}, {PRIORITY_TURNSTILE})), bool_or(l.objid = {PRIORITY_TURNSTILE}),
+                CASE WHEN bool_and(l.granted) THEN 0 ELSE cardinality(pg_catalog.pg_blocking_pids(a.pid)) END,
+                extract(epoch FROM clock_timestamp() - a.backend_start)::float8
+         FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)
+         WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = {class}
+           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+         GROUP BY a.pid, a.application_name, a.backend_start"
+    );
+    let rows = client.query(&*sql, &[]).await?;
+    let member = |row: &tokio_postgres::Row| Member {
+        pid: row.get(0),
+        label: row.get::<_, Option<String>>(1).unwrap_or_default(),
+        slots: count(row.get(2)),
+        queued: row.get(3),
+        priority: row.get(4),
+        ahead: count(row.get(5)),
+        age: row.get(6),
+    };
+    Ok(rows.iter().map(member).collect())
+}
+
+/// What the server says of its leaders and the pool.
+#[derive(Debug, Default)]
+struct Leaders {
+    size: u32,
+    visible: bool,
+    rows: Vec<Leader>,
+}
+
+async fn leaders(client: &Client) -> Result<Leaders, Failure> {
+    const LEADERS: &str = "\
+SELECT least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
+       pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+       l.pid, substring(l.application_name FROM '^headcount:(.*)'), l.usename::text, l.datname::text, l.state,
+       coalesce(w.workers, 0), extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8
+FROM (VALUES (0)) AS always
+LEFT JOIN (pg_catalog.pg_stat_activity AS l
+           LEFT JOIN (SELECT leader_pid, count(*)::int AS workers FROM pg_catalog.pg_stat_activity
+                      WHERE backend_type = 'parallel worker' GROUP BY leader_pid) AS w ON w.leader_pid = l.pid)
+  ON w.workers > 0 OR (l.application_name LIKE 'headcount:%' AND l.leader_pid IS NULL
+     AND coalesce(l.backend_type, 'client backend') = 'client backend'
+     AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor'))";
+    let mut found = Leaders::default();
+    for row in client.query(&format!("WITH {SERIAL} {LEADERS}"), &[]).await? {
+        found.size = count(row.get(0));
+        found.visible = row.get(1);
+        let Some(pid) = row.get(2) else { continue };
+        found.rows.push(Leader {
+            pid,
+            task: row.get(3),
+            role: row.get(4),
+            database: row.get(5),
+            state: row.get(6),
+            workers: count(row.get(7)),
+            running_seconds: row.get(8),
+            demand: None,
+            slots: 0,
+            attempt: None,
+        });
+    }
+    Ok(found)
+}
+
+/// Puts the two together: whose slots serve which leader.
+fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
+    let Leaders { size, visible, rows: mut leaders } = found;
+    let held = members.iter().map(|member| member.slots).sum();
+    let mut served = HashMap::new();
+    let mut queue = Vec::new();
+    for member in members {
+        let label = read_label(&member.label);
+        if member.queued {
+            queue.push(Waiting {
+                place: member.ahead + 1,
+                priority: member.priority,
+                task: label.task.to_owned(),
+                demand: label.demand,
+                pid: member.pid,
+                leader: label.leader,
+                waited_seconds: member.age,
+            });
+        } else {
+            served.insert(label.leader, (member.slots, label.demand, label.attempt));
+        }
+    }
+    for leader in &mut leaders {
+        if let Some(&(slots, demand, attempt)) = served.get(&leader.pid) {
+            (leader.slots, leader.demand, leader.attempt) = (slots, Some(demand), Some(attempt));
+        }
+    }
+    let used = leaders.iter().map(|leader| leader.workers).sum();
+    let outsiders =
+        outsiders(leaders.iter().map(|leader| Use { workers: leader.workers, slots: leader.slots }));
+    leaders.sort_by_key(|leader| (std::cmp::Reverse(leader.workers), leader.pid));
+    queue.sort_by_key(|waiting| (!waiting.priority, waiting.place));
+    Fleet { pool: PoolUse { size, used, held, outsiders, visible }, leaders, queue }
+}
+
+fn count(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slots::label;
+    use super::*;
+
+    fn leader(pid: i32, workers: u32) -> Leader {
+        Leader {
+            pid,
+            task: None,
+            role: None,
+            database: None,
+            workers,
+            demand: None,
+            slots: 0,
+            attempt: None,
+            state: None,
+            running_seconds: None,
+        }
+    }
+
+    #[test]
+    fn slots_are_shown_with_the_leader_that_they_serve_and_the_rest_are_outsiders() {
+        let holder = Member { pid: 1, label: label(4, 4711, 2, "rollup"), slots: 4, ..Member::default() };
+        let found = Leaders { size: 8, visible: true, rows: vec![leader(99, 2), leader(4711, 3)] };
+        let fleet = assemble(vec![holder], found);
+        assert_eq!(fleet.pool, PoolUse { size: 8, used: 5, held: 4, outsiders: 2, visible: true });
+        let first = &fleet.leaders[0];
+        assert_eq!((first.pid, first.slots, first.demand, first.attempt), (4711, 4, Some(4), Some(2)));
+        assert_eq!(fleet.leaders[1].demand, None);
+    }
+
+    #[test]
+    fn those_with_priority_are_shown_first_and_the_head_before_the_rest() {
+        let waits = |pid, ahead, priority| Member {
+            pid,
+            label: label(4, pid + 100, 1, "load"),
+            queued: true,
+            priority,
+            ahead,
+            ..Member::default()
+        };
+        let members = vec![waits(1, 1, false), waits(2, 0, false), waits(3, 0, true)];
+        let fleet = assemble(members, Leaders::default());
+        let order: Vec<_> = fleet.queue.iter().map(|waiting| (waiting.pid, waiting.place)).collect();
+        assert_eq!(order, [(3, 1), (2, 1), (1, 2)]);
+        assert_eq!((fleet.queue[0].leader, &*fleet.queue[0].task), (103, "load"));
+    }
+}

@@ -1,0 +1,288 @@
+//! The slots of the pool and the queue for them, as advisory locks.
+//!
+//! PostgreSQL has all that a queue between hosts needs, on every server and for every role: session-level
+//! advisory locks are granted in the order in which they were asked for, and vanish with their session, however
+//! its client died (manual, "Advisory Locks" and `pg_locks`). So the queue is one exclusive lock, the
+//! *turnstile*: who holds it is the head. The slots are the locks 1 to 1024 of the same key space.
+//!
+//! - A session in the queue waits inside the server, in `pg_advisory_lock`; a client that tried again and
+//!   again would lose its place each time. The head does not: it looks, and takes, in short statements, so
+//!   its session is idle in between, and the server notices at once when its client dies.
+//! - Advisory locks belong to a database, the pool to the cluster. All members of a fleet use one agreed
+//!   database. It is not the one with the data, for a second reason: a session that waits in a statement
+//!   holds back vacuum in its own database, for as long as the queue is.
+//! - `application_name` says what a session wants and for whom, so that everybody can read it
+//!   (`want=4 for=4711 try=1 headcount:rollup`); slots held are in `pg_locks`.
+//! - Behind a proxy that pools transactions nothing of this holds. It hides well, so two sessions are
+//!   interleaved ([`shares_backends`]). Only simple queries are sent: prepared ones would fail there first.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::Failure;
+use super::connect::Endpoint;
+use super::session::Identity;
+use crate::decide::reservation::{Slots, Use, outsiders};
+
+/// Never run: that a query names a function which is parallel unsafe keeps a look from taking workers of the
+/// pool that it looks at, where parallel plans are made to cost nothing. A setting might stay in a proxy's pool.
+pub(super) const SERIAL: &str =
+    "serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true))";
+/// The most slots there are: the bound of `max_parallel_workers`.
+pub(super) const MOST: u32 = 1024;
+/// The lock whose holder is the head of the queue.
+pub(super) const TURNSTILE: u32 = 0;
+/// The same for those with priority.
+pub(super) const PRIORITY_TURNSTILE: u32 = 2048;
+/// How long a session behind a pooling proxy may wait for a backend before that is taken for the answer.
+const PROXY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The first key of a fleet's locks, from its name (FNV-1a); `pg_locks.classid`.
+pub(super) fn class(space: &str) -> u32 {
+    space.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// A session that waits for slots, or holds them. Dropping it gives them back.
+#[derive(Debug, Clone)]
+pub(crate) struct SlotSession {
+    client: Arc<Client>,
+    pub(crate) identity: Identity,
+    /// Slots in all.
+    pub(crate) size: u32,
+    class: u32,
+    turnstile: u32,
+}
+
+/// Whether two sessions of this endpoint may have one backend: a proxy pools transactions. While the
+/// second one holds a transaction open, nobody else can have its backend, and the first one keeps its own.
+pub(crate) async fn shares_backends(endpoint: &Endpoint) -> Result<bool, Failure> {
+    const WHO: &str = "SELECT pg_catalog.pg_backend_pid()";
+    let (first, second) = tokio::try_join!(endpoint.open(PROBE), endpoint.open(PROBE))?;
+    let mine = one(&first.0, WHO).await?;
+    let other = async {
+        second.0.batch_execute("BEGIN").await?;
+        Ok::<_, Failure>((one(&second.0, WHO).await?, one(&first.0, WHO).await?))
+    };
+    let Ok(answers) = tokio::time::timeout(PROXY_PATIENCE, other).await else { return Ok(true) };
+    let (other, again) = answers?;
+    Ok(text(&mine, 0) == text(&other, 0) || text(&mine, 0) != text(&again, 0))
+}
+
+const PROBE: &str = "headcount:probe";
+
+/// What a session is for, as its `application_name` says it. The server cuts it at 63 bytes.
+pub(crate) fn label(demand: u32, leader: i32, attempt: u32, task: &str) -> String {
+    format!("want={demand} for={leader} try={attempt} headcount:{task}")
+}
+
+/// A label, read; what it does not say is 0 or empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Label<'a> {
+    pub(super) demand: u32,
+    pub(super) leader: i32,
+    pub(super) attempt: u32,
+    pub(super) task: &'a str,
+}
+
+/// Reads what [`label`] wrote.
+pub(super) fn read_label(label: &str) -> Label<'_> {
+    let field = |name: &str| label.split(' ').find_map(|word| word.strip_prefix(name));
+    Label {
+        demand: field("want=").and_then(|digits| digits.parse().ok()).unwrap_or(0),
+        leader: field("for=").and_then(|digits| digits.parse().ok()).unwrap_or(0),
+        attempt: field("try=").and_then(|digits| digits.parse().ok()).unwrap_or(0),
+        task: field("headcount:").unwrap_or(""),
+    }
+}
+
+impl SlotSession {
+    /// Connects. `label` is from [`label`]; `size` bounds the slots, which are never more than the pool.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        space: &str,
+        label: &str,
+        size: Option<u32>,
+        priority: bool,
+    ) -> Result<Self, Failure> {
+        let (client, _driver) = endpoint.open(label).await?;
+        let row = one(&client, PREPARE).await?;
+        let number = |index| text(&row, index).parse::<i64>().unwrap_or(0);
+        let pool = u32::try_from(number(2)).unwrap_or(0).min(MOST);
+        Ok(Self {
+            client: Arc::new(client),
+            identity: Identity { pid: number(0) as i32, started: number(1) },
+            size: size.unwrap_or(MOST).min(pool),
+            class: class(space),
+            turnstile: if priority { PRIORITY_TURNSTILE } else { TURNSTILE },
+        })
+    }
+
+    /// Waits in the queue until it is the head; `false` when the limit passed.
+    pub(crate) async fn enter(&self, limit: Duration) -> Result<bool, Failure> {
+        // Zero would mean no limit.
+        let limit = limit.as_millis().clamp(1, 86_400_000);
+        let Self { class, turnstile, .. } = self;
+        let class = class.cast_signed();
+        let entered = self
+            .client
+            .batch_execute(&format!(
+                "SET lock_timeout TO {limit}; SELECT pg_catalog.pg_advisory_lock({class}, {turnstile}); SET lock_timeout TO 0"
+            ))
+            .await
+            .map_err(Failure::from);
+        match entered {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.sqlstate() == Some("55P03") => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Looks at the slots, and at the workers that no slot stands for.
+    pub(crate) async fn look(&self) -> Result<Slots, Failure> {
+        let messages = self.client.simple_query(&self.look_sql()).await?;
+        let mut slots = Slots { size: self.size, held: 0, outsiders: None, priority_waits: false };
+        let mut leaders = Vec::new();
+        for row in rows(&messages) {
+            let count = |index| text(row, index).parse::<u32>().unwrap_or(0);
+            slots.held = count(0);
+            slots.priority_waits = text(row, 1) == "t";
+            if text(row, 2) == "t" {
+                slots.outsiders = Some(0);
+            }
+            leaders.push(Use { workers: count(3), slots: count(4) });
+        }
+        slots.outsiders = slots.outsiders.map(|_| outsiders(leaders));
+        Ok(slots)
+    }
+
+    fn look_sql(&self) -> String {
+        let Self { class, .. } = self;
+        format!(
+            "WITH {SERIAL}, locks AS MATERIALIZED (
+               SELECT pid, objid::bigint AS key, granted FROM pg_catalog.pg_locks
+               WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {class}
+                 AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+             ), holders AS MATERIALIZED (
+               SELECT substring(a.application_name FROM 'for=([0-9]{{1,9}}) ')::int AS leader, count(*) AS slots
+               FROM locks JOIN pg_catalog.pg_stat_activity AS a USING (pid)
+               WHERE granted AND key BETWEEN 1 AND {MOST} GROUP BY pid, leader
+             ), leaders AS (
+               SELECT leader_pid AS leader, count(*) AS workers FROM pg_catalog.pg_stat_activity
+               WHERE backend_type = 'parallel worker' GROUP BY leader_pid
+             )
+             SELECT (SELECT coalesce(sum(slots), 0) FROM holders),
+                    EXISTS (SELECT FROM locks WHERE key = {PRIORITY_TURNSTILE}),
+                    pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+                    leaders.workers, coalesce((SELECT sum(slots) FROM holders WHERE leader = leaders.leader), 0)
+             FROM (VALUES (0)) AS always LEFT JOIN leaders ON true"
+        )
+    }
+
+    /// Takes `demand` slots and leaves the queue, or takes none and stays; all in one statement.
+    pub(crate) async fn take(&self, demand: u32) -> Result<bool, Failure> {
+        let Self { turnstile, size, .. } = self;
+        let class = self.class.cast_signed();
+        // The subquery is fenced, so that locks are tried one by one until there are enough.
+        let row = one(
+            &self.client,
+            &format!(
+                "WITH taken AS MATERIALIZED (
+                   SELECT slot FROM (
+                     SELECT slot, pg_catalog.pg_try_advisory_lock({class}, slot) AS got
+                     FROM pg_catalog.generate_series(1, {size}) AS slot OFFSET 0
+                   ) AS tried WHERE got LIMIT {demand}
+                 ), counted AS MATERIALIZED (SELECT count(*) >= {demand} AS enough FROM taken)
+                 SELECT enough, CASE WHEN enough
+                   THEN pg_catalog.pg_advisory_unlock({class}, {turnstile})
+                   ELSE (SELECT bool_and(pg_catalog.pg_advisory_unlock({class}, slot)) FROM taken) END
+                 FROM counted"
+            ),
+        )
+        .await?;
+        Ok(text(&row, 0) == "t")
+    }
+
+    /// Says whom the slots serve now.
+    pub(crate) async fn relabel(&self, label: &str) -> Result<(), Failure> {
+        let mut statement = String::from("SET application_name TO '");
+        // Task names have no quotes; the number of quotes is settled here all the same.
+        let _ = write!(statement, "{}'", label.replace('\'', "''"));
+        Ok(self.client.batch_execute(&statement).await?)
+    }
+
+    /// Whether the server has given the slots to others.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+/// Nothing that an administrator configured for statements may end a wait or a hold; a dead client is to be
+/// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
+const PREPARE: &str = "\
+SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
+       least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
+       set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
+       set_config('idle_in_transaction_session_timeout', '0', false),
+       set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+       set_config('tcp_keepalives_count', '3', false),
+       CASE WHEN current_setting('server_version_num')::int >= 140000
+            THEN set_config('client_connection_check_interval', '1s', false)
+                 || set_config('idle_session_timeout', '0', false) END,
+       CASE WHEN current_setting('server_version_num')::int >= 170000
+            THEN set_config('transaction_timeout', '0', false) END
+FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+
+/// How many are before the session with that pid, on any connection of the cluster: who holds the lock that
+/// it waits for, and who waits before it (`pg_blocking_pids` counts both). 0 when it waits for nothing.
+pub(crate) async fn ahead_of(client: &Client, pid: i32) -> Result<u32, Failure> {
+    let sql = format!("SELECT cardinality(pg_catalog.pg_blocking_pids({pid}))");
+    Ok(text(&one(client, &sql).await?, 0).parse().unwrap_or(0))
+}
+
+async fn one(client: &Client, sql: &str) -> Result<SimpleQueryRow, Failure> {
+    let messages = client.simple_query(sql).await?;
+    let row = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.ok_or_else(|| Failure::client("the server answered without a row"))
+}
+
+fn rows(messages: &[SimpleQueryMessage]) -> impl Iterator<Item = &SimpleQueryRow> {
+    messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn text(row: &SimpleQueryRow, index: usize) -> &str {
+    row.try_get(index).ok().flatten().unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_its_own_keys_for_ever() {
+        // Two versions of this program must meet in one queue.
+        assert_eq!(class("headcount"), 0xe76e_6e22);
+        assert_ne!(class("headcount"), class("headcounts"));
+    }
+
+    #[test]
+    fn a_label_says_what_was_written_and_anything_else_says_nothing() {
+        let written = label(4, 4711, 2, "rollup");
+        assert_eq!(read_label(&written), Label { demand: 4, leader: 4711, attempt: 2, task: "rollup" });
+        assert_eq!(read_label("psql"), Label { demand: 0, leader: 0, attempt: 0, task: "" });
+    }
+
+    #[test]
+    fn the_fixed_part_of_a_label_survives_the_servers_cut() {
+        let longest = label(1024, 4_194_304, 100, &"x".repeat(52));
+        assert!(longest[..63].starts_with("want=1024 for=4194304 try=100 headcount:x"));
+    }
+}

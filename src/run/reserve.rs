@@ -1,0 +1,234 @@
+//! Taking slots of the pool before the first attempt, and giving them back when the workers are gone.
+//!
+//! The slots live as long as [`Reserved`] does, and that is part of the session's
+//! [`Hold`]: it goes where the session goes, and is dropped after everything was cleared away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::Instrument;
+
+use super::headcount::Inner;
+use super::hold::Hold;
+use super::ledger::Ledger;
+use super::queue::{Grant, Queue, wait};
+use crate::decide::backoff::Backoff;
+use crate::decide::reservation::{Granted, Reservation, Slots};
+use crate::error::{Error, Refusal};
+use crate::event::{CancelMethod, Event, Observer, Scope};
+use crate::pg::Failure;
+use crate::pg::slots::{SlotSession, label, shares_backends};
+use crate::settings::Settings;
+use crate::telemetry::spans;
+
+/// Between two tries to get a session for the queue.
+const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
+
+/// Slots that are held. Dropping it gives them back.
+pub(crate) struct Reserved {
+    inner: Arc<Inner>,
+    task: Arc<str>,
+    session: SlotSession,
+    grant: Grant,
+    demand: u32,
+    since: Instant,
+    /// The leader that they serve, and its attempt, as the server was told.
+    told: (i32, u32),
+    /// Attempts begun, the next one included.
+    attempts: u32,
+}
+
+/// The server's queue, as one execution stands in it. A wait that is broken off leaves the queue at
+/// once: the server would notice by itself, but before 14 only when it is the head.
+struct Place<'a> {
+    inner: &'a Arc<Inner>,
+    session: SlotSession,
+    leaving: bool,
+}
+
+impl Queue for Place<'_> {
+    async fn enter(&self, limit: Duration) -> Result<bool, Failure> {
+        self.session.enter(limit).await
+    }
+
+    async fn ahead(&self) -> Option<u32> {
+        self.inner.monitor.ahead_of(self.session.identity.pid).await.ok()
+    }
+
+    async fn look(&self) -> Result<Slots, Failure> {
+        self.session.look().await
+    }
+
+    async fn take(&self, demand: u32) -> Result<bool, Failure> {
+        self.session.take(demand).await
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.leaving && tokio::runtime::Handle::try_current().is_ok() {
+            let (inner, identity) = (self.inner.clone(), self.session.identity);
+            let tracker = inner.tracker.clone();
+            tracker.spawn(async move { inner.monitor.stop(identity, CancelMethod::Terminate).await });
+        }
+    }
+}
+
+impl Hold {
+    /// Takes slots for this execution, unless it holds them already; `None` when none are asked for.
+    pub(crate) async fn reserve(
+        &mut self,
+        demand: u32,
+        leader: i32,
+        ledger: &mut Ledger,
+    ) -> Result<Option<Grant>, Error> {
+        if !self.settings.reserve {
+            return Ok(None);
+        }
+        if let Some(reserved) = &self.reserved {
+            if !reserved.session.is_closed() {
+                return Ok(Some(reserved.grant));
+            }
+            self.reserved = None;
+        }
+        let span = spans::reserve(&self.settings.task, demand);
+        let grant = self.stand_in_queue(demand, leader, ledger).instrument(span).await?;
+        Ok(Some(grant))
+    }
+
+    /// A connection that is lost while it waits costs the place in the queue, not the wait.
+    async fn stand_in_queue(
+        &mut self,
+        demand: u32,
+        leader: i32,
+        ledger: &mut Ledger,
+    ) -> Result<Grant, Error> {
+        let began = Instant::now();
+        let mut tries = 0;
+        loop {
+            match self.wait_for_slots(demand, leader, began, ledger).await? {
+                Ok(grant) => return Ok(grant),
+                Err(failure) => {
+                    tries += 1;
+                    let delay = RETURN.delay(tries, fastrand::f64());
+                    if !failure.is_retryable() || began.elapsed() + delay > self.settings.reserve_wait {
+                        return Err(Error::sql("reserving slots", failure));
+                    }
+                    sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_slots(
+        &mut self,
+        demand: u32,
+        leader: i32,
+        began: Instant,
+        ledger: &mut Ledger,
+    ) -> Result<Result<Grant, Failure>, Error> {
+        let session = match self.slot_session(demand, leader).await? {
+            Ok(session) => session,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let Settings { reserve_wait, degrade_after, priority, .. } = *self.settings;
+        let demand = demand.min(session.size);
+        let wish = Reservation::new(demand, self.settings.minimum(), reserve_wait, degrade_after)
+            .with_priority(priority);
+        let mut place = Place { inner: &self.inner, session, leaving: true };
+        let granted = wait(&place, &wish, began, ledger).await;
+        place.leaving = granted.is_err();
+        if let Ok(grant) = granted
+            && grant.end != Granted::GaveUp
+        {
+            self.reserved = Some(Reserved {
+                inner: self.inner.clone(),
+                task: self.settings.task.as_str().into(),
+                session: place.session.clone(),
+                grant,
+                demand,
+                since: Instant::now(),
+                told: (leader, 1),
+                attempts: 1,
+            });
+        }
+        Ok(granted)
+    }
+
+    /// A session in the fleet's database, past the check that it keeps its backend.
+    async fn slot_session(&self, demand: u32, leader: i32) -> Result<Result<SlotSession, Failure>, Error> {
+        let settings = &*self.settings;
+        let endpoint = self.inner.watched.with_database(&settings.reserve_database);
+        let open = async {
+            let pooled = match self.inner.pooled.get() {
+                Some(pooled) => *pooled,
+                None => shares_backends(&endpoint).await?,
+            };
+            if pooled {
+                return Ok(None);
+            }
+            let _ = self.inner.pooled.set(false);
+            let name = label(demand, leader, 1, &settings.task);
+            let space = &settings.reserve_space;
+            SlotSession::open(&endpoint, space, &name, settings.pool_size, settings.priority).await.map(Some)
+        };
+        match open.await {
+            Ok(Some(session)) => Ok(Ok(session)),
+            Ok(None) => Err(pooled(&endpoint.describe())),
+            Err(failure) if matches!(failure.sqlstate(), Some("3D000" | "42501" | "28000")) => {
+                let database = &settings.reserve_database;
+                Err(Error::configuration(
+                    "reserve_database",
+                    format!(
+                        "slots cannot be held in {database}: {failure}; name a database that the whole fleet may connect to"
+                    ),
+                ))
+            }
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    /// An attempt begins on that backend: the server is told whom the slots serve, in passing.
+    pub(crate) fn serve(&mut self, leader: i32) {
+        let Some(reserved) = &mut self.reserved else { return };
+        let attempt = reserved.attempts;
+        reserved.attempts += 1;
+        if reserved.told == (leader, attempt) {
+            return;
+        }
+        reserved.told = (leader, attempt);
+        let name = label(reserved.demand, leader, attempt, &self.settings.task);
+        let session = reserved.session.clone();
+        self.inner.tracker.spawn(async move { session.relabel(&name).await });
+    }
+
+    /// The most workers that the statement may ask for; `None` when all that it wants is reserved.
+    pub(crate) fn worker_limit(&self) -> Option<u32> {
+        let grant = self.reserved.as_ref()?.grant;
+        (grant.end == Granted::Degraded).then_some(grant.taken)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let taken = self.grant.taken;
+        let event = if self.session.is_closed() {
+            Event::ReservationLost { taken }
+        } else {
+            Event::ReservationReleased { taken, held: self.since.elapsed() }
+        };
+        self.inner.observers.observe(&Scope { task: self.task.clone() }, &event);
+    }
+}
+
+fn pooled(server: &str) -> Error {
+    Error::refused(
+        Refusal::PooledConnection,
+        format!("a proxy at {server} pools transactions, and slots are held by a session"),
+        vec![
+            "let --monitor-dsn lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy"
+                .to_owned(),
+        ],
+    )
+}

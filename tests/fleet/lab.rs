@@ -1,0 +1,160 @@
+//! Servers with a pool of six, the command in processes of its own, and looks at the fleet.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use headcount::pg::connect::Endpoint;
+use headcount::pg::embedded::{Binaries, PrivateServer};
+use headcount::pg::fleet::{Fleet, Watcher};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio_postgres::Client;
+
+/// The oldest server and the newest: what differs is how the server notices that a client died.
+pub(crate) const VERSIONS: [u32; 2] = [13, 18];
+
+/// One row a page, so that workers share the work; it sleeps instead of burning cores.
+const SCHEMA: &str = "
+CREATE TABLE gate (n int);
+CREATE TABLE slow (n int, pad text);
+ALTER TABLE slow ALTER pad SET STORAGE PLAIN;
+INSERT INTO slow SELECT n, repeat('x', 6000) FROM generate_series(1, 200) AS n;
+CREATE FUNCTION doze(double precision) RETURNS boolean PARALLEL SAFE LANGUAGE plpgsql AS
+  'BEGIN PERFORM pg_sleep($1); RETURN true; END';
+ALTER TABLE slow SET (parallel_workers = 4);
+ANALYZE;";
+
+/// Each row takes so many milliseconds; five processes share two hundred.
+pub(crate) fn rows_of(ms: u32) -> String {
+    format!("SELECT count(*) FROM slow WHERE doze({})", f64::from(ms) / 1000.0)
+}
+
+/// A server and a session that looks at its fleet.
+pub(crate) struct Lab {
+    pub(crate) server: PrivateServer,
+    pub(crate) client: Client,
+    watcher: Watcher,
+}
+
+impl Lab {
+    pub(crate) async fn start(version: u32) -> Self {
+        let server = PrivateServer::builder()
+            .binaries(Binaries::version(version).unwrap())
+            .setting("max_parallel_workers", "6")
+            .setting("max_worker_processes", "16")
+            .setting("max_connections", "300")
+            .setting("parallel_setup_cost", "0")
+            .setting("parallel_tuple_cost", "0")
+            .setting("min_parallel_table_scan_size", "0")
+            .start()
+            .await
+            .unwrap();
+        let endpoint = Endpoint::from_dsn(&server.dsn()).unwrap();
+        let client = endpoint.client("test").await.unwrap();
+        client.batch_execute(SCHEMA).await.unwrap();
+        let watcher = Watcher::connect(&endpoint, "postgres", "headcount").await.unwrap();
+        Self { server, client, watcher }
+    }
+
+    /// The command, with a place in the fleet. It has no patience for a machine under load.
+    pub(crate) fn job(&self, task: &str, sql: &str, more: &[&str]) -> Job {
+        self.job_at(&self.server.dsn(), task, sql, more)
+    }
+
+    pub(crate) fn job_at(&self, dsn: &str, task: &str, sql: &str, more: &[&str]) -> Job {
+        let child = Command::new(env!("CARGO_BIN_EXE_headcount"))
+            .args(["run", "--json", "--dsn", dsn, "--task", task, "--sql", sql, "--settle", "5s"])
+            .args(["--log-format", "text"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Job { child }
+    }
+
+    /// Waits until the fleet looks as the claim says; a look takes the place of a sleep.
+    pub(crate) async fn until(&self, claim: &str, holds: impl Fn(&Fleet) -> bool) -> Fleet {
+        let looking = async {
+            loop {
+                let fleet = self.watcher.look().await.unwrap();
+                if holds(&fleet) {
+                    return fleet;
+                }
+                self.client.batch_execute("SELECT pg_sleep(0.01)").await.unwrap();
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(60), looking).await {
+            Ok(fleet) => fleet,
+            Err(_) => panic!("never: {claim}; {:?}", self.watcher.look().await),
+        }
+    }
+
+    /// Waits until a job of this name has its slots, and its workers.
+    pub(crate) async fn until_running(&self, task: &str) -> Fleet {
+        let runs = |fleet: &Fleet| {
+            fleet.leaders.iter().any(|leader| leader.task.as_deref() == Some(task) && leader.workers == 4)
+        };
+        self.until(&format!("{task} runs with four workers"), runs).await
+    }
+
+    /// Waits until so many stand in the queue.
+    pub(crate) async fn until_queued(&self, count: usize) -> Fleet {
+        self.until(&format!("{count} wait"), |fleet| fleet.queue.len() == count).await
+    }
+}
+
+/// The tasks that hold slots.
+pub(crate) fn holders(fleet: &Fleet) -> Vec<String> {
+    let holding = fleet.leaders.iter().filter(|leader| leader.slots > 0);
+    holding.map(|leader| leader.task.clone().unwrap_or_default()).collect()
+}
+
+/// The tasks that wait, the next one first.
+pub(crate) fn queue(fleet: &Fleet) -> Vec<&str> {
+    fleet.queue.iter().map(|waiting| &*waiting.task).collect()
+}
+
+/// The command, running.
+pub(crate) struct Job {
+    child: Child,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) json: Value,
+    pub(crate) said: String,
+}
+
+impl Job {
+    /// `kill -9`.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub(crate) fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    pub(crate) async fn end(self) -> Ended {
+        let output = self.child.wait_with_output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no result: {said}"));
+        Ended { code: output.status.code(), json, said }
+    }
+
+    /// It ended on target at its first attempt.
+    pub(crate) async fn end_well(self) -> Ended {
+        let ended = self.end().await;
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+        assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
+        assert_eq!(ended.json["attempt_count"], 1, "{ended:#?}");
+        assert_eq!(ended.json["wasted_seconds"], 0.0, "{ended:#?}");
+        assert_eq!(ended.json["reserved_slots"], 4, "{ended:#?}");
+        ended
+    }
+}

@@ -1,0 +1,15 @@
+//! Fleets on real servers: separate processes that share a pool through reservation.
+//!
+//! - `queue`: six jobs on a pool for one and a half, order, priority, giving up, two clusters, fifty processes
+//! - `crashes`: `kill -9` of a holder and of the head of the queue, a signal while queued
+//! - `outsiders`: workers without a slot shrink a reservation; `headcount watch` shows who has what
+//! - `proxy`: `PgBouncer` in transaction mode is refused with the fix, and works with `--monitor-dsn`
+//! - `lab`: the servers, the command and the looks that they share
+
+#![allow(missing_docs, clippy::pedantic, reason = "tests")]
+
+mod crashes;
+mod lab;
+mod outsiders;
+mod proxy;
+mod queue;

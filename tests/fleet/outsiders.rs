@@ -1,0 +1,119 @@
+//! Workers without a slot, and what `headcount watch` shows of all of it.
+
+use std::process::Command;
+
+use headcount::pg::connect::Endpoint;
+use headcount::pg::fleet::Fleet;
+
+use crate::lab::{Lab, VERSIONS, rows_of};
+
+const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
+
+/// A session that takes four workers and asks nobody. It ends with the value.
+async fn outsider(lab: &Lab) -> tokio::task::JoinHandle<()> {
+    let client = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("psql").await.unwrap();
+    let sql = format!("SET max_parallel_workers_per_gather = 4; {}", rows_of(10_000));
+    let task = tokio::spawn(async move {
+        // It is cancelled when the server stops, or by name.
+        let _ = client.batch_execute(&sql).await;
+    });
+    lab.until("the outsider has four workers", |fleet| fleet.pool.outsiders == 4).await;
+    task
+}
+
+#[tokio::test]
+async fn outsiders_shrink_a_reservation_that_says_why() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let task = outsider(&lab).await;
+        let shrunk = ["--reserve", "--degrade-after", "200ms", "--min", "50%"];
+        let ended = lab.job("shrunk", &rows_of(5), &shrunk).end().await;
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+        assert_eq!(ended.json["outcome"], "above_minimum", "{ended:#?}");
+        assert_eq!(ended.json["reserved_slots"], 2, "{ended:#?}");
+        assert_eq!(ended.json["achieved_workers"], 2, "{ended:#?}");
+        assert_eq!(ended.json["attempt_count"], 1, "{ended:#?}");
+        assert!(ended.said.contains("fewer slots reserved than demanded"), "{ended:#?}");
+        assert!(ended.said.contains("outsiders=4"), "{ended:#?}");
+        task.abort();
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reservation_waits_for_outsiders_to_leave() {
+    let lab = Lab::start(18).await;
+    let task = outsider(&lab).await;
+    let patient = lab.job("patient", &rows_of(5), &["--reserve"]);
+    lab.until_queued(1).await;
+    lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
+    task.await.unwrap();
+    patient.end_well().await;
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn watch_shows_leaders_outsiders_and_the_queue() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
+        lab.until_running("holder").await;
+        let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--priority"]);
+        lab.until_queued(1).await;
+        let watch = |more: &[&str]| {
+            let command = Command::new(env!("CARGO_BIN_EXE_headcount"))
+                .args(["watch", "--once", "--dsn", &lab.server.dsn()])
+                .args(more)
+                .output();
+            let output = command.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let fleet: serde_json::Value = serde_json::from_str(&watch(&["--json"])).unwrap();
+        let pool = serde_json::json!({"size": 6, "used": 4, "held": 4, "outsiders": 0, "visible": true});
+        assert_eq!(fleet["pool"], pool);
+        let leader = &fleet["leaders"][0];
+        assert_eq!(
+            (&leader["task"], &leader["workers"], &leader["demand"]),
+            (&"holder".into(), &4.into(), &4.into())
+        );
+        let next = &fleet["queue"][0];
+        assert_eq!(
+            (&next["task"], &next["place"], &next["priority"]),
+            (&"waiting".into(), &1.into(), &true.into())
+        );
+        assert!(next["waited_seconds"].as_f64().unwrap() > 0.0);
+        let lines = watch(&[]);
+        assert!(lines.contains("pool 4/6 used, 4 held by the fleet"), "{lines}");
+        assert!(lines.contains("workers 4 of 4, slots 4, attempt 1"), "{lines}");
+        assert!(lines.contains("priority queue 1, wants 4 slots"), "{lines}");
+        waiting.kill().await;
+        holder.kill().await;
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slots_and_says_why() {
+    let lab = Lab::start(18).await;
+    // The job has its slots, and waits for a lock before it may start its workers.
+    let locker = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("locker").await.unwrap();
+    locker.batch_execute("BEGIN; LOCK TABLE gate IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let sql = format!("SELECT count(*) FROM gate; {}", rows_of(10));
+    let job = lab.job("robbed", &sql, &["--reserve", "--admission-wait", "60s"]);
+    let is = |fleet: &Fleet, state: &str| {
+        let robbed = fleet.leaders.iter().find(|leader| leader.task.as_deref() == Some("robbed"));
+        robbed.is_some_and(|leader| leader.slots == 4 && leader.state.as_deref() == Some(state))
+    };
+    lab.until("it has its slots and its attempt began", |fleet| is(fleet, "active")).await;
+    let task = outsider(&lab).await;
+    locker.batch_execute("COMMIT").await.unwrap();
+    lab.until("it was rejected, and waits with its slots", |fleet| is(fleet, "idle")).await;
+    lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
+    task.await.unwrap();
+    let ended = job.end().await;
+    assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
+    assert_eq!(ended.json["attempts"][0]["reason"], "pool_exhausted", "{ended:#?}");
+    assert_eq!(ended.json["reserved_slots"], 4, "{ended:#?}");
+    lab.server.stop().await.unwrap();
+}

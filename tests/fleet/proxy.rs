@@ -1,0 +1,107 @@
+//! `PgBouncer` between the fleet and its server.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use headcount::pg::connect::Endpoint;
+
+use crate::lab::{Lab, rows_of};
+
+/// `PgBouncer` on loopback, for as long as the value lives.
+struct Bouncer {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Bouncer {
+    fn start(lab: &Lab, pool_mode: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = any\npool_mode = {pool_mode}\nmax_client_conn = 50\ndefault_pool_size = 20\n",
+            lab.server.port()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new(if Path::new("/usr/sbin/pgbouncer").exists() {
+            "/usr/sbin/pgbouncer"
+        } else {
+            "pgbouncer"
+        });
+        // It refuses to run as root, and drops to the account that it is told.
+        if rustix::process::geteuid().is_root() {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+            command.args(["-u", "postgres"]);
+        }
+        let child = command.arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, port, _folder: folder }
+    }
+
+    fn dsn(&self) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/postgres?connect_timeout=10", self.port)
+    }
+
+    async fn ready(&mut self) {
+        let endpoint = Endpoint::from_dsn(&self.dsn()).unwrap();
+        while endpoint.client("test").await.is_err() {
+            assert!(self.child.try_wait().unwrap().is_none(), "pgbouncer ended");
+        }
+    }
+}
+
+impl Drop for Bouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn transactions_pooled_by_a_proxy_are_refused_with_the_fix() {
+    let lab = Lab::start(15).await;
+    let mut bouncer = Bouncer::start(&lab, "transaction");
+    bouncer.ready().await;
+    let ended = lab.job_at(&bouncer.dsn(), "pooled", &rows_of(5), &["--reserve"]).end().await;
+    assert_eq!(ended.code, Some(4), "{ended:#?}");
+    assert_eq!(ended.json["reason"], "refused");
+    assert!(ended.json["error"].as_str().unwrap().contains("pools transactions"), "{ended:#?}");
+    assert!(ended.json["fixes"][0].as_str().unwrap().contains("--monitor-dsn"), "{ended:#?}");
+    let left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    assert_eq!(
+        lab.client.query_one(left, &[]).await.unwrap().get::<_, i64>(0),
+        0,
+        "no lock leaked into the pool"
+    );
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
+    let lab = Lab::start(15).await;
+    let mut bouncer = Bouncer::start(&lab, "transaction");
+    bouncer.ready().await;
+    let direct = lab.server.dsn();
+    let past = ["--reserve", "--monitor-dsn", &direct];
+    let jobs: Vec<_> =
+        (1..=3).map(|n| lab.job_at(&bouncer.dsn(), &format!("job{n}"), &rows_of(10), &past)).collect();
+    for job in jobs {
+        job.end_well().await;
+    }
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_that_pools_sessions_is_no_hindrance() {
+    let lab = Lab::start(15).await;
+    let mut bouncer = Bouncer::start(&lab, "session");
+    bouncer.ready().await;
+    lab.job_at(&bouncer.dsn(), "job", &rows_of(10), &["--reserve"]).end_well().await;
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}

@@ -1,0 +1,125 @@
+//! The queue: who goes when.
+
+use crate::lab::{Lab, VERSIONS, holders, queue, rows_of};
+
+#[tokio::test]
+async fn six_jobs_of_four_workers_share_a_pool_of_six_and_waste_nothing() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let sql = rows_of(20);
+        let jobs: Vec<_> = (1..=6).map(|n| lab.job(&format!("job{n}"), &sql, &["--reserve"])).collect();
+        let mut waits = Vec::new();
+        for job in jobs {
+            waits.push(job.end_well().await.json["reserved_wait_seconds"].as_f64().unwrap());
+        }
+        waits.sort_by(f64::total_cmp);
+        assert!(waits[5] > waits[0] + 1.0, "one after the other: {waits:?}");
+        let fleet = lab.until("all slots are given back", |fleet| fleet.pool.held == 0).await;
+        assert!(fleet.queue.is_empty());
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn first_come_first_served_and_those_with_priority_before() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        let sql = rows_of(5);
+        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
+        lab.until_running("holder").await;
+        let mut jobs = Vec::new();
+        for (task, priority) in [("first", false), ("second", false), ("third", false), ("urgent", true)] {
+            jobs.push(lab.job(
+                task,
+                &sql,
+                if priority { &["--reserve", "--priority"] } else { &["--reserve"] },
+            ));
+            lab.until_queued(jobs.len()).await;
+        }
+        let order = ["urgent", "first", "second", "third"];
+        assert_eq!(queue(&lab.until_queued(4).await), order);
+        holder.interrupt();
+        assert_eq!(holder.end().await.code, Some(130));
+        for job in order {
+            lab.until(&format!("it is {job}'s turn"), |fleet| {
+                assert!(holders(fleet).len() <= 1, "{fleet:?}");
+                holders(fleet) == [job]
+            })
+            .await;
+        }
+        for job in jobs {
+            job.end_well().await;
+        }
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
+    let lab = Lab::start(18).await;
+    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
+    lab.until_running("holder").await;
+    let head = lab.job("head", &rows_of(1), &["--reserve"]);
+    lab.until_queued(1).await;
+    let late = lab.job("late", &rows_of(1), &["--reserve", "--reserve-wait", "3s"]).end().await;
+    assert_eq!(late.code, Some(3), "{late:#?}");
+    assert_eq!(late.json["outcome"], "below_minimum");
+    assert_eq!(late.json["attempt_count"], 0);
+    assert!(late.json["reserved_wait_seconds"].as_f64().unwrap() >= 3.0, "{late:#?}");
+    assert!(
+        late.said.contains("waiting in the queue for slots") && late.said.contains("ahead=1"),
+        "{late:#?}"
+    );
+    assert!(late.said.contains("no slots within the longest wait"), "{late:#?}");
+    assert_eq!(queue(&lab.until_queued(1).await), ["head"]);
+    head.kill().await;
+    holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_clusters_do_not_disturb_each_other() {
+    let (here, there) = (Lab::start(18).await, Lab::start(18).await);
+    let holder = here.job("holder", &rows_of(10_000), &["--reserve"]);
+    here.until_running("holder").await;
+    let waiting = here.job("waiting", &rows_of(1), &["--reserve"]);
+    here.until_queued(1).await;
+    there.job("elsewhere", &rows_of(5), &["--reserve"]).end_well().await;
+    assert_eq!(queue(&here.until_queued(1).await), ["waiting"]);
+    waiting.kill().await;
+    holder.kill().await;
+    here.server.stop().await.unwrap();
+    there.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fleet_may_have_a_part_of_the_pool() {
+    let lab = Lab::start(18).await;
+    let part = ["--reserve", "--pool-size", "4", "--target", "2", "--min", "1"];
+    let holders: Vec<_> = (1..=2).map(|n| lab.job(&format!("holder{n}"), &rows_of(10_000), &part)).collect();
+    lab.until("both hold two slots", |fleet| fleet.pool.held == 4).await;
+    let waiting = lab.job("waiting", &rows_of(1), &part);
+    let fleet = lab.until_queued(1).await;
+    assert_eq!((fleet.pool.size, fleet.pool.held), (6, 4));
+    waiting.kill().await;
+    for holder in holders {
+        holder.kill().await;
+    }
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn fifty_processes_at_once_all_get_their_turn() {
+    let lab = Lab::start(18).await;
+    let sql = rows_of(5);
+    let jobs: Vec<_> = (1..=50).map(|n| lab.job(&format!("job{n}"), &sql, &["--reserve"])).collect();
+    for job in jobs {
+        let ended = job.end().await;
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+        assert_eq!(ended.json["attempt_count"], 1, "{ended:#?}");
+        assert_eq!(ended.json["wasted_seconds"], 0.0, "{ended:#?}");
+        assert_eq!(ended.json["reserved_slots"], 4, "{ended:#?}");
+    }
+    lab.until("all slots are given back", |fleet| fleet.pool.held == 0 && fleet.queue.is_empty()).await;
+    lab.server.stop().await.unwrap();
+}
