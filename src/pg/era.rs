@@ -20,6 +20,11 @@ pub(crate) struct Era {
     own: Vec<i32>,
 }
 
+/// What an era is known by, of the server that answers.
+const NOW: &str = "\
+SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
+       ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)";
+
 /// Also readies the session. A commit that was answered shall outlive a crash (manual, "Asynchronous Commit":
 /// with `synchronous_commit = off` it may not), and since 14 a backend notices that its client is gone
 /// even while it waits for a lock.
@@ -32,6 +37,13 @@ SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
             THEN set_config('client_connection_check_interval', '1s', false) END";
 
 impl Era {
+    /// Learns in which era a session is.
+    pub(crate) async fn now(client: &Client) -> Result<Self, Failure> {
+        let rows = client.query_typed(NOW, &[]).await?;
+        let row = rows.first().ok_or_else(|| Failure::client("the server did not say since when it runs"))?;
+        Ok(Self { started: row.get(0), own: row.get(1) })
+    }
+
     /// Readies a session for commits that last, and learns in which era it is.
     pub(crate) async fn ready(client: &Client) -> Result<Self, Failure> {
         let rows = client.query_typed(READY, &[]).await?;

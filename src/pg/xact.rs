@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::Failure;
 use super::connect::Endpoint;
+use super::era::Era;
 use super::session::Session;
 use crate::decide::backoff::Backoff;
 use crate::decide::chunk::course::Status;
@@ -27,18 +28,25 @@ pub(crate) async fn current_id(client: &Client) -> Result<Option<String>, Failur
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
-/// Asks for that transaction's fate on new sessions until it is known, at most `patience`.
+/// Asks for that transaction's fate on new sessions until it is known, at most `patience`. `era` is when
+/// the id was given.
 ///
-/// [`Resolution::Unresolved`] when the server does not know, or does not answer in time.
-pub(crate) async fn resolve(endpoint: &Endpoint, xid: &str, patience: Duration) -> Resolution {
+/// [`Resolution::Unresolved`] when the server does not know, or does not answer in time; or when it
+/// crashed since, and "committed" may speak of another transaction that was given the same id.
+pub(crate) async fn resolve(
+    endpoint: &Endpoint,
+    xid: &str,
+    era: Option<&Era>,
+    patience: Duration,
+) -> Resolution {
     let deadline = Instant::now() + patience;
     let mut tries = 0;
     loop {
-        match ask(endpoint, xid).await {
-            Ok(Status::Committed) => return Resolution::Committed,
-            Ok(Status::Aborted) => return Resolution::Aborted,
-            Ok(Status::InProgress) => {}
-            Ok(Status::Unknown) => return Resolution::Unresolved,
+        match ask(endpoint, xid, era).await {
+            Ok((Status::Aborted, _)) => return Resolution::Aborted,
+            Ok((Status::Unknown, _) | (_, false)) => return Resolution::Unresolved,
+            Ok((Status::Committed, true)) => return Resolution::Committed,
+            Ok((Status::InProgress, true)) => {}
             Err(failure) if !failure.is_retryable() => return Resolution::Unresolved,
             Err(_) => {}
         }
@@ -51,9 +59,11 @@ pub(crate) async fn resolve(endpoint: &Endpoint, xid: &str, patience: Duration) 
     }
 }
 
-async fn ask(endpoint: &Endpoint, xid: &str) -> Result<Status, Failure> {
+/// The status, and whether the server has lived on since the id was given.
+async fn ask(endpoint: &Endpoint, xid: &str, era: Option<&Era>) -> Result<(Status, bool), Failure> {
     let session = Session::open(endpoint, "headcount:in-doubt").await?;
-    status(session.client(), xid).await
+    let now = Era::now(session.client()).await?;
+    Ok((status(session.client(), xid).await?, era.is_some_and(|era| era.is_same(&now))))
 }
 
 /// What this server says of the transaction.

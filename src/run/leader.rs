@@ -12,6 +12,7 @@ use super::stage::{CommitError, Reach, Stage};
 use super::work::{Nothing, Work};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Resolution};
+use crate::pg::era::Era;
 use crate::pg::plan::{self, Inspection};
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
@@ -24,16 +25,18 @@ const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
 pub(crate) struct Leader<W> {
     pub(crate) hold: Hold,
     work: W,
+    /// When the transaction that is to be committed got its id.
+    era: Option<Era>,
 }
 
 impl<W> Leader<W> {
     pub(crate) const fn new(hold: Hold, work: W) -> Self {
-        Self { hold, work }
+        Self { hold, work, era: None }
     }
 
     /// The same session with nothing left to run.
     pub(crate) fn rest(self) -> Leader<Nothing> {
-        Leader { hold: self.hold, work: Nothing }
+        Leader { hold: self.hold, work: Nothing, era: None }
     }
 }
 
@@ -147,6 +150,10 @@ impl<W: Work> Stage for Leader<W> {
         }
         let client = self.hold.client().map_err(CommitError::Failed)?;
         let xid = xact::current_id(client).await.map_err(CommitError::Failed)?;
+        if xid.is_some() {
+            self.era = Some(Era::now(client).await.map_err(CommitError::Failed)?);
+        }
+        let client = self.hold.client().map_err(CommitError::Failed)?;
         let committed = client.batch_execute("COMMIT").await.map_err(Failure::from);
         match (committed, xid) {
             (Ok(()), _) => {}
@@ -166,7 +173,7 @@ impl<W: Work> Stage for Leader<W> {
         // A line that died in silence leaves the transaction open for hours. Its session is of no use to
         // anybody: ended, it has committed or it never will.
         self.hold.stop(CancelMethod::Terminate).await;
-        xact::resolve(&self.hold.inner.endpoint, xid, IN_DOUBT_LIMIT).await
+        xact::resolve(&self.hold.inner.endpoint, xid, self.era.as_ref(), IN_DOUBT_LIMIT).await
     }
 
     async fn abandon(&mut self, grace: Duration) -> u32 {

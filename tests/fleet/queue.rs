@@ -65,7 +65,7 @@ async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
     assert_eq!(late.code, Some(3), "{late:#?}");
     assert_eq!(late.json["outcome"], "below_minimum");
     assert_eq!(late.json["attempt_count"], 0);
-    assert!(late.json["reserved_wait_seconds"].as_f64().unwrap() >= 3.0, "{late:#?}");
+    assert!(late.json["reserved_wait_seconds"].as_f64().unwrap() > 2.9, "{late:#?}");
     assert!(
         late.said.contains("waiting in the queue for slots") && late.said.contains("ahead=1"),
         "{late:#?}"
