@@ -41,7 +41,9 @@ async fn measure(quick: bool) {
     let mut times: Vec<(Way, Vec<Duration>)> = Way::ALL.map(|way| (way, Vec::new())).into();
     for _ in 0..rounds {
         for (way, times) in &mut times {
-            times.push(way.time(&server, keys).await);
+            // A transaction per row waits for the disk with each: a part of the rows tells as much.
+            let part = if *way == Way::RowByRow { 20 } else { 1 };
+            times.push(way.time(&server, keys / part).await * part);
         }
     }
     let mut table = Table::new("chunked update, rows a second");

@@ -101,7 +101,7 @@ impl fmt::Display for Failed {
             Self::Usage(problem) => f.write_str(problem),
             Self::Interrupted(code) => {
                 let signal = if *code == 143 { "terminated" } else { "interrupted" };
-                write!(f, "{signal}; the statement was cancelled and rolled back")
+                write!(f, "{signal}; nothing of it is running any more")
             }
             Self::Library { error, .. } => {
                 let mut line = error.to_string();

@@ -104,9 +104,12 @@ impl<'a> FailedRun<'a> {
     }
 }
 
+/// A statement that ran longer was worth watching.
+const SOON: Duration = Duration::from_secs(1);
+
 /// The three lines of a run that ended without an error.
-pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32) -> [String; 3] {
-    [reached(run, max_attempts), time(run), meaning(run)]
+pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> [String; 3] {
+    [reached(run, max_attempts), time(run), meaning(run, in_transaction)]
 }
 
 fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
@@ -126,7 +129,16 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     )
 }
 
-fn time(run: &Execution<u64>) -> String {
+/// What is known of a run that failed after attempts were made: two lines below the error.
+pub(crate) fn remains(history: &Execution<()>, max_attempts: u32) -> [String; 2] {
+    let Execution { task, achieved_workers: best, target_workers: target, attempt_count, .. } = history;
+    let reached = format!(
+        "{task}: failed at attempt {attempt_count} of {max_attempts}, at best {best} of {target} workers"
+    );
+    [reached, time(history)]
+}
+
+fn time<T>(run: &Execution<T>) -> String {
     let lost = run.attempts.iter().filter(|attempt| !attempt.accepted).count();
     let attempts = if lost == 1 { "attempt" } else { "attempts" };
     let wasted = match lost {
@@ -144,7 +156,7 @@ fn time(run: &Execution<u64>) -> String {
     )
 }
 
-fn meaning(run: &Execution<u64>) -> String {
+fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     let full = run.attempts.iter().any(|attempt| attempt.reason == Some("pool_exhausted"));
     let blame = if run.reserved_slots == Some(0) {
         "no turn came within --reserve-wait: see `headcount watch`"
@@ -155,14 +167,27 @@ fn meaning(run: &Execution<u64>) -> String {
     };
     match run.outcome {
         Outcome::BelowMinimum => {
-            format!("Nothing was kept, each attempt was rolled back; {blame}, or accept less with --min")
+            let undone = if in_transaction {
+                "Nothing was kept, each attempt was rolled back"
+            } else {
+                "No result: each attempt was cancelled, and what one leaves outside a transaction (an invalid index) \
+                 only --cleanup removes"
+            };
+            format!("{undone}; {blame}, or accept less with --min")
         }
         Outcome::AboveMinimum => format!("It is done and kept, only slower than it could be; {blame}"),
         Outcome::Unverified => {
             "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()
         }
         Outcome::FinishedEarly if !run.target_met => {
-            "It is done and kept; it ended so soon that it needs no guard".to_owned()
+            if run.ran < SOON {
+                "It is done and kept; it ended so soon that it needs no guard".to_owned()
+            } else {
+                format!(
+                    "It is done and kept, by {} workers at the most: its plan may be serial; see `headcount explain`",
+                    run.achieved_workers
+                )
+            }
         }
         _ => "It is done and kept; nothing to do".to_owned(),
     }

@@ -33,13 +33,18 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
             if args.json {
                 output::print_json(&run);
             } else {
-                output::print(&output::summary(&run, settings.max_attempts).join("\n"));
+                output::print(&output::summary(&run, settings.max_attempts, settings.transaction).join("\n"));
             }
             if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM }
         }
         Err(failed) => {
             let demanded = (settings.target_workers, settings.minimum());
-            fail(&failed, args.json, &settings.task, Some(demanded))
+            let code = fail(&failed, args.json, &settings.task, Some(demanded));
+            let history = failed.error().and_then(headcount::Error::history);
+            if let Some(history) = history.filter(|history| history.attempt_count > 0 && !args.json) {
+                output::print(&output::remains(history, settings.max_attempts).join("\n"));
+            }
+            code
         }
     }
 }
@@ -89,6 +94,9 @@ async fn guarded(
     }
     for observer in &observers {
         builder = builder.observer(observer.clone());
+    }
+    if let Some(deadline) = wanted.settings.deadline {
+        builder = builder.connect_within(deadline);
     }
     let connected = signals.unless(Box::pin(builder.connect())).await.map_err(Failed::Interrupted)?;
     let headcount = connected.inspect_err(|_| unreachable_server(&wanted.settings, &observers))?;

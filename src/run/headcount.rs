@@ -47,6 +47,7 @@ pub struct Builder {
     monitor: Option<Endpoint>,
     defaults: bool,
     keep: usize,
+    within: Option<Duration>,
     observers: Vec<Arc<dyn Observer>>,
 }
 
@@ -63,7 +64,7 @@ impl Headcount {
     /// The same with options.
     #[must_use]
     pub const fn builder(endpoint: Endpoint) -> Builder {
-        Builder { endpoint, monitor: None, defaults: true, keep: 0, observers: Vec::new() }
+        Builder { endpoint, monitor: None, defaults: true, keep: 0, within: None, observers: Vec::new() }
     }
 
     /// A job of this name with the default options.
@@ -160,6 +161,14 @@ impl Builder {
         self
     }
 
+    /// Gives up connecting after this long, with the error of a deadline. Default: what the endpoint's
+    /// `connect_timeout` allows, 10 s a host.
+    #[must_use]
+    pub const fn connect_within(mut self, limit: Duration) -> Self {
+        self.within = Some(limit);
+        self
+    }
+
     /// Connects the monitor.
     ///
     /// # Errors
@@ -169,7 +178,13 @@ impl Builder {
         observers.extend(self.observers);
         let observers = Observers::new(observers);
         let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
-        let monitor = Monitor::start(watched.clone(), observers.clone()).await?;
+        let starting = Monitor::start(watched.clone(), observers.clone());
+        let monitor = match self.within {
+            None => starting.await?,
+            Some(limit) => {
+                tokio::time::timeout(limit, starting).await.map_err(|_| Error::deadline(limit))??
+            }
+        };
         let server = updater::server(&self.endpoint);
         let inner = Inner {
             server,

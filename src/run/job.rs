@@ -19,6 +19,7 @@ use super::rows::Rows;
 use super::stage::Stage;
 use super::work::{Closure, Params, Query, Script, Statement, Work};
 use crate::error::{Error, Source};
+use crate::pg::plan;
 use crate::report::Execution;
 use crate::settings::{Minimum, PlanShortfall, Policy, Settings};
 use crate::telemetry::spans;
@@ -176,6 +177,12 @@ impl Job {
     /// # Errors
     /// As [`execute`](Self::execute).
     pub async fn execute_script(&self, sql: &str) -> Result<Execution<u64>, Error> {
+        if let Some(keyword) = plan::transaction_control(sql).filter(|_| self.settings.transaction) {
+            let problem = format!(
+                "{keyword} would end the transaction that a rejected attempt is rolled back with; leave it out"
+            );
+            return Err(Error::configuration("sql", problem));
+        }
         self.run(Script { sql, trace_comment: self.settings.trace_comment }).await
     }
 

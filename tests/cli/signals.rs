@@ -1,5 +1,6 @@
 //! Signals: an orderly end, an end at once, and no chance to do either.
 
+use headcount::pg::embedded::Binaries;
 use rustix::process::Signal;
 
 use crate::lab::{Lab, SLOW, finish};
@@ -67,10 +68,15 @@ fn a_second_signal_leaves_at_once() {
 
 #[test]
 fn a_killed_command_leaves_no_query_and_a_free_pool() {
-    let lab = Lab::start();
-    let mut running = lab.spawn(&["run", "--sql", SLOW]);
-    running.hear("workers seen 4");
-    running.signal(Signal::KILL);
-    assert_eq!(finish(running).code, None);
-    lab.wait_for_nothing_left();
+    // 13 has no client_connection_check_interval: there the query goes on until it writes to its client.
+    let all: Vec<Binaries> = Binaries::all().into_iter().filter(|binaries| binaries.major() >= 14).collect();
+    assert!(!all.is_empty());
+    for binaries in all {
+        let lab = Lab::on(binaries);
+        let mut running = lab.spawn(&["run", "--sql", SLOW]);
+        running.hear("workers seen 4");
+        running.signal(Signal::KILL);
+        assert_eq!(finish(running).code, None);
+        lab.wait_for_nothing_left();
+    }
 }

@@ -37,6 +37,7 @@ fn each_mistake_is_one_clear_line() {
         2,
         "\"work mem\" is not the name of a setting",
     );
+    check(&lab, &["--sql", "SELECT 1; COMMIT; SELECT 2"], 2, "sql: COMMIT would end the transaction");
     check(&lab, &["--sql", " "], 2, "the statement is empty");
     check(&lab, &[], 2, "nothing to run");
     check(&lab, &["-f", "/nowhere.sql"], 2, "cannot read /nowhere.sql");
@@ -103,4 +104,16 @@ fn a_failure_is_a_json_object_too() {
     );
     assert_eq!((&run["sqlstate"], &run["rows"]), (&"22012".into(), &serde_json::Value::Null));
     assert!(run["error"].as_str().unwrap().contains("division by zero"));
+}
+
+#[test]
+fn a_typing_error_is_found_before_any_wait_for_the_pool() {
+    let lab = Lab::start();
+    let _hog = lab.hog(6);
+    for sql in ["SELEC 1", "SELECT 1; SELEC 2", "SELECT 1; SELECT FROM WHERE"] {
+        let ran = lab.headcount(&["run", "--sql", sql, "--admission-wait", "1h"]).ended(1);
+        assert_eq!(ran.said.lines().count(), 1, "{}", ran.said);
+        assert!(ran.said.contains("(SQLSTATE 42601)"), "{}", ran.said);
+    }
+    lab.headcount(&["explain", "--sql", "SELEC 1"]).ended(1);
 }

@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
             if args.json {
                 output::print_json(&run);
             } else {
-                output::print(&output::summary(&run, MAX_ATTEMPTS).join("\n"));
+                output::print(&output::summary(&run, MAX_ATTEMPTS, true).join("\n"));
             }
             if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM }
         }

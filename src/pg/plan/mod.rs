@@ -33,6 +33,7 @@ mod tree;
 
 use serde::Serialize;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use self::text::{Kind, Text};
@@ -156,6 +157,7 @@ pub(crate) async fn pool_size(client: &Client) -> Result<u32, Failure> {
 /// Asks for the plan. The caller has opened the transaction and made its settings.
 pub(crate) async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspection, Failure> {
     if let Kind::Opaque(why) = Text::new(sql).kind() {
+        parse(client, sql).await?;
         return Ok(Inspection::NotExplainable { why });
     }
     // One after the other: a syntax error must be reported as such, not as an aborted transaction.
@@ -175,6 +177,34 @@ pub(crate) async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> R
         pool_size: session.pool_size,
         tree,
     }))
+}
+
+/// Lets the server read what it cannot explain: a typing error is to be found before any wait.
+async fn parse(client: &Client, sql: &str) -> Result<(), Failure> {
+    // Outside a transaction block nothing is aborted, and there are no savepoints.
+    let in_block = client.batch_execute("SAVEPOINT headcount_parse").await.is_ok();
+    let parsed = client.prepare(sql).await;
+    if in_block {
+        client.batch_execute("ROLLBACK TO headcount_parse; RELEASE headcount_parse").await?;
+    }
+    match parsed {
+        Ok(_) => Ok(()),
+        // "cannot insert multiple commands into a prepared statement": all of them were read, and were
+        // well-formed. An error in the text has a position.
+        Err(error)
+            if error.as_db_error().is_some_and(|server| {
+                *server.code() == SqlState::SYNTAX_ERROR && server.position().is_none()
+            }) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The first statement of a text that begins or ends a transaction, by its keyword in upper case.
+pub(crate) fn transaction_control(sql: &str) -> Option<String> {
+    Text::new(sql).transaction_control().map(str::to_uppercase)
 }
 
 /// What the session adds to a plan.

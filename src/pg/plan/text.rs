@@ -70,6 +70,22 @@ impl Text {
         }
     }
 
+    /// The first statement that begins or ends a transaction, by its keyword.
+    pub(super) fn transaction_control(&self) -> Option<&str> {
+        // `BEGIN ATOMIC ... END` is the body of a routine.
+        let body = self.mentions(&["atomic"]);
+        self.0.split(|token| *token == Token::Mark(';')).find_map(|statement| {
+            let [Token::Word(first), rest @ ..] = statement else { return None };
+            let savepoint = rest.iter().any(|token| matches!(token, Token::Word(word) if word == "to"));
+            match first.as_str() {
+                "begin" | "start" | "commit" | "abort" => Some(first.as_str()),
+                "end" if !body => Some(first.as_str()),
+                "rollback" if !savepoint => Some(first.as_str()),
+                _ => None,
+            }
+        })
+    }
+
     /// CREATE TABLE ... AS or CREATE MATERIALIZED VIEW ... AS.
     fn creates_from_query(&self) -> bool {
         let mut depth = 0_i32;
@@ -352,6 +368,18 @@ mod tests {
         ] {
             assert!(is_opaque(sql), "{sql}");
         }
+    }
+
+    #[test]
+    fn what_begins_or_ends_a_transaction_is_found_and_nothing_else() {
+        let found = |sql| Text::new(sql).transaction_control().map(str::to_owned);
+        assert_eq!(found("select 1; COMMIT; select 2").as_deref(), Some("commit"));
+        assert_eq!(found("/* nightly */ Begin; select 1").as_deref(), Some("begin"));
+        assert_eq!(found("select 1; rollback").as_deref(), Some("rollback"));
+        assert_eq!(found("savepoint a; delete from t; rollback to a; release a"), None);
+        assert_eq!(found("select 'commit'; select \"commit\" from t -- commit"), None);
+        assert_eq!(found("create function f() returns int begin atomic select 1; end; select f()"), None);
+        assert_eq!(found("do $$ begin perform 1; end $$"), None);
     }
 
     #[test]
