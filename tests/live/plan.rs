@@ -155,19 +155,24 @@ async fn what_explain_cannot_take_is_said_and_the_session_goes_on() {
             "REFRESH MATERIALIZED VIEW m",
             "SELECT 1; DROP TABLE small",
             "EXPLAIN ANALYZE DELETE FROM small",
-            "(ANALYZE) DELETE FROM small",
             "DO $$ BEGIN END $$",
         ] {
             let explanation = bench.explain(sql).await;
             assert!(explanation.plan.is_none() && explanation.not_explainable.is_some(), "{major}: {sql}");
             assert!(explanation.reasons.is_empty());
         }
-        let rows = bench.client.query_one("SELECT count(*) FROM small", &[]).await.unwrap();
-        assert_eq!(rows.get::<_, i64>(0), 1000);
-        for (sql, sqlstate) in [("SELECT * FROM nowhere", "42P01"), ("SELECT FROM WHERE", "42601")] {
+        for (sql, sqlstate) in [
+            ("SELECT * FROM nowhere", "42P01"),
+            ("SELECT FROM WHERE", "42601"),
+            ("SELEC 1", "42601"),
+            ("SELECT 1; SELEC 2", "42601"),
+            ("(ANALYZE) DELETE FROM small", "42601"),
+        ] {
             let error = explain(&mut bench.client, sql, &[], &[], 4).await.unwrap_err();
-            assert_eq!(error.sqlstate(), Some(sqlstate));
+            assert_eq!(error.sqlstate(), Some(sqlstate), "{major}: {sql}");
         }
+        let rows = bench.client.query_one("SELECT count(*) FROM small", &[]).await.unwrap();
+        assert_eq!(rows.get::<_, i64>(0), 1000, "nothing of it was run");
         assert_eq!(bench.reachable("SELECT count(*) FROM big").await, 4);
     }
 }
