@@ -21,32 +21,40 @@ pub(crate) struct Era {
 }
 
 /// What an era is known by, of the server that answers.
-const NOW: &str = "\
-SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
-       ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)";
+macro_rules! known_by {
+    () => {
+        "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
+       ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)"
+    };
+}
+
+const NOW: &str = known_by!();
 
 /// Also readies the session. A commit that was answered shall outlive a crash (manual, "Asynchronous Commit":
 /// with `synchronous_commit = off` it may not), and since 14 a backend notices that its client is gone
 /// even while it waits for a lock.
-const READY: &str = "\
-SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
-       ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL),
+const READY: &str = concat!(
+    known_by!(),
+    ",
        CASE WHEN current_setting('synchronous_commit') = 'off'
             THEN set_config('synchronous_commit', 'on', false) END,
        CASE WHEN current_setting('server_version_num')::int >= 140000
-            THEN set_config('client_connection_check_interval', '1s', false) END";
+            THEN set_config('client_connection_check_interval', '1s', false) END"
+);
 
 impl Era {
     /// Learns in which era a session is.
     pub(crate) async fn now(client: &Client) -> Result<Self, Failure> {
-        let rows = client.query_typed(NOW, &[]).await?;
-        let row = rows.first().ok_or_else(|| Failure::client("the server did not say since when it runs"))?;
-        Ok(Self { started: row.get(0), own: row.get(1) })
+        Self::read(client, NOW).await
     }
 
     /// Readies a session for commits that last, and learns in which era it is.
     pub(crate) async fn ready(client: &Client) -> Result<Self, Failure> {
-        let rows = client.query_typed(READY, &[]).await?;
+        Self::read(client, READY).await
+    }
+
+    async fn read(client: &Client, sql: &str) -> Result<Self, Failure> {
+        let rows = client.query_typed(sql, &[]).await?;
         let row = rows.first().ok_or_else(|| Failure::client("the server did not say since when it runs"))?;
         Ok(Self { started: row.get(0), own: row.get(1) })
     }
