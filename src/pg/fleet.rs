@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::Failure;
 use super::connect::Endpoint;
-use super::slots::{MOST, PRIORITY_TURNSTILE, SERIAL, TURNSTILE, class, read_label};
+use super::slots::{MOST, PRIORITY_TURNSTILE, TURNSTILE, class, read_label};
 use crate::decide::reservation::{Use, outsiders};
 use crate::error::Error;
 
@@ -140,7 +140,7 @@ struct Member {
 async fn members(client: &Client, space: &str) -> Result<Vec<Member>, Failure> {
     let class = class(space);
     let sql = format!(
-        "WITH {SERIAL}
+        "WITH {}
          SELECT a.pid, a.application_name,
                 count(*) FILTER (WHERE l.granted AND l.objid BETWEEN 1 AND {MOST})::int,
                 bool_or(l.objid IN ({TURNSTILE}, {PRIORITY_TURNSTILE})), bool_or(l.objid = {PRIORITY_TURNSTILE}),
@@ -149,7 +149,8 @@ async fn members(client: &Client, space: &str) -> Result<Vec<Member>, Failure> {
          FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)
          WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = {class}
            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-         GROUP BY a.pid, a.application_name, a.backend_start"
+         GROUP BY a.pid, a.application_name, a.backend_start",
+        serial!(),
     );
     let rows = client.query(&*sql, &[]).await?;
     let member = |row: &tokio_postgres::Row| Member {
@@ -173,8 +174,10 @@ struct Leaders {
 }
 
 async fn leaders(client: &Client) -> Result<Leaders, Failure> {
-    const LEADERS: &str = "\
-SELECT least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
+    const LEADERS: &str = concat!(
+        "WITH ",
+        serial!(),
+        " SELECT least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        l.pid, substring(l.application_name FROM '^headcount:(.*)'), l.usename::text, l.datname::text, l.state,
        coalesce(w.workers, 0), extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8
@@ -184,9 +187,10 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
                       WHERE backend_type = 'parallel worker' GROUP BY leader_pid) AS w ON w.leader_pid = l.pid)
   ON w.workers > 0 OR (l.application_name LIKE 'headcount:%' AND l.leader_pid IS NULL
      AND coalesce(l.backend_type, 'client backend') = 'client backend'
-     AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor'))";
+     AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor'))"
+    );
     let mut found = Leaders::default();
-    for row in client.query(&format!("WITH {SERIAL} {LEADERS}"), &[]).await? {
+    for row in client.query(LEADERS, &[]).await? {
         found.size = count(row.get(0));
         found.visible = row.get(1);
         let Some(pid) = row.get(2) else { continue };

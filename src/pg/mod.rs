@@ -2,6 +2,15 @@
 //!
 //! One capability a file, its SQL beside its row type.
 
+/// For the `WITH` of a query about the server. Never run: that the query names a function which is parallel
+/// unsafe keeps it from taking workers of the pool that it asks about, where parallel plans are made to cost
+/// nothing. A setting would do the same, but might stay behind in a proxy's pool.
+macro_rules! serial {
+    () => {
+        "serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true))"
+    };
+}
+
 pub(crate) mod cancel;
 pub mod connect;
 pub mod doctor;

@@ -12,14 +12,17 @@ use super::Failure;
 use super::session::Identity;
 use crate::error::{Error, Refusal};
 
-const RIGHTS: &str = "\
-SELECT current_user::text, l.usename::text, l.backend_start IS NOT NULL,
+const RIGHTS: &str = concat!(
+    "WITH ",
+    serial!(),
+    " SELECT current_user::text, l.usename::text, l.backend_start IS NOT NULL,
        pg_catalog.pg_has_role(current_user, l.usesysid, 'USAGE')
        OR (pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')
            AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)),
        (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)
 FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1
-  AND ($2::bigint = 0 OR l.backend_start IS NULL OR round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)";
+  AND ($2::bigint = 0 OR l.backend_start IS NULL OR round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)"
+);
 
 /// The monitor's rights over one leader.
 #[derive(Debug, Clone)]

@@ -27,10 +27,6 @@ use super::connect::Endpoint;
 use super::session::Identity;
 use crate::decide::reservation::{Slots, Use, outsiders};
 
-/// Never run: that a query names a function which is parallel unsafe keeps a look from taking workers of the
-/// pool that it looks at, where parallel plans are made to cost nothing. A setting might stay in a proxy's pool.
-pub(super) const SERIAL: &str =
-    "serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true))";
 /// The most slots there are: the bound of `max_parallel_workers`.
 pub(super) const MOST: u32 = 1024;
 /// The lock whose holder is the head of the queue.
@@ -161,7 +157,7 @@ impl SlotSession {
     fn look_sql(&self) -> String {
         let Self { class, .. } = self;
         format!(
-            "WITH {SERIAL}, locks AS MATERIALIZED (
+            "WITH {}, locks AS MATERIALIZED (
                SELECT pid, objid::bigint AS key, granted FROM pg_catalog.pg_locks
                WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {class}
                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -177,7 +173,8 @@ impl SlotSession {
                     EXISTS (SELECT FROM locks WHERE key = {PRIORITY_TURNSTILE}),
                     pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
                     leaders.workers, coalesce((SELECT sum(slots) FROM holders WHERE leader = leaders.leader), 0)
-             FROM (VALUES (0)) AS always LEFT JOIN leaders ON true"
+             FROM (VALUES (0)) AS always LEFT JOIN leaders ON true",
+            serial!(),
         )
     }
 

@@ -14,10 +14,10 @@ use super::Failure;
 use super::session::Identity;
 use crate::decide::verdict::{LeaderState, Pool};
 
-// `serial` is never run: that it names a function which is parallel unsafe keeps the look itself from taking
-// workers of the pool, where parallel plans are made to cost nothing.
-const LOOK: &str = "\
-WITH serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true)), activity AS MATERIALIZED (
+const LOOK: &str = concat!(
+    "WITH ",
+    serial!(),
+    ", activity AS MATERIALIZED (
   SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start
   FROM pg_catalog.pg_stat_activity
   WHERE pid = ANY ($1) OR backend_type = 'parallel worker'
@@ -31,7 +31,8 @@ SELECT coalesce((SELECT sum(running) FROM workers), 0)::int,
        leader.pid, round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
        leader.state, leader.wait_event_type,
        coalesce((SELECT running FROM workers WHERE leader_pid = leader.pid), 0)
-FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)";
+FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)"
+);
 
 /// One look at the server.
 #[derive(Debug, Clone, Default)]

@@ -117,3 +117,21 @@ async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slot
     assert_eq!(ended.json["reserved_slots"], 4, "{ended:#?}");
     lab.server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_a_job_asks_the_server_takes_no_worker_of_the_pool() {
+    // Only 18 counts the workers that were launched.
+    let lab = Lab::start(18).await;
+    let look = "SELECT sum(parallel_workers_launched)::int8 FROM pg_stat_database";
+    let before: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
+    let ignored = ["--reserve", "--plan-shortfall", "ignore"];
+    let ended = lab.job("alone", "SELECT count(*) FROM pg_sleep(0)", &ignored).end().await;
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let after: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
+    assert_eq!(after, before);
+    // The count counts: a statement that does take workers is seen in it.
+    lab.job("leader", &rows_of(1), &["--reserve"]).end_well().await;
+    let after: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
+    assert_eq!(after, before + 4);
+    lab.server.stop().await.unwrap();
+}
