@@ -261,11 +261,9 @@ impl Window {
             self.peak = tick.workers;
             self.grown_at = tick.at;
         }
-        if let Some(pool) = tick.pool {
-            self.saw_no_room |= !pool.has_room_for(self.bar, tick.workers);
-            let exhausted = tick.workers > 0 && pool.free() == 0;
-            self.exhausted_ticks = if exhausted { self.exhausted_ticks + 1 } else { 0 };
-        }
+        self.saw_no_room |= tick.pool.is_some_and(|pool| !pool.has_room_for(self.bar, tick.workers));
+        let exhausted = tick.workers > 0 && tick.pool.is_some_and(|pool| pool.free() == 0);
+        self.exhausted_ticks = if exhausted { self.exhausted_ticks + 1 } else { 0 };
     }
 
     fn prompt(&self, tick: Tick, settle: Duration, launch_wait: Duration) -> Option<Verdict> {

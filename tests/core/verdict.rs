@@ -65,6 +65,11 @@ fn one_inconsistent_tick_of_a_full_pool_proves_nothing() {
 }
 
 #[test]
+fn two_ticks_of_a_full_pool_with_an_unseen_one_between_confirm_nothing() {
+    check(2, &[(1, 1, FULL), (2, 0, None), (3, 1, FULL), (4, 2, FULL)], Some((4, Verdict::Enough)));
+}
+
+#[test]
 fn a_full_pool_that_leaves_slots_free_for_fewer_still_settles_first() {
     let busy = Some((6, 8));
     let ticks: Vec<_> = (0..=10).map(|n| (n * 10, 1, busy)).collect();
