@@ -18,6 +18,10 @@ const NO_TABLE: Fault = Fault { class: FailureClass::Never, blame: Blame::Run };
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Luck {
     Fine,
+    /// Committed without waiting for the disk. Before the flush, a crash takes it back, or not.
+    Lazy {
+        crash: Option<bool>,
+    },
     Deadlock,
     LostAtWork,
     /// COMMIT does not arrive.
@@ -33,6 +37,7 @@ enum Luck {
 fn luck() -> impl Strategy<Value = Luck> {
     prop_oneof![
         3 => Just(Luck::Fine),
+        2 => proptest::option::of(any::<bool>()).prop_map(|crash| Luck::Lazy { crash }),
         1 => Just(Luck::Deadlock),
         1 => Just(Luck::LostAtWork),
         1 => Just(Luck::LostBeforeCommit),
@@ -77,8 +82,9 @@ fn drive(
             _ if poisoned => course.on_failed(POISON, keys.len(), 0.5),
             _ => {
                 course.on_worked(true);
-                course.on_commit_sent();
+                course.on_commit_sent(!matches!(luck, Luck::Lazy { .. }));
                 let (took_effect, status) = match luck {
+                    Luck::Lazy { crash } => (crash != Some(true), Status::Committed),
                     Luck::LostBeforeCommit => (false, Status::Aborted),
                     Luck::Forgotten { committed } => (committed, Status::Unknown),
                     _ => (true, Status::Committed),
@@ -88,6 +94,9 @@ fn drive(
                 }
                 if luck == Luck::Fine {
                     course.on_committed()
+                } else if let Luck::Lazy { crash } = luck {
+                    assert_eq!(course.on_committed(), Next::Hold);
+                    if crash.is_some() { course.on_forgotten(0.5) } else { course.on_flushed() }
                 } else {
                     assert_eq!(course.on_failed(LOST, keys.len(), 0.5), Next::Ask(Duration::ZERO));
                     assert!(course.is_in_doubt());
@@ -107,7 +116,7 @@ fn drive(
                 todo.extend([low, high].map(|half| (half.to_vec(), Course::new(max_attempts, RETRY))));
             }
             Next::GiveUp => keys.iter().for_each(|&key| ends[key].push(End::Failed)),
-            Next::Ask(_) | Next::Stop => panic!("{next:?}"),
+            Next::Ask(_) | Next::Hold | Next::Stop => panic!("{next:?}"),
         }
     }
     ends
@@ -143,7 +152,7 @@ fn committing() -> Course {
     let mut course = Course::new(5, RETRY);
     course.on_begin();
     course.on_worked(true);
-    course.on_commit_sent();
+    course.on_commit_sent(true);
     course
 }
 
@@ -159,7 +168,7 @@ fn a_transaction_that_wrote_nothing_is_never_in_doubt() {
     let mut course = Course::new(5, RETRY);
     course.on_begin();
     course.on_worked(false);
-    course.on_commit_sent();
+    course.on_commit_sent(true);
     assert!(matches!(course.on_failed(LOST, 10, 0.5), Next::Retry(_)));
 }
 
@@ -197,4 +206,27 @@ fn a_single_key_is_given_up_and_a_budget_ends() {
     let mut course = Course::new(1, RETRY);
     course.on_begin();
     assert_eq!(course.on_failed(DEADLOCK, 10, 0.5), Next::GiveUp);
+}
+
+#[test]
+fn a_commit_that_does_not_wait_for_the_disk_counts_after_the_flush_however_it_was_learned() {
+    let mut answered = Course::new(5, RETRY);
+    answered.on_begin();
+    answered.on_worked(true);
+    answered.on_commit_sent(false);
+    let mut lost = answered.clone();
+    assert_eq!(answered.on_committed(), Next::Hold);
+    assert_eq!(answered.on_flushed(), Next::Done);
+    assert_eq!(lost.on_failed(LOST, 10, 0.5), Next::Ask(Duration::ZERO));
+    assert_eq!(lost.on_status(Status::Committed, true, 0.5), Next::Hold);
+    assert!(matches!(lost.on_forgotten(0.5), Next::Retry(_)));
+}
+
+#[test]
+fn a_transaction_that_wrote_nothing_waits_for_no_flush() {
+    let mut course = Course::new(5, RETRY);
+    course.on_begin();
+    course.on_worked(false);
+    course.on_commit_sent(false);
+    assert_eq!(course.on_committed(), Next::Done);
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headcount::event::{ChunkEnd, Observer};
-use headcount::pg::embedded::{PrivateServer, Shutdown};
+use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, Keys, Updated};
 
 use crate::support::{
@@ -191,6 +191,92 @@ async fn no_commit_is_answered_before_it_lasts_and_no_stronger_wish_is_overruled
     check_durability("off", "on").await;
     check_durability("local", "local").await;
     check_durability("remote_apply", "remote_apply").await;
+}
+
+/// A server that flushes nothing unless a commit asks for it.
+fn slow_to_flush() -> Builder {
+    let server = PrivateServer::builder().durable(true).setting("wal_writer_delay", "10s");
+    server.setting("wal_writer_flush_after", "1GB")
+}
+
+#[tokio::test]
+async fn chunks_that_a_crash_took_back_before_the_flush_are_made_again() {
+    let server = Arc::new(slow_to_flush().start().await.unwrap());
+    let shop = Shop::on(Arc::clone(&server), 500).await;
+    let other = connect(&shop.dsn()).await;
+    let recorder = Arc::new(Recorder::default());
+    let update = paying(updater(&shop.dsn(), vec![recorder.clone()]).update("orders"));
+    // A chunk in the middle waits for a lock; those before are committed, and nothing was flushed.
+    let mut holder = connect(&shop.dsn()).await;
+    let lock = holder.transaction().await.unwrap();
+    lock.execute("SELECT FROM orders WHERE id = 401 FOR UPDATE", &[]).await.unwrap();
+    let run = tokio::spawn(async move { update.chunk(ChunkSize::Keys(100)).run(ids(500)).await.unwrap() });
+    eventually(&other, "SELECT count(*) = 400 FROM orders WHERE status = 'paid'").await;
+    assert_eq!(recorder.count(|event| matches!(event, Event::ChunkEnded(_))), 0, "none counts yet");
+    server.restart(Shutdown::Immediate).await.unwrap();
+    let report = run.await.unwrap();
+    drop(lock);
+    let client = connect(&shop.dsn()).await;
+    let shop = Shop { client, ..shop };
+    balances(&shop, &report, 500, "crashed").await;
+    assert_eq!((report.in_doubt.reread, report.updated), (4, 500), "they were gone: {report:?}");
+}
+
+#[tokio::test]
+async fn a_lost_line_takes_nothing_back_that_is_not_flushed() {
+    let server = Arc::new(slow_to_flush().start().await.unwrap());
+    let shop = Shop::on(server, 500).await;
+    let kill = kill(&shop);
+    let other = connect(&shop.dsn()).await;
+    let mut holder = connect(&shop.dsn()).await;
+    let lock = holder.transaction().await.unwrap();
+    lock.execute("SELECT FROM orders WHERE id = 401 FOR UPDATE", &[]).await.unwrap();
+    let update = pay(&shop.dsn()).chunk(ChunkSize::Keys(100));
+    let run = tokio::spawn(async move { update.run(ids(500)).await.unwrap() });
+    eventually(&other, "SELECT count(*) = 400 FROM orders WHERE status = 'paid'").await;
+    eventually(&other, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+    other.query_one(&kill, &[]).await.unwrap();
+    lock.rollback().await.unwrap();
+    let report = run.await.unwrap();
+    balances(&shop, &report, 500, "killed").await;
+    assert_eq!((report.reconnects, report.updated, report.in_doubt.reread), (1, 500, 0));
+}
+
+/// The last chunk writes nothing, so its commit flushes nothing.
+async fn check_last_chunk_writes_nothing(may_mark: bool) {
+    let server = Arc::new(slow_to_flush().start().await.unwrap());
+    let shop = Shop::on(Arc::clone(&server), 10).await;
+    shop.run("CREATE ROLE app LOGIN; GRANT ALL ON orders TO app").await;
+    if !may_mark {
+        shop.run(
+            "DO $$ DECLARE f regprocedure; BEGIN
+               FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
+                 EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+               END LOOP; END $$",
+        )
+        .await;
+    }
+    let app = shop.server.dsn_for("app", &shop.database);
+    let report = pay(&app).chunk(ChunkSize::Keys(10)).run(ids(15)).await.unwrap();
+    assert!(report.is_complete());
+    let expected = if may_mark { [10, 0, 0, 5, 0] } else { [0, 10, 0, 5, 0] };
+    assert_eq!((classes(&report), report.in_doubt.reread), (expected, u64::from(!may_mark)));
+    if may_mark {
+        // What the report says has outlived the run.
+        server.restart(Shutdown::Immediate).await.unwrap();
+        let client = connect(&shop.dsn()).await;
+        assert_eq!(Shop { client, ..shop }.count("status = 'paid' AND version = 1").await, 10);
+    }
+}
+
+#[tokio::test]
+async fn what_the_report_counts_lasts_also_when_the_last_chunk_wrote_nothing() {
+    check_last_chunk_writes_nothing(true).await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_write_a_mark_reads_the_rows_again() {
+    check_last_chunk_writes_nothing(false).await;
 }
 
 #[tokio::test]

@@ -260,8 +260,8 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     }
 }
 
-/// The simple query, as it is on the wire.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+/// The end of the simple query that commits, as it is on the wire.
+const COMMIT: &[u8] = b"COMMIT\0";
 
 async fn pass(
     to: &mut (impl AsyncWriteExt + Unpin),

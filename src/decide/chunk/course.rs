@@ -3,14 +3,20 @@
 //! ```text
 //!             begin             worked             commit_sent
 //!  pending ---------> in flight --------> worked -------------> committing ----> committed
-//!     ^                   |                  |                      |               ^
-//!     |      failed       |                  |     answer lost,     |               |
-//!     +-------------------+------------------+     something        v               |
-//!     |                                            was written   in doubt ----------+
-//!     +-------------------------------------------------------------+  status
-//!                 aborted, or unknown (the rows are read again)
+//!     ^                   |                  |                   |  |             ^   ^
+//!     |      failed       |                  |     answer lost,  |  | not flushed |   |
+//!     +-------------------+------------------+     something     |  +-------> held    |
+//!     |                                            was written   v                 |  |
+//!     +-------------------------------------------------------- in doubt ----------|--+
+//!     |           aborted, or unknown (the rows are read again)       status       |
+//!     +----------------------------------------------------------------------------+
+//!                 the server crashed before the flush (the rows are read again)
 //! ```
 //! From *failed* a chunk also goes to *split* (it is replaced by its halves) and *given up*.
+//!
+//! *Held*: a COMMIT that does not wait for the disk (manual, "Asynchronous Commit") is answered sooner, and a
+//! crash may take the chunk back. So it counts only when a later flush has covered it; what that means for
+//! many chunks is [`flush`](super::flush).
 
 use std::time::Duration;
 
@@ -45,6 +51,8 @@ pub enum Status {
 pub enum Next {
     /// Its classes count.
     Done,
+    /// It took effect, and may be gone after a crash: hold it until the next flush.
+    Hold,
     /// Begin a new transaction after this pause.
     Retry(Duration),
     /// Ask for the transaction's status after this pause, on a new session.
@@ -65,10 +73,12 @@ enum State {
     InFlight,
     /// The transaction's id is known, COMMIT is not sent. Exits: committing; as in flight when it fails.
     Worked { wrote: bool },
-    /// COMMIT was sent. Exits: over; in doubt when the answer is lost; as in flight when COMMIT fails.
-    Committing { wrote: bool },
-    /// The answer to COMMIT was lost. Exits: over (committed, or given up); pending.
-    InDoubt { asked: u32 },
+    /// COMMIT was sent. Exits: over; held; in doubt when the answer is lost; as in flight when COMMIT fails.
+    Committing { wrote: bool, lasting: bool },
+    /// The answer to COMMIT was lost. Exits: over (committed, or given up); held; pending.
+    InDoubt { asked: u32, lasting: bool },
+    /// Committed, not flushed. Exits: over; pending when a crash came first.
+    Held,
     /// Committed, split or given up. No exit.
     Over,
 }
@@ -118,28 +128,40 @@ impl Course {
         self.state = State::Worked { wrote };
     }
 
-    /// COMMIT is about to be sent.
-    pub fn on_commit_sent(&mut self) {
+    /// COMMIT is about to be sent; a `lasting` one is answered when it is on the disk.
+    pub fn on_commit_sent(&mut self, lasting: bool) {
         let State::Worked { wrote } = self.state else {
             debug_assert!(false, "COMMIT without work: {:?}", self.state);
             return;
         };
-        self.state = State::Committing { wrote };
+        // Of nothing written, nothing can be lost.
+        self.state = State::Committing { wrote, lasting: lasting || !wrote };
     }
 
     /// COMMIT was answered.
     pub fn on_committed(&mut self) -> Next {
         debug_assert!(matches!(self.state, State::Committing { .. }));
-        self.state = State::Over;
-        Next::Done
+        self.took_effect(matches!(self.state, State::Committing { lasting: true, .. }))
+    }
+
+    /// What was committed up to now is on the disk.
+    pub fn on_flushed(&mut self) -> Next {
+        debug_assert_eq!(self.state, State::Held);
+        self.over(Next::Done)
+    }
+
+    /// The server crashed, or was replaced by another, before what was committed is known to be on the disk.
+    pub fn on_forgotten(&mut self, draw: f64) -> Next {
+        debug_assert_eq!(self.state, State::Held);
+        self.retry(draw)
     }
 
     /// The work, the COMMIT or the session failed. `keys` is the size of the chunk, `draw` is in `0.0..1.0`.
     pub fn on_failed(&mut self, fault: Fault, keys: usize, draw: f64) -> Next {
         let lost = fault.class.is_session_lost();
         match self.state {
-            State::Committing { wrote: true } if lost => {
-                self.state = State::InDoubt { asked: 0 };
+            State::Committing { wrote: true, lasting } if lost => {
+                self.state = State::InDoubt { asked: 0, lasting };
                 Next::Ask(Duration::ZERO)
             }
             State::InDoubt { .. } => self.over(Next::GiveUp),
@@ -153,20 +175,28 @@ impl Course {
     /// The server said what became of the transaction. `patient`: whether one in progress may still be
     /// waited for.
     pub fn on_status(&mut self, status: Status, patient: bool, draw: f64) -> Next {
-        let State::InDoubt { asked } = self.state else {
+        let State::InDoubt { asked, lasting } = self.state else {
             debug_assert!(false, "a status that nobody asked for: {:?}", self.state);
             return Next::GiveUp;
         };
         match status {
-            Status::Committed => self.over(Next::Done),
+            Status::Committed => self.took_effect(lasting),
             Status::InProgress if patient => {
-                self.state = State::InDoubt { asked: asked.saturating_add(1) };
+                self.state = State::InDoubt { asked: asked.saturating_add(1), lasting };
                 Next::Ask(ASK.delay(asked + 1, draw))
             }
             Status::InProgress => self.over(Next::GiveUp),
             // Working on the rows again is reading them: what took effect holds the new value.
             Status::Aborted | Status::Unknown => self.retry(draw),
         }
+    }
+
+    const fn took_effect(&mut self, lasting: bool) -> Next {
+        if lasting {
+            return self.over(Next::Done);
+        }
+        self.state = State::Held;
+        Next::Hold
     }
 
     fn retry(&mut self, draw: f64) -> Next {

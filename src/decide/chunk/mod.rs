@@ -4,11 +4,12 @@
 //! when the connection breaks between COMMIT and its answer, the chunk may have taken effect. So a
 //! chunk walks through states ([`course::Course`]), and the one that matters is *in doubt*: nothing is
 //! sent again before the server said what became of the transaction. Beside that: what to put into a
-//! chunk ([`gather`]), how large it should be ([`size`]), and whom a failure is to be blamed on
-//! ([`blame`]).
+//! chunk ([`gather`]), how large it should be ([`size`]), when many commits are to be made lasting at
+//! once ([`flush`]), and whom a failure is to be blamed on ([`blame`]).
 
 pub mod blame;
 pub mod course;
+pub mod flush;
 pub mod gather;
 pub mod size;
 

@@ -22,6 +22,10 @@ pub(crate) trait Labor {
     /// Whom a failure without a SQLSTATE is to be blamed on.
     const OWN_FAILURE: Blame;
 
+    /// Whether many chunks may be flushed at once. One that a crash took back is worked on again then, which
+    /// is not for work with traces outside of its transaction.
+    const GROUPED: bool;
+
     /// Readies a new session.
     async fn prepare(&self, client: &Client) -> Result<Self::Desk, Failure>;
 
@@ -79,6 +83,7 @@ impl Labor for TableUpdate {
 
     /// An answer that makes no sense.
     const OWN_FAILURE: Blame = Blame::Run;
+    const GROUPED: bool = true;
 
     async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {
         let prepared = Prepared::new(client, &self.statements, self.dry).await?;
@@ -144,6 +149,7 @@ where
 
     /// The closure does not want these items.
     const OWN_FAILURE: Blame = Blame::Keys;
+    const GROUPED: bool = false;
 
     async fn prepare(&self, _client: &Client) -> Result<(), Failure> {
         Ok(())

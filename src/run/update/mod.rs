@@ -62,8 +62,11 @@ pub(crate) struct Site {
 /// first has left: the new value, or not the expected one. Without [`expect`](Self::expect) and with
 /// values of their own, the later one wins.
 ///
-/// A commit that was answered outlives a crash of the server: where `synchronous_commit` is `off`, it is set
-/// to `on` for the update's sessions.
+/// Chunks are committed without waiting for the disk, and flushed together: before 10,000 keys or 100 ms are
+/// passed, before a wait, and at the end. A chunk counts, in the report, the files and the telemetry, when it is
+/// flushed as the server's `synchronous_commit` asks for (`off` is taken for `on`), so that what was counted
+/// outlives a crash of the server. Chunks that a crash has caught unflushed are worked on again; see
+/// [`InDoubt::reread`](crate::InDoubt::reread).
 ///
 /// The future of [`run`](Self::run) may be dropped at any await: what is in flight is rolled back by the
 /// server, or has taken effect. Running the same update again finishes the rest: rows that were done

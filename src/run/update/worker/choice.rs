@@ -15,7 +15,7 @@ pub(super) enum Move<T> {
     Claim {
         wait: bool,
     },
-    /// Nothing to work on at the moment, but a transaction to commit.
+    /// Nothing to work on at the moment, or enough for once: commit, and make all that was committed last.
     Settle,
     Leave,
 }
@@ -23,7 +23,9 @@ pub(super) enum Move<T> {
 impl<L: Labor> Worker<'_, L> {
     /// The next move. Chunks to be tried again come first; then the feed is asked.
     pub(super) async fn next(&mut self) -> Move<L::Item> {
-        if !self.again.is_empty() {
+        if self.is_flush_due() {
+            Move::Settle
+        } else if !self.again.is_empty() {
             self.try_again().await
         } else if self.shop.stop.is_cancelled() {
             self.settle_or_leave()
@@ -35,7 +37,7 @@ impl<L: Labor> Worker<'_, L> {
     async fn try_again(&mut self) -> Move<L::Item> {
         let Some(due) = self.again.last().map(|chunk| chunk.due) else { return self.settle_or_leave() };
         // No transaction stays open through a pause.
-        if self.open.is_some() && due > Instant::now() {
+        if self.is_unsettled() && due > Instant::now() {
             return Move::Settle;
         }
         let cut_short = tokio::select! {
@@ -54,10 +56,10 @@ impl<L: Labor> Worker<'_, L> {
 
     async fn ask_feed(&mut self) -> Move<L::Item> {
         let shop = self.shop;
-        let portion = if self.open.is_some() {
+        let portion = if self.is_unsettled() {
             match shop.feed.next(self.sizer.next()).now_or_never() {
                 Some(portion) => portion,
-                // Whoever holds rows locked does not wait for keys.
+                // Whoever holds rows locked, or has something to report, does not wait for keys.
                 None => return Move::Settle,
             }
         } else {
@@ -72,7 +74,7 @@ impl<L: Labor> Worker<'_, L> {
                 let gathered = shop.labor.gather(items);
                 Move::Work(Box::new(shop.chunk(gathered.items, gathered.twins, false)))
             }
-            Ok(Portion::Claim) if self.nothing_free && self.open.is_some() => Move::Settle,
+            Ok(Portion::Claim) if self.nothing_free && self.is_unsettled() => Move::Settle,
             Ok(Portion::Claim) => Move::Claim { wait: self.nothing_free },
             Ok(Portion::End) => self.settle_or_leave(),
             Err(error) => {
@@ -84,6 +86,6 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     const fn settle_or_leave(&self) -> Move<L::Item> {
-        if self.open.is_some() { Move::Settle } else { Move::Leave }
+        if self.is_unsettled() { Move::Settle } else { Move::Leave }
     }
 }

@@ -1,6 +1,7 @@
 //! A chunk on its way: its items, the course of its attempts, the transaction under way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Span;
@@ -29,6 +30,8 @@ pub(super) struct Chunk<T> {
 pub(super) struct Attempt {
     pub(super) span: Span,
     pub(super) began: Instant,
+    /// Up to the answer to COMMIT.
+    pub(super) took: Option<Duration>,
     pub(super) xid: Option<String>,
     /// When the server gave the id; in another era it says nothing.
     pub(super) era: Option<Arc<Era>>,
@@ -54,7 +57,7 @@ impl<L: Labor> Shop<'_, L> {
         chunk.course.on_begin();
         let size = chunk.items.len() as u32;
         let span = spans::chunk(span, task, chunk.number, size, server, labor.sql());
-        chunk.attempt = Attempt { span, began: Instant::now(), xid: None, era: None, classes: Vec::new() };
+        chunk.attempt = Attempt { span, ..Attempt::none() };
     }
 
     /// Two halves in the place of a chunk, each with a budget of its own; the lower first.
@@ -83,7 +86,7 @@ impl<T> Chunk<T> {
         Closing {
             chunk: self.number,
             attempt: self.course.attempt(),
-            took: self.attempt.began.elapsed(),
+            took: self.attempt.took.unwrap_or_else(|| self.attempt.began.elapsed()),
             items: &self.items,
             twins: &self.twins,
         }
@@ -98,6 +101,13 @@ impl<T> Chunk<T> {
 impl Attempt {
     /// Before the first, and between two.
     pub(super) fn none() -> Self {
-        Self { span: Span::none(), began: Instant::now(), xid: None, era: None, classes: Vec::new() }
+        Self {
+            span: Span::none(),
+            began: Instant::now(),
+            took: None,
+            xid: None,
+            era: None,
+            classes: Vec::new(),
+        }
     }
 }

@@ -4,8 +4,6 @@ use tokio::time::{Instant, sleep};
 
 use super::super::labor::Labor;
 use super::Worker;
-use super::chunk::Chunk;
-use super::line::Line;
 use crate::decide::chunk::course::{Next, Status};
 use crate::event::Resolution;
 use crate::pg::xact;
@@ -18,7 +16,7 @@ impl<L: Labor> Worker<'_, L> {
             let (Some(line), Some(xid)) = (&self.line, chunk.attempt.xid.clone()) else { return };
             let status = match xact::status(&line.client, &xid).await {
                 // Another era gives the same ids to other transactions; only that ours is not there is certain.
-                Ok(Status::Committed | Status::InProgress) if !is_of(line, &chunk) => Status::Unknown,
+                Ok(Status::Committed | Status::InProgress) if !line.is_of(&chunk) => Status::Unknown,
                 Ok(status) => status,
                 Err(lost) if lost.is_connection_lost() => {
                     self.doubtful = Some((chunk, failure));
@@ -44,9 +42,4 @@ impl<L: Labor> Worker<'_, L> {
             self.go_on(chunk, next, failure);
         }
     }
-}
-
-/// Whether the server has lived on since the chunk's transaction.
-fn is_of<D, T>(line: &Line<D>, chunk: &Chunk<T>) -> bool {
-    chunk.attempt.era.as_ref().is_some_and(|era| era.is_same(&line.era))
 }

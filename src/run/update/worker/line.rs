@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
 use super::super::labor::Labor;
+use super::chunk::Chunk;
 use super::{Shop, Worker};
 use crate::decide::backoff::Backoff;
 use crate::event::{Event, SqlState};
@@ -41,6 +42,11 @@ impl<D> Line<D> {
         let desk = shop.labor.prepare(&client).await?;
         Ok(Self { client, driver, desk, era })
     }
+
+    /// Whether the server has lived on since the chunk's transaction.
+    pub(super) fn is_of<T>(&self, chunk: &Chunk<T>) -> bool {
+        chunk.attempt.era.as_ref().is_some_and(|era| era.is_same(&self.era))
+    }
 }
 
 impl<L: Labor> Worker<'_, L> {
@@ -67,6 +73,7 @@ impl<L: Labor> Worker<'_, L> {
             let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
                 Ok(line) => {
                     self.line = Some(line);
+                    self.check_held();
                     if let Some(lost) = self.lost.take() {
                         shop.books.reconnected(lost);
                     }
@@ -85,19 +92,23 @@ impl<L: Labor> Worker<'_, L> {
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                () = shop.stop.cancelled(), if self.doubtful.is_none() => {}
+                () = shop.stop.cancelled(), if !self.is_bound() => {}
             }
         }
     }
 
     /// Whether nobody needs the session: the run is stopped, or others finish what there is. A commit in
-    /// doubt always needs one.
+    /// doubt always needs one, and what is not flushed.
     async fn is_needless(&self, others_may_finish: bool) -> bool {
-        if self.doubtful.is_some() {
+        if self.is_bound() {
             return false;
         }
         self.shop.stop.is_cancelled()
             || (others_may_finish && self.again.is_empty() && self.shop.feed.is_exhausted().await)
+    }
+
+    const fn is_bound(&self) -> bool {
+        self.doubtful.is_some() || !self.held.is_empty()
     }
 
     pub(super) fn lose(&mut self, failure: &Failure) {

@@ -4,12 +4,15 @@
 //! work of the next. A COMMIT is sent only when the answer to its work is there, and with it the
 //! transaction's id: without the id a lost answer could not be looked up.
 //!
+//! These COMMITs do not wait for the disk; many of them are made to last at once ([`held`]).
+//!
 //! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], what
 //! comes of it [`outcome`]; a lost session is replaced in [`line`], and a commit in doubt cleared up in [`doubt`].
 
 mod choice;
 mod chunk;
 mod doubt;
+mod held;
 mod line;
 mod outcome;
 mod trip;
@@ -27,7 +30,7 @@ use super::feed::Feed;
 use super::labor::Labor;
 use crate::decide::backoff::Backoff;
 use crate::decide::chunk::size::Sizer;
-use crate::event::{Resolution, SqlState};
+use crate::event::{Event, Resolution, SqlState};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::telemetry::spans::Server;
@@ -58,6 +61,8 @@ pub(crate) struct Worker<'a, L: Labor> {
     sizer: Sizer,
     /// Worked, COMMIT not sent.
     open: Option<Chunk<L::Item>>,
+    /// Committed, not yet flushed; the oldest first.
+    held: Vec<Chunk<L::Item>>,
     /// COMMIT sent, answer lost.
     doubtful: Option<(Chunk<L::Item>, Failure)>,
     /// To be tried again.
@@ -75,6 +80,7 @@ impl<'a, L: Labor> Worker<'a, L> {
             lost: None,
             sizer: shop.sizer,
             open: None,
+            held: Vec::new(),
             doubtful: None,
             again: Vec::new(),
             nothing_free: false,
@@ -112,10 +118,11 @@ impl<'a, L: Labor> Worker<'a, L> {
             shop.books.line_down(failure);
         }
         if let Some((chunk, lost)) = self.doubtful.take() {
-            chunk.attempt.span.in_scope(|| {
-                shop.books.resolved(Resolution::Unresolved);
-                self.give_up(&chunk, &lost);
-            });
+            self.unresolved(&chunk, &lost);
+        }
+        for chunk in std::mem::take(&mut self.held) {
+            shop.books.observe(&Event::CommitInDoubt);
+            self.unresolved(&chunk, &Failure::lost("no session to ask whether the commit was flushed"));
         }
         for chunk in std::mem::take(&mut self.again) {
             match failure {
@@ -123,5 +130,13 @@ impl<'a, L: Labor> Worker<'a, L> {
                 None => shop.books.left_behind(chunk.len()),
             }
         }
+    }
+
+    /// Nobody could be asked what became of the chunk.
+    fn unresolved(&self, chunk: &Chunk<L::Item>, failure: &Failure) {
+        chunk.attempt.span.in_scope(|| {
+            self.shop.books.resolved(Resolution::Unresolved);
+            self.give_up(chunk, failure);
+        });
     }
 }

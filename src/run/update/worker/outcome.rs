@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::super::books::Closing;
 use super::super::labor::Labor;
 use super::chunk::{Attempt, Chunk};
 use super::{Shop, Worker};
@@ -37,8 +36,13 @@ impl<L: Labor> Worker<'_, L> {
         let Some(mut chunk) = chunk else { return };
         match committed {
             Ok(at) => {
-                chunk.course.on_committed();
-                self.committed(&chunk, at);
+                let took = at.saturating_duration_since(chunk.attempt.began);
+                chunk.attempt.took = Some(took);
+                self.sizer.on_committed(chunk.items.len() as u32, took);
+                match chunk.course.on_committed() {
+                    Next::Hold => self.held.push(chunk),
+                    _ => self.committed(&chunk),
+                }
             }
             // Whatever is no word of the server's leaves open what the server did.
             Err(failure) if failure.sqlstate().is_none() => {
@@ -48,13 +52,11 @@ impl<L: Labor> Worker<'_, L> {
         }
     }
 
-    fn committed(&mut self, chunk: &Chunk<L::Item>, at: Instant) {
-        let shop = self.shop;
-        let took = at.saturating_duration_since(chunk.attempt.began);
-        self.sizer.on_committed(chunk.items.len() as u32, took);
-        let closing = Closing { took, ..chunk.closing() };
-        let classes = &chunk.attempt.classes;
-        chunk.attempt.span.in_scope(|| shop.books.committed(&closing, classes, |item| shop.labor.show(item)));
+    /// The chunk took effect, and lasts.
+    pub(super) fn committed(&self, chunk: &Chunk<L::Item>) {
+        let Shop { books, labor, .. } = *self.shop;
+        let Attempt { classes, span, .. } = &chunk.attempt;
+        span.in_scope(|| books.committed(&chunk.closing(), classes, |item| labor.show(item)));
     }
 
     pub(super) fn on_failure(&mut self, mut chunk: Chunk<L::Item>, failure: Failure) {
@@ -72,7 +74,8 @@ impl<L: Labor> Worker<'_, L> {
         let shop = self.shop;
         let span = chunk.attempt.span.clone();
         span.in_scope(|| match next {
-            Next::Done => self.committed(&chunk, Instant::now()),
+            Next::Done => self.committed(&chunk),
+            Next::Hold => self.held.push(chunk),
             Next::Ask(_) => {
                 shop.books.observe(&Event::CommitInDoubt);
                 self.doubtful = Some((chunk, failure));

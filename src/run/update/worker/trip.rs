@@ -9,25 +9,19 @@ use super::Worker;
 use super::chunk::Chunk;
 use crate::pg::Failure;
 
-impl<L: Labor> Worker<'_, L> {
-    /// Commits the open chunk, with nothing to follow.
-    pub(super) async fn settle(&mut self) {
-        let commit = self.open.take().map(sent);
-        if let Some(line) = &self.line {
-            let committed = send_commit(&line.client, commit.is_some()).await;
-            self.on_commit(commit, committed);
-        }
-    }
+/// The server answers before the commit is on the disk (manual, "Asynchronous Commit").
+const WITHOUT_WAITING: &str = "SET LOCAL synchronous_commit TO off; COMMIT";
 
+impl<L: Labor> Worker<'_, L> {
     /// Commits the open chunk and works on the next, in one round trip.
     pub(super) async fn work(&mut self, mut chunk: Chunk<L::Item>) {
         let shop = self.shop;
-        let commit = self.open.take().map(sent);
+        let commit = self.open.take().map(sent::<L>);
         shop.begin(&mut chunk);
         let Some(line) = &self.line else { return };
         let work = shop.labor.work(&line.client, &line.desk, &chunk.items);
         // Polled in order: COMMIT is sent first.
-        let (committed, worked) = join(send_commit(&line.client, commit.is_some()), work).await;
+        let (committed, worked) = join(send_commit::<L>(&line.client, commit.is_some()), work).await;
         self.on_commit(commit, committed);
         self.on_work(chunk, worked).await;
     }
@@ -37,7 +31,7 @@ impl<L: Labor> Worker<'_, L> {
         let shop = self.shop;
         let Some(line) = &self.line else { return };
         let began = Instant::now();
-        let commit = self.open.take().map(sent);
+        let commit = self.open.take().map(sent::<L>);
         let given_up = shop.books.given_up();
         let size = if wait { 1 } else { self.sizer.next() };
         let claim = shop.labor.claim(&line.client, &line.desk, Request { size, wait, given_up: &given_up });
@@ -49,7 +43,7 @@ impl<L: Labor> Worker<'_, L> {
                 claimed = claim => Some(claimed),
             }
         };
-        let (committed, claimed) = join(send_commit(&line.client, commit.is_some()), claim).await;
+        let (committed, claimed) = join(send_commit::<L>(&line.client, commit.is_some()), claim).await;
         self.on_commit(commit, committed);
         match claimed {
             // Its transaction ends with its session.
@@ -93,15 +87,15 @@ impl<L: Labor> Worker<'_, L> {
 }
 
 /// COMMIT is about to be sent.
-fn sent<T>(mut chunk: Chunk<T>) -> Chunk<T> {
-    chunk.course.on_commit_sent();
+fn sent<L: Labor>(mut chunk: Chunk<L::Item>) -> Chunk<L::Item> {
+    chunk.course.on_commit_sent(!L::GROUPED);
     chunk
 }
 
 /// Commits, if there is something to commit; answers when.
-async fn send_commit(client: &Client, any: bool) -> Result<Instant, Failure> {
+async fn send_commit<L: Labor>(client: &Client, any: bool) -> Result<Instant, Failure> {
     if any {
-        client.batch_execute("COMMIT").await?;
+        client.batch_execute(if L::GROUPED { WITHOUT_WAITING } else { "COMMIT" }).await?;
     }
     Ok(Instant::now())
 }
