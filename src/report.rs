@@ -174,8 +174,8 @@ pub struct InDoubt {
     pub committed: u64,
     /// The server said that they did not: tried again.
     pub aborted: u64,
-    /// The server no longer knew, or had crashed or restarted, after which an id may be another transaction's:
-    /// the rows were compared again.
+    /// The server no longer knew, or had crashed or restarted, after which an id may be another transaction's
+    /// and a commit that was not flushed is gone: the rows were compared again.
     pub reread: u64,
     /// Nothing could be learned: their keys failed.
     pub unresolved: u64,

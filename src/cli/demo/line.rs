@@ -73,8 +73,8 @@ impl Drop for BadLine {
     }
 }
 
-/// The simple query, as it is on the wire.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+/// The end of the simple query that commits, as it is on the wire.
+const COMMIT: &[u8] = b"COMMIT\0";
 
 /// Carries bytes until either side ends or the place is reached; then drops both sides, as a dead line
 /// does. Returns whether it was cut.

@@ -1,12 +1,14 @@
 //! What a worker does next, seen from what it holds and what the feed has.
 
 use futures_util::FutureExt;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::feed::Portion;
 use super::super::labor::Labor;
 use super::Worker;
 use super::chunk::Chunk;
+use crate::error::Error;
 
 /// What a worker does next.
 pub(super) enum Move<T> {
@@ -21,7 +23,7 @@ pub(super) enum Move<T> {
 }
 
 impl<L: Labor> Worker<'_, L> {
-    /// The next move. Chunks to be tried again come first; then the feed is asked.
+    /// The next move. Chunks at hand come first; then the feed is asked.
     pub(super) async fn next(&mut self) -> Move<L::Item> {
         if self.is_flush_due() {
             Move::Settle
@@ -70,19 +72,42 @@ impl<L: Labor> Worker<'_, L> {
             }
         };
         match portion {
-            Ok(Portion::Items(items)) => {
-                let gathered = shop.labor.gather(items);
-                Move::Work(Box::new(shop.chunk(gathered.items, gathered.twins, false)))
-            }
+            Ok(Portion::Items(items)) => Move::Work(Box::new(self.put_together(items))),
             Ok(Portion::Claim) if self.nothing_free && self.is_unsettled() => Move::Settle,
             Ok(Portion::Claim) => Move::Claim { wait: self.nothing_free },
             Ok(Portion::End) => self.settle_or_leave(),
             Err(error) => {
-                shop.books.stopped_by(&error);
-                shop.stop.cancel();
+                self.feed_broke(&error);
                 self.settle_or_leave()
             }
         }
+    }
+
+    /// The next chunk, if its keys are there already: put together while the server works on another.
+    pub(super) async fn look_ahead(&self) -> Option<Chunk<L::Item>> {
+        // What is to be sent goes first.
+        yield_now().await;
+        if self.shop.stop.is_cancelled() || !self.again.is_empty() {
+            return None;
+        }
+        match self.shop.feed.next(self.sizer.next()).now_or_never()? {
+            Ok(Portion::Items(items)) => Some(self.put_together(items)),
+            Ok(Portion::Claim | Portion::End) => None,
+            Err(error) => {
+                self.feed_broke(&error);
+                None
+            }
+        }
+    }
+
+    fn put_together(&self, items: Vec<L::Item>) -> Chunk<L::Item> {
+        let gathered = self.shop.labor.gather(items);
+        self.shop.chunk(gathered.items, gathered.twins, false)
+    }
+
+    fn feed_broke(&self, error: &Error) {
+        self.shop.books.stopped_by(error);
+        self.shop.stop.cancel();
     }
 
     const fn settle_or_leave(&self) -> Move<L::Item> {

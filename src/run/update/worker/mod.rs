@@ -65,7 +65,7 @@ pub(crate) struct Worker<'a, L: Labor> {
     held: Vec<Chunk<L::Item>>,
     /// COMMIT sent, answer lost.
     doubtful: Option<(Chunk<L::Item>, Failure)>,
-    /// To be tried again.
+    /// To be tried again, and one put together ahead of time; the last is next.
     again: Vec<Chunk<L::Item>>,
     /// The last claim found nothing that is free.
     nothing_free: bool,

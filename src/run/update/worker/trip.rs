@@ -1,6 +1,6 @@
 //! One round trip: COMMIT of the chunk before, BEGIN and the work of the next.
 
-use futures_util::future::join;
+use futures_util::future::{join, join3};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
@@ -20,10 +20,13 @@ impl<L: Labor> Worker<'_, L> {
         shop.begin(&mut chunk);
         let Some(line) = &self.line else { return };
         let work = shop.labor.work(&line.client, &line.desk, &chunk.items);
-        // Polled in order: COMMIT is sent first.
-        let (committed, worked) = join(send_commit::<L>(&line.client, commit.is_some()), work).await;
+        // Polled in order: COMMIT is sent first, and while the server works the next chunk is put together.
+        let commit_sent = send_commit::<L>(&line.client, commit.is_some());
+        let (committed, worked, ahead) = join3(commit_sent, work, self.look_ahead()).await;
         self.on_commit(commit, committed);
         self.on_work(chunk, worked).await;
+        // What comes again goes before.
+        self.again.splice(0..0, ahead);
     }
 
     /// Commits the open chunk and claims the next, in one round trip; works on it in a second.
