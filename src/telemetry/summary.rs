@@ -53,6 +53,9 @@ fn summarize<'a>(words: &[Word<'a>]) -> (String, Option<&'a str>) {
     let after = |keyword: &str| position(words, keyword).and_then(|at| name(&words[at + 1..]));
     match verb.as_str() {
         "WITH" => {
+            if let Some(write) = first_write(words) {
+                return summarize(&write);
+            }
             let main = words.iter().skip(1).position(|w| MAIN_VERBS.iter().any(|verb| w.is(verb)));
             main.map_or((verb, None), |at| summarize(&words[at + 1..]))
         }
@@ -71,6 +74,19 @@ fn summarize<'a>(words: &[Word<'a>]) -> (String, Option<&'a str>) {
 }
 
 const MAIN_VERBS: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"];
+/// The verbs that change rows, in a WITH too.
+const WRITES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "MERGE"];
+
+/// The first statement in a WITH that changes rows, as if it stood alone. The SELECT around it only reads
+/// what that returns: `WITH changed AS (UPDATE orders ...) SELECT ...`.
+fn first_write<'a>(words: &[Word<'a>]) -> Option<Vec<Word<'a>>> {
+    let is_write =
+        |word: &Word<'_>| word.depth == 1 && WRITES.iter().any(|verb| word.text.eq_ignore_ascii_case(verb));
+    // After AS: not the UPDATE of FOR UPDATE.
+    let at = words.windows(2).position(|pair| pair[0].is("AS") && is_write(&pair[1]))? + 1;
+    let inside = words[at..].iter().take_while(|word| word.depth > 0);
+    Some(inside.map(|word| Word { depth: word.depth - 1, ..*word }).collect())
+}
 
 /// Words that may stand between a verb and what it works on.
 const FILLERS: [&str; 14] = [
@@ -276,6 +292,14 @@ mod tests {
     fn a_with_query_is_named_by_its_main_statement() {
         check("WITH a AS (SELECT * FROM x) SELECT * FROM a", "SELECT a");
         check("WITH a AS (SELECT 1) UPDATE t SET b = 2", "UPDATE t");
+    }
+
+    #[test]
+    fn a_with_query_that_changes_rows_is_named_by_that() {
+        check("WITH a AS (UPDATE t SET b = 2 FROM (SELECT 1) c RETURNING id) SELECT * FROM a", "UPDATE t");
+        check("WITH i AS (SELECT 1), a AS (DELETE FROM t RETURNING *) INSERT INTO u TABLE a", "DELETE t");
+        check("WITH a AS (SELECT * FROM t FOR UPDATE) SELECT * FROM a", "SELECT a");
+        check("WITH a AS (SELECT x AS update FROM t) SELECT * FROM a", "SELECT a");
     }
 
     #[test]

@@ -1,27 +1,23 @@
 //! From a run below its minimum to somebody who is woken, with real programs all the way.
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::Stdio;
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
 use headcount::telemetry::exporters::{Options, Telemetry};
 use headcount::{Headcount, Job, Outcome, Settings};
-use tokio::process::Command;
 
 use super::crowd::{Crowded, STATEMENT};
 use super::dashboards::{Expression, expressions};
-use super::programs::{Place, Program};
+use super::programs::{Place, Program, headcount};
 use super::webhook::{Post, Webhook};
 
-/// Ended by `headcount run`: its exit code and what it told people.
+/// A run that demands four workers, two at least: its exit code and what it told people.
 async fn run(crowded: &Crowded, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    command.env_clear().stdin(Stdio::null()).args(["run", "--dsn", &crowded.dsn(), "--task", "rollup"]);
-    command.args(["--target", "4", "--min", "2", "--attempts", "4", "--sql", STATEMENT]);
-    command.args(["--admission-wait", "0s"]).args(arguments);
-    let output = command.output().await.unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let job = ["run", "--task", "rollup", "--target", "4", "--min", "2", "--attempts", "4"];
+    let dsn = crowded.dsn();
+    let rest = ["--dsn", &dsn, "--sql", STATEMENT, "--admission-wait", "0s"];
+    headcount(&[&job[..], &rest, arguments].concat(), &[]).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,17 @@ impl Crowded {
         Self { server, client }
     }
 
+    /// The same with so many orders to update.
+    pub(crate) async fn with_orders(rows: u32) -> Self {
+        let crowded = Self::start().await;
+        let orders = format!(
+            "CREATE TABLE orders (id bigint PRIMARY KEY, status text NOT NULL);
+             INSERT INTO orders SELECT g, 'paid' FROM generate_series(1, {rows}) g"
+        );
+        crowded.client.batch_execute(&orders).await.unwrap();
+        crowded
+    }
+
     pub(crate) fn dsn(&self) -> String {
         self.server.dsn()
     }

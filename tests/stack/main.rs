@@ -5,6 +5,7 @@
 //!   tools find no fault in rules, rule tests and configurations
 //! - `chain`: a run below its minimum, pushed and scraped, wakes somebody through a real Prometheus and a
 //!   real Alertmanager, and a good run resolves it; every expression of the dashboards returns series
+//! - `spans`: real runs and updates of the command, received over OTLP: parents, attributes, the joined trace
 //! - `programs`, `webhook`, `crowd`: how the tests start those programs, listen to Alertmanager, and keep
 //!   a server's pool busy
 //!
@@ -15,7 +16,12 @@ mod chain;
 mod crowd;
 mod dashboards;
 mod programs;
+#[cfg(feature = "otlp")]
+#[path = "../telemetry/receiver.rs"]
+mod receiver;
 mod rules;
+#[cfg(feature = "otlp")]
+mod spans;
 mod webhook;
 
 use std::collections::BTreeSet;

@@ -38,6 +38,14 @@ pub(crate) fn output(command: &mut Command) -> String {
     said
 }
 
+/// The command as it is built, in an environment of just this: its exit code and what it told people.
+pub(crate) async fn headcount(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.env_clear().envs(environment.iter().copied()).stdin(Stdio::null()).args(arguments);
+    let output = command.output().await.unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// A server that was started for one test, and ends with it.
 #[derive(Debug)]
 pub(crate) struct Program {

@@ -11,4 +11,5 @@ mod contract;
 mod log;
 mod otlp;
 mod prometheus;
+mod receiver;
 mod script;

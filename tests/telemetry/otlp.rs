@@ -1,6 +1,5 @@
 //! Spans.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headcount::Event;
@@ -11,9 +10,10 @@ use headcount::telemetry::exporters::{LogFormat, Telemetry};
 use headcount::telemetry::names::Exporter;
 use headcount::telemetry::spans::{self, Server};
 use headcount::telemetry::{SpanAttributes, TraceContext, sql_comment, traceparent_of};
-use mock_collector::{MockServer, Protocol, ServerHandle};
+use mock_collector::{MockServer, Protocol};
 
 use crate::log::Buffer;
+use crate::receiver::received;
 use crate::script::{MS, attempt_ended, chunk, good, sample, scope, script, start, value};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -79,71 +79,6 @@ async fn a_trace_in_the_environment_is_joined_unless_a_span_is_open() {
     });
     assert_eq!(telemetry.finish().await, []);
     server.shutdown().await.unwrap();
-}
-
-#[derive(Debug, Clone)]
-struct Received {
-    name: String,
-    id: Vec<u8>,
-    parent: Vec<u8>,
-    trace: String,
-    kind: i32,
-    status: i32,
-    events: usize,
-    attributes: BTreeMap<String, String>,
-    service: String,
-}
-
-impl Received {
-    /// The attribute with its type on the wire, as in `IntValue(4)`.
-    fn attribute(&self, key: &str) -> &str {
-        self.attributes.get(key).map_or("", String::as_str)
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-async fn received(server: &ServerHandle) -> Vec<Received> {
-    server
-        .with_collector(|collector| {
-            collector
-                .spans()
-                .iter()
-                .map(|test| {
-                    let span = test.span();
-                    let shown = |value: &dyn std::fmt::Debug| {
-                        let text = format!("{value:?}");
-                        text.trim_start_matches("Some(AnyValue { value: Some(")
-                            .trim_end_matches(") })")
-                            .to_owned()
-                    };
-                    let service =
-                        test.resource_attrs().iter().find(|pair| pair.key == "service.name").unwrap();
-                    Received {
-                        name: span.name.clone(),
-                        id: span.span_id.clone(),
-                        parent: span.parent_span_id.clone(),
-                        trace: hex(&span.trace_id),
-                        kind: span.kind,
-                        status: span.status.as_ref().map_or(0, |status| status.code),
-                        events: span.events.len(),
-                        attributes: span
-                            .attributes
-                            .iter()
-                            .map(|pair| (pair.key.clone(), shown(&pair.value)))
-                            .collect(),
-                        service: shown(&service.value),
-                    }
-                })
-                .collect()
-        })
-        .await
 }
 
 async fn check_spans(protocol: Protocol, scheme: &str) {
