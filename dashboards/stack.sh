@@ -3,8 +3,12 @@
 # running `headcount demo`. All on 127.0.0.1, data in a temporary folder; Ctrl-C stops and removes everything.
 #
 #   stack.sh [COMMAND]   COMMAND is the `headcount` to run; default: the one on PATH
+#
+# Where a port is taken, choose another: PROMETHEUS_PORT=9190 make stack
 set -eu
 
+: "${PROMETHEUS_PORT:=9090}" "${PUSHGATEWAY_PORT:=9091}" "${ALERTMANAGER_PORT:=9093}"
+: "${RECEIVER_PORT:=9095}" "${DEMO_PORT:=9464}"
 here=$(cd "$(dirname "$0")" && pwd)
 headcount=${1:-headcount}
 sh "$here/../tests/servers/observability.sh"
@@ -13,22 +17,32 @@ command -v "$headcount" >/dev/null || { echo "stack: there is no $headcount; bui
 folder=$(mktemp -d)
 running=''
 stop() {
-    trap - EXIT INT TERM
+    # Nothing may stay behind because somebody is impatient; each of them ends within seconds.
+    trap - EXIT
+    trap '' INT TERM HUP
+    # A signal may have come before the last one was noted.
+    [ -z "${!:-}" ] || case " $running" in *" $! "*) ;; *) running="$! $running" ;; esac
     # Only what was started here, the last first.
     for pid in $running; do kill "$pid" 2>/dev/null || :; done
     for pid in $running; do wait "$pid" 2>/dev/null || :; done
     rm -rf "$folder"
 }
 trap stop EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# In a session of its own: Ctrl-C is for this script alone, which then tells each of them once. To the demo
+# a second signal would mean to leave at once, without stopping its server in order.
+launch() {
+    setsid "$@" &
+    last=$!
+    running="$last $running "
+}
 start() { # name, program, arguments: its output goes to a file
     name=$1
     shift
-    "$@" >"$folder/$name.log" 2>&1 &
-    running="$! $running"
-    last=$!
+    launch "$@" >"$folder/$name.log" 2>&1
 }
 ready() { # name, what its log says when it is up
     tries=150
@@ -42,34 +56,43 @@ ready() { # name, what its log says when it is up
         sleep 0.2
     done
 }
+here_ports() { # file: with the ports of this run
+    sed -e "s/127\.0\.0\.1:9091/127.0.0.1:$PUSHGATEWAY_PORT/" -e "s/127\.0\.0\.1:9093/127.0.0.1:$ALERTMANAGER_PORT/" \
+        -e "s/127\.0\.0\.1:9095/127.0.0.1:$RECEIVER_PORT/" -e "s/127\.0\.0\.1:9464/127.0.0.1:$DEMO_PORT/" "$1"
+}
 
 # Links, so that an edited rule is the one that is loaded.
-mkdir "$folder/prometheus"
+mkdir "$folder/prometheus" "$folder/prometheus/targets"
 ln -s "$here/prometheus/prometheus.yml" "$here/prometheus/rules" "$folder/prometheus/"
-ln -s "$here/prometheus/targets/loopback" "$folder/prometheus/targets"
+for target in "$here"/prometheus/targets/loopback/*.yml; do
+    here_ports "$target" >"$folder/prometheus/targets/${target##*/}"
+done
+here_ports "$here/alertmanager/alertmanager.yml" >"$folder/alertmanager.yml"
 
-start pushgateway prometheus-pushgateway --web.listen-address=127.0.0.1:9091 --persistence.file="$folder/pushgateway.data"
+start pushgateway prometheus-pushgateway --web.listen-address="127.0.0.1:$PUSHGATEWAY_PORT" \
+    --persistence.file="$folder/pushgateway.data"
 ready pushgateway 'Listening on'
 # An empty cluster address: else it listens for a cluster, on all interfaces.
-start alertmanager prometheus-alertmanager --config.file="$here/alertmanager/alertmanager.yml" \
-    --storage.path="$folder/alertmanager" --web.listen-address=127.0.0.1:9093 --cluster.listen-address=
+start alertmanager prometheus-alertmanager --config.file="$folder/alertmanager.yml" \
+    --storage.path="$folder/alertmanager" --web.listen-address="127.0.0.1:$ALERTMANAGER_PORT" --cluster.listen-address=
 ready alertmanager 'Listening on'
 start prometheus prometheus --config.file="$folder/prometheus/prometheus.yml" \
-    --storage.tsdb.path="$folder/data" --web.listen-address=127.0.0.1:9090
+    --storage.tsdb.path="$folder/data" --web.listen-address="127.0.0.1:$PROMETHEUS_PORT"
 ready prometheus 'Server is ready'
 
 # Debian's Prometheus has the classic pages only, and its Alertmanager none.
 cat <<END
-Prometheus     http://127.0.0.1:9090/classic/graph?g0.expr=task%3Aheadcount_last_run_achieved_workers%3Alatest&g0.tab=0
-Alerts         http://127.0.0.1:9090/classic/alerts
-Alertmanager   amtool --alertmanager.url=http://127.0.0.1:9093 alert query
-Pushgateway    http://127.0.0.1:9091   (headcount run --push http://127.0.0.1:9091 ...)
-The demo       http://127.0.0.1:9464/metrics
+Prometheus     http://127.0.0.1:$PROMETHEUS_PORT/classic/graph?g0.expr=task%3Aheadcount_last_run_achieved_workers%3Alatest&g0.tab=0
+Alerts         http://127.0.0.1:$PROMETHEUS_PORT/classic/alerts
+Alertmanager   amtool --alertmanager.url=http://127.0.0.1:$ALERTMANAGER_PORT alert query
+Pushgateway    http://127.0.0.1:$PUSHGATEWAY_PORT   (headcount run --push http://127.0.0.1:$PUSHGATEWAY_PORT ...)
+The demo       http://127.0.0.1:$DEMO_PORT/metrics
 Ctrl-C stops all of it.
 
 END
 
-# In the foreground, so that it can be watched; its metrics stay for a while when it is done.
-"$headcount" demo --listen 127.0.0.1:9464 --keep-metrics 1h &
-running="$! $running"
-wait $!
+# Whom alerts wake: its lines are for people.
+launch python3 "$here/alertmanager/receiver.py" "$RECEIVER_PORT"
+# In sight, so that it can be watched; its metrics stay for a while when it is done.
+launch "$headcount" demo --listen "127.0.0.1:$DEMO_PORT" --keep-metrics 1h
+wait "$last"

@@ -11,6 +11,8 @@ command -v prometheus-alertmanager >/dev/null || missing="$missing prometheus-al
 command -v prometheus-pushgateway >/dev/null || missing="$missing prometheus-pushgateway"
 [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || missing="$missing pgbouncer"
 command -v docker-compose >/dev/null || missing="$missing docker-compose"
+command -v python3 >/dev/null || missing="$missing python3"
+command -v setsid >/dev/null || missing="$missing util-linux"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then

@@ -1,6 +1,6 @@
 //! From a run below its minimum to somebody who is woken, with real programs all the way.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
@@ -9,7 +9,7 @@ use headcount::{Headcount, Job, Outcome, Settings};
 
 use super::crowd::{Crowded, STATEMENT};
 use super::dashboards::{Expression, expressions};
-use super::programs::{Place, Program, headcount};
+use super::programs::{Place, Program, free_port, headcount};
 use super::webhook::{Post, Webhook};
 
 /// A run that demands four workers, two at least: its exit code and what it told people.
@@ -145,9 +145,4 @@ async fn a_job_succeeds_when_nobody_takes_its_telemetry_and_says_what_was_lost()
         line[series.len()..].parse::<f64>().unwrap()
     };
     assert!(lost("otlp") >= 1.0 && lost("push") >= 1.0, "{text}");
-}
-
-/// A port on loopback that nobody listens on now.
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

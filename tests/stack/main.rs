@@ -6,6 +6,7 @@
 //! - `chain`: a run below its minimum, pushed and scraped, wakes somebody through a real Prometheus and a
 //!   real Alertmanager, and a good run resolves it; every expression of the dashboards returns series
 //! - `spans`: real runs and updates of the command, received over OTLP: parents, attributes, the joined trace
+//! - `trial`: `make stack` is started, looked at, and leaves nothing behind
 //! - `programs`, `webhook`, `crowd`: how the tests start those programs, listen to Alertmanager, and keep
 //!   a server's pool busy
 //!
@@ -22,6 +23,7 @@ mod receiver;
 mod rules;
 #[cfg(feature = "otlp")]
 mod spans;
+mod trial;
 mod webhook;
 
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@
 //! must find its line, so that the tests cannot drift away from what users deploy.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -127,37 +127,21 @@ impl Program {
 
     /// The series that Prometheus answers an instant query with; `Err` with what it said.
     pub(crate) async fn query(&self, promql: &str) -> Result<Vec<Value>, String> {
-        self.ask(&format!("/api/v1/query?query={}", encoded(promql))).await
+        query(self.address, promql).await
     }
 
     /// The same for every second of the last five minutes.
     pub(crate) async fn query_over_time(&self, promql: &str) -> Result<Vec<Value>, String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let query = encoded(promql);
-        self.ask(&format!("/api/v1/query_range?query={query}&start={}&end={now}&step=1", now - 300)).await
+        let path = format!("/api/v1/query_range?query={query}&start={}&end={now}&step=1", now - 300);
+        ask(self.address, &path).await
     }
 
-    async fn ask(&self, path: &str) -> Result<Vec<Value>, String> {
-        let body = get(self.address, path).await;
-        let answer: Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
-        answer["data"]["result"].as_array().cloned().ok_or(body)
-    }
-
-    /// Asks until the answer has series, and returns them.
-    pub(crate) async fn eventually(&self, expr: &str) -> Vec<Value> {
-        let asking = async {
-            // Faster than a scrape, so that no state is missed; Prometheus offers nothing to wait on.
-            let mut beat = tokio::time::interval(Duration::from_millis(200));
-            loop {
-                beat.tick().await;
-                // While it starts it answers 503.
-                match self.query(expr).await {
-                    Ok(series) if !series.is_empty() => return series,
-                    _ => (),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("no series: {expr}"))
+    /// Asks until the answer has series.
+    pub(crate) async fn eventually(&self, promql: &str) {
+        // While it starts it answers 503.
+        eventually(promql, async || self.query(promql).await.is_ok_and(|series| !series.is_empty())).await;
     }
 }
 
@@ -203,6 +187,37 @@ impl Place {
         part("node", None);
         folder
     }
+}
+
+/// The series of an instant query to a Prometheus.
+pub(crate) async fn query(prometheus: SocketAddr, promql: &str) -> Result<Vec<Value>, String> {
+    ask(prometheus, &format!("/api/v1/query?query={}", encoded(promql))).await
+}
+
+async fn ask(prometheus: SocketAddr, path: &str) -> Result<Vec<Value>, String> {
+    let body = get(prometheus, path).await;
+    let answer: Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+    answer["data"]["result"].as_array().cloned().ok_or(body)
+}
+
+/// Looks until it is so, for that which offers nothing to wait on.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        // Faster than a scrape, so that no state is missed.
+        let mut beat = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            beat.tick().await;
+            if is_so().await {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "never: {what}");
+}
+
+/// A port on loopback that nobody listens on now.
+pub(crate) fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn encoded(promql: &str) -> String {

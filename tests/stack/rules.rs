@@ -186,6 +186,7 @@ fn docker_compose_accepts_its_file_and_every_mounted_file_is_there() {
         "postgres",
         "prometheus",
         "alertmanager",
+        "receiver",
         "pushgateway",
         "grafana",
         "tempo",
@@ -207,6 +208,12 @@ fn docker_compose_accepts_its_file_and_every_mounted_file_is_there() {
         for port in ports.trim_matches(['[', ']']).split(", ") {
             assert!(port.starts_with("\"127.0.0.1:"), "{port} is not on loopback");
         }
+    }
+    // What Alertmanager posts to is on its own host; there the receiver must be.
+    let receiver = text.split("\n  receiver:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert_eq!(values(receiver, "network_mode").next(), Some("service:alertmanager"));
+    for url in values(&read("dashboards/alertmanager/alertmanager.yml"), "url") {
+        assert!(url.starts_with("http://127.0.0.1:9095/"), "{url}");
     }
     // All but the one that only copies a file.
     let services = text.matches("\n    image: ").count();

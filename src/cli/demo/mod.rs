@@ -56,7 +56,9 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
 async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<Execution<u64>, Trouble> {
     let exporters = Exporters { listen: Some(args.listen), ..Exporters::default() };
     let telemetry = telemetry::start("rollup", &exporters, words).await?;
-    let stage = signals.unless(Box::pin(set(args))).await.map_err(Trouble::Interrupted)??;
+    // Its start takes a second, and is not broken off: half a server would leave its folder behind.
+    let stage = Stage::start().await?;
+    signals.unless(Box::pin(furnish(&stage, args.scale))).await.map_err(Trouble::Interrupted)??;
     let played = acts(&stage, &telemetry, signals).await;
     let kept = match (&played, args.keep_metrics) {
         (Ok(_), Some(time)) => {
@@ -71,22 +73,21 @@ async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<E
     played
 }
 
-/// Starts the server and loads the data.
-async fn set(args: &DemoArgs) -> Result<Stage, Trouble> {
+/// Loads the data.
+async fn furnish(stage: &Stage, scale: f64) -> Result<(), Trouble> {
     let began = Instant::now();
-    let stage = Stage::start().await?;
     tell(&format!(
         "PostgreSQL {} on port {}, for this demo alone; its pool has {} slots. Loading TPC-H data...",
         stage.major(),
         stage.port(),
         server::POOL
     ));
-    let (lineitem, orders) = Box::pin(data::load(&stage.endpoint, args.scale)).await?;
+    let (lineitem, orders) = Box::pin(data::load(&stage.endpoint, scale)).await?;
     tell(&format!(
         "{lineitem} rows of lineitem and {orders} of orders after {}.",
         time_text(began.elapsed())
     ));
-    Ok(stage)
+    Ok(())
 }
 
 async fn acts(
