@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs Debian's Prometheus, Alertmanager, Pushgateway and PgBouncer for the tests, and docker-compose,
-# which checks docker-compose.yml (that needs no engine). The tests start the servers themselves, on loopback
+# Installs Debian's Prometheus, Alertmanager, Pushgateway, node_exporter and PgBouncer for the tests, and
+# docker-compose, which checks docker-compose.yml (that needs no engine). The tests start the servers themselves, on loopback
 # and with temporary folders, so no service may start here: a service would listen on all interfaces.
 # Does nothing when all of them are there. Needs root only to install.
 set -eu
@@ -9,6 +9,7 @@ missing=''
 command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$missing prometheus"
 command -v prometheus-alertmanager >/dev/null || missing="$missing prometheus-alertmanager"
 command -v prometheus-pushgateway >/dev/null || missing="$missing prometheus-pushgateway"
+command -v prometheus-node-exporter >/dev/null || missing="$missing prometheus-node-exporter"
 [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || missing="$missing pgbouncer"
 command -v docker-compose >/dev/null || missing="$missing docker-compose"
 command -v python3 >/dev/null || missing="$missing python3"

@@ -111,6 +111,16 @@ impl Program {
         Self::start("prometheus-alertmanager", folder, &arguments)
     }
 
+    /// `node_exporter` with nothing but the text files of this folder.
+    pub(crate) fn node_exporter(textfiles: &Path) -> Self {
+        let arguments = [
+            "--collector.disable-defaults".to_owned(),
+            "--collector.textfile".to_owned(),
+            format!("--collector.textfile.directory={}", textfiles.display()),
+        ];
+        Self::start("prometheus-node-exporter", tempfile::tempdir().unwrap(), &arguments)
+    }
+
     /// Prometheus, which scrapes and alerts at this place.
     pub(crate) fn prometheus(place: Place) -> Self {
         let folder = place.prometheus_folder();
@@ -158,6 +168,7 @@ pub(crate) struct Place {
     pub(crate) pushgateway: Option<SocketAddr>,
     pub(crate) alertmanager: Option<SocketAddr>,
     pub(crate) headcount: Option<SocketAddr>,
+    pub(crate) node: Option<SocketAddr>,
 }
 
 impl Place {
@@ -184,7 +195,7 @@ impl Place {
         part("pushgateway", self.pushgateway);
         part("alertmanager", self.alertmanager);
         part("headcount", self.headcount);
-        part("node", None);
+        part("node", self.node);
         folder
     }
 }

@@ -241,7 +241,11 @@ async fn check_loss(url: String, limit: Duration, cause: &str) {
     );
     assert!(losses[0].to_string().contains(cause), "{}", losses[0]);
     let text = std::fs::read_to_string(file).unwrap();
-    assert_eq!(value(&text, "headcount_telemetry_lost_total{exporter=\"otlp\"}"), Some(7.0), "{url}");
+    assert_eq!(
+        value(&text, "headcount_telemetry_lost_total{task=\"rollup\",exporter=\"otlp\"}"),
+        Some(7.0),
+        "{url}"
+    );
 }
 
 #[tokio::test]

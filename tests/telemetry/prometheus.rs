@@ -150,7 +150,7 @@ async fn a_push_that_is_refused_is_said_and_counted_without_the_password() {
     assert!(sentence.contains(&gone.to_string()) && sentence.contains("refused"), "{sentence}");
     assert!(!sentence.contains("secret"), "{sentence}");
     let text = std::fs::read_to_string(file).unwrap();
-    assert_eq!(value(&text, "headcount_telemetry_lost_total{exporter=\"push\"}"), Some(1.0));
+    assert_eq!(value(&text, "headcount_telemetry_lost_total{task=\"rollup\",exporter=\"push\"}"), Some(1.0));
 }
 
 #[tokio::test]

@@ -133,7 +133,8 @@ pub struct Telemetry {
     dispatch: Dispatch,
     listener: Option<Listener>,
     push: Option<Push>,
-    textfile: Option<PathBuf>,
+    /// With the task whose file it is.
+    textfile: Option<(PathBuf, String)>,
     #[cfg(feature = "otlp")]
     otlp: Option<otlp::Otlp>,
     #[cfg(feature = "otlp")]
@@ -179,7 +180,7 @@ impl Telemetry {
             dispatch,
             listener,
             push,
-            textfile,
+            textfile: textfile.map(|path| (path, task)),
             #[cfg(feature = "otlp")]
             otlp,
             #[cfg(feature = "otlp")]
@@ -258,8 +259,8 @@ impl Telemetry {
     }
 
     async fn write_textfile(&mut self) -> Option<Loss> {
-        let path = self.textfile.take()?;
-        let (text, shown) = (self.handle.render(), path.display().to_string());
+        let (path, task) = self.textfile.take()?;
+        let (text, shown) = (textfile::of_task(&task, &self.handle.render()), path.display().to_string());
         let written = tokio::task::spawn_blocking(move || textfile::write(&path, &text)).await;
         let error = match written {
             Ok(Ok(())) => return None,

@@ -2,6 +2,10 @@
 //!
 //! It must never see half a file, so the text is written aside and renamed into place. The name aside
 //! does not end in `.prom`, and carries the process id: two runs cannot write into each other's.
+//!
+//! The collector puts the files of all tasks together and takes each series once: of what a process counts
+//! as a whole, such as lost spans, it would keep one task's and complain at each scrape. So these series get
+//! the task's name here, as the Pushgateway gives it to them by their group.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -26,6 +30,25 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     written.and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
         let _ = fs::remove_file(&aside);
     })
+}
+
+/// The text with the label `task` on each series that has none.
+#[must_use]
+pub fn of_task(task: &str, text: &str) -> String {
+    let task = task.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let mut labelled = String::with_capacity(text.len() + 4096);
+    for line in text.split_inclusive('\n') {
+        match line.find(['{', ' ']) {
+            // Our names of labels need no look at quotes: no other ends in `task`.
+            Some(at) if !line.starts_with('#') && !line.contains("task=\"") => {
+                let (name, rest) = line.split_at(at);
+                let (open, rest) = rest.strip_prefix('{').map_or(("}", rest), |labels| (",", labels));
+                labelled.extend([name, "{task=\"", &task, "\"", open, rest]);
+            }
+            _ => labelled.push_str(line),
+        }
+    }
+    labelled
 }
 
 /// Same folder: a rename across file systems is a copy.
@@ -69,6 +92,14 @@ mod tests {
         assert_eq!(io::read_to_string(before).unwrap(), "old 1\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert_eq!(names(folder.path()), ["a.prom"]);
+    }
+
+    #[test]
+    fn every_series_names_its_task() {
+        let text = "# TYPE a counter\na 1\na{exporter=\"otlp\"} 2\na{task=\"b\",x=\"y\"} 3\n\n";
+        let expected = "# TYPE a counter\na{task=\"r\\\"\"} 1\na{task=\"r\\\"\",exporter=\"otlp\"} 2\n\
+                        a{task=\"b\",x=\"y\"} 3\n\n";
+        assert_eq!(of_task("r\"", text), expected);
     }
 
     #[test]
