@@ -56,7 +56,9 @@ pub enum PlanShortfall {
 #[allow(clippy::struct_excessive_bools, reason = "options of their own, each with its sentence")]
 pub struct Settings {
     /// The task's name: metric label, span attribute and part of `application_name`. 1 to 52
-    /// characters of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run.
+    /// characters of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run. The session is called
+    /// `headcount:<task>`, and behind that stands what it demands and its attempt, where 63 bytes suffice
+    /// (`headcount:rollup want=4 try=2`): match on it with `LIKE`.
     pub task: String,
     /// Parallel workers demanded; 1 to 1024 (the bound of `max_parallel_workers`). Default 4.
     pub target_workers: u32,

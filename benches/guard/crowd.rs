@@ -29,7 +29,7 @@ pub async fn measure(server: &Server, table: &mut Table, seconds: u64) {
         })
         .collect();
     let looker = connect(&server.private).await;
-    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'headcount:crowd' AND wait_event = 'PgSleep'";
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'headcount:crowd %' AND wait_event = 'PgSleep'";
     while looker.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) < QUERIES as i64 {}
     let monitors = "SELECT pid FROM pg_stat_activity WHERE application_name = 'headcount:monitor'";
     // The benchmark before this one left a monitor of its own, which watches nothing.

@@ -3,7 +3,6 @@
 //! On a terminal one picture that is redrawn; off it a block of lines whenever something changed but time;
 //! with `--json` an object a look. The same look feeds all three.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -38,15 +37,13 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
     };
     let server = endpoint.describe();
     let watcher = Watcher::connect(&endpoint, &args.reserve_database, &args.reserve_space).await?;
-    let mut attempts = Attempts::default();
     let mut last = String::new();
     loop {
-        let mut fleet = watcher.look().await?;
-        attempts.note(&mut fleet);
+        let fleet = watcher.look().await?;
         if args.json {
             output::print_json(&fleet);
         } else if std::io::stdout().is_terminal() && !args.once {
-            output::print(&redrawn(&picture(&server, &fleet, true)));
+            output::print(&redrawn(&picture(&server, &fleet, true), screen()));
         } else {
             let news = picture(&server, &fleet, false);
             if news != last {
@@ -61,28 +58,27 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
     }
 }
 
-/// Attempts of executions that do not say theirs: a transaction that is younger than it was is another one.
-#[derive(Debug, Default)]
-struct Attempts(HashMap<i32, (f64, u32)>);
-
-impl Attempts {
-    fn note(&mut self, fleet: &mut Fleet) {
-        self.0.retain(|pid, _| fleet.leaders.iter().any(|leader| leader.pid == *pid));
-        for leader in &mut fleet.leaders {
-            let (Some(age), Some(_)) = (leader.running_seconds, &leader.task) else { continue };
-            let (before, count) = self.0.entry(leader.pid).or_insert((age, 1));
-            if age < *before {
-                *count += 1;
-            }
-            *before = age;
-            leader.attempt = leader.attempt.or(Some(*count));
-        }
+/// Drawn over what was there: the cursor goes home, each line ends clean, and so does the screen. A line
+/// or a picture that is too long would scroll, and be drawn beneath itself from then on.
+fn redrawn(picture: &str, (rows, columns): (usize, usize)) -> String {
+    let lines: Vec<String> = picture.lines().map(|line| line.chars().take(columns).collect()).collect();
+    // The cursor rests on the last row.
+    let room = rows.saturating_sub(1).max(1);
+    let mut shown = lines.clone();
+    if lines.len() > room {
+        shown.truncate(room - 1);
+        let hidden = lines.len() - shown.len();
+        let note = format!("  ... {hidden} more; --once prints all");
+        shown.push(note.chars().take(columns).collect());
     }
+    format!("\x1b[H{}\x1b[K\x1b[J", shown.join("\x1b[K\n"))
 }
 
-/// Drawn over what was there; the cursor goes home, each line ends clean, and so does the screen.
-fn redrawn(picture: &str) -> String {
-    format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n"))
+/// Rows and columns; a terminal that does not know its size is as large as they all were.
+fn screen() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let known = size.filter(|size| size.ws_row > 0 && size.ws_col > 0);
+    known.map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()))
 }
 
 /// What there is to see. Without `times` it differs only when something happened.
@@ -98,7 +94,9 @@ fn picture(server: &str, fleet: &Fleet, times: bool) -> String {
         pool.outsiders,
         if pool.visible { "" } else { " (other roles' workers cannot be seen: grant pg_read_all_stats)" }
     );
-    for leader in &fleet.leaders {
+    // Who only waits is shown once, in its queue.
+    let waits = |leader: &&Leader| fleet.queue.iter().any(|waiting| waiting.leader == Some(leader.pid));
+    for leader in fleet.leaders.iter().filter(|leader| !waits(leader)) {
         let _ = writeln!(text, "  {}", leading(leader, times));
     }
     for waiting in &fleet.queue {
@@ -114,13 +112,16 @@ fn leading(leader: &Leader, times: bool) -> String {
         (None, Some(role)) => format!("(outsider {role})"),
         (None, None) => "(outsider)".to_owned(),
     };
-    let of = leader.demand.map(|demand| format!(" of {demand}")).unwrap_or_default();
-    let mut line = format!("{name:<24} pid {pid:<8} workers {workers}{of}");
+    let mut line = format!("{name:<24} pid {pid:<8} workers {workers}");
+    // Outsiders have no demand and no attempts; a job that does not say its own is not given any.
+    if leader.task.is_some() {
+        let _ = write!(line, " of {}", known(leader.demand));
+    }
     if *slots > 0 {
         let _ = write!(line, ", slots {slots}");
     }
-    if let Some(attempt) = leader.attempt {
-        let _ = write!(line, ", attempt {attempt}");
+    if leader.task.is_some() {
+        let _ = write!(line, ", attempt {}", known(leader.attempt));
     }
     if let Some(state) = leader.state.as_deref().filter(|state| *state != "active") {
         let _ = write!(line, ", {state}");
@@ -129,11 +130,15 @@ fn leading(leader: &Leader, times: bool) -> String {
 }
 
 fn queued(waiting: &Waiting, times: bool) -> String {
-    let Waiting { place, task, demand, pid, .. } = waiting;
+    let Waiting { place, pid, .. } = waiting;
     let queue = if waiting.priority { "priority queue" } else { "queue" };
-    let name = if task.is_empty() { "?" } else { task };
+    let (name, demand) = (waiting.task.as_deref().unwrap_or("-"), known(waiting.demand));
     format!("{name:<24} pid {pid:<8} {queue} {place}, wants {demand} slots")
         + &since(waiting.waited_seconds.filter(|_| times))
+}
+
+fn known(number: Option<u32>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
 fn since(seconds: Option<f64>) -> String {
@@ -141,4 +146,21 @@ fn since(seconds: Option<f64>) -> String {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .map(|time| format!(", {}", output::time_text(time)))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_never_fills_more_than_the_screen_and_says_what_is_hidden() {
+        let picture = "head\none\ntwo\nthree\n";
+        assert_eq!(redrawn(picture, (5, 80)), "\x1b[Hhead\x1b[K\none\x1b[K\ntwo\x1b[K\nthree\x1b[K\x1b[J");
+        assert_eq!(
+            redrawn(picture, (4, 80)),
+            "\x1b[Hhead\x1b[K\none\x1b[K\n  ... 2 more; --once prints all\x1b[K\x1b[J"
+        );
+        assert_eq!(redrawn(picture, (1, 5)), "\x1b[H  ...\x1b[K\x1b[J");
+        assert_eq!(redrawn("a long line", (24, 6)), "\x1b[Ha long\x1b[K\x1b[J");
+    }
 }

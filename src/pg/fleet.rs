@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::Failure;
 use super::connect::Endpoint;
-use super::slots::{MOST, PRIORITY_TURNSTILE, TURNSTILE, class, read_label};
+use super::slots::{MOST, PRIORITY_TURNSTILE, TURNSTILE, class};
+use super::{Failure, label};
 use crate::decide::reservation::{Use, outsiders};
 use crate::error::Error;
 
@@ -57,11 +57,13 @@ pub struct Leader {
     pub database: Option<String>,
     /// Parallel workers now.
     pub workers: u32,
-    /// Workers that it demands, where it reserves.
+    /// Workers that it demands; `None` where it does not say: outsiders, updates, sessions that are kept
+    /// for a later job, and tasks whose name leaves no room for it (more than 35 characters).
     pub demand: Option<u32>,
     /// Slots held for it.
     pub slots: u32,
-    /// Its attempt, where it reserves.
+    /// Its attempt; `None` when none is under way (it waits before the first one, or between two without
+    /// slots), and where it does not say, as with the demand.
     pub attempt: Option<u32>,
     /// `active`, `idle in transaction`...; `None` where this role may not see it.
     pub state: Option<String>,
@@ -77,14 +79,14 @@ pub struct Waiting {
     pub place: u32,
     /// Whether it has priority.
     pub priority: bool,
-    /// Its task.
-    pub task: String,
+    /// Its task; `None` for a lock that is not ours.
+    pub task: Option<String>,
     /// Slots that it wants.
-    pub demand: u32,
+    pub demand: Option<u32>,
     /// The session that waits.
     pub pid: i32,
     /// The leader that it waits for.
-    pub leader: i32,
+    pub leader: Option<i32>,
     /// Since that session began, which is when the wait did.
     pub waited_seconds: Option<f64>,
 }
@@ -179,7 +181,7 @@ async fn leaders(client: &Client) -> Result<Leaders, Failure> {
         serial!(),
         " SELECT least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-       l.pid, substring(l.application_name FROM '^headcount:(.*)'), l.usename::text, l.datname::text, l.state,
+       l.pid, l.application_name, l.usename::text, l.datname::text, l.state,
        coalesce(w.workers, 0), extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8
 FROM (VALUES (0)) AS always
 LEFT JOIN (pg_catalog.pg_stat_activity AS l
@@ -187,24 +189,25 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
                       WHERE backend_type = 'parallel worker' GROUP BY leader_pid) AS w ON w.leader_pid = l.pid)
   ON w.workers > 0 OR (l.application_name LIKE 'headcount:%' AND l.leader_pid IS NULL
      AND coalesce(l.backend_type, 'client backend') = 'client backend'
-     AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor'))"
+     AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor', 'headcount:in-doubt'))"
     );
     let mut found = Leaders::default();
     for row in client.query(LEADERS, &[]).await? {
         found.size = count(row.get(0));
         found.visible = row.get(1);
         let Some(pid) = row.get(2) else { continue };
+        let label = row.get::<_, Option<&str>>(3).map(label::read);
         found.rows.push(Leader {
             pid,
-            task: row.get(3),
+            task: label.and_then(|label| label.task).map(ToOwned::to_owned),
             role: row.get(4),
             database: row.get(5),
             state: row.get(6),
             workers: count(row.get(7)),
             running_seconds: row.get(8),
-            demand: None,
+            demand: label.and_then(|label| label.demand),
             slots: 0,
-            attempt: None,
+            attempt: label.and_then(|label| label.attempt),
         });
     }
     Ok(found)
@@ -217,24 +220,27 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
     let mut served = HashMap::new();
     let mut queue = Vec::new();
     for member in members {
-        let label = read_label(&member.label);
+        let label = label::read(&member.label);
         if member.queued {
             queue.push(Waiting {
                 place: member.ahead + 1,
                 priority: member.priority,
-                task: label.task.to_owned(),
+                task: label.task.map(ToOwned::to_owned),
                 demand: label.demand,
                 pid: member.pid,
                 leader: label.leader,
                 waited_seconds: member.age,
             });
-        } else {
-            served.insert(label.leader, (member.slots, label.demand, label.attempt));
+        } else if let Some(leader) = label.leader {
+            served.insert(leader, (member.slots, label.demand, label.attempt));
         }
     }
     for leader in &mut leaders {
         if let Some(&(slots, demand, attempt)) = served.get(&leader.pid) {
-            (leader.slots, leader.demand, leader.attempt) = (slots, Some(demand), Some(attempt));
+            leader.slots = slots;
+            // A leader knows best; for those whose name is too long, or not ours, their slots say it.
+            leader.demand = leader.demand.or(demand);
+            leader.attempt = leader.attempt.or(attempt);
         }
     }
     let used = leaders.iter().map(|leader| leader.workers).sum();
@@ -251,7 +257,6 @@ fn count(value: i32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::slots::label;
     use super::*;
 
     fn leader(pid: i32, workers: u32) -> Leader {
@@ -271,7 +276,8 @@ mod tests {
 
     #[test]
     fn slots_are_shown_with_the_leader_that_they_serve_and_the_rest_are_outsiders() {
-        let holder = Member { pid: 1, label: label(4, 4711, 2, "rollup"), slots: 4, ..Member::default() };
+        let holder =
+            Member { pid: 1, label: label::serving(4, 4711, 2, "rollup"), slots: 4, ..Member::default() };
         let found = Leaders { size: 8, visible: true, rows: vec![leader(99, 2), leader(4711, 3)] };
         let fleet = assemble(vec![holder], found);
         assert_eq!(fleet.pool, PoolUse { size: 8, used: 5, held: 4, outsiders: 2, visible: true });
@@ -284,7 +290,7 @@ mod tests {
     fn those_with_priority_are_shown_first_and_the_head_before_the_rest() {
         let waits = |pid, ahead, priority| Member {
             pid,
-            label: label(4, pid + 100, 1, "load"),
+            label: label::serving(4, pid + 100, 1, "load"),
             queued: true,
             priority,
             ahead,
@@ -294,6 +300,6 @@ mod tests {
         let fleet = assemble(members, Leaders::default());
         let order: Vec<_> = fleet.queue.iter().map(|waiting| (waiting.pid, waiting.place)).collect();
         assert_eq!(order, [(3, 1), (2, 1), (1, 2)]);
-        assert_eq!((fleet.queue[0].leader, &*fleet.queue[0].task), (103, "load"));
+        assert_eq!((fleet.queue[0].leader, fleet.queue[0].task.as_deref()), (Some(103), Some("load")));
     }
 }

@@ -19,6 +19,7 @@ pub mod embedded;
 pub(crate) mod era;
 pub(crate) mod failure;
 pub mod fleet;
+pub(crate) mod label;
 mod lookup;
 mod parameters;
 mod passfile;

@@ -11,8 +11,8 @@
 //! - Advisory locks belong to a database, the pool to the cluster. All members of a fleet use one agreed
 //!   database. It is not the one with the data, for a second reason: a session that waits in a statement
 //!   holds back vacuum in its own database, for as long as the queue is.
-//! - `application_name` says what a session wants and for whom, so that everybody can read it
-//!   (`want=4 for=4711 try=1 headcount:rollup`); slots held are in `pg_locks`.
+//! - `application_name` says what a session wants and for whom ([`label`](super::label)), so that everybody
+//!   can read it; slots held are in `pg_locks`.
 //! - Behind a proxy that pools transactions nothing of this holds. It hides well, so two sessions are
 //!   interleaved ([`shares_backends`]). Only simple queries are sent: prepared ones would fail there first.
 
@@ -69,33 +69,8 @@ pub(crate) async fn shares_backends(endpoint: &Endpoint) -> Result<bool, Failure
 
 const PROBE: &str = "headcount:probe";
 
-/// What a session is for, as its `application_name` says it. The server cuts it at 63 bytes.
-pub(crate) fn label(demand: u32, leader: i32, attempt: u32, task: &str) -> String {
-    format!("want={demand} for={leader} try={attempt} headcount:{task}")
-}
-
-/// A label, read; what it does not say is 0 or empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Label<'a> {
-    pub(super) demand: u32,
-    pub(super) leader: i32,
-    pub(super) attempt: u32,
-    pub(super) task: &'a str,
-}
-
-/// Reads what [`label`] wrote.
-pub(super) fn read_label(label: &str) -> Label<'_> {
-    let field = |name: &str| label.split(' ').find_map(|word| word.strip_prefix(name));
-    Label {
-        demand: field("want=").and_then(|digits| digits.parse().ok()).unwrap_or(0),
-        leader: field("for=").and_then(|digits| digits.parse().ok()).unwrap_or(0),
-        attempt: field("try=").and_then(|digits| digits.parse().ok()).unwrap_or(0),
-        task: field("headcount:").unwrap_or(""),
-    }
-}
-
 impl SlotSession {
-    /// Connects. `label` is from [`label`]; `size` bounds the slots, which are never more than the pool.
+    /// Connects. `label` is from [`serving`](super::label::serving); `size` bounds the slots, which are never more than the pool.
     pub(crate) async fn open(
         endpoint: &Endpoint,
         space: &str,
@@ -268,18 +243,5 @@ mod tests {
         // Two versions of this program must meet in one queue.
         assert_eq!(class("headcount"), 0xe76e_6e22);
         assert_ne!(class("headcount"), class("headcounts"));
-    }
-
-    #[test]
-    fn a_label_says_what_was_written_and_anything_else_says_nothing() {
-        let written = label(4, 4711, 2, "rollup");
-        assert_eq!(read_label(&written), Label { demand: 4, leader: 4711, attempt: 2, task: "rollup" });
-        assert_eq!(read_label("psql"), Label { demand: 0, leader: 0, attempt: 0, task: "" });
-    }
-
-    #[test]
-    fn the_fixed_part_of_a_label_survives_the_servers_cut() {
-        let longest = label(1024, 4_194_304, 100, &"x".repeat(52));
-        assert!(longest[..63].starts_with("want=1024 for=4194304 try=100 headcount:x"));
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn play<S: Stage>(
 ) -> Result<Played<S::Value>, Error> {
     let mut facts =
         AttemptFacts { attempt: number, bar, end: AttemptEnd::Failed(None), workers: 0, ran: Duration::ZERO };
-    let pid = match stage.begin().await {
+    let pid = match stage.begin(number).await {
         Ok(pid) => pid,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());

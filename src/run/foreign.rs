@@ -66,9 +66,9 @@ where
         self.hold.reserve(wanted, self.leader.pid, ledger).await
     }
 
-    async fn begin(&mut self) -> Result<i32, Failure> {
+    async fn begin(&mut self, attempt: u32) -> Result<i32, Failure> {
         self.running = true;
-        self.hold.serve(self.leader.pid);
+        self.hold.serve(self.leader.pid, attempt);
         Ok(self.leader.pid)
     }
 

@@ -117,6 +117,11 @@ impl Inner {
         std::iter::from_fn(|| idle.pop()).find(|session| !session.is_closed())
     }
 
+    /// Whether sessions outlive the execution that opened them.
+    pub(crate) const fn keeps_sessions(&self) -> bool {
+        self.keep > 0
+    }
+
     /// Takes a session back whose transaction is over.
     pub(crate) fn return_session(&self, session: Session) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,8 +18,8 @@ use super::reserve::Reserved;
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
-use crate::pg::Failure;
 use crate::pg::session::{self, Identity, Session};
+use crate::pg::{Failure, label};
 use crate::settings::Settings;
 
 /// Between two looks at a leader that is leaving.
@@ -75,7 +75,7 @@ impl Hold {
         let open = self.session.take().filter(|session| !session.is_closed());
         let session = match open.or_else(|| self.inner.idle_session()) {
             Some(session) => session,
-            None => Session::open(&self.inner.endpoint, &self.application_name()).await?,
+            None => Session::open(&self.inner.endpoint, &self.application_name(None)).await?,
         };
         Ok(self.session.insert(session))
     }
@@ -86,8 +86,10 @@ impl Hold {
         Ok(session.client())
     }
 
-    fn application_name(&self) -> String {
-        format!("headcount:{}", self.settings.task)
+    /// What the session says of itself. One that is kept for other jobs demands nothing when this is over.
+    fn application_name(&self, attempt: Option<u32>) -> String {
+        let demands = attempt.is_some() || !self.inner.keeps_sessions();
+        label::leading(&self.settings.task, demands.then_some(self.settings.target_workers), attempt)
     }
 
     /// The leader of the current attempt.
@@ -95,16 +97,18 @@ impl Hold {
         self.leader
     }
 
-    /// Begins the statement's transaction, with its settings.
-    pub(crate) async fn begin(&mut self) -> Result<Identity, Failure> {
-        let start = self.start_script();
+    /// Begins a transaction with the statement's settings: that of an attempt, or one that only looks.
+    pub(crate) async fn begin(&mut self, attempt: Option<u32>) -> Result<Identity, Failure> {
+        let start = self.start_script(attempt);
         self.leader = Some(self.session().await?.identity);
         self.busy = true;
         match session::begin(self.client()?, &start).await {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
                 self.leader = Some(identity);
-                self.serve(identity.pid);
+                if let Some(attempt) = attempt {
+                    self.serve(identity.pid, attempt);
+                }
                 Ok(identity)
             }
             Err(failure) => {
@@ -116,11 +120,11 @@ impl Hold {
 
     /// `set_config` takes lists and units as a configuration file does; only what must come before
     /// any query of a transaction is SET.
-    fn start_script(&self) -> String {
+    fn start_script(&self, attempt: Option<u32>) -> String {
         let local = self.settings.transaction;
         let mut script = String::from(if local { "BEGIN;" } else { "" });
         let mut settings = self.settings.effective_settings();
-        settings.push(("application_name".to_owned(), self.application_name()));
+        settings.push(("application_name".to_owned(), self.application_name(attempt)));
         let (first, rest): (Vec<_>, Vec<_>) =
             settings.iter().partition(|(name, _)| name.starts_with("transaction_"));
         for (name, value) in first {

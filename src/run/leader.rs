@@ -59,7 +59,7 @@ impl<W: Work> Leader<W> {
 
     /// Why the plan cannot have the target; `None` when nothing proves that it cannot.
     async fn diagnose(&mut self, target: u32) -> Result<Option<Vec<plan::Reason>>, Failure> {
-        self.hold.begin().await?;
+        self.hold.begin(None).await?;
         let client = self.hold.client()?;
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
         let Inspection::Planned(plan) = plan::inspect(client, statement, params).await? else {
@@ -86,7 +86,7 @@ impl<W: Work> Stage for Leader<W> {
         let (identity, version) = (session.identity, session.version);
         check_version(version)?;
         check_rights(&self.hold, identity).await?;
-        self.hold.begin().await.map_err(|failure| Error::sql("beginning the transaction", failure))?;
+        self.hold.begin(None).await.map_err(|failure| Error::sql("beginning the transaction", failure))?;
         let reach = self.reach().await;
         self.hold.abandon(self.hold.settings.cancel_grace).await;
         reach
@@ -110,8 +110,8 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.reserve(wanted, leader, ledger).await
     }
 
-    async fn begin(&mut self) -> Result<i32, Failure> {
-        Ok(self.hold.begin().await?.pid)
+    async fn begin(&mut self, attempt: u32) -> Result<i32, Failure> {
+        Ok(self.hold.begin(Some(attempt)).await?.pid)
     }
 
     async fn work(&self) -> Result<W::Value, Failure> {

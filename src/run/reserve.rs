@@ -18,7 +18,8 @@ use crate::decide::reservation::{Granted, Reservation, Slots};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::pg::Failure;
-use crate::pg::slots::{SlotSession, label, shares_backends};
+use crate::pg::label;
+use crate::pg::slots::{SlotSession, shares_backends};
 use crate::settings::Settings;
 use crate::telemetry::spans;
 
@@ -35,8 +36,6 @@ pub(crate) struct Reserved {
     since: Instant,
     /// The leader that they serve, and its attempt, as the server was told.
     told: (i32, u32),
-    /// Attempts begun, the next one included.
-    attempts: u32,
 }
 
 /// The server's queue, as one execution stands in it. A wait that is broken off leaves the queue at
@@ -150,7 +149,6 @@ impl Hold {
                 demand,
                 since: Instant::now(),
                 told: (leader, 1),
-                attempts: 1,
             });
         }
         Ok(granted)
@@ -169,7 +167,7 @@ impl Hold {
                 return Ok(None);
             }
             let _ = self.inner.pooled.set(false);
-            let name = label(demand, leader, 1, &settings.task);
+            let name = label::serving(demand, leader, 1, &settings.task);
             let space = &settings.reserve_space;
             SlotSession::open(&endpoint, space, &name, settings.pool_size, settings.priority).await.map(Some)
         };
@@ -190,15 +188,13 @@ impl Hold {
     }
 
     /// An attempt begins on that backend: the server is told whom the slots serve, in passing.
-    pub(crate) fn serve(&mut self, leader: i32) {
+    pub(crate) fn serve(&mut self, leader: i32, attempt: u32) {
         let Some(reserved) = &mut self.reserved else { return };
-        let attempt = reserved.attempts;
-        reserved.attempts += 1;
         if reserved.told == (leader, attempt) {
             return;
         }
         reserved.told = (leader, attempt);
-        let name = label(reserved.demand, leader, attempt, &self.settings.task);
+        let name = label::serving(reserved.demand, leader, attempt, &self.settings.task);
         let session = reserved.session.clone();
         self.inner.tracker.spawn(async move { session.relabel(&name).await });
     }

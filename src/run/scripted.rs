@@ -118,7 +118,7 @@ impl Stage for Script {
         Ok(self.grant)
     }
 
-    async fn begin(&mut self) -> Result<i32, Failure> {
+    async fn begin(&mut self, _attempt: u32) -> Result<i32, Failure> {
         self.attempt += 1;
         self.stopped.send_replace(false);
         Ok(100)

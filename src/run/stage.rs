@@ -76,8 +76,9 @@ pub(crate) trait Stage {
     /// Takes slots of the pool, unless it holds them already; `None` when none are asked for.
     async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error>;
 
-    /// A session, ready for the statement; connects anew if the old one is gone. Returns its pid.
-    async fn begin(&mut self) -> Result<i32, Failure>;
+    /// A session, ready for the statement; connects anew if the old one is gone. Returns its pid. The
+    /// session says which attempt it is.
+    async fn begin(&mut self, attempt: u32) -> Result<i32, Failure>;
 
     /// Runs the statement, or the caller's closure.
     async fn work(&self) -> Result<Self::Value, Failure>;

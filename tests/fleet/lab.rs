@@ -113,7 +113,7 @@ pub(crate) fn holders(fleet: &Fleet) -> Vec<String> {
 
 /// The tasks that wait, the next one first.
 pub(crate) fn queue(fleet: &Fleet) -> Vec<&str> {
-    fleet.queue.iter().map(|waiting| &*waiting.task).collect()
+    fleet.queue.iter().filter_map(|waiting| waiting.task.as_deref()).collect()
 }
 
 /// The command, running.

@@ -2,7 +2,8 @@
 //!
 //! - `queue`: six jobs on a pool for one and a half, order, priority, giving up, two clusters, fifty processes
 //! - `crashes`: `kill -9` of a holder and of the head of the queue, a signal while queued
-//! - `outsiders`: workers without a slot shrink a reservation; `headcount watch` shows who has what
+//! - `outsiders`: workers without a slot shrink a reservation
+//! - `watch`: `headcount watch` shows who has what, once, as lines and live on a terminal
 //! - `proxy`: `PgBouncer` in transaction mode is refused with the fix, and works with `--monitor-dsn`
 //! - `lab`: the servers, the command and the looks that they share
 
@@ -13,3 +14,4 @@ mod lab;
 mod outsiders;
 mod proxy;
 mod queue;
+mod watch;

@@ -1,16 +1,14 @@
-//! Workers without a slot, and what `headcount watch` shows of all of it.
-
-use std::process::Command;
+//! Workers without a slot.
 
 use headcount::pg::connect::Endpoint;
 use headcount::pg::fleet::Fleet;
 
 use crate::lab::{Lab, VERSIONS, rows_of};
 
-const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
+pub(crate) const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
 
 /// A session that takes four workers and asks nobody. It ends with the value.
-async fn outsider(lab: &Lab) -> tokio::task::JoinHandle<()> {
+pub(crate) async fn outsider(lab: &Lab) -> tokio::task::JoinHandle<()> {
     let client = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("psql").await.unwrap();
     let sql = format!("SET max_parallel_workers_per_gather = 4; {}", rows_of(10_000));
     let task = tokio::spawn(async move {
@@ -50,47 +48,6 @@ async fn a_reservation_waits_for_outsiders_to_leave() {
     task.await.unwrap();
     patient.end_well().await;
     lab.server.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn watch_shows_leaders_outsiders_and_the_queue() {
-    for version in VERSIONS {
-        let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-        lab.until_running("holder").await;
-        let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--priority"]);
-        lab.until_queued(1).await;
-        let watch = |more: &[&str]| {
-            let command = Command::new(env!("CARGO_BIN_EXE_headcount"))
-                .args(["watch", "--once", "--dsn", &lab.server.dsn()])
-                .args(more)
-                .output();
-            let output = command.unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let fleet: serde_json::Value = serde_json::from_str(&watch(&["--json"])).unwrap();
-        let pool = serde_json::json!({"size": 6, "used": 4, "held": 4, "outsiders": 0, "visible": true});
-        assert_eq!(fleet["pool"], pool);
-        let leader = &fleet["leaders"][0];
-        assert_eq!(
-            (&leader["task"], &leader["workers"], &leader["demand"]),
-            (&"holder".into(), &4.into(), &4.into())
-        );
-        let next = &fleet["queue"][0];
-        assert_eq!(
-            (&next["task"], &next["place"], &next["priority"]),
-            (&"waiting".into(), &1.into(), &true.into())
-        );
-        assert!(next["waited_seconds"].as_f64().unwrap() > 0.0);
-        let lines = watch(&[]);
-        assert!(lines.contains("pool 4/6 used, 4 held by the fleet"), "{lines}");
-        assert!(lines.contains("workers 4 of 4, slots 4, attempt 1"), "{lines}");
-        assert!(lines.contains("priority queue 1, wants 4 slots"), "{lines}");
-        waiting.kill().await;
-        holder.kill().await;
-        lab.server.stop().await.unwrap();
-    }
 }
 
 #[tokio::test]

@@ -43,7 +43,8 @@ async fn a_hundred_guarded_queries_share_one_monitor_that_rests_when_they_are_do
         .await;
         bench.recorder.wait_for_polls(5).await;
         assert_eq!(bench.number(MONITORS).await, 1);
-        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'headcount:crowd'";
+        let sessions =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'headcount:crowd %'";
         assert_eq!(bench.number(sessions).await, 100);
         gate.send_replace(true);
     };
