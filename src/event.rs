@@ -68,12 +68,20 @@ pub enum Event {
         /// The last look before; `None` when it never came to the head.
         slots: Option<Slots>,
     },
+    /// The execution is over and some of its workers are not, as far as is known: it keeps its slots until they are.
+    ReservationKept {
+        /// Slots kept.
+        taken: u32,
+    },
     /// The workers are gone and the slots are given back.
     ReservationReleased {
         /// Slots given back.
         taken: u32,
         /// Time held.
         held: Duration,
+        /// Whether some workers were not gone: the longest time to wait for that, an hour, was over, or the
+        /// process ended.
+        early: bool,
     },
     /// The connection that held the slots broke, so the server gave them to others.
     ReservationLost {

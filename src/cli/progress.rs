@@ -146,6 +146,13 @@ impl Story {
             Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
                 Some(reserved(*demand, *taken, *end, *waited, *slots))
             }
+            Event::ReservationKept { taken } => {
+                self.doing = "waiting for its workers to leave";
+                Some(format!("{taken} slots are kept until its workers are gone"))
+            }
+            Event::ReservationReleased { taken, early: true, .. } => {
+                Some(format!("{taken} slots are given back although workers are still there"))
+            }
             Event::ReservationLost { taken } => {
                 Some(format!("the connection that held {taken} slots broke; others may take them"))
             }

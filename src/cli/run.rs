@@ -17,6 +17,8 @@ use super::telemetry;
 
 /// Beyond twice the grace of a cancel: the library's own limit for a cleanup on a server that is away.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(35);
+/// The same for slots whose workers do not leave. A second signal leaves them to the server.
+const SLOTS_LIMIT: Duration = Duration::from_hours(1);
 
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) -> u8 {
@@ -104,7 +106,8 @@ async fn guarded(
     // The simple protocol takes one statement or several; one is inspected before it runs.
     let ended = signals.unless(Box::pin(job.execute_script(&wanted.sql))).await;
     // After an interruption this waits for the cancel, the rollback and the cleanup.
-    let limit = 2 * wanted.settings.cancel_grace + CLEANUP_LIMIT;
+    let slots = if wanted.settings.reserve { SLOTS_LIMIT } else { Duration::ZERO };
+    let limit = 2 * wanted.settings.cancel_grace + CLEANUP_LIMIT + slots;
     let in_order = signals.or_leave(headcount.shutdown(limit)).await;
     if !in_order {
         output::say(

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
-use super::headcount::Inner;
 use super::hold::Hold;
 use super::leader::check_rights;
 use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;
+use super::release::Straggler;
 use super::stage::{CommitError, Reach, Stage};
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -98,7 +98,7 @@ where
     }
 
     async fn abandon(&mut self, grace: Duration) -> u32 {
-        let left = drained(&self.hold.inner, self.leader, grace).await;
+        let left = drained(&mut self.hold, self.leader, grace).await;
         self.running = false;
         left
     }
@@ -124,21 +124,25 @@ impl<F, T, E> Drop for Foreign<F, T, E> {
             let tracker = inner.tracker.clone();
             tracker.spawn(async move {
                 inner.monitor.stop(leader, CancelMethod::Cancel).await;
-                // Its slots are given back with `hold`.
-                drained(&inner, leader, hold.settings.cancel_grace).await;
+                let grace = hold.settings.cancel_grace;
+                drained(&mut hold, leader, grace).await;
                 hold.cleanup().await;
+                hold.outlast().await;
             });
         }
     }
 }
 
 /// Waits until the leader's workers are gone, at most `grace`; returns how many are left.
-async fn drained(inner: &Inner, leader: Identity, grace: Duration) -> u32 {
+async fn drained(hold: &mut Hold, leader: Identity, grace: Duration) -> u32 {
+    // Its backend is its owner's, and stays.
+    let straggler = Straggler { leader, runs: false };
     let until = Instant::now() + grace;
     loop {
-        let left = inner.monitor.left(leader).await.map_or(0, |(workers, _)| workers);
-        if left == 0 || Instant::now() >= until {
-            return left;
+        let left = straggler.left(&hold.inner.monitor).await.ok();
+        if left == Some(0) || Instant::now() >= until {
+            hold.leave_behind(straggler, left);
+            return left.unwrap_or(0);
         }
         sleep(LEAVING).await;
     }

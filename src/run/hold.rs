@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
 use super::headcount::Inner;
+use super::release::Straggler;
 use super::reserve::Reserved;
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
@@ -170,16 +171,15 @@ impl Hold {
             self.session = None;
             self.stop(CancelMethod::Terminate).await;
         }
+        let straggler = Straggler { leader, runs: !rolled_back };
         let until = Instant::now() + grace;
         loop {
-            let left = match self.inner.monitor.left(leader).await {
-                Ok((workers, backend)) => workers + u32::from(backend && !rolled_back),
-                // No answer: the server itself is away, and its backends with it, or soon back.
-                Err(_) => u32::MAX,
-            };
-            if left == 0 || Instant::now() >= until {
+            // No answer: the server itself is away, and its backends with it, or soon back.
+            let left = straggler.left(&self.inner.monitor).await.ok();
+            if left == Some(0) || Instant::now() >= until {
                 self.busy = false;
-                return if left == u32::MAX { 0 } else { left };
+                self.leave_behind(straggler, left);
+                return left.unwrap_or(0);
             }
             sleep(LEAVING).await;
         }
@@ -266,7 +266,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.busy {
+        if !self.busy && (self.last || !self.keeps_slots()) {
             if let Some(session) = self.session.take()
                 && self.settings.transaction
             {
@@ -279,7 +279,10 @@ impl Drop for Hold {
         if !self.last && tokio::runtime::Handle::try_current().is_ok() {
             let mut rest = self.take();
             let tracker = self.inner.tracker.clone();
-            tracker.spawn(async move { rest.clear_away().await });
+            tracker.spawn(async move {
+                rest.clear_away().await;
+                rest.outlast().await;
+            });
         }
     }
 }

@@ -14,6 +14,7 @@ mod ledger;
 mod monitor;
 mod queue;
 mod race;
+mod release;
 mod reserve;
 mod rows;
 #[cfg(test)]

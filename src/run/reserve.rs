@@ -1,7 +1,8 @@
-//! Taking slots of the pool before the first attempt, and giving them back when the workers are gone.
+//! Taking slots of the pool before the first attempt.
 //!
 //! The slots live as long as [`Reserved`] does, and that is part of the session's
-//! [`Hold`]: it goes where the session goes, and is dropped after everything was cleared away.
+//! [`Hold`]: it goes where the session goes, and is dropped after everything was cleared away, and the
+//! workers are gone ([`release`](super::release)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::headcount::Inner;
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::queue::{Grant, Queue, wait};
+use super::release::Straggler;
 use crate::decide::backoff::Backoff;
 use crate::decide::reservation::{Granted, Reservation, Slots};
 use crate::error::{Error, Refusal};
@@ -36,6 +38,8 @@ pub(crate) struct Reserved {
     since: Instant,
     /// The leader that they serve, and its attempt, as the server was told.
     told: (i32, u32),
+    /// Leaders that had not gone when they should have: the slots are theirs until they have.
+    pub(super) stragglers: Vec<Straggler>,
 }
 
 /// The server's queue, as one execution stands in it. A wait that is broken off leaves the queue at
@@ -149,6 +153,7 @@ impl Hold {
                 demand,
                 since: Instant::now(),
                 told: (leader, 1),
+                stragglers: Vec::new(),
             });
         }
         Ok(granted)
@@ -206,15 +211,35 @@ impl Hold {
     }
 }
 
+impl Reserved {
+    /// Slots that are held.
+    pub(super) const fn taken(&self) -> u32 {
+        self.grant.taken
+    }
+
+    /// Whether the server has given them to others.
+    pub(super) fn is_lost(&self) -> bool {
+        self.session.is_closed()
+    }
+
+    pub(super) fn observe(&self, event: &Event) {
+        self.inner.observers.observe(&Scope { task: self.task.clone() }, event);
+    }
+}
+
 impl Drop for Reserved {
     fn drop(&mut self) {
-        let taken = self.grant.taken;
-        let event = if self.session.is_closed() {
+        let taken = self.taken();
+        let event = if self.is_lost() {
             Event::ReservationLost { taken }
         } else {
-            Event::ReservationReleased { taken, held: self.since.elapsed() }
+            Event::ReservationReleased {
+                taken,
+                held: self.since.elapsed(),
+                early: !self.stragglers.is_empty(),
+            }
         };
-        self.inner.observers.observe(&Scope { task: self.task.clone() }, &event);
+        self.observe(&event);
     }
 }
 

@@ -49,8 +49,16 @@ impl Observer for Log {
             Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
                 reservation_ended(task, *demand, *taken, *end, *waited, *slots);
             }
-            Event::ReservationReleased { taken, held } => {
-                debug!(target: TARGET, task, taken, held_seconds = held.as_secs_f64(), "slots given back");
+            Event::ReservationKept { taken } => {
+                warn!(target: TARGET, task, taken, "slots are kept until the workers are gone");
+            }
+            Event::ReservationReleased { taken, held, early } => {
+                let held_seconds = held.as_secs_f64();
+                if *early {
+                    warn!(target: TARGET, task, taken, held_seconds, "slots given back although workers are still there");
+                } else {
+                    debug!(target: TARGET, task, taken, held_seconds, "slots given back");
+                }
             }
             Event::ReservationLost { taken } => {
                 warn!(target: TARGET, task, taken, "slots lost with their connection");

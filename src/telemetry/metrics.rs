@@ -158,10 +158,11 @@ impl Observer for Metrics {
             Event::ExecutionEnded(facts) => self.with_task(scope, |task| self.execution_ended(task, facts)),
             Event::ChunkEnded(facts) => self.with_task(scope, |task| chunk_ended(task, facts)),
             Event::UpdateEnded(facts) => self.with_task(scope, |task| self.update_ended(task, facts)),
-            // Counted where they end.
+            // Counted where they end: slots that are kept are reserved.
             Event::ExecutionStarted { .. }
             | Event::ReservationQueued { .. }
             | Event::ReservationShort { .. }
+            | Event::ReservationKept { .. }
             | Event::AttemptStarted { .. }
             | Event::CommitInDoubt
             | Event::SessionLost { .. }

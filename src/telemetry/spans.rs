@@ -268,6 +268,7 @@ impl Observer for SpanAttributes {
             // Told by the spans' own times, by the ticks' spans, or by the end of the attempt.
             Event::ReservationQueued { .. }
             | Event::ReservationShort { .. }
+            | Event::ReservationKept { .. }
             | Event::ReservationReleased { .. }
             | Event::ReservationLost { .. }
             | Event::AdmissionStarted { .. }

@@ -7,7 +7,8 @@ use headcount::pg::connect::Endpoint;
 use headcount::pg::embedded::{Binaries, PrivateServer};
 use headcount::pg::fleet::{Fleet, Watcher};
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio_postgres::Client;
 
 /// The oldest server and the newest: what differs is how the server notices that a client died.
@@ -62,7 +63,7 @@ impl Lab {
     }
 
     pub(crate) fn job_at(&self, dsn: &str, task: &str, sql: &str, more: &[&str]) -> Job {
-        let child = Command::new(env!("CARGO_BIN_EXE_headcount"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
             .args(["run", "--json", "--dsn", dsn, "--task", task, "--sql", sql, "--settle", "5s"])
             .args(["--log-format", "text"])
             .args(more)
@@ -71,7 +72,8 @@ impl Lab {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Job { child }
+        let words = BufReader::new(child.stderr.take().unwrap());
+        Job { child, words, said: String::new() }
     }
 
     /// Waits until the fleet looks as the claim says; a look takes the place of a sleep.
@@ -119,6 +121,8 @@ pub(crate) fn queue(fleet: &Fleet) -> Vec<&str> {
 /// The command, running.
 pub(crate) struct Job {
     child: Child,
+    words: BufReader<ChildStderr>,
+    said: String,
 }
 
 /// What became of it.
@@ -135,14 +139,34 @@ impl Job {
         self.child.kill().await.unwrap();
     }
 
+    /// Reads what it says until a line contains this.
+    pub(crate) async fn hear(&mut self, words: &str) {
+        let hearing = async {
+            loop {
+                let mut line = String::new();
+                let read = self.words.read_line(&mut line).await.unwrap();
+                assert!(read > 0, "it ended without saying {words:?}:\n{}", self.said);
+                self.said.push_str(&line);
+                if line.contains(words) {
+                    return;
+                }
+            }
+        };
+        let heard = tokio::time::timeout(Duration::from_mins(1), hearing).await;
+        assert!(heard.is_ok(), "never: {words}; it said\n{}", self.said);
+    }
+
     pub(crate) fn interrupt(&self) {
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     }
 
-    pub(crate) async fn end(self) -> Ended {
-        let output = self.child.wait_with_output().await.unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+    pub(crate) async fn end(mut self) -> Ended {
+        let mut rest = String::new();
+        let (output, read) =
+            tokio::join!(self.child.wait_with_output(), self.words.read_to_string(&mut rest));
+        read.unwrap();
+        let (output, said) = (output.unwrap(), self.said + &rest);
         let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no result: {said}"));
         Ended { code: output.status.code(), json, said }
     }

@@ -2,6 +2,7 @@
 //!
 //! - `queue`: six jobs on a pool for one and a half, order, priority, giving up, two clusters, fifty processes
 //! - `crashes`: `kill -9` of a holder and of the head of the queue, a signal while queued
+//! - `stragglers`: workers that outlast every grace keep the slots; so does a monitor that cannot look
 //! - `outsiders`: workers without a slot shrink a reservation
 //! - `watch`: `headcount watch` shows who has what, once, as lines and live on a terminal
 //! - `proxy`: `PgBouncer` in transaction mode is refused with the fix, and works with `--monitor-dsn`
@@ -14,4 +15,5 @@ mod lab;
 mod outsiders;
 mod proxy;
 mod queue;
+mod stragglers;
 mod watch;

@@ -157,7 +157,7 @@ fn slots_reserved_by_this_process_are_a_state_of_the_pool_until_they_are_given_b
         let series = format!("headcount_reservations_total{{task=\"rollup\",end=\"{end}\"}}");
         assert_eq!(value(&text, &series), Some(1.0), "{end}");
     }
-    let given_back = Event::ReservationReleased { taken: 4, held: MS };
+    let given_back = Event::ReservationReleased { taken: 4, held: MS, early: false };
     let lost = Event::ReservationLost { taken: 2 };
     let text = rendered(&[taken(4, Granted::Full), given_back, taken(2, Granted::Degraded), lost]);
     assert_eq!(value(&text, reserved), Some(0.0));
