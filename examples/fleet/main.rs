@@ -13,8 +13,10 @@
     reason = "an example speaks, and has no public items"
 )]
 
+mod audit;
 mod night;
 mod plot;
+mod server;
 mod simulator;
 mod workload;
 

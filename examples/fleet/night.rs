@@ -55,6 +55,39 @@ pub struct Scenario {
     pub reserve_wait: u64,
     pub degrade_after: Option<u64>,
     pub seed: u64,
+    /// Put in by a test, to see it found.
+    pub defect: Option<Defect>,
+}
+
+/// What could be wrong with a server, or a client.
+#[allow(dead_code, reason = "only tests put one in")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// The server keeps the locks of a client that died.
+    LocksOutliveTheirClient,
+    /// The server does not show the locks that are held, and grants them again.
+    LocksAreShared,
+    /// The server starts more workers than its pool has.
+    PoolIsOverbooked,
+    /// A client gives its slots back when it cancels, not when the workers are gone.
+    SlotsAreFreedEarly,
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Violation {
+    /// Slots are held for a process that is no more.
+    SlotsOfTheDead,
+    /// The server's table says something else than what a job was granted.
+    SlotsAstray,
+    /// Jobs were granted more slots than there are.
+    MoreSlotsThanThePool,
+    /// More workers run than the pool has.
+    MoreWorkersThanThePool,
+    /// A job has more workers than slots.
+    WorkersWithoutSlots,
+    /// Workers are left when all is over.
+    WorkersWithoutEnd,
 }
 
 /// How a job ended.
@@ -85,9 +118,6 @@ pub struct Night {
     /// The jobs in the order in which they joined the queue, and in which they left it with slots.
     pub joined: Vec<usize>,
     pub granted: Vec<usize>,
-    /// The most slots held, and workers used, at any time.
-    pub most_held: u32,
-    pub most_used: u32,
-    /// Slots held by jobs that were dead, ever.
-    pub held_by_the_dead: u32,
+    /// Promises that were broken.
+    pub violations: Vec<Violation>,
 }

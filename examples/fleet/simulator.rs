@@ -1,6 +1,6 @@
 //! A fleet in virtual time: one pool, many jobs, and the decisions of the crate itself.
 //!
-//! Only the world is made up here: a server that starts what is free, statements that take as long as
+//! Only the world is made up here: a [`Server`] that starts what is free, statements that take as long as
 //! their work divided by their processes, outsiders, and clients that die. What a job does about it comes from
 //! [`headcount::decide`], the same values that the drivers ask. Time is in milliseconds; nothing sleeps.
 //!
@@ -17,7 +17,9 @@ use headcount::decide::attempt::{Attempts, Ended, Next, Pause, Spacing};
 use headcount::decide::reservation::{Granted, Move, Reservation, Slots, Use, outsiders};
 use headcount::decide::verdict::{LeaderState, Patience, Pool, Tick, Verdict, Window};
 
-use super::night::{End, Fate, Grab, Night, Plan, Policy, Scenario};
+use super::audit::Audit;
+use super::night::{Defect, End, Fate, Grab, Night, Plan, Policy, Scenario};
+use super::server::Server;
 
 const LAUNCH: u64 = 30;
 const CANCEL: u64 = 10;
@@ -76,10 +78,10 @@ struct World {
     order: u64,
     jobs: Vec<Job>,
     draw: fastrand::Rng,
-    used: u32,
+    server: Server,
+    audit: Audit,
     /// Workers of outsiders, and of the dead.
     strangers: u32,
-    held: u32,
     /// The queue, and that of those with priority.
     queues: [VecDeque<usize>; 2],
     admitting: Vec<usize>,
@@ -92,7 +94,7 @@ pub fn play(scenario: &Scenario, policy: Policy) -> Night {
     while let Some(Reverse((at, _, what, era))) = world.events.pop() {
         world.now = at;
         world.on(what, era);
-        world.check();
+        world.audit.compare(&world.server);
     }
     world.finish()
 }
@@ -120,14 +122,7 @@ impl World {
             wasted: 0,
             fate: None,
         });
-        let night = Night {
-            fates: vec![],
-            joined: vec![],
-            granted: vec![],
-            most_held: 0,
-            most_used: 0,
-            held_by_the_dead: 0,
-        };
+        let night = Night { fates: vec![], joined: vec![], granted: vec![], violations: vec![] };
         let mut world = Self {
             jobs: jobs.collect(),
             draw: fastrand::Rng::with_seed(scenario.seed),
@@ -135,9 +130,9 @@ impl World {
             now: 0,
             events: BinaryHeap::new(),
             order: 0,
-            used: 0,
+            server: Server::new(scenario.pool, scenario.defect),
+            audit: Audit::new(scenario.jobs.len(), scenario.pool, policy == Policy::Reserve),
             strangers: 0,
-            held: 0,
             queues: [VecDeque::new(), VecDeque::new()],
             admitting: vec![],
             night,
@@ -179,7 +174,8 @@ impl World {
             What::Dies(n) if self.jobs[n].state != State::Over => self.dies(n),
             What::OrphansEnd(workers) | What::Leaves(workers) => {
                 self.strangers -= workers;
-                self.used -= workers;
+                self.server.exit(workers);
+                self.audit.stranger(0, workers);
                 self.changed();
             }
             What::Grabs(n) => self.grabs(n),
@@ -188,13 +184,13 @@ impl World {
     }
 
     const fn pool(&self) -> Pool {
-        Pool { used: self.used, size: self.scenario.pool }
+        Pool { used: self.server.used(), size: self.server.size() }
     }
 
     fn slots(&self) -> Slots {
         Slots {
-            size: self.scenario.pool,
-            held: self.held,
+            size: self.server.size(),
+            held: self.server.held(),
             outsiders: Some(outsiders([Use { workers: self.strangers, slots: 0 }])),
             priority_waits: !self.queues[1].is_empty(),
         }
@@ -257,9 +253,9 @@ impl World {
     fn head_looks(&mut self, n: usize) {
         let wish = self.wish(n);
         match wish.on_look(ms(self.now - self.jobs[n].joined), self.slots()) {
-            Move::Take(taken) => {
+            Move::Take(taken) if self.server.take(n, taken) => {
                 self.jobs[n].slots = taken;
-                self.held += taken;
+                self.audit.granted(n, taken);
                 self.night.granted.push(n);
                 if wish.granted(taken) == Granted::Degraded {
                     self.jobs[n].attempts.within(taken);
@@ -267,7 +263,7 @@ impl World {
                 self.leaves_queue(n);
                 self.begins(n);
             }
-            Move::Wait => {}
+            Move::Take(_) | Move::Wait => {}
             Move::GiveUp => self.gives_up(n),
         }
     }
@@ -314,8 +310,8 @@ impl World {
     fn launches(&mut self, n: usize) {
         let job = &mut self.jobs[n];
         let asked = if self.policy == Policy::Reserve { job.slots } else { job.plan.target };
-        job.workers = asked.min(self.scenario.pool - self.used);
-        self.used += job.workers;
+        job.workers = self.server.launch(asked);
+        self.audit.works(n, job.workers);
         let lasts = job.plan.work / u64::from(job.workers + 1);
         self.after(lasts, What::Finishes(n), n);
     }
@@ -330,6 +326,10 @@ impl World {
             None => self.after(interval, What::Ticks(n), n),
             Some(Verdict::Short(_)) => {
                 job.era += 1;
+                if self.scenario.defect == Some(Defect::SlotsAreFreedEarly) {
+                    self.server.close(n);
+                    self.audit.granted(n, 0);
+                }
                 self.after(CANCEL, What::Drained(n), n);
             }
             Some(_) => {}
@@ -342,7 +342,8 @@ impl World {
     }
 
     fn free_workers(&mut self, n: usize) {
-        self.used -= std::mem::take(&mut self.jobs[n].workers);
+        self.server.exit(std::mem::take(&mut self.jobs[n].workers));
+        self.audit.works(n, 0);
     }
 
     fn finishes(&mut self, n: usize) {
@@ -393,13 +394,19 @@ impl World {
         self.admitting.retain(|&other| other != n);
         let workers = std::mem::take(&mut self.jobs[n].workers);
         self.strangers += workers;
+        self.audit.works(n, 0);
+        self.audit.stranger(workers, 0);
+        self.server.cut(n);
         self.at(self.now + ORPHANED, What::OrphansEnd(workers), 0);
         self.ends(n, End::Died);
     }
 
     fn ends(&mut self, n: usize, end: End) {
+        if end != End::Died {
+            self.server.close(n);
+        }
+        self.audit.gone(n);
         let job = &mut self.jobs[n];
-        self.held -= std::mem::take(&mut job.slots);
         job.state = State::Over;
         job.era += 1;
         job.fate = Some(Fate {
@@ -415,8 +422,8 @@ impl World {
 
     fn grabs(&mut self, n: usize) {
         let Grab { workers, lasts, .. } = self.scenario.grabs[n];
-        let taken = workers.min(self.scenario.pool - self.used);
-        self.used += taken;
+        let taken = self.server.launch(workers);
+        self.audit.stranger(taken, 0);
         self.strangers += taken;
         self.at(self.now + lasts, What::Leaves(taken), 0);
     }
@@ -445,16 +452,8 @@ impl World {
         }
     }
 
-    /// What must hold after each event.
-    fn check(&mut self) {
-        assert!(self.used <= self.scenario.pool, "the server starts no more than the pool has");
-        self.night.most_used = self.night.most_used.max(self.used);
-        self.night.most_held = self.night.most_held.max(self.held);
-    }
-
     fn finish(mut self) -> Night {
-        let dead = self.jobs.iter().filter(|job| job.state == State::Over).map(|job| job.slots).sum::<u32>();
-        self.night.held_by_the_dead = dead + self.held;
+        self.night.violations = self.audit.close(&self.server);
         let fates = self.jobs.iter().map(|job| job.fate.expect("no job waits for ever"));
         self.night.fates = fates.collect();
         self.night

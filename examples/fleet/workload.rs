@@ -80,6 +80,7 @@ impl Workload {
             reserve_wait: 24 * 3_600_000,
             degrade_after: None,
             seed: self.seed,
+            defect: None,
         }
     }
 }

@@ -1,8 +1,14 @@
 //! Whole fleets in virtual time: what a queue of slots promises, whatever the night.
 
+#[allow(dead_code, unreachable_pub, reason = "shared with the example")]
+#[path = "../../examples/fleet/audit.rs"]
+mod audit;
 #[allow(dead_code, unreachable_pub, reason = "shared with the example, which shows more of it")]
 #[path = "../../examples/fleet/night.rs"]
 mod night;
+#[allow(dead_code, unreachable_pub, reason = "shared with the example")]
+#[path = "../../examples/fleet/server.rs"]
+mod server;
 #[allow(dead_code, unreachable_pub, reason = "shared with the example")]
 #[path = "../../examples/fleet/simulator.rs"]
 mod simulator;
@@ -11,7 +17,7 @@ mod simulator;
 mod workload;
 
 use headcount::Outcome;
-use night::{End, Night, Plan, Policy, Scenario};
+use night::{Defect, End, Grab, Night, Plan, Policy, Scenario, Violation};
 use proptest::prelude::*;
 use simulator::play;
 use workload::{Arrivals, Workload};
@@ -26,19 +32,18 @@ fn orders(scenario: &Scenario, night: &Night, priority: bool) -> (Vec<usize>, Ve
     (joined, granted)
 }
 
-/// What holds in every night with reservation, outsiders and crashes included.
-fn check(scenario: &Scenario) -> Night {
-    let night = play(scenario, Policy::Reserve);
+/// What holds in every night under every policy, outsiders and crashes included.
+fn check_books(scenario: &Scenario, policy: Policy) -> Night {
     // `play` itself panics when a job never ends: no deadlock.
+    let night = play(scenario, policy);
     assert_eq!(night.fates.len(), scenario.jobs.len());
-    assert!(
-        night.most_held <= scenario.pool,
-        "slots are held once: {} of {}",
-        night.most_held,
-        scenario.pool
-    );
-    assert!(night.most_used <= scenario.pool);
-    assert_eq!(night.held_by_the_dead, 0, "the slots of the dead come back");
+    assert_eq!(night.violations, [], "{policy:?}");
+    night
+}
+
+/// What holds with reservation besides.
+fn check(scenario: &Scenario) -> Night {
+    let night = check_books(scenario, Policy::Reserve);
     for priority in [false, true] {
         let (joined, granted) = orders(scenario, &night, priority);
         assert_eq!(joined, granted, "first come, first served");
@@ -137,8 +142,9 @@ fn a_wide_job_is_not_overtaken_by_narrow_ones() {
     assert_eq!(night.granted.iter().position(|&n| n == 20), Some(20));
 }
 
+/// A thousand slots, ten thousand jobs, and all that can happen to them.
 #[test]
-fn ten_thousand_jobs_on_a_thousand_slots() {
+fn ten_thousand_jobs_on_a_thousand_slots_under_all_policies() {
     let night = Workload {
         widest: 32,
         outsiders: 0.1,
@@ -146,5 +152,40 @@ fn ten_thousand_jobs_on_a_thousand_slots() {
         priority: 0.05,
         ..Workload::plain(10_000, 1_024, Arrivals::Steady, 3)
     };
-    check(&night.scenario());
+    let scenario = night.scenario();
+    // What the dead had done is lost under any policy.
+    let wasted = |night: &Night| {
+        night.fates.iter().filter(|fate| fate.end != End::Died).map(|fate| fate.wasted).sum::<u64>()
+    };
+    let reserve = wasted(&check(&scenario));
+    for policy in [Policy::Classic, Policy::Prompt] {
+        let fighting = wasted(&check_books(&scenario, policy));
+
+        assert!(fighting > 10 * reserve, "{policy:?}: {fighting} against {reserve}");
+    }
+}
+
+/// Six slots; the first job dies while it holds four, and an outsider slips in while others start.
+fn rough() -> Scenario {
+    let plan =
+        |n: u64| Plan { arrives: n * 10, target: 4, minimum: 2, work: 25_000, priority: false, dies: None };
+    let mut jobs: Vec<_> = (0..4).map(plan).collect();
+    jobs[0].dies = Some(2_000);
+    let grabs = (0..20).map(|n| Grab { at: 15 + n * 1_000, workers: 4, lasts: 500 }).collect();
+    Scenario { pool: 6, jobs, grabs, reserve_wait: 86_400_000, ..Scenario::default() }
+}
+
+fn check_found(defect: Defect, violation: Violation) {
+    let night = play(&Scenario { defect: Some(defect), ..rough() }, Policy::Reserve);
+    assert!(night.violations.contains(&violation), "{defect:?}: {:?}", night.violations);
+}
+
+#[test]
+fn the_audit_finds_each_defect_that_is_put_in_and_nothing_without_one() {
+    check(&rough());
+    check_found(Defect::LocksOutliveTheirClient, Violation::SlotsOfTheDead);
+    check_found(Defect::LocksAreShared, Violation::MoreSlotsThanThePool);
+    check_found(Defect::LocksAreShared, Violation::SlotsAstray);
+    check_found(Defect::PoolIsOverbooked, Violation::MoreWorkersThanThePool);
+    check_found(Defect::SlotsAreFreedEarly, Violation::WorkersWithoutSlots);
 }
