@@ -44,6 +44,10 @@ impl Lab {
             .setting("max_parallel_workers", "6")
             .setting("max_worker_processes", "16")
             .setting("max_connections", "300")
+            // What each session did, in order: claims about "at once" need no clock.
+            .setting("log_line_prefix", "[%a] ")
+            .setting("log_statement", "all")
+            .setting("log_disconnections", "on")
             .setting("parallel_setup_cost", "0")
             .setting("parallel_tuple_cost", "0")
             .setting("min_parallel_table_scan_size", "0")
@@ -101,10 +105,43 @@ impl Lab {
         self.until(&format!("{task} runs with four workers"), runs).await
     }
 
+    /// What the sessions of jobs did, in order.
+    pub(crate) fn deeds(&self) -> Vec<(String, Deed)> {
+        let log = std::fs::read_to_string(self.server.socket_folder().join("log")).unwrap();
+        log.lines().filter_map(deed).collect()
+    }
+
     /// Waits until so many stand in the queue.
     pub(crate) async fn until_queued(&self, count: usize) -> Fleet {
         self.until(&format!("{count} wait"), |fleet| fleet.queue.len() == count).await
     }
+}
+
+/// What the log of the server says of a job's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// It joined the queue.
+    Joins,
+    /// It looked at the slots, as only the head does.
+    Looks,
+    /// It took slots.
+    Takes,
+    /// One of its sessions ended; its locks and its workers went before.
+    Leaves,
+}
+
+/// The task of a session that did something, from `[name] LOG:  statement: ...`.
+fn deed(line: &str) -> Option<(String, Deed)> {
+    let (name, said) = line.strip_prefix('[')?.split_once("] LOG:  ")?;
+    let task = name.split(' ').find_map(|word| word.strip_prefix("headcount:"))?;
+    let deed = match said {
+        _ if said.starts_with("disconnection: ") => Deed::Leaves,
+        _ if said.contains("pg_advisory_lock(") => Deed::Joins,
+        _ if said.contains("locks AS MATERIALIZED") => Deed::Looks,
+        _ if said.contains("WITH taken AS MATERIALIZED") => Deed::Takes,
+        _ => return None,
+    };
+    Some((task.to_owned(), deed))
 }
 
 /// The tasks that hold slots.
