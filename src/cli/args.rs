@@ -306,6 +306,9 @@ pub(crate) struct DoctorArgs {
     /// Workers to plan for. Default 4
     #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) target: u32,
+    /// The database where a fleet's slots are to be held; it is an error then if they cannot. Default postgres
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reserve_database: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

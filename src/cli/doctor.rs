@@ -48,7 +48,8 @@ struct Report<'a> {
 
 async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
     let (endpoint, monitor) = endpoints(&args.server)?;
-    Ok(doctor::examine(&endpoint, monitor.as_ref(), args.target).await?)
+    let fleet = args.reserve_database.as_deref();
+    Ok(doctor::examine(&endpoint, monitor.as_ref(), args.target, fleet).await?)
 }
 
 fn lines(finding: &Finding) -> Vec<String> {

@@ -76,7 +76,8 @@ fn fail(check: &'static str, text: impl Into<String>, fix: impl Into<String>) ->
 }
 
 /// Asks everything, for runs with `target` workers. `monitor` is where the monitor connects when it
-/// does not connect as the statement does. A proxy that pools transactions, or a server that is too
+/// does not connect as the statement does. `fleet` is the database where the slots of a fleet are to be held;
+/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools transactions, or a server that is too
 /// old, ends the examination: what follows would be answered by chance.
 ///
 /// # Errors
@@ -85,6 +86,7 @@ pub async fn examine(
     endpoint: &Endpoint,
     monitor: Option<&Endpoint>,
     target: u32,
+    fleet: Option<&str>,
 ) -> Result<Vec<Finding>, Error> {
     let failed = |failure: Failure| Error::sql("examining the server", failure);
     let leader = endpoint.client("headcount:doctor").await?;
@@ -108,7 +110,22 @@ pub async fn examine(
         None => endpoint.client("headcount:doctor").await?,
     };
     findings.extend(rights(&leader, &watching).await.map_err(failed)?);
+    findings.push(reservation(monitor.unwrap_or(endpoint), fleet).await);
     Ok(findings)
+}
+
+/// Whether slots can be held: it takes a session in the database that the fleet has agreed on, as the monitor's role.
+async fn reservation(endpoint: &Endpoint, fleet: Option<&str>) -> Finding {
+    let check = "reservation";
+    let database = fleet.unwrap_or("postgres");
+    match endpoint.with_database(database).open("headcount:doctor").await {
+        Ok(_) => ok(check, format!("slots of a fleet can be held in {database}")),
+        Err(failure) => {
+            let judged = if fleet.is_some() { fail } else { warn };
+            let fix = "--reserve-database with one that the whole fleet may connect to, or GRANT CONNECT ON DATABASE";
+            judged(check, format!("slots of a fleet cannot be held in {database}: {failure}"), fix.to_owned())
+        }
+    }
 }
 
 async fn version(client: &Client) -> Result<Finding, Failure> {

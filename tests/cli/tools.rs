@@ -49,6 +49,26 @@ fn doctor_finds_what_a_run_would_stumble_over() {
     );
     lab.sql("GRANT pg_read_all_stats, pg_signal_backend TO monitor");
     lab.headcount(&["doctor", "--dsn", &batch, "--monitor-dsn", &monitor]).ended(0);
+    lab.sql("CREATE DATABASE closed");
+    lab.sql("REVOKE CONNECT ON DATABASE closed FROM PUBLIC");
+    let ran = lab.headcount(&["doctor", "--dsn", &batch, "--reserve-database", "closed"]).ended(4);
+    assert!(
+        ran.out.contains("fail  reservation: slots of a fleet cannot be held in closed: "),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("permission denied for database \"closed\""), "{}", ran.out);
+    lab.headcount(&["doctor", "--reserve-database", "closed"]).ended(0);
+    // Without a fleet that names it, it is no more than a warning.
+    lab.sql("CREATE DATABASE sales");
+    lab.sql("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC");
+    let sales = batch.replace("/postgres", "/sales");
+    let ran = lab.headcount(&["doctor", "--dsn", &sales]).ended(0);
+    assert!(
+        ran.out.contains("warn  reservation: slots of a fleet cannot be held in postgres: "),
+        "{}",
+        ran.out
+    );
     let ran = lab.headcount(&["doctor", "--json", "--target", "7"]).ended(4);
     let pool =
         ran.json()["findings"].as_array().unwrap().iter().find(|f| f["check"] == "pool").cloned().unwrap();
