@@ -67,9 +67,18 @@ impl Lab {
     }
 
     pub(crate) fn job_at(&self, dsn: &str, task: &str, sql: &str, more: &[&str]) -> Job {
+        let more: Vec<_> = ["--json", "--log-format", "text"].iter().chain(more).copied().collect();
+        Self::command(dsn, task, sql, &more)
+    }
+
+    /// The command as people type it: it tells its story.
+    pub(crate) fn told(&self, task: &str, sql: &str, more: &[&str]) -> Job {
+        Self::command(&self.server.dsn(), task, sql, more)
+    }
+
+    fn command(dsn: &str, task: &str, sql: &str, more: &[&str]) -> Job {
         let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
-            .args(["run", "--json", "--dsn", dsn, "--task", task, "--sql", sql, "--settle", "5s"])
-            .args(["--log-format", "text"])
+            .args(["run", "--dsn", dsn, "--task", task, "--sql", sql, "--settle", "5s"])
             .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -78,6 +87,12 @@ impl Lab {
             .unwrap();
         let words = BufReader::new(child.stderr.take().unwrap());
         Job { child, words, said: String::new() }
+    }
+
+    /// A look at another fleet of this server.
+    pub(crate) async fn look_at(&self, database: &str, space: &str) -> Fleet {
+        let endpoint = Endpoint::from_dsn(&self.server.dsn()).unwrap();
+        Watcher::connect(&endpoint, database, space).await.unwrap().look().await.unwrap()
     }
 
     /// Waits until the fleet looks as the claim says; a look takes the place of a sleep.

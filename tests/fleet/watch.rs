@@ -20,7 +20,7 @@ fn watch(lab: &Lab, more: &[&str]) -> Command {
     command
 }
 
-async fn look(lab: &Lab, more: &[&str]) -> String {
+pub(crate) async fn look(lab: &Lab, more: &[&str]) -> String {
     let output = watch(lab, &["--once"]).args(more).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

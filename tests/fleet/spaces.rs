@@ -1,0 +1,57 @@
+//! Fleets that share a pool and nothing else, and databases that no fleet can use.
+
+use crate::lab::{Lab, queue, rows_of};
+use crate::watch::look;
+
+/// A fleet of its own beside one that holds four of six slots and has a queue.
+async fn check_apart(own: &[&str], database: &str, space: &str) {
+    let lab = Lab::start(18).await;
+    lab.client.batch_execute("CREATE DATABASE other").await.unwrap();
+    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
+    lab.until_running("holder").await;
+    let blocked = lab.job("blocked", &rows_of(1), &["--reserve"]);
+    lab.until_queued(1).await;
+    let apart: Vec<_> = ["--reserve", "--target", "2"].iter().chain(own).copied().collect();
+    let job = lab.job("apart", &rows_of(10_000), &apart);
+    let fleet = lab.until("it runs beside them", |fleet| fleet.pool.used == 6).await;
+    assert_eq!((fleet.pool.held, fleet.pool.outsiders), (4, 2), "its workers are an outsider's: {fleet:?}");
+    assert_eq!(queue(&fleet), ["blocked"]);
+    let fleet = lab.look_at(database, space).await;
+    assert_eq!((fleet.pool.held, fleet.pool.outsiders), (2, 4), "and theirs to it: {fleet:?}");
+    assert!(fleet.queue.is_empty());
+    let shown = look(&lab, &[own, &["--json"]].concat()).await;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["pool"]["held"], &shown["pool"]["outsiders"]), (&2.into(), &4.into()));
+    for job in [job, blocked, holder] {
+        job.kill().await;
+    }
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_spaces_of_one_database_do_not_see_each_other() {
+    check_apart(&["--reserve-space", "nights"], "postgres", "nights").await;
+}
+
+#[tokio::test]
+async fn slots_in_two_databases_do_not_see_each_other() {
+    check_apart(&["--reserve-database", "other"], "other", "headcount").await;
+}
+
+#[tokio::test]
+async fn a_database_where_no_slots_can_be_held_is_named_with_the_field() {
+    let lab = Lab::start(18).await;
+    lab.client.batch_execute("CREATE DATABASE closed").await.unwrap();
+    let roles = "REVOKE CONNECT ON DATABASE closed FROM PUBLIC; CREATE ROLE batch LOGIN; GRANT SELECT ON slow TO batch";
+    lab.client.batch_execute(roles).await.unwrap();
+    let batch = lab.server.dsn_for("batch", "postgres");
+    for (database, cause) in [("closed", "permission denied"), ("nowhere", "does not exist")] {
+        let reserve = ["--reserve", "--reserve-database", database];
+        let ended = lab.job_at(&batch, "lost", &rows_of(1), &reserve).end().await;
+        assert_eq!(ended.code, Some(2), "{ended:#?}");
+        let error = ended.json["error"].as_str().unwrap();
+        assert!(error.contains("reserve_database") && error.contains(database), "{error}");
+        assert!(error.contains(cause), "{error}");
+    }
+    lab.server.stop().await.unwrap();
+}
