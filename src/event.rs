@@ -118,6 +118,9 @@ pub enum Event {
         bar: u32,
         /// The leader's process id on the server.
         pid: i32,
+        /// When that backend started (`pg_stat_activity.backend_start`), in microseconds since the Unix
+        /// epoch: a pid alone may soon be another backend's.
+        backend_start: i64,
     },
     /// One sample of the monitor reached its attempt.
     TickTaken {

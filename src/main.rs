@@ -9,6 +9,9 @@ use clap::Parser;
 use cli::args::Cli;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == cli::WATCHDOG) {
+        return cli::watch_over();
+    }
     match Cli::try_parse() {
         Ok(cli) => cli::main(cli),
         Err(error) => cli::usage(&error),

@@ -42,7 +42,7 @@ pub(crate) struct Cli {
 }
 
 /// What is said on standard error, and how.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Words on standard error")]
 pub(crate) struct Words {
     /// Say nothing but errors
@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// Print the manual page
     #[command(after_help = "Examples:\n  headcount man | man -l -")]
     Man,
+    /// Not for people, who would find it in help and completions: see [`super::watchdog`]
+    #[command(skip)]
+    Watchdog,
 }
 
 const RUN_EXAMPLES: &str = "\

@@ -15,11 +15,20 @@ mod signals;
 mod telemetry;
 mod update;
 mod watch;
+mod watchdog;
 
 use std::process::ExitCode;
 
 use self::args::{Cli, Command};
 use self::signals::Signals;
+
+/// The argument that makes this process the watchdog of another one.
+pub(crate) const WATCHDOG: &str = "watchdog";
+
+/// Watches over the job that started this process.
+pub(crate) fn watch_over() -> ExitCode {
+    on_runtime(Command::Watchdog, args::Words::default())
+}
 
 /// Runs the command that was typed.
 pub(crate) fn main(cli: Cli) -> ExitCode {
@@ -49,6 +58,7 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
             Command::Watch(args) => watch::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
             Command::Doctor(args) => doctor::run(&args, &mut signals).await,
+            Command::Watchdog => watchdog::run().await,
             Command::Completions { .. } | Command::Man => exit::DONE,
         })
     });

@@ -14,6 +14,7 @@ use super::options::Wanted;
 use super::output::{self, FailedRun};
 use super::signals::Signals;
 use super::telemetry;
+use super::watchdog::Watchdog;
 
 /// Beyond twice the grace of a cancel: the library's own limit for a cleanup on a server that is away.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(35);
@@ -65,10 +66,10 @@ async fn execute(
     words: &Words,
     signals: &mut Signals,
 ) -> Result<Execution<u64>, Failed> {
-    let (endpoint, monitor) = endpoints(&args.server)?;
+    let ends = endpoints(&args.server)?;
     let telemetry = telemetry::start(&wanted.settings.task, &args.exporters, words).await?;
     let observers = telemetry::observers(&telemetry, words, args.json);
-    let result = guarded(endpoint, monitor, wanted, observers, signals).await;
+    let result = guarded(ends, &args.server, wanted, observers, signals).await;
     signals.or_leave(telemetry::finish(telemetry)).await;
     result
 }
@@ -84,8 +85,8 @@ pub(crate) fn endpoints(server: &Server) -> Result<(Endpoint, Option<Endpoint>),
 }
 
 async fn guarded(
-    endpoint: Endpoint,
-    monitor: Option<Endpoint>,
+    (endpoint, monitor): (Endpoint, Option<Endpoint>),
+    server: &Server,
     wanted: &Wanted,
     observers: Vec<Arc<dyn Observer>>,
     signals: &mut Signals,
@@ -94,6 +95,8 @@ async fn guarded(
     if let Some(monitor) = monitor {
         builder = builder.monitor(monitor);
     }
+    let watchdog = Arc::new(Watchdog::default());
+    builder = builder.observer(watchdog.clone());
     for observer in &observers {
         builder = builder.observer(observer.clone());
     }
@@ -102,6 +105,11 @@ async fn guarded(
     }
     let connected = signals.unless(Box::pin(builder.connect())).await.map_err(Failed::Interrupted)?;
     let headcount = connected.inspect_err(|_| unreachable_server(&wanted.settings, &observers))?;
+    if let Err(error) = watchdog.guard(headcount.server_version(), server) {
+        output::say(&format!(
+            "headcount: warning: no watchdog ({error}): this server would not notice a kill -9, and run the query on"
+        ));
+    }
     let job = headcount.job(wanted.settings.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
     let ended = signals.unless(Box::pin(job.execute_script(&wanted.sql))).await;

@@ -21,6 +21,7 @@ pub(crate) mod failure;
 pub mod fleet;
 pub(crate) mod label;
 mod lookup;
+pub mod orphan;
 mod parameters;
 mod passfile;
 pub mod plan;

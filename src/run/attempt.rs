@@ -13,6 +13,7 @@ use crate::decide::verdict::{ShortReason, Verdict};
 use crate::error::Error;
 use crate::event::{AttemptEnd, AttemptFacts, Event, Resolution, SqlState};
 use crate::pg::Failure;
+use crate::pg::session::Identity;
 use crate::settings::Settings;
 
 /// What an attempt came to.
@@ -50,8 +51,8 @@ pub(crate) async fn play<S: Stage>(
 ) -> Result<Played<S::Value>, Error> {
     let mut facts =
         AttemptFacts { attempt: number, bar, end: AttemptEnd::Failed(None), workers: 0, ran: Duration::ZERO };
-    let pid = match stage.begin(number).await {
-        Ok(pid) => pid,
+    let Identity { pid, started: backend_start } = match stage.begin(number).await {
+        Ok(backend) => backend,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());
             return Ok(close(ledger, facts, Kept::Failed(failure), false));
@@ -60,7 +61,8 @@ pub(crate) async fn play<S: Stage>(
     if let Some(sqlstate) = lost.take() {
         ledger.observe(&Event::SessionRestored { sqlstate });
     }
-    ledger.observe(&Event::AttemptStarted { attempt: number, max_attempts: settings.max_attempts, bar, pid });
+    let max_attempts = settings.max_attempts;
+    ledger.observe(&Event::AttemptStarted { attempt: number, max_attempts, bar, pid, backend_start });
     let began = Instant::now();
     let mut race = Race::new(facts, settings, reach);
     let finish = race.run(&*stage, ledger).await;

@@ -66,10 +66,10 @@ where
         self.hold.reserve(wanted, self.leader.pid, ledger).await
     }
 
-    async fn begin(&mut self, attempt: u32) -> Result<i32, Failure> {
+    async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
         self.running = true;
         self.hold.serve(self.leader.pid, attempt);
-        Ok(self.leader.pid)
+        Ok(self.leader)
     }
 
     async fn work(&self) -> Result<T, Failure> {

@@ -91,6 +91,12 @@ impl Headcount {
         Batch::new(self.site(), task)
     }
 
+    /// The server's `server_version_num` when this connected: `130_023` is 13.23.
+    #[must_use]
+    pub fn server_version(&self) -> u32 {
+        self.inner.monitor.version.unsigned_abs()
+    }
+
     fn site(&self) -> Site {
         let Inner { endpoint, server, observers, .. } = &*self.inner;
         Site { endpoint: endpoint.clone(), server: server.clone(), observers: observers.clone() }

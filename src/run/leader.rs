@@ -110,8 +110,8 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.reserve(wanted, leader, ledger).await
     }
 
-    async fn begin(&mut self, attempt: u32) -> Result<i32, Failure> {
-        Ok(self.hold.begin(Some(attempt)).await?.pid)
+    async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
+        self.hold.begin(Some(attempt)).await
     }
 
     async fn work(&self) -> Result<W::Value, Failure> {

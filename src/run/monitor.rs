@@ -48,6 +48,8 @@ pub(crate) enum Sight {
 #[derive(Debug)]
 pub(crate) struct Monitor {
     shared: Arc<Shared>,
+    /// `server_version_num`, when it connected.
+    pub(crate) version: i32,
     task: JoinHandle<()>,
 }
 
@@ -86,6 +88,7 @@ impl Monitor {
         let link = Link::open(&endpoint, true)
             .await
             .map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+        let version = link.session.version;
         let shared = Arc::new(Shared {
             endpoint,
             observers,
@@ -97,7 +100,7 @@ impl Monitor {
             unprepared: AtomicBool::new(false),
         });
         let task = tokio::spawn(poll_for_ever(shared.clone()));
-        Ok(Self { shared, task })
+        Ok(Self { shared, version, task })
     }
 
     /// Watches a leader; ticks become child spans of the current span.

@@ -18,6 +18,7 @@ use crate::decide::verdict::{LeaderState, Pool};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Resolution, Scope};
 use crate::pg::Failure;
+use crate::pg::session::Identity;
 use crate::report::Execution;
 use crate::settings::Settings;
 
@@ -118,10 +119,10 @@ impl Stage for Script {
         Ok(self.grant)
     }
 
-    async fn begin(&mut self, _attempt: u32) -> Result<i32, Failure> {
+    async fn begin(&mut self, _attempt: u32) -> Result<Identity, Failure> {
         self.attempt += 1;
         self.stopped.send_replace(false);
-        Ok(100)
+        Ok(Identity { pid: 100, started: 0 })
     }
 
     async fn work(&self) -> Result<u64, Failure> {

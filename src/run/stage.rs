@@ -14,6 +14,7 @@ use crate::decide::verdict::Pool;
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Resolution};
 use crate::pg::Failure;
+use crate::pg::session::Identity;
 
 /// What the plan and the server allow, learned before the first attempt.
 #[derive(Debug, Clone, Default)]
@@ -76,9 +77,9 @@ pub(crate) trait Stage {
     /// Takes slots of the pool, unless it holds them already; `None` when none are asked for.
     async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error>;
 
-    /// A session, ready for the statement; connects anew if the old one is gone. Returns its pid. The
+    /// A session, ready for the statement; connects anew if the old one is gone. Returns its backend. The
     /// session says which attempt it is.
-    async fn begin(&mut self, attempt: u32) -> Result<i32, Failure>;
+    async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure>;
 
     /// Runs the statement, or the caller's closure.
     async fn work(&self) -> Result<Self::Value, Failure>;

@@ -70,7 +70,7 @@ impl Observer for Log {
             Event::AdmissionEnded { attempt, waited, end, pool: _ } => {
                 admitted(task, *attempt, *waited, *end);
             }
-            Event::AttemptStarted { attempt, max_attempts, bar, pid } => {
+            Event::AttemptStarted { attempt, max_attempts, bar, pid, backend_start: _ } => {
                 debug!(target: TARGET, task, attempt, max_attempts, bar, pid, "attempt started");
             }
             Event::TickTaken { attempt, bar, tick } => {

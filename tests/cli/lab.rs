@@ -1,11 +1,12 @@
 //! A server of the test's own, somebody who takes its workers, and the command under test.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use headcount::pg::embedded::{Binaries, Builder, PrivateServer};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
@@ -158,7 +159,7 @@ pub(crate) fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> Running
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.envs(std::env::var_os("HEADCOUNT_PG_BIN").map(|bin| ("HEADCOUNT_PG_BIN", bin)));
-    command.envs(environment.iter().copied());
+    command.envs(environment.iter().copied()).process_group(0);
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let words = BufReader::new(child.stderr.take().unwrap());
@@ -192,6 +193,11 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// SIGKILL, to the command and whatever is in its process group.
+    pub(crate) fn kill_group(&self) {
+        kill_process_group(Pid::from_child(&self.child), Signal::KILL).unwrap();
     }
 
     fn end(&mut self) -> (ExitStatus, String) {

@@ -3,7 +3,7 @@
 use headcount::pg::embedded::Binaries;
 use rustix::process::Signal;
 
-use crate::lab::{Lab, SLOW, finish};
+use crate::lab::{Lab, QUICK, SLOW, finish};
 
 const CLEANUP: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
 
@@ -68,15 +68,53 @@ fn a_second_signal_leaves_at_once() {
 
 #[test]
 fn a_killed_command_leaves_no_query_and_a_free_pool() {
-    // 13 has no client_connection_check_interval: there the query goes on until it writes to its client.
-    let all: Vec<Binaries> = Binaries::all().into_iter().filter(|binaries| binaries.major() >= 14).collect();
+    let all = Binaries::all();
     assert!(!all.is_empty());
+    // Left alone it would run for minutes, longer than anybody waits here.
+    let endless = SLOW.replace("0.005", "0.05");
     for binaries in all {
         let lab = Lab::on(binaries);
-        let mut running = lab.spawn(&["run", "--sql", SLOW]);
+        let mut running = lab.spawn(&["run", "--sql", &endless]);
         running.hear("workers seen 4");
-        running.signal(Signal::KILL);
+        running.kill_group();
         assert_eq!(finish(running).code, None);
         lab.wait_for_nothing_left();
+    }
+}
+
+/// The arguments of each process that was started against this server to watch over a job.
+fn watchdogs(lab: &Lab) -> Vec<String> {
+    let read = |folder: &std::path::Path, file: &str| {
+        std::fs::read_to_string(folder.join(file)).unwrap_or_default().replace('\0', " ")
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    processes
+        .filter(|process| read(process, "environ").contains(&lab.dsn()))
+        .map(|process| read(&process, "cmdline"))
+        .filter(|arguments| arguments.contains("headcount watchdog"))
+        .collect()
+}
+
+#[test]
+fn a_watchdog_is_there_where_the_server_needs_one_and_ends_with_the_job() {
+    for binaries in Binaries::all() {
+        let needed = binaries.major() < 14;
+        let lab = Lab::on(binaries);
+        let mut running = lab.spawn(&["run", "--sql", QUICK, "--dsn", &lab.dsn()]);
+        running.hear("workers seen 4");
+        let found = watchdogs(&lab);
+        assert_eq!(found.len(), usize::from(needed), "{found:?}");
+        // What others can read of it has no connection string.
+        assert!(
+            found.iter().all(|arguments| arguments.trim_end().ends_with("headcount watchdog")),
+            "{found:?}"
+        );
+        finish(running).ended(0);
+        let began = std::time::Instant::now();
+        while !watchdogs(&lab).is_empty() {
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "it outlives its job");
+            std::thread::yield_now();
+        }
+        assert_eq!(lab.count("rollup"), 10);
     }
 }

@@ -14,7 +14,7 @@ use mock_collector::{MockServer, Protocol};
 
 use crate::log::Buffer;
 use crate::receiver::received;
-use crate::script::{MS, attempt_ended, chunk, good, sample, scope, script, start, value};
+use crate::script::{MS, attempt_ended, attempt_started, chunk, good, sample, scope, script, start, value};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -40,7 +40,7 @@ fn record_execution(telemetry: &Telemetry) {
                 let tick = spans::tick(&attempt);
                 spans::record_tick(&tick, &sample(number));
                 attempt.in_scope(|| {
-                    say(&Event::AttemptStarted { attempt: number, max_attempts: 5, bar: 4, pid: 4711 });
+                    say(&attempt_started(number));
                     assert!(traceparent_of(&attempt).unwrap().starts_with(&format!("00-{TRACE}-")));
                     assert!(sql_comment(&attempt).unwrap().starts_with("/*traceparent='00-"));
                     say(&attempt_ended(number, end, number));

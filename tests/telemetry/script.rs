@@ -38,6 +38,16 @@ pub(crate) fn ended(end: Result<Outcome, FailReason>, achieved: u32) -> Event {
     })
 }
 
+pub(crate) fn attempt_started(attempt: u32) -> Event {
+    Event::AttemptStarted {
+        attempt,
+        max_attempts: 5,
+        bar: 4,
+        pid: 4711,
+        backend_start: 1_750_000_000_000_000,
+    }
+}
+
 pub(crate) fn attempt_ended(attempt: u32, end: AttemptEnd, workers: u32) -> Event {
     Event::AttemptEnded(AttemptFacts { attempt, bar: 4, end, workers, ran: 150 * MS })
 }
@@ -74,7 +84,7 @@ pub(crate) fn script() -> Vec<Event> {
         },
         Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL },
         Event::AdmissionEnded { attempt: 1, waited: 400 * MS, end: Admitted::TimedOut, pool: Some(POOL) },
-        Event::AttemptStarted { attempt: 1, max_attempts: 5, bar: 4, pid: 4711 },
+        attempt_started(1),
         Event::MonitorPolled { took: MS, pool: Some(POOL) },
         Event::TickTaken { attempt: 1, bar: 4, tick: sample(2) },
         verdict(1, Verdict::Short(short), 2),

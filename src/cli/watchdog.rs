@@ -1,0 +1,127 @@
+//! The watchdog: it stops the query of a command that was killed.
+//!
+//! Whoever gets SIGKILL can do nothing more, and a server before 14 does not look whether its client is
+//! still there: the query would run on and keep its workers. So on such a server the command starts itself
+//! once more, and tells that process through a pipe which backend runs something. The end of the pipe is the
+//! one sign of death that always comes. A backend was named last: it is stopped. None was: the job ended in
+//! order, and so does the watchdog, in silence.
+//!
+//! It has a process group of its own, so that what kills the job's group leaves it alone, and the program
+//! catches and this ignores what else ends processes. Where the server is, it reads from the pipe, the
+//! environment and libpq's files: a connection string may have a password, and others can read arguments.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use headcount::event::Scope;
+use headcount::pg::connect::Endpoint;
+use headcount::pg::orphan;
+use headcount::{Event, Observer};
+use serde::Serialize;
+
+use super::args::Server;
+use super::{WATCHDOG, exit};
+
+/// The first `server_version_num` with `client_connection_check_interval`.
+const NOTICES_BY_ITSELF: u32 = 140_000;
+/// How long an orphaned query may take to end before its session is terminated.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A backend: its pid and its `backend_start`.
+type Backend = (i32, i64);
+
+/// The job's end of the pipe, once there is a watchdog. It hears of the attempts like any observer.
+#[derive(Debug, Default)]
+pub(crate) struct Watchdog(Mutex<Option<Child>>);
+
+impl Watchdog {
+    /// Starts the process if a server of this version needs one.
+    pub(crate) fn guard(&self, version: u32, server: &Server) -> io::Result<()> {
+        if version >= NOTICES_BY_ITSELF {
+            return Ok(());
+        }
+        let child = Command::new(std::env::current_exe()?)
+            .arg(WATCHDOG)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            // Not even an end of file of the job's output may wait for it.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        self.tell(&server.monitor_dsn.as_ref().or(server.dsn.as_ref()))
+    }
+
+    /// One line; the pipe holds thousands of them, so this does not block.
+    fn tell(&self, fact: &impl Serialize) -> io::Result<()> {
+        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pipe) = child.as_mut().and_then(|child| child.stdin.as_mut()) else { return Ok(()) };
+        let mut line = serde_json::to_vec(fact)?;
+        line.push(b'\n');
+        pipe.write_all(&line)
+    }
+}
+
+impl Observer for Watchdog {
+    fn observe(&self, _: &Scope, event: &Event) {
+        // A watchdog that is gone cannot be told; the job is none the worse.
+        let _ = match event {
+            Event::AttemptStarted { pid, backend_start, .. } => self.tell(&Some((*pid, *backend_start))),
+            Event::AttemptEnded(_) => self.tell(&None::<Backend>),
+            _ => Ok(()),
+        };
+    }
+}
+
+/// The other end of the pipe: `headcount watchdog`. Returns the exit code, which nobody reads.
+pub(crate) async fn run() -> u8 {
+    // Blocks the runtime's only thread, which has nothing else to do.
+    let Some((dsn, backend)) = listen(&mut io::stdin().lock()) else { return exit::USAGE };
+    let Some((pid, backend_start)) = backend else { return exit::DONE };
+    let endpoint = match dsn {
+        Some(dsn) => Endpoint::from_dsn(&dsn),
+        None => Endpoint::from_environment(),
+    };
+    let Ok(endpoint) = endpoint else { return exit::USAGE };
+    match orphan::stop(&endpoint, pid, backend_start, GRACE).await {
+        Ok(0) => exit::DONE,
+        Ok(_) | Err(_) => exit::FAILED,
+    }
+}
+
+/// Reads until the job is gone: where the server is, and the backend that was named last. `None` when what
+/// comes is not from a job.
+fn listen(pipe: &mut impl io::BufRead) -> Option<(Option<String>, Option<Backend>)> {
+    let mut lines = pipe.lines().map_while(Result::ok);
+    let dsn = serde_json::from_str(&lines.next()?).ok()?;
+    // A last line that is cut off was not meant yet; the one before it holds.
+    let backend = lines.filter_map(|line| serde_json::from_str(&line).ok()).last();
+    Some((dsn, backend.flatten()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(said: &str, expected: Option<(Option<&str>, Option<Backend>)>) {
+        let heard = listen(&mut said.as_bytes());
+        assert_eq!(heard, expected.map(|(dsn, backend)| (dsn.map(str::to_owned), backend)), "{said}");
+    }
+
+    #[test]
+    fn the_backend_that_was_named_last_counts() {
+        check("\"host=a\"\n[7,1]\nnull\n[8,2]\n", Some((Some("host=a"), Some((8, 2)))));
+        check("null\n[7,1]\n[8,", Some((None, Some((7, 1)))));
+    }
+
+    #[test]
+    fn a_job_that_ended_in_order_leaves_nothing_to_stop() {
+        check("null\n[7,1]\nnull\n", Some((None, None)));
+        check("null\n", Some((None, None)));
+        check("", None);
+        check("nonsense\n", None);
+    }
+}
