@@ -34,6 +34,8 @@ enum Kind {
     Refused { refusal: Refusal, explanation: String, fixes: Vec<String> },
     #[error("the deadline of {0:?} passed")]
     Deadline(std::time::Duration),
+    #[error("it was stopped")]
+    Stopped,
     #[error("the commit of transaction {xid} was sent but its fate could not be learned")]
     InDoubt { xid: String, source: Source },
     #[error("{0}")]
@@ -90,6 +92,10 @@ impl Error {
 
     pub(crate) fn deadline(limit: std::time::Duration) -> Self {
         Kind::Deadline(limit).into()
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Kind::Stopped.into()
     }
 
     pub(crate) fn in_doubt(xid: impl Into<String>, source: impl Into<Source>) -> Self {
@@ -167,6 +173,12 @@ impl Error {
     #[must_use]
     pub fn is_deadline(&self) -> bool {
         matches!(*self.kind, Kind::Deadline(_))
+    }
+
+    /// The caller's token was cancelled: see [`Job::stop`](crate::Job::stop).
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(*self.kind, Kind::Stopped)
     }
 
     /// A COMMIT was sent and whether it took effect is not known.

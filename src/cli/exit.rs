@@ -29,8 +29,9 @@ pub(crate) enum Failed {
     Usage(String),
     /// The library's error, and what else would help.
     Library { error: Box<Error>, fixes: Vec<String> },
-    /// A signal came, and everything was put in order; with the exit code.
-    Interrupted(u8),
+    /// A signal came, and everything was put in order; with the exit code, and the error that has the
+    /// history if something was under way.
+    Interrupted(u8, Option<Box<Error>>),
 }
 
 impl Failed {
@@ -53,7 +54,7 @@ impl Failed {
             Self::Library { error, .. } if error.is_configuration() => USAGE,
             Self::Library { error, .. } if error.refusal().is_some() => REFUSED,
             Self::Library { .. } => FAILED,
-            Self::Interrupted(code) => *code,
+            Self::Interrupted(code, _) => *code,
         }
     }
 
@@ -61,7 +62,7 @@ impl Failed {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Usage(_) => "configuration",
-            Self::Interrupted(_) => "interrupted",
+            Self::Interrupted(..) => "interrupted",
             Self::Library { error, .. } if error.is_configuration() => "configuration",
             Self::Library { error, .. } if error.refusal().is_some() => "refused",
             Self::Library { error, .. } if error.is_deadline() => "deadline",
@@ -71,11 +72,20 @@ impl Failed {
         }
     }
 
+    /// How it ended, for people.
+    pub(crate) const fn ended(&self) -> &'static str {
+        match self {
+            Self::Interrupted(143, _) => "terminated",
+            Self::Interrupted(..) => "interrupted",
+            Self::Usage(_) | Self::Library { .. } => "failed",
+        }
+    }
+
     /// The library's error, where there is one.
     pub(crate) fn error(&self) -> Option<&Error> {
         match self {
-            Self::Library { error, .. } => Some(error),
-            Self::Usage(_) | Self::Interrupted(_) => None,
+            Self::Library { error, .. } | Self::Interrupted(_, Some(error)) => Some(error),
+            Self::Usage(_) | Self::Interrupted(_, None) => None,
         }
     }
 
@@ -83,7 +93,7 @@ impl Failed {
     pub(crate) fn fixes(&self) -> Vec<&str> {
         match self {
             Self::Library { error, fixes } => error.fixes().iter().chain(fixes).map(String::as_str).collect(),
-            Self::Usage(_) | Self::Interrupted(_) => Vec::new(),
+            Self::Usage(_) | Self::Interrupted(..) => Vec::new(),
         }
     }
 }
@@ -99,10 +109,7 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(problem) => f.write_str(problem),
-            Self::Interrupted(code) => {
-                let signal = if *code == 143 { "terminated" } else { "interrupted" };
-                write!(f, "{signal}; nothing of it is running any more")
-            }
+            Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended()),
             Self::Library { error, .. } => {
                 let mut line = error.to_string();
                 let mut cause = error.source();

@@ -79,7 +79,9 @@ impl<'a> FailedRun<'a> {
     /// `task`, target and minimum as far as they are known by now.
     pub(crate) fn new(failed: &'a Failed, task: &'a str, demanded: Option<(u32, u32)>) -> Self {
         let history = failed.error().and_then(headcount::Error::history);
-        let seconds = |of: fn(&Execution<()>) -> Duration| history.map_or(0.0, |run| of(run).as_secs_f64());
+        // To the microsecond, as in the object of a run with a result.
+        let rounded = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e6;
+        let seconds = |of: fn(&Execution<()>) -> Duration| history.map_or(0.0, |run| rounded(of(run)));
         Self {
             task,
             outcome: "failed",
@@ -129,11 +131,12 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     )
 }
 
-/// What is known of a run that failed after attempts were made: two lines below the error.
-pub(crate) fn remains(history: &Execution<()>, max_attempts: u32) -> [String; 2] {
+/// What is known of a run that failed (or how else it `ended`) after attempts were made: two lines below
+/// the error.
+pub(crate) fn remains(history: &Execution<()>, ended: &str, max_attempts: u32) -> [String; 2] {
     let Execution { task, achieved_workers: best, target_workers: target, attempt_count, .. } = history;
     let reached = format!(
-        "{task}: failed at attempt {attempt_count} of {max_attempts}, at best {best} of {target} workers"
+        "{task}: {ended} at attempt {attempt_count} of {max_attempts}, at best {best} of {target} workers"
     );
     [reached, time(history)]
 }

@@ -7,6 +7,8 @@ use headcount::event::{ExecutionFacts, FailReason, Scope};
 use headcount::pg::connect::Endpoint;
 use headcount::telemetry::spans;
 use headcount::{Event, Execution, Headcount, Observer, Settings};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{RunArgs, Server, Words};
 use super::exit::{self, Failed};
@@ -18,8 +20,6 @@ use super::watchdog::Watchdog;
 
 /// Beyond twice the grace of a cancel: the library's own limit for a cleanup on a server that is away.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(35);
-/// The same for slots whose workers do not leave. A second signal leaves them to the server.
-const SLOTS_LIMIT: Duration = Duration::from_hours(1);
 
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) -> u8 {
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
             let code = fail(&failed, args.json, &settings.task, Some(demanded));
             let history = failed.error().and_then(headcount::Error::history);
             if let Some(history) = history.filter(|history| history.attempt_count > 0 && !args.json) {
-                output::print(&output::remains(history, settings.max_attempts).join("\n"));
+                output::print(&output::remains(history, failed.ended(), settings.max_attempts).join("\n"));
             }
             code
         }
@@ -103,27 +103,36 @@ async fn guarded(
     if let Some(deadline) = wanted.settings.deadline {
         builder = builder.connect_within(deadline);
     }
-    let connected = signals.unless(Box::pin(builder.connect())).await.map_err(Failed::Interrupted)?;
+    let connecting = signals.unless(Box::pin(builder.connect())).await;
+    let connected = connecting.map_err(|code| Failed::Interrupted(code, None))?;
     let headcount = connected.inspect_err(|_| unreachable_server(&wanted.settings, &observers))?;
     if let Err(error) = watchdog.guard(headcount.server_version(), server) {
         output::say(&format!(
             "headcount: warning: no watchdog ({error}): this server would not notice a kill -9, and run the query on"
         ));
     }
-    let job = headcount.job(wanted.settings.clone());
+    let stop = CancellationToken::new();
+    let job = headcount.job(wanted.settings.clone()).stop(stop.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
-    let ended = signals.unless(Box::pin(job.execute_script(&wanted.sql))).await;
-    // After an interruption this waits for the cancel, the rollback and the cleanup.
-    let slots = if wanted.settings.reserve { SLOTS_LIMIT } else { Duration::ZERO };
-    let limit = 2 * wanted.settings.cancel_grace + CLEANUP_LIMIT + slots;
-    let in_order = signals.or_leave(headcount.shutdown(limit)).await;
-    if !in_order {
-        output::say(
-            "headcount: warning: the statement's session did not end in time; look at pg_stat_activity",
-        );
+    let mut running = Box::pin(job.execute_script(&wanted.sql));
+    let code = match signals.unless(&mut running).await {
+        Ok(ended) => return ended.map_err(|error| explained(error, wanted)),
+        Err(code) => code,
+    };
+    stop.cancel();
+    // What is left to wait for is the cancel, the rollback and the cleanup.
+    let limit = 2 * wanted.settings.cancel_grace + CLEANUP_LIMIT;
+    match signals.or_leave(timeout(limit, running)).await {
+        Ok(Err(error)) if error.is_stopped() => Err(Failed::Interrupted(code, Some(Box::new(error)))),
+        // It was over before it could be stopped.
+        Ok(ended) => ended.map_err(|error| explained(error, wanted)),
+        Err(_) => {
+            output::say(
+                "headcount: warning: the statement's session did not end in time; look at pg_stat_activity",
+            );
+            Err(Failed::Interrupted(code, None))
+        }
     }
-    let result = ended.map_err(Failed::Interrupted)?;
-    result.map_err(|error| explained(error, wanted))
 }
 
 /// A run that found no server is a failed run: alerts and dashboards must hear of it.

@@ -1,11 +1,12 @@
 //! SIGINT and SIGTERM: the first one is a request, the second one an order.
 //!
-//! After the first, what is under way is dropped, which cancels it on the server; the command then waits,
-//! within bounds, until that is done. Whoever sends a second signal has waited long enough: the process
+//! After the first, what is under way is stopped or dropped, which cancels it on the server; the command then
+//! waits, within bounds, until that is done. Whoever sends a second signal has waited long enough: the process
 //! leaves at once, and the server notices by itself that its client is gone.
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -41,7 +42,9 @@ impl Signals {
 
     /// Puts things in order; a signal meanwhile ends the process at once.
     pub(crate) async fn or_leave<T>(&mut self, order: impl Future<Output = T>) -> T {
-        match self.unless(order).await {
+        // Not dropped before the end: that would say of what is under way that it is over.
+        let mut order = pin!(order);
+        match self.unless(&mut order).await {
             Ok(done) => done,
             Err(code) => std::process::exit(code.into()),
         }

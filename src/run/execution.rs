@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::attempt::{OpenAttempt, Played, play};
@@ -29,20 +30,20 @@ pub(crate) struct Driven<T> {
     pub(crate) open: Option<OpenAttempt>,
 }
 
-/// Drives an execution to its end, within the deadline.
+/// Drives an execution to its end, within the deadline and unless it is stopped.
 pub(crate) async fn drive<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
     settings: &Settings,
+    stop: &CancellationToken,
 ) -> Result<Driven<S::Value>, Error> {
     let (target, minimum) = (settings.target_workers, settings.minimum());
     ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
-    let driven = match settings.deadline {
-        None => attempts(stage, ledger, settings).await,
-        Some(deadline) => match timeout(deadline, attempts(stage, ledger, settings)).await {
-            Ok(driven) => driven,
-            Err(_) => Err(Error::deadline(deadline)),
-        },
+    let driven = tokio::select! {
+        biased;
+        driven = attempts(stage, ledger, settings) => driven,
+        error = expired(settings.deadline) => Err(error),
+        () = stop.cancelled() => Err(Error::stopped()),
     };
     match driven {
         Ok(driven) if driven.open.is_some() => Ok(driven),
@@ -53,10 +54,21 @@ pub(crate) async fn drive<S: Stage>(
             Ok(driven)
         }
         Err(error) => {
+            ledger.stop_clock();
             stage.clear_away().await;
             ledger.end(Err(fail_reason(&error)));
             Err(error.with_history(ledger.execution(Outcome::BelowMinimum, None)))
         }
+    }
+}
+
+async fn expired(deadline: Option<Duration>) -> Error {
+    match deadline {
+        Some(deadline) => {
+            sleep(deadline).await;
+            Error::deadline(deadline)
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -204,6 +216,8 @@ fn fail_reason(error: &Error) -> FailReason {
         FailReason::Refused
     } else if error.is_deadline() {
         FailReason::Deadline
+    } else if error.is_stopped() {
+        FailReason::Interrupted
     } else if error.is_in_doubt() {
         FailReason::InDoubt
     } else if error.is_connection_lost() {

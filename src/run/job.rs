@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::execution::{Driven, drive};
@@ -29,17 +30,18 @@ use crate::telemetry::spans;
 /// The options are those of [`Settings`]; each verb validates them first. A job can be run again.
 /// Every verb may be dropped at any await: the statement is then cancelled on the server, rolled
 /// back, and the cleanup runs, in a task that [`Headcount::shutdown`](super::Headcount::shutdown)
-/// waits for.
+/// waits for. [`stop`](Self::stop) does the same in the foreground, and returns the history.
 #[derive(Clone)]
 pub struct Job {
     inner: Arc<Inner>,
     settings: Settings,
     cleanup: Option<Cleanup>,
+    stop: CancellationToken,
 }
 
 impl Job {
-    pub(crate) const fn new(inner: Arc<Inner>, settings: Settings) -> Self {
-        Self { inner, settings, cleanup: None }
+    pub(crate) fn new(inner: Arc<Inner>, settings: Settings) -> Self {
+        Self { inner, settings, cleanup: None, stop: CancellationToken::new() }
     }
 
     /// The options, all of them.
@@ -161,6 +163,15 @@ impl Job {
         self
     }
 
+    /// Cancelling the token stops an execution in good order: the statement is cancelled, rolled back and
+    /// cleaned up after, and the error ([`Error::is_stopped`]) has the history so far. A result that is there
+    /// already is kept. Rows that flow are beyond it: they are stopped by dropping them.
+    #[must_use]
+    pub fn stop(mut self, token: CancellationToken) -> Self {
+        self.stop = token;
+        self
+    }
+
     /// Runs one statement with parameters; the value is the number of rows.
     ///
     /// Parameters cost nothing in parallelism; a row limit would, and is never used.
@@ -201,7 +212,8 @@ impl Job {
         let work = Query::new(sql, params, settings.trace_comment);
         let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
         let mut leader = Leader::new(Hold::new(self.inner.clone(), settings.clone(), cleanup), work);
-        let driven = Box::pin(drive(&mut leader, &mut ledger, &settings)).instrument(span.clone()).await?;
+        let driven =
+            Box::pin(drive(&mut leader, &mut ledger, &settings, &self.stop)).instrument(span.clone()).await?;
         let execution = ledger.execution(driven.outcome, None::<()>);
         let rows = driven
             .value
@@ -252,7 +264,8 @@ impl Job {
     async fn play<S: Stage>(&self, mut stage: S, settings: &Settings) -> Result<Execution<S::Value>, Error> {
         let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
         // Boxed: the state of all that may happen is 20 KB, too much for a caller's stack.
-        let Driven { outcome, value, .. } = Box::pin(drive(&mut stage, &mut ledger, settings)).await?;
+        let Driven { outcome, value, .. } =
+            Box::pin(drive(&mut stage, &mut ledger, settings, &self.stop)).await?;
         Ok(ledger.execution(outcome, value))
     }
 

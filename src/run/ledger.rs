@@ -29,7 +29,18 @@ pub(crate) struct Ledger {
     reserved_slots: Option<u32>,
     attempts: Vec<Attempt>,
     open: Option<Open>,
+    /// What it waits for, and since when, while it waits.
+    idle: Option<(Idle, Instant)>,
     ended: bool,
+}
+
+/// A wait that has not ended: if the execution does first, it counts as far as it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    /// For room in the pool, or for the next attempt.
+    Room,
+    /// In the fleet's queue for slots.
+    Slots,
 }
 
 /// An attempt that has not ended: if the execution does first, it ends with it.
@@ -38,6 +49,8 @@ struct Open {
     began: Instant,
     span: Span,
     facts: AttemptFacts,
+    /// Set when the clock was stopped.
+    ran: Option<Duration>,
 }
 
 impl Ledger {
@@ -58,6 +71,7 @@ impl Ledger {
             reserved_slots: None,
             attempts: Vec::new(),
             open: None,
+            idle: None,
             ended: false,
         }
     }
@@ -76,22 +90,34 @@ impl Ledger {
             }
             Event::PlanInspected { planned } => self.planned = Some(*planned),
             Event::TargetLowered { target } => self.target = *target,
+            Event::ReservationQueued { waited, .. } | Event::ReservationShort { waited, .. } => {
+                let now = Instant::now();
+                self.idle = Some((Idle::Slots, now.checked_sub(*waited).unwrap_or(now)));
+            }
+            Event::AdmissionStarted { .. } => {
+                self.idle.get_or_insert_with(|| (Idle::Room, Instant::now()));
+            }
             Event::ReservationEnded { taken, waited, .. } => {
+                self.idle = None;
                 self.reserved_wait += *waited;
                 self.reserved_slots = Some(*taken);
             }
             Event::AdmissionEnded { waited, attempt, .. } => {
                 self.waited_before = *waited;
                 if *attempt == 1 {
+                    self.idle = None;
                     self.waited += *waited;
                 }
             }
-            Event::RetryDelayed { waited, .. } => self.waited += *waited,
+            Event::RetryDelayed { waited, .. } => {
+                self.idle = None;
+                self.waited += *waited;
+            }
             Event::AttemptStarted { attempt, bar, .. } => {
                 let end = AttemptEnd::Failed(None);
                 let facts =
                     AttemptFacts { attempt: *attempt, bar: *bar, end, workers: 0, ran: Duration::ZERO };
-                self.open = Some(Open { began: Instant::now(), span: Span::current(), facts });
+                self.open = Some(Open { began: Instant::now(), span: Span::current(), facts, ran: None });
             }
             Event::TickTaken { tick, .. } => {
                 if let Some(open) = &mut self.open {
@@ -101,6 +127,7 @@ impl Ledger {
             Event::VerdictReached { after, .. } => self.verdict_after = Some(*after),
             Event::AttemptEnded(facts) => {
                 self.open = None;
+                self.idle = Some((Idle::Room, Instant::now()));
                 self.record(facts);
             }
             Event::ExecutionEnded(_) => self.ended = true,
@@ -154,11 +181,23 @@ impl Ledger {
         }
     }
 
+    /// What is under way counts until now: what clears it away is neither leader time nor a wait.
+    pub(crate) fn stop_clock(&mut self) {
+        match self.idle.take() {
+            Some((Idle::Room, since)) => self.waited += since.elapsed(),
+            Some((Idle::Slots, since)) => self.reserved_wait += since.elapsed(),
+            None => {}
+        }
+        if let Some(open) = &mut self.open {
+            open.ran.get_or_insert_with(|| open.began.elapsed());
+        }
+    }
+
     /// Says that the attempt under way is over without a result: the deadline passed, the caller gave
     /// up, or it could not be brought to an end.
-    pub(crate) fn end_attempt(&mut self) {
-        if let Some(Open { began, span, mut facts }) = self.open.take() {
-            facts.ran = began.elapsed();
+    fn end_attempt(&mut self) {
+        if let Some(Open { began, span, mut facts, ran }) = self.open.take() {
+            facts.ran = ran.unwrap_or_else(|| began.elapsed());
             span.in_scope(|| self.observe(&Event::AttemptEnded(facts)));
         }
     }
@@ -189,6 +228,29 @@ impl Ledger {
 /// A ledger that is dropped open belongs to a future that was dropped.
 impl Drop for Ledger {
     fn drop(&mut self) {
+        self.stop_clock();
         self.end(Err(FailReason::Interrupted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::reservation::Slots;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_in_the_queue_that_is_cut_short_counts_as_far_as_it_went() {
+        let pause = Duration::from_secs(2);
+        let mut ledger = Ledger::new("rollup", Observers::default());
+        tokio::time::sleep(pause).await;
+        ledger.observe(&Event::ReservationQueued { demand: 4, ahead: 1, waited: pause });
+        tokio::time::sleep(pause).await;
+        let slots = Slots { size: 6, held: 4, outsiders: None, priority_waits: false };
+        ledger.observe(&Event::ReservationShort { demand: 4, slots, waited: 2 * pause });
+        tokio::time::sleep(pause).await;
+        ledger.stop_clock();
+        tokio::time::sleep(pause).await;
+        let history = ledger.execution::<()>(Outcome::BelowMinimum, None);
+        assert_eq!((history.reserved_wait, history.waited), (3 * pause, Duration::ZERO));
     }
 }

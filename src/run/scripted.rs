@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::execution::{Driven, drive};
@@ -183,6 +184,8 @@ impl Stage for Script {
 
     async fn clear_away(&mut self) {
         self.cleared += 1;
+        // Neither leader time nor a wait.
+        sleep(Duration::from_mins(10)).await;
     }
 }
 
@@ -222,12 +225,20 @@ struct Played {
     cleared: u32,
 }
 
-async fn play(mut script: Script, change: impl FnOnce(&mut Settings)) -> Played {
+async fn play(script: Script, change: impl FnOnce(&mut Settings)) -> Played {
+    play_until(script, &CancellationToken::new(), change).await
+}
+
+async fn play_until(
+    mut script: Script,
+    stop: &CancellationToken,
+    change: impl FnOnce(&mut Settings),
+) -> Played {
     let mut settings = Settings::new("rollup");
     change(&mut settings);
     let recorder = Arc::new(Recorder::default());
     let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
-    let driven = drive(&mut script, &mut ledger, &settings).await;
+    let driven = drive(&mut script, &mut ledger, &settings, stop).await;
     let result = driven.map(|Driven { outcome, value, .. }| ledger.execution(outcome, value));
     let words = recorder.0.lock().expect("the driver has ended").clone();
     Played { words, result, cleared: script.cleared }
@@ -373,6 +384,45 @@ async fn a_deadline_clears_away_what_runs() {
     assert!(played.result.unwrap_err().is_deadline());
 }
 
+/// Stops it after so long, or when the deadline passes then: the history must be the same.
+async fn cut_short(script: impl Fn() -> Script, after: Duration) -> Execution<()> {
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        sleep(after).await;
+        token.cancel();
+    });
+    let stopped = play_until(script(), &stop, |_| {}).await;
+    assert_eq!(stopped.words.last().unwrap(), "failed interrupted");
+    assert_eq!(stopped.cleared, 1);
+    let error = stopped.result.unwrap_err();
+    assert!(error.is_stopped());
+    let late = play(script(), |settings| settings.deadline = Some(after)).await.result.unwrap_err();
+    let [stopped, late] = [error, late].map(|error| error.history().unwrap().clone());
+    assert_eq!(format!("{stopped:?}"), format!("{late:?}"));
+    stopped
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_attempt_counts_with_its_workers_and_its_time() {
+    let after = Duration::from_secs(5);
+    let run = cut_short(|| Script::new(vec![act(2), act(4)]), after).await;
+    assert_eq!((run.attempt_count, run.achieved_workers, run.ran), (2, 4, Duration::ZERO));
+    assert_eq!(run.attempts[1].verdict, "failed");
+    // All of it was leader time or a wait, to the nanosecond.
+    assert_eq!(run.wasted, run.attempts[0].ran + run.attempts[1].ran);
+    assert_eq!(run.wasted + run.waited, after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_wait_counts_as_far_as_it_went() {
+    // The pause after a first failure is 125 ms at the least.
+    let failing = || Script::new(vec![Act { sighted: false, result: Err(lost()), ..act(0) }]);
+    let run = cut_short(failing, Duration::from_millis(10_100)).await;
+    assert_eq!((run.attempt_count, run.wasted), (1, Duration::from_secs(10)));
+    assert_eq!(run.waited, Duration::from_millis(100));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cleanup_that_fails_ends_the_execution() {
     let mut script = Script::new(vec![act(1), act(4)]);
@@ -414,8 +464,11 @@ async fn an_execution_that_is_dropped_says_that_it_was_interrupted() {
     let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
     let settings = Settings::new("rollup");
     let mut script = Script::new(vec![act(4)]);
-    let dropped =
-        tokio::time::timeout(Duration::from_secs(1), drive(&mut script, &mut ledger, &settings)).await;
+    let dropped = tokio::time::timeout(
+        Duration::from_secs(1),
+        drive(&mut script, &mut ledger, &settings, &CancellationToken::new()),
+    )
+    .await;
     assert!(dropped.is_err());
     drop(ledger);
     assert_eq!(recorder.0.lock().unwrap().last().unwrap(), "failed interrupted");

@@ -2,8 +2,9 @@
 
 use headcount::pg::embedded::Binaries;
 use rustix::process::Signal;
+use serde_json::Value;
 
-use crate::lab::{Lab, QUICK, SLOW, finish};
+use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
 
 const CLEANUP: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
 
@@ -55,15 +56,79 @@ fn an_interrupted_run_is_a_json_object_and_its_metrics_are_written() {
     );
 }
 
-#[test]
-fn a_second_signal_leaves_at_once() {
+/// Interrupted when the second attempt or a later one has its workers, which it says in these words.
+fn interrupted_later(signal: Signal, others: &[&str], words: &str) -> Ran {
     let lab = Lab::start();
-    let mut running = lab.spawn(&["run", "--sql", SLOW, "--cleanup", "SELECT pg_sleep(600)"]);
-    running.hear("workers seen 4");
-    running.signal(Signal::INT);
-    lab.wait("pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'", 1);
-    running.signal(Signal::INT);
-    finish(running).ended(130);
+    let hog = lab.hog(5);
+    let mut arguments = vec!["run", "--sql", SLOW, "--attempts", "100", "--admission-wait", "0s"];
+    arguments.extend(CLEANUP);
+    arguments.extend(others);
+    let mut running = lab.spawn(&arguments);
+    running.hear("too few");
+    drop(hog);
+    running.hear(words);
+    running.signal(signal);
+    let ran = finish(running);
+    lab.wait_for_nothing_left();
+    ran
+}
+
+#[test]
+fn the_history_of_an_interrupted_run_is_in_its_json_and_its_metrics() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = folder.path().join("run.prom");
+        let others = ["--json", "--textfile", metrics.to_str().unwrap(), "-v"];
+        let ran = interrupted_later(signal, &others, "enough workers").ended(code);
+        let run = ran.json();
+        let attempts = run["attempts"].as_array().unwrap();
+        assert!(attempts.len() > 1, "{run}");
+        assert_eq!((&run["attempt_count"], &run["achieved_workers"]), (&attempts.len().into(), &4.into()));
+        let last = attempts.last().unwrap();
+        assert_eq!(
+            (&last["verdict"], &last["workers"], &last["accepted"]),
+            (&"failed".into(), &4.into(), &false.into())
+        );
+        let ran_seconds = |attempt: &Value| attempt["ran_seconds"].as_f64().unwrap();
+        assert!(ran_seconds(last) > 0.0);
+        let wasted = run["wasted_seconds"].as_f64().unwrap();
+        assert!((wasted - attempts.iter().map(ran_seconds).sum::<f64>()).abs() < 1e-4, "{run}");
+        assert!(run["waited_seconds"].as_f64().unwrap() > 0.0, "{run}");
+        // Microseconds, as in every other object.
+        for field in ["waited_seconds", "wasted_seconds"] {
+            let digits = run[field].to_string();
+            assert!(digits.split_once('.').is_none_or(|(_, digits)| digits.len() <= 6), "{digits}");
+        }
+        let text = std::fs::read_to_string(metrics).unwrap();
+        for line in ["last_run_achieved_workers{task=\"adhoc\"} 4", "last_run_success{task=\"adhoc\"} 0"] {
+            assert!(text.contains(&format!("headcount_{line}")), "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_history_of_an_interrupted_run_is_said_in_three_lines() {
+    let ran = interrupted_later(Signal::TERM, &[], "workers seen 4").ended(143);
+    assert!(ran.said.contains("headcount: terminated; nothing of it is running any more"), "{}", ran.said);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(lines[0].starts_with("adhoc: terminated at attempt "), "{}", ran.out);
+    assert!(lines[0].ends_with(" of 100, at best 4 of 4 workers"), "{}", ran.out);
+    assert!(lines[1].starts_with("Time: ran 0 ms, waited ") && lines[1].contains("lost "), "{}", ran.out);
+    assert_eq!(lines.len(), 2, "{}", ran.out);
+}
+
+#[test]
+fn a_second_signal_leaves_at_once_and_nothing_stays_on_the_server() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        let mut running = lab.spawn(&["run", "--sql", SLOW, "--cleanup", "SELECT pg_sleep(600)"]);
+        running.hear("workers seen 4");
+        running.signal(Signal::INT);
+        lab.wait("pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'", 1);
+        running.signal(Signal::INT);
+        finish(running).ended(130);
+        lab.wait_for_nothing_left();
+    }
 }
 
 #[test]
