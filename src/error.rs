@@ -20,6 +20,7 @@ pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 pub struct Error {
     kind: Box<Kind>,
     history: Option<Box<Execution<()>>>,
+    cleanup_failure: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +127,17 @@ impl Error {
         self
     }
 
+    /// Why the cleanup after this error failed, where it did: what it should have undone is still there.
+    #[must_use]
+    pub fn cleanup_failure(&self) -> Option<&str> {
+        self.cleanup_failure.as_deref()
+    }
+
+    pub(crate) fn with_cleanup_failure(mut self, failure: &Failure) -> Self {
+        self.cleanup_failure = Some(failure.to_string());
+        self
+    }
+
     /// An option or a connection string was wrong; nothing was sent to a server.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
@@ -199,7 +211,7 @@ impl Error {
 
 impl From<Kind> for Error {
     fn from(kind: Kind) -> Self {
-        Self { kind: Box::new(kind), history: None }
+        Self { kind: Box::new(kind), history: None, cleanup_failure: None }
     }
 }
 

@@ -82,11 +82,16 @@ pub struct Settings {
     /// How long a cancelled statement may take to end before its session is terminated, and how long
     /// to wait for its workers to leave; 10 ms to 1 h. Default 5 s.
     pub cancel_grace: Duration,
-    /// The most time that the whole execution may take, waits included. Default `None`: no bound.
+    /// The most time that the whole execution may take, waits included; then what runs is cancelled, rolled
+    /// back and cleaned up after, within `cancel_grace` and `cleanup_limit`. Default `None`: no bound.
     pub deadline: Option<Duration>,
     /// SQL that undoes what lies outside the statement's transaction; run in a transaction of its own
     /// after each attempt that is not accepted. Default `None`.
     pub cleanup: Option<String>,
+    /// The most time that one cleanup may take, waits for a server that is away included; 10 ms to 24 h.
+    /// Default 1 min. Then it is cancelled and rolled back, and the execution fails: what it should have
+    /// undone is still there. It holds after the deadline, too.
+    pub cleanup_limit: Duration,
     /// `SET LOCAL` pairs for the statement's transaction. `max_parallel_workers_per_gather` is set to
     /// the target unless it is among them.
     pub settings: Vec<(String, String)>,
@@ -145,6 +150,7 @@ impl Settings {
             cancel_grace: Duration::from_secs(5),
             deadline: None,
             cleanup: None,
+            cleanup_limit: Duration::from_mins(1),
             settings: Vec::new(),
             transaction: true,
             reserve: false,
@@ -227,6 +233,7 @@ impl Settings {
         duration("retry_delay", self.retry_delay, Duration::ZERO, HOUR)?;
         duration("admission_wait", self.admission_wait, Duration::ZERO, 24 * HOUR)?;
         duration("cancel_grace", self.cancel_grace, ms(10), HOUR)?;
+        duration("cleanup_limit", self.cleanup_limit, ms(10), 24 * HOUR)?;
         if let Some(deadline) = self.deadline {
             duration("deadline", deadline, ms(1), 24 * 365 * HOUR)?;
         }
@@ -313,6 +320,7 @@ mod tests {
         check("settle", |s| s.settle = Duration::ZERO);
         check("monitor_interval", |s| s.monitor_interval = Duration::ZERO);
         check("cancel_grace", |s| s.cancel_grace = Duration::ZERO);
+        check("cleanup_limit", |s| s.cleanup_limit = Duration::ZERO);
         check("deadline", |s| s.deadline = Some(Duration::ZERO));
         check("reserve_wait", |s| s.reserve_wait = Duration::MAX);
         check("degrade_after", |s| s.degrade_after = Some(Duration::MAX));

@@ -114,8 +114,8 @@ Examples:
     headcount run --no-transaction --sql 'CREATE INDEX CONCURRENTLY i ON t (a)' --cleanup 'DROP INDEX IF EXISTS i'
 
 Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
-  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, transaction, policy,
-  plan_shortfall, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size,
+  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit, transaction,
+  policy, plan_shortfall, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size,
   reserve_database, reserve_space, and a table [settings]. Durations are texts such as \"90s\".";
 
 /// `headcount run`.
@@ -184,6 +184,9 @@ pub(crate) struct Timing {
     /// SQL that undoes what lies outside the transaction, after each attempt that is not kept
     #[arg(long, value_name = "SQL")]
     pub(crate) cleanup: Option<String>,
+    /// The most time that one cleanup may take, also after the deadline or a signal. Default 1m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) cleanup_limit: Option<Duration>,
     /// `prompt` decides on evidence; `classic` waits 1 s, looks every 0.5 s, sleeps 2 s. Default prompt
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<PolicyWord>,

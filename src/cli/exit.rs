@@ -107,9 +107,11 @@ impl From<Error> for Failed {
 /// The whole chain of causes in one line.
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uncleaned = self.error().and_then(Error::cleanup_failure);
         match self {
-            Self::Usage(problem) => f.write_str(problem),
-            Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended()),
+            Self::Usage(problem) => f.write_str(problem)?,
+            Self::Interrupted(..) if uncleaned.is_some() => f.write_str(self.ended())?,
+            Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended())?,
             Self::Library { error, .. } => {
                 let mut line = error.to_string();
                 let mut cause = error.source();
@@ -119,8 +121,12 @@ impl fmt::Display for Failed {
                     cause = inner.source();
                 }
                 // A server's message may have several lines; the reader's `grep` has one.
-                f.write_str(line.trim_end().replace('\n', "; ").as_str())
+                f.write_str(line.trim_end().replace('\n', "; ").as_str())?;
             }
+        }
+        match uncleaned {
+            Some(why) => write!(f, "; the cleanup failed, what it undoes is still there: {why}"),
+            None => Ok(()),
         }
     }
 }

@@ -44,6 +44,7 @@ struct JobFile {
     cancel_grace: Option<Time>,
     deadline: Option<Time>,
     cleanup: Option<String>,
+    cleanup_limit: Option<Time>,
     #[serde(default)]
     settings: BTreeMap<String, Value>,
     transaction: Option<bool>,
@@ -104,6 +105,7 @@ impl JobFile {
         put(&mut settings.cancel_grace, self.cancel_grace);
         settings.deadline = self.deadline.map(Duration::from);
         settings.cleanup = self.cleanup;
+        put(&mut settings.cleanup_limit, self.cleanup_limit);
         settings.settings = self.settings.into_iter().map(|(name, value)| (name, value.0)).collect();
         put(&mut settings.transaction, self.transaction);
         put(&mut settings.policy, self.policy);
@@ -136,6 +138,7 @@ fn apply_timing(timing: &Timing, settings: &mut Settings) {
     put(&mut settings.retry_delay, timing.retry_delay);
     put(&mut settings.admission_wait, timing.admission_wait);
     put(&mut settings.cancel_grace, timing.cancel_grace);
+    put(&mut settings.cleanup_limit, timing.cleanup_limit);
     put(&mut settings.policy, timing.policy);
     put(&mut settings.plan_shortfall, timing.plan_shortfall);
     settings.deadline = timing.deadline.or(settings.deadline);

@@ -7,7 +7,6 @@ use headcount::event::{ExecutionFacts, FailReason, Scope};
 use headcount::pg::connect::Endpoint;
 use headcount::telemetry::spans;
 use headcount::{Event, Execution, Headcount, Observer, Settings};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{RunArgs, Server, Words};
@@ -17,9 +16,6 @@ use super::output::{self, FailedRun};
 use super::signals::Signals;
 use super::telemetry;
 use super::watchdog::Watchdog;
-
-/// Beyond twice the grace of a cancel: the library's own limit for a cleanup on a server that is away.
-const CLEANUP_LIMIT: Duration = Duration::from_secs(35);
 
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) -> u8 {
@@ -120,18 +116,11 @@ async fn guarded(
         Err(code) => code,
     };
     stop.cancel();
-    // What is left to wait for is the cancel, the rollback and the cleanup.
-    let limit = 2 * wanted.settings.cancel_grace + CLEANUP_LIMIT;
-    match signals.or_leave(timeout(limit, running)).await {
-        Ok(Err(error)) if error.is_stopped() => Err(Failed::Interrupted(code, Some(Box::new(error)))),
+    // What is left to wait for is the cancel, the rollback and the cleanup, within their limits.
+    match signals.or_leave(running).await {
+        Err(error) if error.is_stopped() => Err(Failed::Interrupted(code, Some(Box::new(error)))),
         // It was over before it could be stopped.
-        Ok(ended) => ended.map_err(|error| explained(error, wanted)),
-        Err(_) => {
-            output::say(
-                "headcount: warning: the statement's session did not end in time; look at pg_stat_activity",
-            );
-            Err(Failed::Interrupted(code, None))
-        }
+        ended => ended.map_err(|error| explained(error, wanted)),
     }
 }
 

@@ -181,6 +181,17 @@ impl Endpoint {
         Err(last.unwrap_or_else(|| Failure::client("there is no host to connect to")))
     }
 
+    /// Asks the server, or a proxy, to cancel what a session of this endpoint runs, whichever backend serves it.
+    /// The request names nothing but the session and may arrive late: nothing of worth may be sent on it after.
+    pub(crate) async fn cancel(&self, client: &Client) -> Result<(), Failure> {
+        let token = client.cancel_token();
+        let asked = match self.tls.clone() {
+            Some(tls) => token.cancel_query(tls).await,
+            None => token.cancel_query(NoTls).await,
+        };
+        asked.map_err(Failure::from)
+    }
+
     async fn open_within_limit(&self, host: &Host, name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
         let Some(limit) = self.parameters.connect_timeout else { return self.open_on(host, name).await };
         let expired = |_| Failure::lost(format!("{} gave no session within {limit:?}", describe(host)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -21,6 +21,9 @@ use crate::settings::{PlanShortfall, Policy, Settings};
 
 /// Between two looks at a pool that has no room.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a server may be away, beyond what the options allow, before an execution that ends leaves it alone.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an execution came to.
 pub(crate) struct Driven<T> {
@@ -55,11 +58,22 @@ pub(crate) async fn drive<S: Stage>(
         }
         Err(error) => {
             ledger.stop_clock();
-            stage.clear_away().await;
+            let cleared = cleared(stage, settings).await;
             ledger.end(Err(fail_reason(&error)));
-            Err(error.with_history(ledger.execution(Outcome::BelowMinimum, None)))
+            let error = error.with_history(ledger.execution(Outcome::BelowMinimum, None));
+            Err(match cleared {
+                Ok(()) => error,
+                Err(failure) => error.with_cleanup_failure(&failure),
+            })
         }
     }
+}
+
+/// Clears away, within what a cancel, a rollback, a cleanup and its own end may take.
+async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Result<(), Failure> {
+    let limit = 3 * settings.cancel_grace + settings.cleanup_limit + ANSWER_LIMIT;
+    let unanswered = |_| Failure::lost(format!("the server did not answer within {limit:?}"));
+    timeout(limit, stage.clear_away()).await.map_err(unanswered)?
 }
 
 async fn expired(deadline: Option<Duration>) -> Error {

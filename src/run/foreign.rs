@@ -107,12 +107,13 @@ where
         self.hold.cleanup().await
     }
 
-    async fn clear_away(&mut self) {
-        if self.running {
-            self.stop(CancelMethod::Cancel).await;
-            self.abandon(self.hold.settings.cancel_grace).await;
-            self.hold.cleanup().await;
+    async fn clear_away(&mut self) -> Result<(), Failure> {
+        if !self.running {
+            return self.hold.clear_away().await;
         }
+        self.stop(CancelMethod::Cancel).await;
+        self.abandon(self.hold.settings.cancel_grace).await;
+        self.hold.cleanup().await.unwrap_or(Ok(()))
     }
 }
 

@@ -27,8 +27,6 @@ use crate::settings::Settings;
 const LEAVING: Duration = Duration::from_millis(10);
 /// Between two tries to get a session for the cleanup.
 const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
-/// How long the cleanup may wait for a server that is away.
-const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 /// A cleanup action of the caller's.
 pub(crate) type CleanupFn = dyn for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<(), Source>> + Send + Sync;
@@ -41,6 +39,18 @@ pub(crate) enum Cleanup {
     Action(Arc<CleanupFn>),
 }
 
+/// What is lost when the hold is dropped now.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    /// Nothing.
+    #[default]
+    No,
+    /// What runs between `begin` and a commit or a completed undo.
+    Attempt,
+    /// A cleanup that was begun.
+    Cleanup,
+}
+
 /// A session on loan to one execution.
 pub(crate) struct Hold {
     pub(crate) inner: Arc<Inner>,
@@ -51,8 +61,7 @@ pub(crate) struct Hold {
     leader: Option<Identity>,
     /// Given back when this is dropped: after everything was cleared away.
     pub(crate) reserved: Option<Reserved>,
-    /// Between `begin` and a commit or a completed undo.
-    busy: bool,
+    busy: Busy,
     /// Whether this is what the task that clears away holds: nobody takes over from that.
     last: bool,
 }
@@ -66,7 +75,7 @@ impl Hold {
             session: None,
             leader: None,
             reserved: None,
-            busy: false,
+            busy: Busy::No,
             last: false,
         }
     }
@@ -102,7 +111,7 @@ impl Hold {
     pub(crate) async fn begin(&mut self, attempt: Option<u32>) -> Result<Identity, Failure> {
         let start = self.start_script(attempt);
         self.leader = Some(self.session().await?.identity);
-        self.busy = true;
+        self.busy = Busy::Attempt;
         match session::begin(self.client()?, &start).await {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
@@ -148,7 +157,7 @@ impl Hold {
 
     /// The attempt is committed: nothing is left to undo.
     pub(crate) const fn done(&mut self) {
-        self.busy = false;
+        self.busy = Busy::No;
     }
 
     /// Asks the server to stop the leader, and awaits the answer.
@@ -177,7 +186,7 @@ impl Hold {
             // No answer: the server itself is away, and its backends with it, or soon back.
             let left = straggler.left(&self.inner.monitor).await.ok();
             if left == Some(0) || Instant::now() >= until {
-                self.busy = false;
+                self.busy = Busy::No;
                 self.leave_behind(straggler, left);
                 return left.unwrap_or(0);
             }
@@ -185,25 +194,49 @@ impl Hold {
         }
     }
 
-    /// Runs the cleanup action in a transaction of its own, on a new session if need be.
+    /// Runs the cleanup action in a transaction of its own, on a new session if need be, within its limit.
     pub(crate) async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
         let cleanup = self.cleanup.clone();
         if matches!(cleanup, Cleanup::Nothing) {
             return None;
         }
-        let until = Instant::now() + RETURN_LIMIT;
+        let limit = self.settings.cleanup_limit;
+        self.busy = Busy::Cleanup;
+        let cleaned = timeout(limit, self.clean_until(&cleanup, Instant::now() + limit)).await;
+        if cleaned.is_err() {
+            self.break_off().await;
+        }
+        let expired = |_| Err(Failure::client(format!("it did not end within {limit:?} and was broken off")));
+        let cleaned = cleaned.unwrap_or_else(expired);
+        self.busy = Busy::No;
+        Some(cleaned)
+    }
+
+    /// Tries again what may succeed later.
+    async fn clean_until(&mut self, cleanup: &Cleanup, until: Instant) -> Result<(), Failure> {
         let mut tries = 0;
         loop {
-            let cleaned = self.clean(&cleanup).await;
+            let cleaned = self.clean(cleanup).await;
             tries += 1;
             let delay = RETURN.delay(tries, fastrand::f64());
             match cleaned {
                 Err(failure) if failure.is_retryable() && Instant::now() + delay < until => {
                     sleep(delay).await;
                 }
-                cleaned => return Some(cleaned),
+                cleaned => return cleaned,
             }
         }
+    }
+
+    /// Cancels the cleanup that the session is at, and gives the session up. Behind a proxy nobody knows
+    /// which backend that is, so it is the session that is named.
+    async fn break_off(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let ended = async {
+            self.inner.endpoint.cancel(session.client()).await?;
+            Ok::<_, Failure>(session.client().batch_execute("ROLLBACK").await?)
+        };
+        let _ = timeout(self.settings.cancel_grace, ended).await;
     }
 
     async fn clean(&mut self, cleanup: &Cleanup) -> Result<(), Failure> {
@@ -227,21 +260,24 @@ impl Hold {
         cleaned
     }
 
-    /// Stops whatever is under way: cancel, roll back, drain, clean up.
-    pub(crate) async fn clear_away(&mut self) {
-        if !self.busy {
-            return;
+    /// Stops whatever is under way: cancel, roll back, drain, clean up. A cleanup that was under way is begun
+    /// again. The failure is the cleanup's.
+    pub(crate) async fn clear_away(&mut self) -> Result<(), Failure> {
+        match self.busy {
+            Busy::No => return Ok(()),
+            Busy::Cleanup => self.break_off().await,
+            Busy::Attempt => {
+                let result = self.stop(CancelMethod::Cancel).await;
+                self.observe(&Event::CancelAnswered { attempt: 0, method: CancelMethod::Cancel, result });
+                let began = Instant::now();
+                let left = self.abandon(self.settings.cancel_grace).await;
+                self.observe(&Event::WorkersDrained { attempt: 0, waited: began.elapsed(), left });
+            }
         }
-        let grace = self.settings.cancel_grace;
-        let result = self.stop(CancelMethod::Cancel).await;
-        self.observe(&Event::CancelAnswered { attempt: 0, method: CancelMethod::Cancel, result });
         let began = Instant::now();
-        let left = self.abandon(grace).await;
-        self.observe(&Event::WorkersDrained { attempt: 0, waited: began.elapsed(), left });
-        let began = Instant::now();
-        if let Some(cleaned) = self.cleanup().await {
-            self.observe(&Event::CleanupEnded { attempt: 0, took: began.elapsed(), ok: cleaned.is_ok() });
-        }
+        let Some(cleaned) = self.cleanup().await else { return Ok(()) };
+        self.observe(&Event::CleanupEnded { attempt: 0, took: began.elapsed(), ok: cleaned.is_ok() });
+        cleaned
     }
 
     fn observe(&self, event: &Event) {
@@ -266,7 +302,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.busy && (self.last || !self.keeps_slots()) {
+        if self.busy == Busy::No && (self.last || !self.keeps_slots()) {
             if let Some(session) = self.session.take()
                 && self.settings.transaction
             {
@@ -280,7 +316,8 @@ impl Drop for Hold {
             let mut rest = self.take();
             let tracker = self.inner.tracker.clone();
             tracker.spawn(async move {
-                rest.clear_away().await;
+                // Nobody is left to be told; the observers were.
+                let _ = rest.clear_away().await;
                 rest.outlast().await;
             });
         }

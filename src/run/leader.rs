@@ -184,8 +184,8 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.cleanup().await
     }
 
-    async fn clear_away(&mut self) {
-        self.hold.clear_away().await;
+    async fn clear_away(&mut self) -> Result<(), Failure> {
+        self.hold.clear_away().await
     }
 }
 

@@ -1,5 +1,7 @@
 //! Driver tests: a scripted stage, paused time, and the sequence of events.
 
+mod cut;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -75,6 +77,8 @@ struct Script {
     cleanup: Option<Result<(), Failure>>,
     stopped: tokio::sync::watch::Sender<bool>,
     cleared: u32,
+    /// How long it takes to clear away.
+    clearing: Duration,
     grant: Option<Grant>,
 }
 
@@ -82,7 +86,16 @@ impl Script {
     fn new(acts: Vec<Act>) -> Self {
         let reach = Reach { launches: vec![4], planned: Some(4), pool_size: Some(POOL) };
         let stopped = tokio::sync::watch::Sender::new(false);
-        Self { acts, attempt: 0, reach, cleanup: Some(Ok(())), stopped, cleared: 0, grant: None }
+        Self {
+            acts,
+            attempt: 0,
+            reach,
+            cleanup: Some(Ok(())),
+            stopped,
+            cleared: 0,
+            clearing: Duration::from_secs(10),
+            grant: None,
+        }
     }
 
     fn act(&self) -> &Act {
@@ -182,10 +195,11 @@ impl Stage for Script {
         self.cleanup.clone()
     }
 
-    async fn clear_away(&mut self) {
+    async fn clear_away(&mut self) -> Result<(), Failure> {
         self.cleared += 1;
         // Neither leader time nor a wait.
-        sleep(Duration::from_mins(10)).await;
+        sleep(self.clearing).await;
+        self.cleanup.clone().unwrap_or(Ok(()))
     }
 }
 
@@ -382,45 +396,6 @@ async fn a_deadline_clears_away_what_runs() {
     assert_eq!(played.words.last().unwrap(), "failed deadline");
     assert_eq!(played.cleared, 1);
     assert!(played.result.unwrap_err().is_deadline());
-}
-
-/// Stops it after so long, or when the deadline passes then: the history must be the same.
-async fn cut_short(script: impl Fn() -> Script, after: Duration) -> Execution<()> {
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        sleep(after).await;
-        token.cancel();
-    });
-    let stopped = play_until(script(), &stop, |_| {}).await;
-    assert_eq!(stopped.words.last().unwrap(), "failed interrupted");
-    assert_eq!(stopped.cleared, 1);
-    let error = stopped.result.unwrap_err();
-    assert!(error.is_stopped());
-    let late = play(script(), |settings| settings.deadline = Some(after)).await.result.unwrap_err();
-    let [stopped, late] = [error, late].map(|error| error.history().unwrap().clone());
-    assert_eq!(format!("{stopped:?}"), format!("{late:?}"));
-    stopped
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stopped_attempt_counts_with_its_workers_and_its_time() {
-    let after = Duration::from_secs(5);
-    let run = cut_short(|| Script::new(vec![act(2), act(4)]), after).await;
-    assert_eq!((run.attempt_count, run.achieved_workers, run.ran), (2, 4, Duration::ZERO));
-    assert_eq!(run.attempts[1].verdict, "failed");
-    // All of it was leader time or a wait, to the nanosecond.
-    assert_eq!(run.wasted, run.attempts[0].ran + run.attempts[1].ran);
-    assert_eq!(run.wasted + run.waited, after);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stopped_wait_counts_as_far_as_it_went() {
-    // The pause after a first failure is 125 ms at the least.
-    let failing = || Script::new(vec![Act { sighted: false, result: Err(lost()), ..act(0) }]);
-    let run = cut_short(failing, Duration::from_millis(10_100)).await;
-    assert_eq!((run.attempt_count, run.wasted), (1, Duration::from_secs(10)));
-    assert_eq!(run.waited, Duration::from_millis(100));
 }
 
 #[tokio::test(start_paused = true)]

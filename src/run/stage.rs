@@ -115,6 +115,7 @@ pub(crate) trait Stage {
     /// Runs the cleanup action in a transaction of its own; `None` when there is none.
     async fn cleanup(&mut self) -> Option<Result<(), Failure>>;
 
-    /// Stops whatever is under way, in any state: cancel, roll back, drain.
-    async fn clear_away(&mut self);
+    /// Stops whatever is under way, in any state: cancel, roll back, drain, clean up. The failure is the
+    /// cleanup's.
+    async fn clear_away(&mut self) -> Result<(), Failure>;
 }

@@ -4,10 +4,12 @@
 //! - `usage`: what was typed wrong; one clear line, code 1 or 2, no password
 //! - `run`: on target, above the minimum, below it, refused; what is left behind: nothing
 //! - `signals`: SIGINT, SIGTERM, a second one, SIGKILL
+//! - `cleanups`: one that does not end
 //! - `exporters`: `--listen`, `--push`, `--textfile`, and what did not arrive
 //! - `tools`: explain, doctor, demo, completions, man
 //! - `lab`: a server with a hog on it, and the command under test
 
+mod cleanups;
 mod exporters;
 mod lab;
 mod run;
