@@ -22,7 +22,8 @@ Exit codes:
   3    fewer workers than the minimum; nothing was kept
   4    refused before running: plan too narrow, blind monitor, server too old
   5    the update is incomplete: some keys failed or are left
-  130  interrupted (143: terminated), after cancelling, rolling back and cleaning up
+  6    done, but standard output could not be written
+  130  interrupted (143: terminated, 129: hung up), after cancelling, rolling back and cleaning up
 
 Connections: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, PGSERVICE, ~/.pgpass...).";
 
@@ -45,7 +46,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Words on standard error")]
 pub(crate) struct Words {
-    /// Say nothing but errors
+    /// Say nothing but what failed; a result is printed with `--json` only
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// Write log lines in place of progress; twice for attempts, three times for each look. `RUST_LOG` wins

@@ -22,6 +22,9 @@ pub(crate) const REFUSED: u8 = 4;
 /// Some keys of an update failed or are left.
 pub(crate) const INCOMPLETE: u8 = 5;
 
+/// It is done, but what it had to print could not be written to standard output.
+pub(crate) const UNWRITTEN: u8 = 6;
+
 /// Why a command has no result.
 #[derive(Debug)]
 pub(crate) enum Failed {
@@ -76,6 +79,7 @@ impl Failed {
     pub(crate) const fn ended(&self) -> &'static str {
         match self {
             Self::Interrupted(143, _) => "terminated",
+            Self::Interrupted(129, _) => "hung up",
             Self::Interrupted(..) => "interrupted",
             Self::Usage(_) | Self::Library { .. } => "failed",
         }

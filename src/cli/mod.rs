@@ -27,21 +27,22 @@ pub(crate) const WATCHDOG: &str = "watchdog";
 
 /// Watches over the job that started this process.
 pub(crate) fn watch_over() -> ExitCode {
-    on_runtime(Command::Watchdog, args::Words::default())
+    on_runtime(Command::Watchdog, args::Words::default()).into()
 }
 
 /// Runs the command that was typed.
 pub(crate) fn main(cli: Cli) -> ExitCode {
     let Cli { command, words } = cli;
-    match command {
+    let code = match command {
         Command::Completions { shell } => shell::completions(shell),
         Command::Man => shell::man(),
         command => on_runtime(command, words),
-    }
+    };
+    if code == exit::DONE && !output::arrived() { exit::UNWRITTEN.into() } else { code.into() }
 }
 
 /// One thread is enough for a statement and its monitor, and starts sooner than several.
-fn on_runtime(command: Command, words: args::Words) -> ExitCode {
+fn on_runtime(command: Command, words: args::Words) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return unusable(&error),
@@ -51,7 +52,7 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
             Ok(signals) => signals,
             Err(error) => return unusable(&error),
         };
-        ExitCode::from(match command {
+        match command {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
             Command::Update(args) => update::run(&args, &words, &mut signals).await,
             Command::Explain(args) => explain::run(&args, &mut signals).await,
@@ -60,7 +61,7 @@ fn on_runtime(command: Command, words: args::Words) -> ExitCode {
             Command::Doctor(args) => doctor::run(&args, &mut signals).await,
             Command::Watchdog => watchdog::run().await,
             Command::Completions { .. } | Command::Man => exit::DONE,
-        })
+        }
     });
     // A thread that still reads standard input, or a name server, must not keep the process.
     runtime.shutdown_background();
@@ -78,7 +79,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(exit::USAGE)
 }
 
-fn unusable(error: &std::io::Error) -> ExitCode {
+fn unusable(error: &std::io::Error) -> u8 {
     output::say(&format!("headcount: cannot start: {error}"));
-    ExitCode::from(exit::FAILED)
+    exit::FAILED
 }

@@ -205,6 +205,12 @@ fn read_text(path: &Path, option: &str) -> Result<String, Failed> {
     read().map_err(|error| Failed::usage(format!("{option}: cannot read {}: {error}", path.display())))
 }
 
+/// The task's name as far as what was typed tells it.
+pub(crate) fn task(demand: &Demand) -> String {
+    let named = demand.file.as_deref().or(demand.job.as_deref());
+    demand.task.clone().unwrap_or_else(|| task_of(named))
+}
+
 /// The file's name as far as a task's name may have its characters; `adhoc` without one.
 fn task_of(file: Option<&Path>) -> String {
     let stem =

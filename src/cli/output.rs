@@ -4,6 +4,7 @@
 //! did the time go, and what now.
 
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use headcount::{Attempt, Execution, Outcome};
@@ -11,11 +12,25 @@ use serde::Serialize;
 
 use super::exit::Failed;
 
-/// Writes to standard output. Nobody may be reading any more, which is no reason to fail.
+/// Whether something could not be written to standard output, of which a process has one.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Writes to standard output. Nobody may be reading any more (`| head`), which is no reason to fail; a result
+/// that a full disk swallowed is one, and becomes the exit code at the end.
 pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}");
-    let _ = out.flush();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        say(&format!("headcount: cannot write to standard output: {error}"));
+    }
+}
+
+/// Whether all that was printed has arrived, as far as anybody can know.
+pub(crate) fn arrived() -> bool {
+    !LOST.load(Ordering::Relaxed)
 }
 
 /// Writes a line to standard error.

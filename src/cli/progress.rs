@@ -203,7 +203,11 @@ impl Story {
                 "the cleanup failed".to_owned()
             }),
             Event::AttemptEnded(facts) => {
-                self.doing = "between attempts";
+                self.doing = match facts.end {
+                    AttemptEnd::Accepted(_) => "done",
+                    _ if facts.attempt >= self.max_attempts => "giving up",
+                    AttemptEnd::Rejected(_) | AttemptEnd::Failed(_) => "between attempts",
+                };
                 match facts.end {
                     AttemptEnd::Failed(Some(sqlstate)) => {
                         Some(format!("failed (SQLSTATE {})", sqlstate.as_str()))
@@ -320,5 +324,26 @@ const fn resolved(resolution: Resolution) -> &'static str {
         Resolution::Aborted => "it was not committed",
         Resolution::Reread => "the rows were read again",
         Resolution::Unresolved => "nobody knows what became of it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headcount::event::AttemptFacts;
+
+    use super::*;
+
+    #[test]
+    fn the_live_line_speaks_of_another_attempt_only_while_there_may_be_one() {
+        let mut story = Story::default();
+        story.tell(&Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 2 });
+        let mut after = |attempt, end| {
+            let facts = AttemptFacts { attempt, bar: 4, end, workers: 4, ran: Duration::ZERO };
+            story.tell(&Event::AttemptEnded(facts));
+            story.present()
+        };
+        assert!(after(1, AttemptEnd::Failed(None)).ends_with("between attempts"));
+        assert!(after(2, AttemptEnd::Accepted(Verdict::Enough)).ends_with("done"));
+        assert!(after(2, AttemptEnd::Failed(None)).ends_with("giving up"));
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{RunArgs, Server, Words};
 use super::exit::{self, Failed};
-use super::options::Wanted;
+use super::options::{self, Wanted};
 use super::output::{self, FailedRun};
 use super::signals::Signals;
 use super::telemetry;
@@ -22,25 +22,27 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
     let wanted = match Wanted::resolve(&args.demand, Some(&args.timing)) {
         Ok(wanted) => wanted,
         Err(failed) => {
-            let task = args.demand.task.as_deref().unwrap_or("adhoc");
-            return fail(&failed, args.json, task, None);
+            return fail(&failed, args.json, &options::task(&args.demand), None);
         }
     };
     let settings = &wanted.settings;
     match execute(args, &wanted, words, signals).await {
         Ok(run) => {
+            let accepted = run.outcome.is_accepted();
             if args.json {
                 output::print_json(&run);
-            } else {
+            } else if !(words.quiet && accepted) {
                 output::print(&output::summary(&run, settings.max_attempts, settings.transaction).join("\n"));
             }
-            if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM }
+            if accepted { exit::DONE } else { exit::BELOW_MINIMUM }
         }
         Err(failed) => {
             let demanded = (settings.target_workers, settings.minimum());
             let code = fail(&failed, args.json, &settings.task, Some(demanded));
             let history = failed.error().and_then(headcount::Error::history);
-            if let Some(history) = history.filter(|history| history.attempt_count > 0 && !args.json) {
+            if let Some(history) =
+                history.filter(|history| history.attempt_count > 0 && !args.json && !words.quiet)
+            {
                 output::print(&output::remains(history, failed.ended(), settings.max_attempts).join("\n"));
             }
             code

@@ -1,22 +1,20 @@
 //! `headcount completions` and `headcount man`: what packagers install beside the program.
 
-use std::process::ExitCode;
-
 use clap::CommandFactory;
 
 use super::args::Cli;
 use super::{exit, output};
 
 /// Prints a completion script.
-pub(crate) fn completions(shell: clap_complete::Shell) -> ExitCode {
+pub(crate) fn completions(shell: clap_complete::Shell) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "headcount", &mut script);
     output::print(String::from_utf8_lossy(&script).trim_end());
-    ExitCode::from(exit::DONE)
+    exit::DONE
 }
 
 /// Prints the manual page: the command, then each subcommand.
-pub(crate) fn man() -> ExitCode {
+pub(crate) fn man() -> u8 {
     let mut page = Vec::new();
     let command = Cli::command();
     let mut rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
@@ -27,8 +25,8 @@ pub(crate) fn man() -> ExitCode {
     }
     if let Err(error) = rendered {
         output::say(&format!("headcount: cannot write the manual page: {error}"));
-        return ExitCode::from(exit::FAILED);
+        return exit::FAILED;
     }
     output::print(String::from_utf8_lossy(&page).trim_end());
-    ExitCode::from(exit::DONE)
+    exit::DONE
 }

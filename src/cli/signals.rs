@@ -1,8 +1,11 @@
-//! SIGINT and SIGTERM: the first one is a request, the second one an order.
+//! SIGINT, SIGTERM and SIGHUP: the first one is a request, the second one an order.
 //!
 //! After the first, what is under way is stopped or dropped, which cancels it on the server; the command then
 //! waits, within bounds, until that is done. Whoever sends a second signal has waited long enough: the process
 //! leaves at once, and the server notices by itself that its client is gone.
+//!
+//! Under `nohup` a SIGHUP is to be ignored. Who catches one cannot ask any more whether it was, so it is caught
+//! only where the kernel tells before.
 
 use std::future::Future;
 use std::io;
@@ -10,24 +13,37 @@ use std::pin::pin;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Both signals, caught from the moment that this is made.
+/// The signals, caught from the moment that this is made.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
     /// Must be called inside a runtime.
     pub(crate) fn catch() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hang_up = if hang_up_counts() { Some(signal(SignalKind::hangup())?) } else { None };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up,
+        })
     }
 
     /// Waits for a signal; returns the exit code that stands for it.
     pub(crate) async fn next(&mut self) -> u8 {
+        let hung_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => 130,
             _ = self.terminate.recv() => 143,
+            _ = hung_up => 129,
         }
     }
 
@@ -49,4 +65,14 @@ impl Signals {
             Err(code) => std::process::exit(code.into()),
         }
     }
+}
+
+/// Whether it is known that SIGHUP is not ignored (`proc_pid_status(5)`; other systems do not say).
+fn hang_up_counts() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A mask in which signal n is bit n - 1.
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = 1 << (SignalKind::hangup().as_raw_value() - 1);
+    mask.is_some_and(|mask| mask & bit == 0)
 }

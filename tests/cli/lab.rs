@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_headcount");
+
 /// Bounds each wait for an event; far above what any of them takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -121,6 +123,13 @@ impl Lab {
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Running {
         spawn(arguments, &[("DATABASE_URL", &self.dsn())])
     }
+
+    /// The same, started by another program that becomes it: `nohup`, `env`, `sh`.
+    pub(crate) fn spawn_by(&self, starter: &[&str], arguments: &[&str]) -> Running {
+        let mut command = Command::new(starter[0]);
+        command.args(&starter[1..]).arg(PROGRAM).args(arguments);
+        start(command, &[("DATABASE_URL", &self.dsn())])
+    }
 }
 
 /// See [`Lab::hog`].
@@ -156,8 +165,13 @@ pub(crate) struct Ran {
 
 /// Starts the command with nothing in its environment but this.
 pub(crate) fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> Running {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments);
+    start(command, environment)
+}
+
+fn start(mut command: Command, environment: &[(&str, &str)]) -> Running {
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.envs(std::env::var_os("HEADCOUNT_PG_BIN").map(|bin| ("HEADCOUNT_PG_BIN", bin)));
     command.envs(environment.iter().copied()).process_group(0);
     let mut child =
@@ -195,6 +209,11 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// As `| head` does.
+    pub(crate) fn stop_reading(&mut self) {
+        self.child.stdout = None;
+    }
+
     /// SIGKILL, to the command and whatever is in its process group.
     pub(crate) fn kill_group(&self) {
         kill_process_group(Pid::from_child(&self.child), Signal::KILL).unwrap();
@@ -203,7 +222,9 @@ impl Running {
     fn end(&mut self) -> (ExitStatus, String) {
         self.words.read_to_string(&mut self.said).unwrap();
         let mut out = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_string(&mut out).unwrap();
+        }
         (self.child.wait().unwrap(), out)
     }
 }

@@ -10,7 +10,10 @@ const CLEANUP: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
 
 fn interrupted(signal: Signal, code: i32) {
     let lab = Lab::start();
-    let mut running = lab.spawn(&["run", "--sql", SLOW, "--task", "nightly", CLEANUP[0], CLEANUP[1]]);
+    // Whoever runs these tests may have left SIGHUP ignored.
+    let starter = ["env", "--default-signal=HUP"];
+    let arguments = ["run", "--sql", SLOW, "--task", "nightly", CLEANUP[0], CLEANUP[1]];
+    let mut running = lab.spawn_by(&starter, &arguments);
     running.hear("workers seen 4");
     running.signal(signal);
     running.hear("cancelled");
@@ -34,6 +37,21 @@ fn an_interrupted_run_cancels_rolls_back_and_cleans_up() {
 #[test]
 fn a_terminated_run_does_the_same() {
     interrupted(Signal::TERM, 143);
+}
+
+#[test]
+fn a_run_whose_terminal_went_away_does_the_same() {
+    interrupted(Signal::HUP, 129);
+}
+
+#[test]
+fn under_nohup_a_run_outlives_its_terminal() {
+    let lab = Lab::start();
+    let mut running = lab.spawn_by(&["nohup"], &["run", "--sql", QUICK]);
+    running.hear("workers seen 4");
+    running.signal(Signal::HUP);
+    finish(running).ended(0);
+    assert_eq!(lab.count("rollup"), 10);
 }
 
 #[test]

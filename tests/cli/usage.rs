@@ -4,7 +4,7 @@ use std::io::Write;
 
 use headcount::pg::embedded::PrivateServer;
 
-use crate::lab::{Lab, headcount};
+use crate::lab::{Lab, QUICK, SLOW, finish, headcount};
 
 const SECRET: &str = "gh3im-0815";
 
@@ -116,4 +116,38 @@ fn a_typing_error_is_found_before_any_wait_for_the_pool() {
         assert!(ran.said.contains("(SQLSTATE 42601)"), "{}", ran.said);
     }
     lab.headcount(&["explain", "--sql", "SELEC 1"]).ended(1);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_code_6_and_one_that_nobody_reads_is_not() {
+    let lab = Lab::start();
+    let run = "\"$0\" run --quiet --json --sql 'SELECT 1 WHERE false' --plan-shortfall ignore";
+    let full = finish(lab.spawn_by(&["sh", "-c", &format!("exec {run} > /dev/full")], &[])).ended(6);
+    assert!(full.said.starts_with("headcount: cannot write to standard output: "), "{}", full.said);
+    assert_eq!(full.said.lines().count(), 1, "{}", full.said);
+    let mut unread = lab.spawn(&["run", "--json", "-v", "--sql", QUICK]);
+    unread.hear("enough workers");
+    unread.stop_reading();
+    let unread = finish(unread).ended(0);
+    assert!(!unread.said.contains("cannot write"), "{}", unread.said);
+    // What failed has its own code.
+    let failed = "exec \"$0\" run --json --sql 'SELEC 1' > /dev/full";
+    finish(lab.spawn_by(&["sh", "-c", failed], &[])).ended(1);
+}
+
+#[test]
+fn quiet_prints_no_result_unless_it_is_asked_for_or_bad() {
+    let lab = Lab::start();
+    let ran = lab.headcount(&["run", "--quiet", "--sql", "VACUUM measurements", "--no-transaction"]).ended(0);
+    assert_eq!((ran.out.as_str(), ran.said.as_str()), ("", ""));
+    let _hog = lab.hog(5);
+    let hopeless = ["run", "-q", "--sql", SLOW, "--attempts", "1", "--admission-wait", "0s"];
+    let ran = lab.headcount(&hopeless).ended(3);
+    assert!(ran.out.starts_with("adhoc: 1 of 4 workers, below the minimum of 2"), "{}", ran.out);
+}
+
+#[test]
+fn a_file_that_is_not_there_names_the_task_all_the_same() {
+    let ran = headcount(&["run", "--json", "-f", "/nowhere/nightly rollup.sql"]).ended(2);
+    assert_eq!(ran.json()["task"], "nightly_rollup");
 }

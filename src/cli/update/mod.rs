@@ -24,7 +24,7 @@ pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals)
         Ok((report, interrupted)) => {
             if args.json {
                 output::print_json(&report);
-            } else {
+            } else if !(words.quiet && report.is_complete()) {
                 output::print(&summary(&report).join("\n"));
             }
             match interrupted {
