@@ -17,6 +17,9 @@ use super::signals::Signals;
 use super::telemetry;
 use super::watchdog::Watchdog;
 
+/// How long a server may be away at the end.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) -> u8 {
     let wanted = match Wanted::resolve(&args.demand, Some(&args.timing)) {
@@ -102,8 +105,14 @@ async fn guarded(
         builder = builder.connect_within(deadline);
     }
     let connecting = signals.unless(Box::pin(builder.connect())).await;
-    let connected = connecting.map_err(|code| Failed::Interrupted(code, None))?;
-    let headcount = connected.inspect_err(|_| unreachable_server(&wanted.settings, &observers))?;
+    let never_began = |end| say_never_began(end, &wanted.settings, &observers);
+    let connected = connecting.map_err(|code| {
+        never_began(FailReason::Interrupted);
+        Failed::Interrupted(code, None)
+    })?;
+    let headcount = connected.inspect_err(|error| {
+        never_began(if error.is_deadline() { FailReason::Deadline } else { FailReason::Connection });
+    })?;
     if let Err(error) = watchdog.guard(headcount.server_version(), server) {
         output::say(&format!(
             "headcount: warning: no watchdog ({error}): this server would not notice a kill -9, and run the query on"
@@ -113,26 +122,35 @@ async fn guarded(
     let job = headcount.job(wanted.settings.clone()).stop(stop.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
     let mut running = Box::pin(job.execute_script(&wanted.sql));
-    let code = match signals.unless(&mut running).await {
-        Ok(ended) => return ended.map_err(|error| explained(error, wanted)),
-        Err(code) => code,
+    let (ended, code) = match signals.unless(&mut running).await {
+        Ok(ended) => (ended, 0),
+        Err(code) => {
+            stop.cancel();
+            // What is left to wait for is the cancel, the rollback and the cleanup, within their limits.
+            (signals.or_leave(running).await, code)
+        }
     };
-    stop.cancel();
-    // What is left to wait for is the cancel, the rollback and the cleanup, within their limits.
-    match signals.or_leave(running).await {
-        Err(error) if error.is_stopped() => Err(Failed::Interrupted(code, Some(Box::new(error)))),
-        // It was over before it could be stopped.
-        ended => ended.map_err(|error| explained(error, wanted)),
+    // What was dropped on the way, such as a place in the queue, is given up by tasks of its own.
+    let limit = 2 * wanted.settings.cancel_grace + ANSWER_LIMIT;
+    if !signals.or_leave(headcount.shutdown(limit)).await {
+        output::say("headcount: warning: a session did not end in time; look at pg_stat_activity");
     }
+    ended.map_err(|error| {
+        if error.is_stopped() {
+            return Failed::Interrupted(code, Some(Box::new(error)));
+        }
+        // If there was a signal, it was over before it could be stopped.
+        explained(error, wanted)
+    })
 }
 
 /// A run that found no server is a failed run: alerts and dashboards must hear of it.
-fn unreachable_server(settings: &Settings, observers: &[Arc<dyn Observer>]) {
+fn say_never_began(end: FailReason, settings: &Settings, observers: &[Arc<dyn Observer>]) {
     let scope = Scope { task: settings.task.as_str().into() };
     let (target, minimum) = (settings.target_workers, settings.minimum());
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let facts = ExecutionFacts {
-        end: Err(FailReason::Connection),
+        end: Err(end),
         target,
         minimum,
         achieved: 0,

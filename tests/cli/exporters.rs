@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use headcount::telemetry::names;
 use rustix::process::Signal;
 
-use crate::lab::{Lab, QUICK, SLOW, finish};
+use crate::lab::{Lab, QUICK, Ran, SLOW, finish, headcount, spawn};
 
 /// Receives one request and says 200; returns its first line and its body.
 fn receive(listener: &TcpListener) -> (String, String) {
@@ -67,6 +67,30 @@ fn a_run_that_finds_no_server_is_a_failed_run_to_those_who_watch() {
     for line in [failed, "headcount_last_run_success{task=\"rollup\"} 0"] {
         assert!(written.contains(line), "{written}");
     }
+}
+
+#[test]
+fn a_run_that_a_silent_server_keeps_waiting_ends_for_the_same_reason_everywhere() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dsn = format!("postgres://me@{}/none?sslmode=disable", silent.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    let check = |ran: Ran, reason: &str| {
+        assert_eq!(ran.json()["reason"], reason);
+        let written = std::fs::read_to_string(&file).unwrap();
+        let failed = format!("headcount_executions_failed_total{{task=\"rollup\",reason=\"{reason}\"}} 1");
+        assert!(written.contains(&failed), "{written}");
+    };
+    let textfile = file.to_str().unwrap();
+    let run = ["run", "--json", "--dsn", &dsn, "--task", "rollup", "--sql", QUICK, "--textfile", textfile];
+    let mut hasty = run.to_vec();
+    hasty.extend(["--deadline", "300ms"]);
+    check(headcount(&hasty).ended(1), "deadline");
+    let _ = silent.accept().unwrap();
+    let running = spawn(&run, &[]);
+    let _connecting = silent.accept().unwrap();
+    running.signal(Signal::INT);
+    check(finish(running).ended(130), "interrupted");
 }
 
 /// What happens in each run that reaches its target at once.
