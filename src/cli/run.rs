@@ -19,6 +19,8 @@ use super::watchdog::Watchdog;
 
 /// How long a server may be away at the end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The same for slots whose workers do not leave. A second signal leaves them to the server.
+const SLOTS_LIMIT: Duration = Duration::from_hours(1);
 
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) -> u8 {
@@ -131,7 +133,8 @@ async fn guarded(
         }
     };
     // What was dropped on the way, such as a place in the queue, is given up by tasks of its own.
-    let limit = 2 * wanted.settings.cancel_grace + ANSWER_LIMIT;
+    let slots = if wanted.settings.reserve { SLOTS_LIMIT } else { Duration::ZERO };
+    let limit = 2 * wanted.settings.cancel_grace + ANSWER_LIMIT + slots;
     if !signals.or_leave(headcount.shutdown(limit)).await {
         output::say("headcount: warning: a session did not end in time; look at pg_stat_activity");
     }
