@@ -153,7 +153,8 @@ impl Error {
         }
     }
 
-    /// What to change, one sentence each; empty unless the run was refused.
+    /// What to change: SQL that can be pasted, or advice as a comment (`-- ...`). A `SET LOCAL` belongs into
+    /// [`Settings::settings`](crate::Settings::settings). Empty unless the run was refused.
     #[must_use]
     pub fn fixes(&self) -> &[String] {
         match &*self.kind {

@@ -55,6 +55,6 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
 fn lines(finding: &Finding) -> Vec<String> {
     let Finding { check, level, text, fix, .. } = finding;
     let mut lines = vec![format!("{:<4}  {check}: {text}", level.as_str())];
-    lines.extend(fix.as_ref().map(|fix| format!("      fix: {fix}")));
+    lines.extend(fix.as_ref().map(|fix| format!("      {}", output::remedy(fix))));
     lines
 }

@@ -2,7 +2,7 @@
 
 use headcount::Error;
 use headcount::pg::connect::Endpoint;
-use headcount::pg::plan::{self, Explanation};
+use headcount::pg::plan::{self, Explanation, Statement};
 use serde::Serialize;
 
 use super::args::ExplainArgs;
@@ -62,25 +62,20 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, Failed> {
 }
 
 fn words(explanation: &Explanation) -> Vec<String> {
-    let target = explanation.target_workers;
     let mut lines = Vec::new();
-    match (&explanation.plan, explanation.not_explainable) {
-        (Some(plan), _) => {
-            let gathers = plan.launches.len();
-            let word = if gathers == 1 { "Gather" } else { "Gathers" };
-            lines.push(format!(
-                "planned: {} of {target} workers ({gathers} {word}), pool of {} slots",
-                plan.reachable, explanation.pool_size
-            ));
+    let several = explanation.statements.len() > 1;
+    for (number, statement) in explanation.statements.iter().enumerate() {
+        if several {
+            lines.push(format!("statement {}: {}", number + 1, shortened(&statement.sql)));
         }
-        (None, why) => {
-            let why = why.unwrap_or("it has no plan");
-            lines.push(format!("planned: unknown, {why}; pool of {} slots", explanation.pool_size));
+        lines.push(planned(explanation, statement));
+        for reason in &statement.reasons {
+            lines.push(format!("reason: {}", reason.explanation));
+            lines.extend(reason.fixes.iter().map(|fix| format!("   {}", output::remedy(fix))));
         }
     }
-    for reason in &explanation.reasons {
-        lines.push(format!("reason: {}", reason.explanation));
-        lines.push(format!("   fix: {}", output::typed(&reason.fix)));
+    if several {
+        lines.push(verdict(explanation));
     }
     if !explanation.unseen.is_empty() {
         let functions = explanation.unseen.join(", ");
@@ -99,10 +94,55 @@ fn words(explanation: &Explanation) -> Vec<String> {
         if !changed.is_empty() {
             lines.push(format!("settings that are not the default: {}", changed.join(", ")));
         }
-    } else if explanation.plan.is_some() {
+    } else if !several && explanation.plan.is_some() {
         lines.push(
             "the plan can have what is demanded; whether the pool has it is seen when it runs".to_owned(),
         );
     }
     lines
+}
+
+/// What is planned for one statement.
+fn planned(explanation: &Explanation, statement: &Statement) -> String {
+    let target = explanation.target_workers;
+    match (&statement.plan, statement.not_explainable) {
+        (Some(plan), _) => {
+            let gathers = plan.launches.len();
+            let word = if gathers == 1 { "Gather" } else { "Gathers" };
+            let doubt = if statement.certain { "" } else { "; what runs ahead of it may change that" };
+            format!(
+                "planned: {} of {target} workers ({gathers} {word}), pool of {} slots{doubt}",
+                plan.reachable, explanation.pool_size
+            )
+        }
+        (None, Some(why)) => format!("planned: unknown, {why}; pool of {} slots", explanation.pool_size),
+        (None, None) => "planned: no workers, it runs no query".to_owned(),
+    }
+}
+
+/// What that means for the script.
+fn verdict(explanation: &Explanation) -> String {
+    let target = explanation.target_workers;
+    let reaches =
+        |statement: &Statement| statement.plan.as_ref().is_some_and(|plan| plan.reachable >= target);
+    if !explanation.reasons.is_empty() {
+        "none of these statements can have what is demanded".to_owned()
+    } else if explanation.statements.iter().any(reaches) {
+        format!(
+            "a statement of it can have {target} workers; which one comes to it first is seen when it runs"
+        )
+    } else {
+        "not all of it is known beforehand: nothing is refused, and what it has is seen when it runs"
+            .to_owned()
+    }
+}
+
+/// The start of a statement, in one line.
+fn shortened(sql: &str) -> String {
+    const MOST: usize = 72;
+    let line = sql.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
 }

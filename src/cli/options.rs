@@ -202,6 +202,8 @@ fn read_text(path: &Path, option: &str) -> Result<String, Failed> {
         std::io::stdin().read_to_string(&mut text)?;
         Ok(text)
     };
+    // Editors on other systems begin a file with a byte order mark.
+    let read = || read().map(|text| text.trim_start_matches('\u{feff}').to_owned());
     read().map_err(|error| Failed::usage(format!("{option}: cannot read {}: {error}", path.display())))
 }
 

@@ -50,14 +50,20 @@ pub(crate) fn print_json(value: &impl Serialize) {
 pub(crate) fn complain(failed: &Failed) {
     say(&format!("headcount: {failed}"));
     for fix in failed.fixes() {
-        say(&format!("fix: {}", typed(fix)));
+        say(&remedy(fix));
     }
+}
+
+/// A fix as a line: what can be typed is told from advice.
+pub(crate) fn remedy(fix: &str) -> String {
+    fix.strip_prefix("-- ").map_or_else(|| format!("fix: {}", typed(fix)), |advice| format!("hint: {advice}"))
 }
 
 /// A fix as it is typed here: `SET LOCAL name = value` is `--set name=value`.
 pub(crate) fn typed(fix: &str) -> String {
     let option = |part: &str| {
         let (name, value) = part.strip_prefix("SET LOCAL ")?.split_once(" = ")?;
+        let value = value.trim_matches('\'');
         let quoted =
             if value.contains(' ') { format!("'{name}={value}'") } else { format!("{name}={value}") };
         Some(format!("--set {quoted}"))
@@ -87,7 +93,7 @@ pub(crate) struct FailedRun<'a> {
     attempts: &'a [Attempt],
     error: String,
     sqlstate: Option<&'a str>,
-    fixes: Vec<&'a str>,
+    fixes: Vec<String>,
 }
 
 impl<'a> FailedRun<'a> {
@@ -116,7 +122,7 @@ impl<'a> FailedRun<'a> {
             attempts: history.map_or(&[], |run| &run.attempts),
             error: failed.to_string(),
             sqlstate: failed.error().and_then(headcount::Error::sqlstate),
-            fixes: failed.fixes(),
+            fixes: failed.fixes().into_iter().map(typed).collect(),
         }
     }
 }
@@ -230,6 +236,8 @@ mod tests {
     fn a_setting_is_fixed_on_the_command_line() {
         let fix = typed("SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0");
         assert_eq!(fix, "--set parallel_setup_cost=0 --set parallel_tuple_cost=0");
+        assert_eq!(typed("SET LOCAL a = '8kB'"), "--set a=8kB");
+        assert_eq!(remedy("-- think again"), "hint: think again");
         assert_eq!(
             typed("ALTER TABLE t SET (parallel_workers = 4)"),
             "ALTER TABLE t SET (parallel_workers = 4)"

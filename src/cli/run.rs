@@ -182,7 +182,7 @@ fn explained(error: headcount::Error, wanted: &Wanted) -> Failed {
     let outside_only = error.sqlstate() == Some("25001") && wanted.settings.transaction;
     let failed = Failed::from(error);
     if outside_only {
-        failed.with_fix("run it outside a transaction block, with --no-transaction")
+        failed.with_fix("-- run it outside a transaction block, with --no-transaction")
     } else {
         failed
     }

@@ -140,7 +140,7 @@ async fn version(client: &Client) -> Result<Finding, Failure> {
     Ok(fail(
         "server",
         format!("{said}: it has no leader_pid, which counts workers"),
-        "upgrade the server to 13 or later",
+        "-- upgrade the server to 13 or later",
     ))
 }
 
@@ -152,7 +152,7 @@ async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Re
         fail(
             check,
             format!("a proxy at {} pools transactions: {how}", endpoint.describe()),
-            "connect to the server itself, or to a pool with pool_mode = session",
+            "-- connect to the server itself, or to a pool with pool_mode = session",
         )
     };
     let mine = one(first, WHO).await.map_err(failed)?;
@@ -201,10 +201,14 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
     let mut findings = Vec::new();
     let pool = format!("{size} slots (max_parallel_workers = {workers}, max_worker_processes = {processes})");
     findings.push(if size < target {
-        let fix = format!("raise both to {target} or more, which needs a restart, or demand fewer workers");
+        let fix =
+            format!("-- raise both to {target} or more, which needs a restart, or demand fewer workers");
         fail("pool", format!("{pool}, {target} workers are demanded"), fix)
     } else if processes <= workers {
-        let fix = format!("set max_worker_processes to {} or more, which needs a restart", workers + 4);
+        let fix = format!(
+            "ALTER SYSTEM SET max_worker_processes = {}; -- or more, and restart the server",
+            workers + 4
+        );
         warn("pool", format!("{pool}; replication and extensions take from the same processes"), fix)
     } else {
         ok("pool", pool)
@@ -218,7 +222,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         warn(
             "leader",
             "the leader only gathers (parallel_leader_participation = off)",
-            "--set parallel_leader_participation=on, unless that is meant",
+            "SET LOCAL parallel_leader_participation = on",
         )
     });
     findings.push(if text(&row, 4) == "on" {
@@ -227,7 +231,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         fail(
             "activity",
             "track_activities is off: a running statement looks idle, and would not be cancelled",
-            "ALTER SYSTEM SET track_activities = on; SELECT pg_reload_conf(); (or for the role or the database that switches it off)",
+            "ALTER SYSTEM SET track_activities = on; SELECT pg_reload_conf(); -- or for the role or the database that switches it off",
         )
     });
     findings.push(if number(6) >= 140_000 {
@@ -236,7 +240,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         warn(
             "orphans",
             "before PostgreSQL 14 a statement whose client died runs on until it is done",
-            "give it a --deadline that the job scheduler does not undercut, or upgrade the server",
+            "-- give it a --deadline that the job scheduler does not undercut, or upgrade the server",
         )
     });
     let limit = text(&row, 5);
@@ -244,14 +248,14 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         findings.push(warn(
             "timeout",
             format!("statement_timeout = {limit} ends each longer statement"),
-            "--set statement_timeout=0",
+            "SET LOCAL statement_timeout = 0",
         ));
     }
     if text(&row, 7) == "t" {
         findings.push(warn(
             "standby",
             "this server is a standby: it only reads",
-            "connect to the primary for statements that write",
+            "-- connect to the primary for statements that write",
         ));
     }
     Ok(findings)
@@ -261,7 +265,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
 async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failure> {
     let pid = text(&one(leader, "SELECT pg_backend_pid()").await?, 0).parse().unwrap_or(0);
     let Some(rights) = privileges::over(monitor, Identity { pid, started: 0 }).await? else {
-        let fix = "let the monitor's connection string lead to the same server";
+        let fix = "-- let the monitor's connection string lead to the same server";
         return Ok(vec![fail("sight", "the monitor is on another server than the statement", fix)]);
     };
     let (monitor_role, leader_role) = rights.roles();
@@ -283,8 +287,14 @@ async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failu
     } else {
         warn(
             "pool in sight",
-            format!("{monitor_role} does not see others' workers: attempts start without knowing whether there is room"),
-            format!("GRANT pg_read_all_stats TO {};", privileges::quote(monitor_role)),
+            format!(
+                "{monitor_role} does not see others' workers: attempts start without knowing whether there is room, and \
+                 one without a worker after --launch-wait counts as short"
+            ),
+            format!(
+                "GRANT pg_read_all_stats TO {}; -- or let --launch-wait exceed what comes before the first Gather",
+                privileges::quote(monitor_role)
+            ),
         )
     });
     Ok(findings)

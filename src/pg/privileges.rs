@@ -65,7 +65,7 @@ impl Rights {
             Refusal::BlindMonitor,
             format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
             vec![format!(
-                "GRANT pg_read_all_stats TO {}; (GRANT SELECT ON pg_stat_activity does not help)",
+                "GRANT pg_read_all_stats TO {}; -- GRANT SELECT ON pg_stat_activity does not help",
                 quote(monitor_role)
             )],
         ))
@@ -79,7 +79,7 @@ impl Rights {
         }
         let fix = if self.leader_is_superuser {
             format!(
-                "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
+                "-- run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
             )
         } else {
             format!("GRANT pg_signal_backend TO {};", quote(monitor_role))

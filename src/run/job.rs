@@ -179,22 +179,26 @@ impl Job {
     /// # Errors
     /// A bad option, a refusal, a failing statement or cleanup, the deadline, a commit in doubt.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<Execution<u64>, Error> {
+        refuse_flaw(plan::copy_flaw(sql))?;
         self.run(Statement { sql, params, trace_comment: self.settings.trace_comment }).await
     }
 
     /// Runs one or several statements without parameters, in one transaction; the value is the number
-    /// of rows of the last one.
+    /// of rows of the last one. With [`no_transaction`](Self::no_transaction) each is a transaction of its
+    /// own: what ran before a cancel or an error stays, unless the cleanup undoes it.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
     pub async fn execute_script(&self, sql: &str) -> Result<Execution<u64>, Error> {
+        refuse_flaw(plan::flaw(sql))?;
         if let Some(keyword) = plan::transaction_control(sql).filter(|_| self.settings.transaction) {
             let problem = format!(
                 "{keyword} would end the transaction that a rejected attempt is rolled back with; leave it out"
             );
             return Err(Error::configuration("sql", problem));
         }
-        self.run(Script { sql, trace_comment: self.settings.trace_comment }).await
+        let Settings { trace_comment, transaction, .. } = self.settings;
+        self.run(Script { sql, trace_comment, apart: !transaction }).await
     }
 
     /// Runs one statement and streams its rows, which are held back until the verdict.
@@ -278,6 +282,10 @@ impl Job {
         };
         Ok((Arc::new(self.settings.clone()), cleanup))
     }
+}
+
+fn refuse_flaw(flaw: Option<String>) -> Result<(), Error> {
+    flaw.map_or(Ok(()), |problem| Err(Error::configuration("sql", problem)))
 }
 
 impl fmt::Debug for Job {

@@ -13,7 +13,7 @@ use super::work::{Nothing, Work};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Resolution};
 use crate::pg::era::Era;
-use crate::pg::plan::{self, Inspection};
+use crate::pg::plan;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
 use crate::telemetry::spans;
@@ -49,12 +49,9 @@ impl<W: Work> Leader<W> {
         let Some((statement, params)) = self.work.statement() else {
             return Ok(Reach { pool_size, ..Reach::default() });
         };
-        match plan::inspect(client, statement, params).await.map_err(|f| Error::sql("the statement", f))? {
-            Inspection::NotExplainable { .. } => Ok(Reach { pool_size, ..Reach::default() }),
-            Inspection::Planned(plan) => {
-                Ok(Reach { planned: Some(plan.reachable), launches: plan.launches, pool_size })
-            }
-        }
+        let survey = plan::survey(client, statement, params, None).await;
+        let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
+        Ok(Reach { planned: survey.reachable(), launches: survey.launches(), pool_size })
     }
 
     /// Why the plan cannot have the target; `None` when nothing proves that it cannot.
@@ -62,11 +59,19 @@ impl<W: Work> Leader<W> {
         self.hold.begin(None).await?;
         let client = self.hold.client()?;
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
-        let Inspection::Planned(plan) = plan::inspect(client, statement, params).await? else {
+        let survey = plan::survey(client, statement, params, Some(target)).await?;
+        if survey.reachable().is_none_or(|most| most >= target) {
             return Ok(None);
-        };
-        let diagnosis = plan::diagnose(client, statement, params, &plan, target).await?;
+        }
+        let diagnosis = survey.diagnosis();
         Ok(diagnosis.is_proof().then_some(diagnosis.reasons))
+    }
+
+    /// Why no plan at all can have the target; `None` when the pool has grown meanwhile.
+    async fn diagnose_pool(&mut self, target: u32) -> Result<Option<Vec<plan::Reason>>, Failure> {
+        self.hold.begin().await?;
+        let reason = plan::diagnose_pool(self.hold.client()?, target).await?;
+        Ok(reason.map(|reason| vec![reason]))
     }
 }
 
@@ -94,7 +99,7 @@ impl<W: Work> Stage for Leader<W> {
 
     async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error> {
         let diagnosis = match reach.planned {
-            None => Ok(Some(Vec::new())),
+            None => self.diagnose_pool(bar).await,
             Some(_) => self.diagnose(bar).await,
         };
         self.hold.abandon(self.hold.settings.cancel_grace).await;
@@ -201,7 +206,7 @@ pub(crate) fn check_version(version: i32) -> Result<(), Error> {
     Err(Error::refused(
         Refusal::ServerTooOld,
         explanation,
-        vec!["upgrade the server to 13 or later".to_owned()],
+        vec!["-- upgrade the server to 13 or later".to_owned()],
     ))
 }
 
@@ -216,7 +221,7 @@ pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Er
                 "the monitor's server has no backend {}: it is not the server that runs the statement",
                 leader.pid
             ),
-            vec!["let the monitor's DSN lead to the same server".to_owned()],
+            vec!["-- let the monitor's DSN lead to the same server".to_owned()],
         )),
         Err(_) => Ok(()),
     }
@@ -224,18 +229,15 @@ pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Er
 
 /// The refusal of a statement that cannot have `bar` workers.
 fn too_narrow(reach: &Reach, bar: u32, reasons: &[plan::Reason]) -> Error {
-    let mut fixes: Vec<String> = reasons.iter().map(|reason| reason.fix.clone()).collect();
-    if fixes.is_empty() {
-        fixes.push(format!(
-            "SET LOCAL max_parallel_workers = {bar}, and max_worker_processes (which needs a restart) no smaller"
-        ));
+    let mut fixes: Vec<String> = Vec::new();
+    for fix in reasons.iter().flat_map(|reason| &reason.fixes) {
+        if !fixes.contains(fix) {
+            fixes.push(fix.clone());
+        }
     }
-    let mut explanation = match (reach.planned, reach.pool_size) {
-        (Some(planned), _) => format!("the plan can have {planned} of the {bar} workers demanded"),
-        (None, size) => format!(
-            "the pool has {} slots (max_parallel_workers, max_worker_processes), {bar} workers are demanded",
-            size.unwrap_or(0)
-        ),
+    let mut explanation = match reach.planned {
+        Some(planned) => format!("the plan can have {planned} of the {bar} workers demanded"),
+        None => format!("{bar} workers are demanded"),
     };
     for reason in reasons {
         explanation.push_str("; ");

@@ -248,7 +248,7 @@ fn pooled(server: &str) -> Error {
         Refusal::PooledConnection,
         format!("a proxy at {server} pools transactions, and slots are held by a session"),
         vec![
-            "let --monitor-dsn lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy"
+            "-- let --monitor-dsn lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy"
                 .to_owned(),
         ],
     )

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage};
 use tracing::Span;
 
 use crate::error::Source;
-use crate::pg::Failure;
+use crate::pg::{Failure, plan};
 use crate::telemetry::sql_comment;
 
 /// Parameters as tokio-postgres takes them.
@@ -81,18 +81,23 @@ impl Work for Statement<'_> {
 pub(crate) struct Script<'a> {
     pub(crate) sql: &'a str,
     pub(crate) trace_comment: bool,
+    /// One by one: together they would be one transaction, which VACUUM refuses.
+    pub(crate) apart: bool,
 }
 
 impl Work for Script<'_> {
     type Value = u64;
 
     async fn run(&self, client: &Client) -> Result<u64, Failure> {
-        let stream = client.simple_query_raw(&commented(self.sql, self.trace_comment)).await?;
-        let mut stream = std::pin::pin!(stream);
+        let parts = if self.apart { plan::split(self.sql) } else { vec![self.sql] };
         let mut rows = 0;
-        while let Some(message) = stream.next().await {
-            if let SimpleQueryMessage::CommandComplete(count) = message? {
-                rows = count;
+        for part in parts {
+            let stream = client.simple_query_raw(&commented(part, self.trace_comment)).await?;
+            let mut stream = std::pin::pin!(stream);
+            while let Some(message) = stream.next().await {
+                if let SimpleQueryMessage::CommandComplete(count) = message? {
+                    rows = count;
+                }
             }
         }
         Ok(rows)

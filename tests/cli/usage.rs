@@ -56,7 +56,7 @@ fn an_unknown_field_of_a_job_file_is_named_with_its_line() {
 fn a_statement_that_refuses_a_transaction_names_the_option() {
     let lab = Lab::start();
     let ran = lab.headcount(&["run", "--quiet", "--sql", "VACUUM measurements"]).ended(1);
-    assert!(ran.said.contains("(SQLSTATE 25001)\nfix: "), "{}", ran.said);
+    assert!(ran.said.contains("(SQLSTATE 25001)\nhint: "), "{}", ran.said);
     assert!(ran.said.contains("--no-transaction"), "{}", ran.said);
     lab.headcount(&["run", "--no-transaction", "--sql", "VACUUM measurements"]).ended(0);
 }

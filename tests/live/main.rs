@@ -13,6 +13,7 @@
 //! | [`monitor`] | one monitor for all, silent when nothing is watched |
 //! | [`edge`] | private servers; connecting with passwords, files, TLS |
 //! | [`plan`] | the plan, and each reason why it has too few workers |
+//! | [`scripts`] | each statement of a script, and REFRESH, inspected before anything runs |
 //!
 //! Most claims are tried on PostgreSQL 13, 15 and 18; `harness` starts one server a version and
 //! lends its whole pool to one test at a time. Nothing here sleeps to let something happen: tests
@@ -28,5 +29,6 @@ mod plan;
 mod refusals;
 mod rights;
 mod rows;
+mod scripts;
 mod statements;
 mod verdicts;

@@ -10,17 +10,17 @@ use tokio_postgres::types::ToSql;
 
 use crate::harness::{client, plain_server};
 
-const MAJORS: [u32; 3] = [13, 15, 18];
+pub(crate) const MAJORS: [u32; 3] = [13, 15, 18];
 
 /// A session in a schema of its own, with `big` (100,000 rows, about 10 MB) and `small` (1,000 rows).
-struct Bench {
-    client: Client,
+pub(crate) struct Bench {
+    pub(crate) client: Client,
     settings: Vec<(String, String)>,
     target: u32,
 }
 
 impl Bench {
-    async fn new(major: u32, schema: &str) -> Self {
+    pub(crate) async fn new(major: u32, schema: &str) -> Self {
         let client = client(&plain_server(major).await.dsn()).await;
         let setup = format!(
             "DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path = {schema};
@@ -38,16 +38,16 @@ impl Bench {
         bench
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    async fn run(&self, sql: &str) {
+    pub(crate) async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    async fn explain(&mut self, sql: &str) -> Explanation {
+    pub(crate) async fn explain(&mut self, sql: &str) -> Explanation {
         self.explain_with(sql, &[]).await
     }
 
@@ -56,7 +56,7 @@ impl Bench {
         answer.unwrap_or_else(|error| panic!("{sql}: {error}: {:?}", std::error::Error::source(&error)))
     }
 
-    async fn reachable(&mut self, sql: &str) -> u32 {
+    pub(crate) async fn reachable(&mut self, sql: &str) -> u32 {
         let explanation = self.explain(sql).await;
         explanation.plan.unwrap_or_else(|| panic!("no plan: {sql}")).reachable
     }
@@ -73,7 +73,7 @@ impl Bench {
 fn says(explanation: &Explanation, kind: ReasonKind, words: &str, fix: &str) {
     let reason = explanation.reasons.iter().find(|reason| reason.kind == kind).unwrap();
     assert!(reason.explanation.contains(words), "{reason:?}");
-    assert!(reason.fix.contains(fix), "{reason:?}");
+    assert!(reason.fixes.iter().any(|it| it.contains(fix)), "{reason:?}");
 }
 
 #[tokio::test]
@@ -148,12 +148,10 @@ async fn parameters_are_planned_with_their_values() {
 async fn what_explain_cannot_take_is_said_and_the_session_goes_on() {
     for major in MAJORS {
         let mut bench = Bench::new(major, "plan_opaque").await;
-        bench.run("CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM big").await;
         for sql in [
             "VACUUM big",
             "CREATE INDEX ON big (id)",
-            "REFRESH MATERIALIZED VIEW m",
-            "SELECT 1; DROP TABLE small",
+            "DROP TABLE small",
             "EXPLAIN ANALYZE DELETE FROM small",
             "DO $$ BEGIN END $$",
         ] {
@@ -235,9 +233,9 @@ async fn an_unsafe_function_is_named_wherever_it_hides() {
             ),
             ("SELECT sum(inlined(id)) FROM big", "plan_unsafe.inlined(integer)", "ALTER FUNCTION"),
             ("SELECT sum(\"Odd Name\" (id)) FROM big", "plan_unsafe.\"Odd Name\"(integer)", "ALTER FUNCTION"),
-            ("SELECT total(id) FROM big", "plan_unsafe.total(integer)", "CREATE OR REPLACE AGGREGATE"),
+            ("SELECT total(id) FROM big", "plan_unsafe.total(integer)", "-- CREATE OR REPLACE AGGREGATE"),
             ("SELECT sum(id) FROM outer_view", "plan_unsafe.inlined(integer)", "ALTER FUNCTION"),
-            ("SELECT sum(nextval('numbers')) FROM big", "pg_catalog.nextval(regclass)", "leave"),
+            ("SELECT sum(nextval('numbers')) FROM big", "pg_catalog.nextval(regclass)", "-- leave"),
             (
                 "SELECT count(*) FROM big WHERE id <~> grp",
                 "plan_unsafe.near(integer, integer)",
@@ -310,13 +308,13 @@ async fn a_small_table_is_named_with_its_size_and_both_fixes_work() {
             "plan_small.big, the largest table",
             "parallel_workers = 4",
         );
-        let fix = &explanation.reasons[0].fix;
-        let size = fix.split('\'').nth(1).unwrap_or_else(|| panic!("no size in {fix}"));
+        let [table, size] = &*explanation.reasons[0].fixes else { panic!("{:?}", explanation.reasons) };
+        let size = size.split('\'').nth(1).unwrap_or_else(|| panic!("no size in {size}"));
         bench.set("min_parallel_table_scan_size", size);
         assert_eq!(bench.reachable(sql).await, 4, "{major}: {size}");
 
         bench.set("min_parallel_table_scan_size", "8MB");
-        bench.run(fix.split(',').next().unwrap()).await;
+        bench.run(table).await;
         assert_eq!(bench.reachable(sql).await, 4, "{major}");
 
         bench.run("ALTER TABLE big SET (parallel_workers = 1)").await;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use headcount::{Error, Event, Job, Outcome};
+use headcount::{Error, Event, Job, Outcome, Refusal};
 
 use crate::harness::{Bench, POOL, on_each_version};
 
@@ -85,13 +85,15 @@ async fn create_index_has_its_workers(major: u32) {
 async fn refresh_has_its_workers_where_the_server_allows_it(major: u32) {
     let bench = Bench::new(major).await;
     bench.run("CREATE MATERIALIZED VIEW v AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 5) GROUP BY grp WITH NO DATA").await;
-    let run = bench.job().await.execute("REFRESH MATERIALIZED VIEW v", &[]).await.unwrap();
-    if major >= 14 {
-        assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
-    } else {
-        // The pool has room, so no worker proves nothing: it ends in its own time.
-        assert_eq!((run.outcome, run.achieved_workers), (Outcome::FinishedEarly, 0));
+    let run = bench.job().await.execute("REFRESH MATERIALIZED VIEW v", &[]).await;
+    if major < 14 {
+        let error = run.unwrap_err();
+        assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow));
+        assert!(error.to_string().contains("before PostgreSQL 14"), "{error}");
+        return;
     }
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
     assert_eq!(bench.number("SELECT sum(n)::bigint FROM v").await, 200);
 }
 
@@ -108,6 +110,12 @@ async fn a_script_is_one_transaction(major: u32) {
     let run = bench.job().await.attempts(1).execute_script(script).await.unwrap();
     assert_eq!((run.outcome, run.value), (Outcome::OnTarget, Some(5)));
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 5);
+
+    let hopeless = "TRUNCATE log; INSERT INTO log SELECT 'again' FROM t WHERE nap(id, 10)";
+    let error = bench.job().await.execute_script(hopeless).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "{error}");
+    assert!(error.to_string().contains("statement 2: a statement that modifies rows"), "{error}");
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 5, "refused before it ran");
 }
 
 async fn a_closure_has_its_workers_and_is_rolled_back_when_rejected(major: u32) {

@@ -7,7 +7,7 @@
 //! [`Diagnosis::is_proof`] is false then.
 //!
 //! EXPLAIN never executes the statement here: it goes through the extended protocol, which takes one
-//! statement at a time, and never with ANALYZE. The planner may call IMMUTABLE and STABLE functions
+//! statement at a time (`survey` takes a script apart), and never with ANALYZE. The planner may call IMMUTABLE and STABLE functions
 //! on constants, as it will when the statement runs. What EXPLAIN cannot take is known by its leading
 //! keyword, so that the caller's transaction is not aborted by a question.
 //!
@@ -23,11 +23,15 @@
 //! Sources: execParallel.c, nodeGather.c, nodeHashjoin.c, clauses.c (`max_parallel_hazard`),
 //! allpaths.c (`compute_parallel_worker`), and the manual's chapter "Parallel Query".
 
+mod lexer;
 mod probe;
 mod reason;
 mod reasons;
+mod refresh;
 mod routines;
 mod server;
+mod statements;
+mod survey;
 mod text;
 mod tree;
 
@@ -43,20 +47,25 @@ use crate::error::Error;
 
 pub use self::reason::{Diagnosis, Reason, ReasonKind};
 pub use self::server::Setting;
+pub use self::survey::Statement;
 
-pub(crate) use self::reasons::diagnose;
+pub(crate) use self::reasons::diagnose_pool;
+pub(crate) use self::statements::{copy_flaw, flaw, split};
+pub(crate) use self::survey::survey;
+
+use self::reasons::diagnose;
 
 /// The values of a statement's parameters.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// What EXPLAIN said about a statement.
 #[derive(Debug, Clone)]
-pub enum Inspection {
+pub(crate) enum Inspection {
     /// It has a plan.
     Planned(Plan),
     /// It cannot be explained: nothing is known of its workers.
     NotExplainable {
-        /// Why, as a clause: VACUUM, CREATE INDEX, several statements, ...
+        /// Why, as a clause: VACUUM, CREATE INDEX, ...
         why: &'static str,
     },
 }
@@ -73,6 +82,12 @@ pub struct Plan {
     pub pool_size: u32,
     #[serde(skip)]
     tree: Tree,
+    /// The query that was explained in place of the statement.
+    #[serde(skip)]
+    query: Option<String>,
+    /// It has no workers on this version of the server.
+    #[serde(skip)]
+    serial_refresh: bool,
 }
 
 /// A plan, and why it has not more workers: what `headcount explain` prints.
@@ -81,18 +96,21 @@ pub struct Plan {
 pub struct Explanation {
     /// Workers asked for.
     pub target_workers: u32,
-    /// The plan; `None` when the statement cannot be explained.
+    /// The plan; `None` when the statement cannot be explained, and for several statements.
     pub plan: Option<Plan>,
     /// Why there is no plan.
     pub not_explainable: Option<&'static str>,
     /// Slots of the pool: `least(max_parallel_workers, max_worker_processes)`.
     pub pool_size: u32,
-    /// Every reason why the target is out of reach, the hardest first; empty when it is in reach.
+    /// Every reason why the target is out of reach, the hardest first; empty when it is in reach, or
+    /// when that is not certain.
     pub reasons: Vec<Reason>,
     /// Functions that run queries of their own, which may have workers that the plan does not show.
     pub unseen: Vec<String>,
     /// The settings that decide on workers, as they stand for the statement.
     pub settings: Vec<Setting>,
+    /// Each statement of the text.
+    pub statements: Vec<Statement>,
 }
 
 /// Explains a statement as it would run with these settings (name and value), without running it.
@@ -126,27 +144,24 @@ async fn describe(
     target: u32,
 ) -> Result<Explanation, Failure> {
     let settings = server::settings(client).await?;
-    let mut explanation = Explanation {
-        target_workers: target,
-        plan: None,
-        not_explainable: None,
-        pool_size: pool_size(client).await?,
-        reasons: Vec::new(),
-        unseen: Vec::new(),
-        settings,
+    let pool_size = pool_size(client).await?;
+    let survey = survey(client, sql, params, Some(target)).await?;
+    let out_of_reach = survey.reachable().is_some_and(|most| most < target);
+    let diagnosis = if out_of_reach { survey.diagnosis() } else { Diagnosis::default() };
+    let (plan, not_explainable) = match &*survey.0 {
+        [alone] => (alone.plan.clone(), alone.not_explainable),
+        _ => (None, Some("several statements, each explained by itself")),
     };
-    match inspect(client, sql, params).await? {
-        Inspection::NotExplainable { why } => explanation.not_explainable = Some(why),
-        Inspection::Planned(plan) => {
-            if plan.reachable < target {
-                let diagnosis = diagnose(client, sql, params, &plan, target).await?;
-                explanation.reasons = diagnosis.reasons;
-                explanation.unseen = diagnosis.unseen;
-            }
-            explanation.plan = Some(plan);
-        }
-    }
-    Ok(explanation)
+    Ok(Explanation {
+        target_workers: target,
+        plan,
+        not_explainable,
+        pool_size,
+        reasons: diagnosis.reasons,
+        unseen: diagnosis.unseen,
+        settings,
+        statements: survey.0,
+    })
 }
 
 /// Slots of the pool in this session: `least(max_parallel_workers, max_worker_processes)`.
@@ -154,11 +169,20 @@ pub(crate) async fn pool_size(client: &Client) -> Result<u32, Failure> {
     Ok(Session::read(client).await?.pool_size)
 }
 
-/// Asks for the plan. The caller has opened the transaction and made its settings.
-pub(crate) async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspection, Failure> {
-    if let Kind::Opaque(why) = Text::new(sql).kind() {
-        parse(client, sql).await?;
-        return Ok(Inspection::NotExplainable { why });
+/// Asks for the plan of one statement. The caller has opened the transaction and made its settings.
+async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspection, Failure> {
+    let text = Text::new(sql);
+    match text.kind() {
+        Kind::Query | Kind::Cursor => {}
+        Kind::Refresh => return refresh::inspect(client, &text).await,
+        Kind::Setting | Kind::Definition => {
+            parse(client, sql).await?;
+            return Ok(Inspection::NotExplainable { why: text::NO_PLAN });
+        }
+        Kind::Opaque(why) => {
+            parse(client, sql).await?;
+            return Ok(Inspection::NotExplainable { why });
+        }
     }
     // One after the other: a syntax error must be reported as such, not as an aborted transaction.
     let session = Session::read(client).await?;
@@ -169,14 +193,7 @@ pub(crate) async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> R
     let Some(tree) = plan_tree(client, sql, params).await? else {
         return Ok(Inspection::NotExplainable { why: "EXPLAIN shows no plan for it" });
     };
-    let bound = if session.hides_gather { tree.reachable.max(1) } else { tree.reachable };
-    let reachable = bound.min(session.pool_size);
-    Ok(Inspection::Planned(Plan {
-        launches: tree.launches.clone(),
-        reachable,
-        pool_size: session.pool_size,
-        tree,
-    }))
+    Ok(Inspection::Planned(session.plan(tree)))
 }
 
 /// Lets the server read what it cannot explain: a typing error is to be found before any wait.
@@ -216,6 +233,19 @@ struct Session {
 }
 
 impl Session {
+    /// A plan as this session would run it.
+    fn plan(&self, tree: Tree) -> Plan {
+        let bound = if self.hides_gather { tree.reachable.max(1) } else { tree.reachable };
+        Plan {
+            launches: tree.launches.clone(),
+            reachable: bound.min(self.pool_size),
+            pool_size: self.pool_size,
+            tree,
+            query: None,
+            serial_refresh: false,
+        }
+    }
+
     // The parameter was named force_parallel_mode before 16.
     const SQL: &str = "
         SELECT least(pg_catalog.current_setting('max_parallel_workers')::int,

@@ -14,6 +14,8 @@ pub enum ReasonKind {
     RowLocking,
     /// DECLARE: a cursor's query runs in the leader alone.
     Cursor,
+    /// REFRESH MATERIALIZED VIEW on a server before 14.
+    SerialRefresh,
     /// A function, aggregate or operator that is PARALLEL UNSAFE.
     UnsafeFunction,
     /// The pool has fewer slots than the target.
@@ -54,6 +56,7 @@ impl ReasonKind {
             Self::DataModifying => "data_modifying",
             Self::RowLocking => "row_locking",
             Self::Cursor => "cursor",
+            Self::SerialRefresh => "serial_refresh",
             Self::UnsafeFunction => "unsafe_function",
             Self::PoolSize => "pool_size",
             Self::GatherLimit => "gather_limit",
@@ -81,9 +84,10 @@ pub struct Reason {
     pub kind: ReasonKind,
     /// What stands in the way, with names and numbers: a clause.
     pub explanation: String,
-    /// What to type, or to change in the statement: a clause. A `SET LOCAL name = value` belongs into
-    /// the settings of the run ([`Settings::settings`](crate::Settings::settings), `--set name=value`).
-    pub fix: String,
+    /// What helps, each by itself: SQL that can be pasted. Advice that is none is a comment (`-- ...`). A
+    /// `SET LOCAL name = value` belongs into the settings of the run
+    /// ([`Settings::settings`](crate::Settings::settings), `--set name=value`).
+    pub fixes: Vec<String>,
 }
 
 /// Why a plan cannot reach the target.

@@ -15,13 +15,22 @@ use super::tree::Tree;
 use super::{Failure, Params, Plan};
 
 /// Finds the reasons why `plan` cannot reach `target`, in the transaction that the plan was made in.
-pub(crate) async fn diagnose(
+pub(super) async fn diagnose(
     client: &Client,
     sql: &str,
     params: Params<'_>,
     plan: &Plan,
     target: u32,
 ) -> Result<Diagnosis, Failure> {
+    if plan.serial_refresh {
+        let serial = reason(
+            ReasonKind::SerialRefresh,
+            "REFRESH MATERIALIZED VIEW has no workers before PostgreSQL 14",
+            "-- make a table of the view's query with CREATE TABLE ... AS, or upgrade the server",
+        );
+        return Ok(Diagnosis { reasons: vec![serial], unseen: Vec::new() });
+    }
+    let sql = plan.query.as_deref().unwrap_or(sql);
     let settings = server::settings(client).await?;
     let tables = server::tables(client, &plan.tree.tables).await?;
     let routines = Routines::read(client, sql, &plan.tree).await?;
@@ -53,7 +62,39 @@ struct Facts<'a> {
 }
 
 fn reason(kind: ReasonKind, explanation: impl Into<String>, fix: impl Into<String>) -> Reason {
-    Reason { kind, explanation: explanation.into(), fix: fix.into() }
+    Reason { kind, explanation: explanation.into(), fixes: vec![fix.into()] }
+}
+
+fn number(settings: &[Setting], name: &str) -> u64 {
+    settings.iter().find(|setting| setting.name == name).map_or(0, |setting| setting.number() as u64)
+}
+
+/// Why the pool is too small for the target, whatever the plan is; `None` when it is not.
+pub(crate) async fn diagnose_pool(client: &Client, target: u32) -> Result<Option<Reason>, Failure> {
+    let settings = server::settings(client).await?;
+    Ok(pool_reason(&settings, super::pool_size(client).await?, target))
+}
+
+fn pool_reason(settings: &[Setting], size: u32, target: u32) -> Option<Reason> {
+    if size >= target {
+        return None;
+    }
+    let (processes, workers) =
+        (number(settings, "max_worker_processes"), number(settings, "max_parallel_workers"));
+    let restart = format!("ALTER SYSTEM SET max_worker_processes = {target};");
+    let fix = if processes >= u64::from(target) {
+        format!("SET LOCAL max_parallel_workers = {target}")
+    } else if workers >= u64::from(target) {
+        format!("{restart} -- or more, and restart the server")
+    } else {
+        format!(
+            "{restart} ALTER SYSTEM SET max_parallel_workers = {target}; -- or more, and restart the server"
+        )
+    };
+    let explanation = format!(
+        "the pool has {size} slots: max_parallel_workers = {workers}, max_worker_processes = {processes}"
+    );
+    Some(reason(ReasonKind::PoolSize, explanation, fix))
 }
 
 impl Facts<'_> {
@@ -72,7 +113,7 @@ impl Facts<'_> {
                 ReasonKind::Unknown,
                 "the planner preferred a plan with fewer workers; no single cause was found",
                 format!(
-                    "compare with the plan under SET LOCAL parallel_setup_cost = 0, parallel_tuple_cost = 0 \
+                    "-- compare with the plan under SET LOCAL parallel_setup_cost = 0, parallel_tuple_cost = 0 \
                      and ALTER TABLE ... SET (parallel_workers = {})",
                     self.target
                 ),
@@ -92,7 +133,7 @@ impl Facts<'_> {
     }
 
     fn number(&self, name: &str) -> u64 {
-        self.setting(name).map_or(0, |setting| setting.number() as u64)
+        number(&self.settings, name)
     }
 
     /// What forbids workers for the whole statement.
@@ -101,21 +142,21 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::DataModifying,
                 "a statement that modifies rows, at its top or in a CTE, has no workers",
-                "collect the rows first with CREATE TABLE ... AS SELECT, which can have workers, then modify from that table",
+                "-- collect the rows first with CREATE TABLE ... AS SELECT, which can have workers, then modify from that table",
             ));
         }
         if self.tree.has("LockRows") {
             reasons.push(reason(
                 ReasonKind::RowLocking,
                 "SELECT ... FOR UPDATE or FOR SHARE has no workers",
-                "leave out FOR UPDATE or FOR SHARE, or lock the rows in a statement of its own",
+                "-- leave out FOR UPDATE or FOR SHARE, or lock the rows in a statement of its own",
             ));
         }
         if self.cursor {
             reasons.push(reason(
                 ReasonKind::Cursor,
                 "the query of a cursor has no workers",
-                "run the query itself, or CREATE TABLE ... AS it and declare the cursor on that table",
+                "-- run the query itself, or CREATE TABLE ... AS it and declare the cursor on that table",
             ));
         }
         // Workers in any plan prove that another overload is meant.
@@ -127,26 +168,7 @@ impl Facts<'_> {
 
     fn limits(&self, reasons: &mut Vec<Reason>, forbidden: bool) {
         let target = self.target;
-        if self.pool_size < target {
-            let processes = self.number("max_worker_processes");
-            let fix = if processes >= u64::from(target) {
-                format!("SET LOCAL max_parallel_workers = {target}")
-            } else {
-                format!(
-                    "ALTER SYSTEM SET max_worker_processes = {target} (or more) and restart the server; \
-                     max_parallel_workers must be at least {target} too"
-                )
-            };
-            let workers = self.number("max_parallel_workers");
-            reasons.push(reason(
-                ReasonKind::PoolSize,
-                format!(
-                    "the pool has {} slots: max_parallel_workers = {workers}, max_worker_processes = {processes}",
-                    self.pool_size
-                ),
-                fix,
-            ));
-        }
+        reasons.extend(pool_reason(&self.settings, self.pool_size, target));
         let Some(limit) = self.setting("max_parallel_workers_per_gather") else { return };
         let (value, source) = (limit.number() as u64, &limit.source);
         let matters = value == 0 || forbidden || self.probe.causes.contains(&Knob::GatherLimit);
@@ -167,7 +189,7 @@ impl Facts<'_> {
                 reasons.push(reason(
                     ReasonKind::NoTable,
                     "the plan reads no table, so there is nothing to share among workers",
-                    "none: the statement runs in the leader alone",
+                    "-- none: the statement runs in the leader alone",
                 ));
             }
             return;
@@ -203,21 +225,15 @@ impl Facts<'_> {
             return None;
         }
         let (name, size, threshold) = (&table.name, size(table.bytes), &threshold.value);
-        let fix = format!("ALTER TABLE {name} SET (parallel_workers = {target})");
-        let fix = match threshold_for(pages, target) {
-            Some(pages) => {
-                format!("{fix}, or SET LOCAL min_parallel_table_scan_size = '{}kB'", pages * block / 1024)
-            }
-            None => fix,
-        };
-        Some(reason(
-            ReasonKind::SmallTable,
-            format!(
-                "{name}, the largest table that the plan reads, has {size}: the planner counts {workers} \
-                 workers for that with min_parallel_table_scan_size = {threshold}"
-            ),
-            fix,
-        ))
+        let mut fixes = vec![format!("ALTER TABLE {name} SET (parallel_workers = {target})")];
+        if let Some(pages) = threshold_for(pages, target) {
+            fixes.push(format!("SET LOCAL min_parallel_table_scan_size = '{}kB'", pages * block / 1024));
+        }
+        let explanation = format!(
+            "{name}, the largest table that the plan reads, has {size}: the planner counts {workers} \
+             workers for that with min_parallel_table_scan_size = {threshold}"
+        );
+        Some(Reason { kind: ReasonKind::SmallTable, explanation, fixes })
     }
 
     /// What only the leader may do.
@@ -227,7 +243,7 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::TemporaryTable,
                 format!("{name} is a temporary table, which only the leader can read"),
-                "create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE".to_owned(),
+                "-- create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE".to_owned(),
             ));
         }
         for table in self.tables.iter().filter(|table| table.foreign) {
@@ -235,20 +251,22 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::ForeignTable,
                 format!("{name} is a foreign table, which the leader reads"),
-                format!("copy it first: CREATE UNLOGGED TABLE ... AS SELECT * FROM {name}"),
+                format!("-- copy it first: CREATE UNLOGGED TABLE ... AS SELECT * FROM {name}"),
             ));
         }
         if self.tree.has("CTE Scan") || self.tree.has("WorkTable Scan") {
             reasons.push(reason(
                 ReasonKind::CteScan,
                 "the plan reads the result of a CTE, which only the leader can",
-                "write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first",
+                "-- write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first",
             ));
         }
         for routine in self.hazards.iter().filter(|routine| routine.hazard == Hazard::Restricted) {
             let name = &routine.name;
             let fix = if routine.builtin {
-                format!("compute {name} in a later statement, or above the rows that workers should produce")
+                format!(
+                    "-- compute {name} in a later statement, or above the rows that workers should produce"
+                )
             } else {
                 mark_safe(routine)
             };
@@ -314,7 +332,7 @@ impl Facts<'_> {
 fn unsafe_function(routine: &Routine) -> Reason {
     let name = &routine.name;
     let fix = if routine.builtin {
-        format!("leave {name} out of the statement, or call it in a statement of its own")
+        format!("-- leave {name} out of the statement, or call it in a statement of its own")
     } else {
         mark_safe(routine)
     };
@@ -325,9 +343,9 @@ fn unsafe_function(routine: &Routine) -> Reason {
 fn mark_safe(routine: &Routine) -> String {
     let name = &routine.name;
     if routine.aggregate {
-        return format!("CREATE OR REPLACE AGGREGATE {name} with PARALLEL = SAFE, if that is true of it");
+        return format!("-- CREATE OR REPLACE AGGREGATE {name} with PARALLEL = SAFE, if that is true of it");
     }
-    format!("ALTER FUNCTION {name} PARALLEL SAFE, if that is true of it")
+    format!("ALTER FUNCTION {name} PARALLEL SAFE; -- if that is true of it")
 }
 
 /// Bytes for people.
@@ -423,6 +441,6 @@ mod tests {
         };
         check(foreign(4), &[ReasonKind::Costs]);
         let reasons = check(foreign(0), &[ReasonKind::ForeignTable, ReasonKind::Costs]);
-        assert!(reasons[0].fix.contains("SELECT * FROM public.big"));
+        assert!(reasons[0].fixes[0].contains("SELECT * FROM public.big"));
     }
 }

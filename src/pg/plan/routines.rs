@@ -25,6 +25,7 @@ pub(super) struct Routine {
     pub(super) name: String,
     pub(super) hazard: Hazard,
     pub(super) aggregate: bool,
+    /// The server's own, or made one: nobody alters those.
     pub(super) builtin: bool,
     schema: String,
     plain_name: String,
@@ -53,11 +54,13 @@ pub(super) struct Routines {
     pub(super) hazards: Vec<Routine>,
     /// Functions that run queries of their own, by name.
     pub(super) unseen: Vec<String>,
+    /// Whether what is called may change data, definitions or settings.
+    pub(super) may_change: bool,
 }
 
 const COLUMNS: &str = "
     SELECT pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes)),
-           p.proparallel::text, p.prokind = 'a', p.oid < 16384, n.nspname::text, p.proname::text,
+           p.proparallel::text, p.prokind = 'a', p.oid < 16384 OR n.nspname = 'pg_catalog', n.nspname::text, p.proname::text,
            p.pronargs::int, p.pronargdefaults::int, p.provariadic <> 0,
            pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc
     FROM pg_catalog.pg_proc p
@@ -99,13 +102,16 @@ impl Routines {
         called.extend(by_names(client, BY_OPERATOR, &operators).await?);
         let hazards = called.iter().filter(|routine| routine.hazard != Hazard::Safe).cloned().collect();
 
+        // The server's own are PARALLEL UNSAFE when they change something: set_config, setval...
+        let may_change = called.iter().any(|routine| !routine.builtin || routine.hazard == Hazard::Unsafe);
+
         // A function in SQL that the planner inlined is no call any more: its query is in the plan.
         called.retain(|routine| {
             routine.language != "sql" || shown_calls.iter().any(|call| routine.is_called_by(call))
         });
         called.extend(triggers(client, &tree.written).await?);
         let unseen = that_run_queries(client, called).await?;
-        Ok(Self { hazards, unseen })
+        Ok(Self { hazards, unseen, may_change })
     }
 }
 

@@ -3,23 +3,12 @@
 //! Two questions are asked of the text. Whether EXPLAIN takes the statement: asking the server
 //! would abort the caller's transaction with a syntax error. And which names it calls: the server
 //! drops an unsafe function that it inlines from the plan, but not from the text. Tokens are enough
-//! for both; a parser of one's own would lag behind each server version. Backslashes in plain
-//! strings are taken literally (`standard_conforming_strings`, on by default since 9.1).
+//! for both; a parser of one's own would lag behind each server version.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    /// A keyword or an identifier, as the server folds it.
-    Word(String),
-    /// An identifier in double quotes, never a keyword.
-    Quoted(String),
-    /// One of `( ) [ ] , ; .`
-    Mark(char),
-    Operator(String),
-    /// A string, a number or a parameter.
-    Value,
-}
+use super::lexer::{Lexer, Token};
 
 /// What EXPLAIN can do with a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +17,18 @@ pub(super) enum Kind {
     Query,
     /// DECLARE: it has a plan, never a parallel one.
     Cursor,
+    /// REFRESH MATERIALIZED VIEW: it runs the view's query.
+    Refresh,
+    /// SET or RESET: it changes the plans of what follows in a script.
+    Setting,
+    /// It starts no worker, and changes only what it names: DROP TABLE, TRUNCATE, CREATE TABLE without a
+    /// query...
+    Definition,
     /// It cannot be explained, and why.
     Opaque(&'static str),
 }
+
+pub(super) const NO_PLAN: &str = "EXPLAIN does not take this kind of statement";
 
 /// A name followed by arguments.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,15 +45,11 @@ pub(super) struct Text(Vec<Token>);
 
 impl Text {
     pub(super) fn new(text: &str) -> Self {
-        Self(Lexer { rest: text }.collect())
+        Self(Lexer::new(text).collect())
     }
 
-    /// Whether EXPLAIN takes it, by its leading keyword.
+    /// What one statement is, by its leading keywords.
     pub(super) fn kind(&self) -> Kind {
-        let end = self.0.iter().position(|token| *token == Token::Mark(';')).unwrap_or(self.0.len());
-        if self.0[end..].iter().any(|token| *token != Token::Mark(';')) {
-            return Kind::Opaque("several statements in one string");
-        }
         let mut words = self.0.iter().skip_while(|token| **token == Token::Mark('('));
         let Some(Token::Word(first)) = words.next() else {
             return Kind::Opaque("it does not begin with a keyword");
@@ -66,8 +60,90 @@ impl Text {
             }
             "declare" => Kind::Cursor,
             "create" if self.creates_from_query() => Kind::Query,
-            _ => Kind::Opaque("EXPLAIN does not take this kind of statement"),
+            "refresh" if self.refreshed().is_some() => Kind::Refresh,
+            "set" | "reset" if !self.changes_roles() => Kind::Setting,
+            "drop" | "truncate" if self.mentions(&["cascade"]) => Kind::Opaque(NO_PLAN),
+            "truncate" | "comment" | "grant" | "revoke" | "lock" | "savepoint" | "release" => {
+                Kind::Definition
+            }
+            "drop" if self.is_about(&["table", "view", "materialized", "index", "sequence"]) => {
+                Kind::Definition
+            }
+            "create" if self.is_about(&["table", "sequence"]) => Kind::Definition,
+            _ => Kind::Opaque(NO_PLAN),
         }
+    }
+
+    /// DROP or CREATE of such an object.
+    fn is_about(&self, kinds: &[&str]) -> bool {
+        let flags = ["global", "local", "temp", "temporary", "unlogged"];
+        let mut words = self.0.iter().skip(1);
+        let kind = words.find(|token| !matches!(token, Token::Word(word) if flags.contains(&word.as_str())));
+        matches!(kind, Some(Token::Word(word)) if kinds.contains(&word.as_str()))
+    }
+
+    /// SET or RESET of who runs what follows, or of the transaction, and not of a setting.
+    fn changes_roles(&self) -> bool {
+        let others = ["role", "authorization", "transaction", "characteristics", "constraints"];
+        self.0
+            .iter()
+            .skip(1)
+            .take(2)
+            .any(|token| matches!(token, Token::Word(word) if others.contains(&word.as_str())))
+    }
+
+    /// The materialized view that REFRESH fills, quoted, and whether it is done CONCURRENTLY. `None` for
+    /// WITH NO DATA, which empties it.
+    pub(super) fn refreshed(&self) -> Option<(String, bool)> {
+        let word = |at: usize| match self.0.get(at) {
+            Some(Token::Word(word)) => word.as_str(),
+            _ => "",
+        };
+        if (word(1), word(2)) != ("materialized", "view") {
+            return None;
+        }
+        let concurrently = word(3) == "concurrently";
+        let mut name = String::new();
+        for (position, token) in self.0.iter().enumerate().skip(3 + usize::from(concurrently)) {
+            match token {
+                Token::Mark('.') => name.push('.'),
+                Token::Word(word) if word == "with" => {
+                    let emptied = matches!(self.0.get(position + 1), Some(Token::Word(no)) if no == "no");
+                    return (!emptied).then_some((name, concurrently));
+                }
+                Token::Word(part) | Token::Quoted(part) => {
+                    let _ = write!(name, "\"{}\"", part.replace('"', "\"\""));
+                }
+                _ => {}
+            }
+        }
+        Some((name, concurrently))
+    }
+
+    /// The names of what it makes or changes, when it is no more than that: for a query, the table that
+    /// it makes, if it makes one.
+    pub(super) fn changed(&self) -> BTreeSet<String> {
+        let end = match self.kind() {
+            Kind::Query if self.creates_from_query() => {
+                self.0.iter().position(|token| matches!(token, Token::Word(word) if word == "as"))
+            }
+            // Where SELECT INTO has its table needs a parser.
+            Kind::Query if !self.mentions(&["into"]) => Some(0),
+            _ => None,
+        };
+        let end = end.unwrap_or(self.0.len());
+        let word = |position: usize| match &self.0[position] {
+            Token::Word(word) => word.as_str(),
+            _ => "",
+        };
+        // IF EXISTS stands in queries, too.
+        let keyword = |position: usize| match word(position) {
+            "table" | "create" => true,
+            "exists" => position > 0 && matches!(word(position - 1), "if" | "not"),
+            _ => false,
+        };
+        let names = (0..end).filter(|position| !keyword(*position));
+        names.filter_map(|position| self.name(position)).map(str::to_owned).collect()
     }
 
     /// The first statement that begins or ends a transaction, by its keyword.
@@ -87,7 +163,7 @@ impl Text {
     }
 
     /// CREATE TABLE ... AS or CREATE MATERIALIZED VIEW ... AS.
-    fn creates_from_query(&self) -> bool {
+    pub(super) fn creates_from_query(&self) -> bool {
         let mut depth = 0_i32;
         let mut table = false;
         for (position, token) in self.0.iter().enumerate().skip(1) {
@@ -168,135 +244,6 @@ impl Text {
     }
 }
 
-struct Lexer<'a> {
-    rest: &'a str,
-}
-
-impl Lexer<'_> {
-    /// Takes as many characters as the test allows.
-    fn take(&mut self, test: impl Fn(char) -> bool) -> &str {
-        let end = self.rest.find(|c| !test(c)).unwrap_or(self.rest.len());
-        let (taken, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        taken
-    }
-
-    fn skip_to(&mut self, end: &str) {
-        self.rest = self.rest.find(end).map_or("", |at| &self.rest[at + end.len()..]);
-    }
-
-    fn skip_blanks(&mut self) {
-        loop {
-            self.take(char::is_whitespace);
-            if self.rest.starts_with("--") {
-                self.skip_to("\n");
-            } else if self.rest.starts_with("/*") {
-                self.skip_comment();
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Comments nest.
-    fn skip_comment(&mut self) {
-        let mut depth = 0;
-        while !self.rest.is_empty() {
-            if let Some(rest) = self.rest.strip_prefix("/*") {
-                (depth, self.rest) = (depth + 1, rest);
-            } else if let Some(rest) = self.rest.strip_prefix("*/") {
-                (depth, self.rest) = (depth - 1, rest);
-                if depth == 0 {
-                    return;
-                }
-            } else {
-                let mut chars = self.rest.chars();
-                chars.next();
-                self.rest = chars.as_str();
-            }
-        }
-    }
-
-    /// The inside of quotes; the opening one is taken already. A doubled quote is one.
-    fn quoted(&mut self, quote: char, escapes: bool) -> String {
-        let mut inside = String::new();
-        let mut chars = self.rest.chars();
-        while let Some(c) = chars.next() {
-            if c == '\\' && escapes {
-                chars.next();
-            } else if c != quote {
-                inside.push(c);
-            } else if chars.as_str().starts_with(quote) {
-                chars.next();
-                inside.push(quote);
-            } else {
-                break;
-            }
-        }
-        self.rest = chars.as_str();
-        inside
-    }
-
-    /// `$1` or `$tag$ ... $tag$`; the first `$` is taken already.
-    fn dollar(&mut self) {
-        let tag = self.take(|c| c.is_alphanumeric() || c == '_').to_owned();
-        if let Some(rest) = self.rest.strip_prefix('$') {
-            self.rest = rest;
-            self.skip_to(&format!("${tag}$"));
-        }
-    }
-}
-
-impl Iterator for Lexer<'_> {
-    type Item = Token;
-
-    fn next(&mut self) -> Option<Token> {
-        self.skip_blanks();
-        let mut chars = self.rest.chars();
-        let first = chars.next()?;
-        if first.is_alphabetic() || first == '_' {
-            // Unquoted names fold as ASCII does; other letters are left alone in UTF-8 databases.
-            let word = self.take(|c| c.is_alphanumeric() || matches!(c, '_' | '$')).to_ascii_lowercase();
-            if let Some(rest) = self.rest.strip_prefix('\'')
-                && matches!(word.as_str(), "e" | "b" | "x" | "n")
-            {
-                self.rest = rest;
-                self.quoted('\'', word == "e");
-                return Some(Token::Value);
-            }
-            return Some(Token::Word(word));
-        }
-        if first.is_ascii_digit() {
-            self.take(|c| c.is_alphanumeric() || matches!(c, '.' | '_'));
-            return Some(Token::Value);
-        }
-        let operator = |c: char| "+-*/<>=~!@#%^&|`?:".contains(c);
-        if operator(first) {
-            // An operator ends where a comment begins.
-            let end = self.rest.find(|c| !operator(c)).unwrap_or(self.rest.len());
-            let run = &self.rest[..end];
-            let end =
-                ["--", "/*"].iter().filter_map(|c| run.find(c)).filter(|at| *at > 0).min().unwrap_or(end);
-            let (taken, rest) = self.rest.split_at(end);
-            self.rest = rest;
-            return Some(Token::Operator(taken.to_owned()));
-        }
-        self.rest = chars.as_str();
-        Some(match first {
-            '"' => Token::Quoted(self.quoted('"', false)),
-            '\'' => {
-                self.quoted('\'', false);
-                Token::Value
-            }
-            '$' => {
-                self.dollar();
-                Token::Value
-            }
-            mark => Token::Mark(mark),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,8 +286,6 @@ mod tests {
             assert_eq!(kind(sql), Kind::Query, "{sql}");
         }
         for sql in [
-            "create table x (a int generated always as (1) stored)",
-            "create table \"as\" (a int)",
             "create view v as select 1",
             "create index on t (a)",
             "create function f() returns int language sql as 'select 1'",
@@ -357,17 +302,52 @@ mod tests {
             ";",
             "-- nothing",
             "vacuum big",
-            "refresh materialized view m",
             "call p()",
             "do $$ begin end $$",
             "explain analyze select 1",
             "analyze select 1",
             "(analyze) delete from t",
-            "select 1; drop table t",
             "/* unclosed",
+            "refresh materialized view m with no data",
+            "set role app",
+            "drop table t cascade",
+            "drop function f()",
         ] {
             assert!(is_opaque(sql), "{sql}");
         }
+    }
+
+    #[test]
+    fn what_starts_no_worker_is_told_from_what_may() {
+        for sql in [
+            "drop table if exists t",
+            "truncate t, u",
+            "create table x (a int generated always as (1) stored)",
+            "create temp table \"as\" (a int)",
+        ] {
+            assert_eq!(kind(sql), Kind::Definition, "{sql}");
+        }
+        for sql in ["set local work_mem = '1GB'", "SET search_path TO a, b", "reset all"] {
+            assert_eq!(kind(sql), Kind::Setting, "{sql}");
+        }
+        let refreshed = |sql| Text::new(sql).refreshed();
+        assert_eq!(
+            refreshed("refresh materialized view S.\"a\"\"b\""),
+            Some((r#""s"."a""b""#.to_owned(), false))
+        );
+        assert_eq!(
+            refreshed("refresh materialized view concurrently m with data"),
+            Some((r#""m""#.to_owned(), true))
+        );
+    }
+
+    #[test]
+    fn a_query_changes_no_more_than_the_table_that_it_makes() {
+        let changed = |sql| Text::new(sql).changed().into_iter().collect::<Vec<_>>();
+        assert_eq!(changed("select a from b"), [""; 0]);
+        assert_eq!(changed("create table s.a as select b as c from d"), ["a", "s"]);
+        assert!(changed("select a into made from b").contains(&"made".to_owned()));
+        assert_eq!(changed("drop table if exists t"), ["drop", "if", "t"]);
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Update {
             return Err(Error::refused(
                 Refusal::ServerTooOld,
                 explanation,
-                vec!["upgrade the server".into()],
+                vec!["-- upgrade the server".into()],
             ));
         }
         let mut table = Table::find(session.client(), &wish.table).await?;

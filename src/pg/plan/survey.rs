@@ -1,0 +1,271 @@
+//! Each statement of a text, looked at in turn before any of it runs.
+//!
+//! The statements of a script build on each other: one fills the table that the next one reads. So a
+//! plan made beforehand is *certain* only when no statement ahead can change what it rests on, and a
+//! statement that cannot be planned yet is unknown and no error. A script is too narrow only when all
+//! of its statements are certain and none reaches the target.
+//!
+//! What a statement may change is told with coarse means that err on the safe side. DROP TABLE and the
+//! like change what they name. A query changes the table that it makes. Whatever modifies rows, calls a
+//! function of a user's, or cannot be explained may change anything. SET alone is executed, in the
+//! transaction that is rolled back: the plans of what follows depend on it.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::routines::Routines;
+use super::statements::{query_of, split};
+use super::text::{Kind, Text};
+use super::{Diagnosis, Failure, Inspection, Params, Plan, Reason, ReasonKind, diagnose, inspect, parse};
+
+/// A statement, and what is known of its workers before it runs.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Statement {
+    /// Its text.
+    pub sql: String,
+    /// Its plan; `None` when it has none, or none can be had.
+    pub plan: Option<Plan>,
+    /// Why nothing is known of its workers.
+    pub not_explainable: Option<&'static str>,
+    /// Whether what is known will hold whatever the statements ahead of it do.
+    pub certain: bool,
+    /// Every reason why the target is out of its reach, the hardest first.
+    pub reasons: Vec<Reason>,
+    /// Functions that run queries of their own, which may have workers that the plan does not show.
+    pub unseen: Vec<String>,
+}
+
+impl Statement {
+    fn new(sql: &str) -> Self {
+        let sql = sql.to_owned();
+        Self {
+            sql,
+            plan: None,
+            not_explainable: None,
+            certain: false,
+            reasons: Vec::new(),
+            unseen: Vec::new(),
+        }
+    }
+
+    fn unknown(sql: &str, why: &'static str) -> Self {
+        Self { not_explainable: Some(why), ..Self::new(sql) }
+    }
+
+    fn of(sql: &str, inspection: Inspection) -> Self {
+        match inspection {
+            Inspection::Planned(plan) => Self { plan: Some(plan), certain: true, ..Self::new(sql) },
+            Inspection::NotExplainable { why } => Self::unknown(sql, why),
+        }
+    }
+
+    /// The most workers that it can have at once; `None` when there is no bound to rely on.
+    #[must_use]
+    pub fn reachable(&self) -> Option<u32> {
+        self.certain.then(|| self.plan.as_ref().map_or(0, |plan| plan.reachable))
+    }
+}
+
+/// What is known of a whole text.
+#[derive(Debug)]
+pub(crate) struct Survey(pub(crate) Vec<Statement>);
+
+impl Survey {
+    /// `Workers Planned`, one a Gather, of all plans.
+    pub(crate) fn launches(&self) -> Vec<u32> {
+        let plans = self.0.iter().filter_map(|statement| statement.plan.as_ref());
+        plans.flat_map(|plan| plan.launches.iter().copied()).collect()
+    }
+
+    /// The most workers at once: statements run one after the other.
+    pub(crate) fn reachable(&self) -> Option<u32> {
+        let each: Option<Vec<u32>> = self.0.iter().map(Statement::reachable).collect();
+        each?.into_iter().max()
+    }
+
+    /// Why the target is out of reach of all of it. With more than one statement each reason says whose it
+    /// is.
+    pub(crate) fn diagnosis(&self) -> Diagnosis {
+        let mut diagnosis = Diagnosis::default();
+        for (number, statement) in self.0.iter().enumerate() {
+            for reason in &statement.reasons {
+                let mut reason = reason.clone();
+                if self.0.len() > 1 {
+                    reason.explanation = format!("statement {}: {}", number + 1, reason.explanation);
+                }
+                diagnosis.reasons.push(reason);
+            }
+            diagnosis.unseen.extend(statement.unseen.iter().cloned());
+        }
+        if self.0.iter().all(|statement| statement.plan.is_none()) {
+            diagnosis.reasons.push(Reason {
+                kind: ReasonKind::NoTable,
+                explanation: "no statement of it runs a query".to_owned(),
+                fixes: vec!["-- none: it runs in the leader alone".to_owned()],
+            });
+        }
+        diagnosis
+    }
+}
+
+/// Looks at each statement. With a target, says why it is out of reach of those that it is out of reach
+/// of. The caller has opened the transaction and made its settings.
+pub(crate) async fn survey(
+    client: &Client,
+    sql: &str,
+    params: Params<'_>,
+    target: Option<u32>,
+) -> Result<Survey, Failure> {
+    let statements = split(sql);
+    if statements.len() < 2 || !params.is_empty() {
+        let mut statement = Statement::of(sql, inspect(client, sql, params).await?);
+        explain_shortfall(client, &mut statement, params, target).await?;
+        return Ok(Survey(vec![statement]));
+    }
+    parse(client, sql).await?;
+    let mut walk = Walk::start(client).await?;
+    let mut seen = Vec::new();
+    for sql in statements {
+        seen.push(walk.step(sql, target).await?);
+    }
+    Ok(Survey(seen))
+}
+
+async fn explain_shortfall(
+    client: &Client,
+    statement: &mut Statement,
+    params: Params<'_>,
+    target: Option<u32>,
+) -> Result<(), Failure> {
+    let (Some(target), Some(plan)) = (target, &statement.plan) else { return Ok(()) };
+    if plan.reachable < target {
+        let Diagnosis { reasons, unseen } = diagnose(client, &statement.sql, params, plan, target).await?;
+        (statement.reasons, statement.unseen) = (reasons, unseen);
+    }
+    Ok(())
+}
+
+/// Whether definitions start functions, which may run queries.
+const TRIGGERS: &str = "
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')
+        OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgtype & 32 <> 0 AND NOT tgisinternal)";
+
+const NOT_YET: &str = "it cannot be planned before the statements ahead of it have run";
+
+struct Walk<'a> {
+    client: &'a Client,
+    in_block: bool,
+    triggers: bool,
+    /// Names of what the statements so far may have changed; `None`: anything.
+    changed: Option<BTreeSet<String>>,
+}
+
+impl<'a> Walk<'a> {
+    async fn start(client: &'a Client) -> Result<Self, Failure> {
+        let triggers = client.query_one(TRIGGERS, &[]).await?.try_get(0)?;
+        let in_block = client.batch_execute("SAVEPOINT headcount_script").await.is_ok();
+        Ok(Self { client, in_block, triggers, changed: Some(BTreeSet::new()) })
+    }
+
+    async fn step(&mut self, sql: &str, target: Option<u32>) -> Result<Statement, Failure> {
+        let text = Text::new(sql);
+        let looked = match text.kind() {
+            Kind::Opaque(why) => Ok(Statement::unknown(sql, why)),
+            Kind::Definition if self.triggers => Ok(Statement::unknown(sql, "it may fire triggers")),
+            Kind::Definition => Ok(Statement { certain: true, ..Statement::new(sql) }),
+            // Outside a transaction block it would outlive the question.
+            Kind::Setting if !self.in_block => {
+                Ok(Statement::unknown(sql, "a setting is not changed outside a transaction block"))
+            }
+            Kind::Setting => self.set(sql).await,
+            Kind::Query | Kind::Cursor | Kind::Refresh => self.plan(sql, &text, target).await,
+        };
+        let statement = match looked {
+            Ok(statement) => statement,
+            // One ahead of it may make what it misses.
+            Err(failure) if !failure.is_connection_lost() && self.touches(&text.names()) => {
+                Statement::unknown(sql, NOT_YET)
+            }
+            Err(failure) => return Err(failure),
+        };
+        if statement.not_explainable.is_some() {
+            self.changed = None;
+        }
+        if let Some(changed) = &mut self.changed
+            && text.kind() != Kind::Setting
+        {
+            changed.extend(text.changed());
+        }
+        Ok(statement)
+    }
+
+    /// Whether a statement ahead may have changed one of these.
+    fn touches(&self, names: &BTreeSet<String>) -> bool {
+        self.changed.as_ref().is_none_or(|changed| !changed.is_disjoint(names))
+    }
+
+    async fn set(&self, sql: &str) -> Result<Statement, Failure> {
+        self.apart(async || Ok(self.client.batch_execute(sql).await?)).await?;
+        Ok(Statement { certain: true, ..Statement::new(sql) })
+    }
+
+    async fn plan(&mut self, sql: &str, text: &Text, target: Option<u32>) -> Result<Statement, Failure> {
+        let looked = self.apart(async || inspect(self.client, sql, &[]).await).await;
+        let query = query_of(sql).filter(|_| text.creates_from_query());
+        let inspection = match (looked, query) {
+            (Err(failure), Some(query)) if failure.sqlstate() == Some(SqlState::DUPLICATE_TABLE.code()) => {
+                if !self.touches(&text.names()) {
+                    return Err(failure);
+                }
+                match self.apart(async || inspect(self.client, query, &[]).await).await? {
+                    Inspection::Planned(plan) => {
+                        Inspection::Planned(Plan { query: Some(query.to_owned()), ..plan })
+                    }
+                    unknown @ Inspection::NotExplainable { .. } => unknown,
+                }
+            }
+            (looked, _) => looked?,
+        };
+        let mut statement = Statement::of(sql, inspection);
+        let Some(plan) = &statement.plan else { return Ok(statement) };
+
+        let modifies = plan.tree.has("ModifyTable");
+        let never = modifies || plan.tree.has("LockRows") || text.kind() == Kind::Cursor;
+        let mut names = query.map_or_else(|| text.names(), |query| Text::new(query).names());
+        names.extend(plan.tree.tables.iter().map(|(_, table)| table.clone()));
+        statement.certain = never || !self.touches(&names);
+        let may_change = modifies || Routines::read(self.client, sql, &plan.tree).await?.may_change;
+        if statement.certain {
+            let explained = async || {
+                let mut statement = statement.clone();
+                explain_shortfall(self.client, &mut statement, &[], target).await?;
+                Ok(statement)
+            };
+            statement = self.apart(explained).await?;
+        }
+        if may_change {
+            self.changed = None;
+        }
+        Ok(statement)
+    }
+
+    /// Lets it fail without aborting the transaction.
+    async fn apart<T>(&self, ask: impl AsyncFnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        if !self.in_block {
+            return ask().await;
+        }
+        self.client.batch_execute("SAVEPOINT headcount_statement").await?;
+        let answer = ask().await;
+        let end = match &answer {
+            Ok(_) => "RELEASE headcount_statement",
+            Err(failure) if failure.is_connection_lost() => return answer,
+            Err(_) => "ROLLBACK TO headcount_statement; RELEASE headcount_statement",
+        };
+        self.client.batch_execute(end).await?;
+        answer
+    }
+}

@@ -1,0 +1,138 @@
+//! Scripts and REFRESH, inspected before anything of them runs, on 13, 15 and 18.
+
+use headcount::pg::plan::{Explanation, ReasonKind, Statement, explain};
+
+use crate::plan::{Bench, MAJORS};
+
+/// The most workers of each statement, `None` where nothing is certain.
+async fn check(bench: &mut Bench, sql: &str, reachable: &[Option<u32>]) -> Explanation {
+    let explanation = bench.explain(sql).await;
+    let found: Vec<_> = explanation.statements.iter().map(Statement::reachable).collect();
+    assert_eq!(found, reachable, "{sql}: {explanation:#?}");
+    explanation
+}
+
+#[tokio::test]
+async fn each_statement_of_a_script_is_inspected_and_nothing_runs() {
+    for major in MAJORS {
+        let mut bench = Bench::new(major, "script_each").await;
+        let fast = "SELECT grp, count(*) FROM big GROUP BY grp";
+        let locked = "SELECT id FROM small FOR UPDATE";
+        let script = format!("DROP TABLE IF EXISTS a; CREATE TABLE a AS {fast}; {locked}");
+        let explanation = check(&mut bench, &script, &[Some(0), Some(4), Some(0)]).await;
+        assert!(explanation.reasons.is_empty(), "one of them reaches the target");
+        let script = "TRUNCATE small; INSERT INTO small SELECT id FROM big";
+        let explanation = check(&mut bench, script, &[Some(0), Some(0)]).await;
+        assert_eq!(explanation.reasons[0].kind, ReasonKind::DataModifying);
+        assert!(explanation.reasons[0].explanation.starts_with("statement 2: "), "{explanation:#?}");
+        let left = bench.client.query_one("SELECT count(*) FROM small WHERE id > 0", &[]).await.unwrap();
+        assert_eq!(left.get::<_, i64>(0), 1000, "{major}: nothing of it was run");
+    }
+}
+
+#[tokio::test]
+async fn what_a_statement_ahead_may_change_is_not_certain() {
+    for major in MAJORS {
+        let mut bench = Bench::new(major, "script_doubt").await;
+        bench
+            .run("CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN 1; END'")
+            .await;
+        let serial = "SELECT count(*) FROM small";
+        bench.set("parallel_setup_cost", "1000");
+        check(&mut bench, &format!("{serial}; {serial}"), &[Some(0), Some(0)]).await;
+        for ahead in [
+            "INSERT INTO small SELECT id FROM big",
+            "ALTER TABLE small SET (parallel_workers = 4)",
+            "SELECT fill()",
+            "SELECT set_config('parallel_setup_cost', '0', true)",
+            "DO $$ BEGIN END $$",
+            "TRUNCATE small",
+        ] {
+            let script = format!("{ahead}; {serial}");
+            let explanation = bench.explain(&script).await;
+            assert_eq!(explanation.statements[1].reachable(), None, "{script}: {explanation:#?}");
+            assert!(explanation.reasons.is_empty(), "{script}");
+        }
+        // What it needs is not there yet; that is no error, unless nothing ahead can make it.
+        check(&mut bench, "CREATE TABLE made (id int); SELECT * FROM made", &[Some(0), None]).await;
+        let lost = format!("{serial}; SELECT * FROM made");
+        let error = explain(&mut bench.client, &lost, &[], &[], 4).await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("42P01"), "{major}");
+        // What a trigger runs is not known.
+        check(&mut bench, "DROP TABLE small; DELETE FROM big", &[Some(0), Some(0)]).await;
+        bench
+            .run(
+                "CREATE FUNCTION on_truncate() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                   CREATE TRIGGER t BEFORE TRUNCATE ON small EXECUTE FUNCTION on_truncate()",
+            )
+            .await;
+        check(&mut bench, "TRUNCATE small; DELETE FROM big", &[None, Some(0)]).await;
+        bench.run("DROP TRIGGER t ON small").await;
+    }
+}
+
+#[tokio::test]
+async fn a_setting_of_the_script_counts_for_what_follows_and_is_gone_afterwards() {
+    for major in MAJORS {
+        let mut bench = Bench::new(major, "script_set").await;
+        let counting = "SELECT count(*) FROM big";
+        let script = format!("{counting}; SET max_parallel_workers_per_gather = 1; {counting}");
+        let explanation = check(&mut bench, &script, &[Some(4), Some(0), Some(1)]).await;
+        assert_eq!(explanation.statements[2].reasons[0].kind, ReasonKind::GatherLimit);
+        assert_eq!(bench.reachable(counting).await, 4, "{major}");
+        // A statement that fails is not the end of the walk.
+        let script = format!("CREATE TABLE made (id int); SELECT * FROM made; {counting}");
+        let explanation = bench.explain(&script).await;
+        assert_eq!(explanation.statements[2].plan.as_ref().unwrap().reachable, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_has_the_plan_of_its_view_where_the_server_allows_workers() {
+    for major in MAJORS {
+        let mut bench = Bench::new(major, "script_refresh").await;
+        bench.run("CREATE MATERIALIZED VIEW \"Mine\" AS SELECT grp, count(*) FROM big GROUP BY grp").await;
+        let refresh = "REFRESH MATERIALIZED VIEW \"Mine\" WITH DATA";
+        let explanation = bench.explain(refresh).await;
+        let plan = explanation.plan.unwrap();
+        if major >= 14 {
+            assert_eq!(plan.reachable, 4);
+            bench.set("max_parallel_workers_per_gather", "1");
+            let explanation = bench.explain(refresh).await;
+            assert_eq!(explanation.reasons[0].kind, ReasonKind::GatherLimit);
+        } else {
+            assert_eq!(plan.reachable, 0);
+            assert_eq!(explanation.reasons[0].kind, ReasonKind::SerialRefresh);
+        }
+        // Its indexes are built anew, with workers of their own, unless that is done concurrently.
+        bench.run("CREATE UNIQUE INDEX ON \"Mine\" (grp)").await;
+        bench.set("max_parallel_maintenance_workers", "3");
+        bench.set("max_parallel_workers_per_gather", "0");
+        assert_eq!(bench.reachable(refresh).await, 3, "{major}");
+        assert_eq!(bench.reachable("REFRESH MATERIALIZED VIEW CONCURRENTLY \"Mine\"").await, 0);
+        let error =
+            explain(&mut bench.client, "REFRESH MATERIALIZED VIEW gone", &[], &[], 4).await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("42P01"), "{major}");
+    }
+}
+
+#[tokio::test]
+async fn one_partition_with_the_workers_demanded_is_enough() {
+    for major in MAJORS {
+        let mut bench = Bench::new(major, "script_parts").await;
+        bench
+            .run(
+                "CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+                 CREATE TABLE p1 PARTITION OF parts FOR VALUES FROM (0) TO (1000);
+                 CREATE TABLE p2 PARTITION OF parts FOR VALUES FROM (1000) TO (9000);
+                 INSERT INTO parts SELECT g FROM generate_series(0, 8999) g; ANALYZE parts;",
+            )
+            .await;
+        bench.set("min_parallel_table_scan_size", "8MB");
+        bench.set("parallel_setup_cost", "0");
+        let explanation = bench.explain("SELECT count(*) FROM parts").await;
+        let small = explanation.reasons.iter().find(|reason| reason.kind == ReasonKind::SmallTable).unwrap();
+        bench.run(&small.fixes[0]).await;
+        assert_eq!(bench.reachable("SELECT count(*) FROM parts").await, 4, "{major}");
+    }
+}
