@@ -33,7 +33,7 @@ enum Kind {
     Sql { doing: &'static str, source: Failure },
     #[error("refused before running: {explanation}")]
     Refused { refusal: Refusal, explanation: String, fixes: Vec<String> },
-    #[error("the deadline of {0:?} passed")]
+    #[error("the deadline of {} passed", human(*.0))]
     Deadline(std::time::Duration),
     #[error("it was stopped")]
     Stopped,
@@ -80,6 +80,22 @@ impl Error {
     /// An option is out of its bounds, or a text could not be read as one.
     pub(crate) fn configuration(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Kind::Configuration { field: field.into(), problem: problem.into() }.into()
+    }
+
+    /// The server refused a setting of the run. `source` says why.
+    pub(crate) fn setting(name: &str, source: &Failure) -> Self {
+        Self::configuration(format!("settings (--set {name})"), source.to_string())
+    }
+
+    /// The error of something that is done for one option: a second connection string.
+    pub(crate) fn blamed_on(self, option: &str) -> Self {
+        match *self.kind {
+            Kind::Configuration { field, problem } => {
+                Self::configuration(option, format!("{field}: {problem}"))
+            }
+            Kind::Connect { server, source } => Self::connect(format!("{server} ({option})"), source),
+            _ => self,
+        }
     }
 
     /// No session could be had. `server` is `host:port/database`, never with a password.
@@ -138,7 +154,7 @@ impl Error {
         self
     }
 
-    /// An option or a connection string was wrong; nothing was sent to a server.
+    /// An option, a connection string or a server setting was wrong; no statement was run.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         matches!(*self.kind, Kind::Configuration { .. })
@@ -200,13 +216,27 @@ impl Error {
         matches!(*self.kind, Kind::InDoubt { .. })
     }
 
-    /// The server's SQLSTATE, if the server sent one.
+    /// The server's SQLSTATE; 08006 where the server could not send one, because the connection was lost or
+    /// never came about. It is the code that the causes show, too.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         match &*self.kind {
-            Kind::Connect { source, .. } | Kind::Sql { source, .. } => source.sqlstate(),
+            Kind::Connect { source, .. } | Kind::Sql { source, .. } => source.shown_sqlstate(),
             _ => None,
         }
+    }
+}
+
+/// A duration as people write it: `10ms`, `1.5s`, `2h`.
+pub(crate) fn human(time: std::time::Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        _ if time.subsec_nanos() > 0 => format!("{time:?}"),
+        0 => "0s".to_owned(),
+        _ if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
+        _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
     }
 }
 
@@ -231,5 +261,29 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.kind.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_people_write_them() {
+        let written =
+            [0, 10, 1500, 45_000, 60_000, 7_200_000, 86_400_000].map(|ms| human(Duration::from_millis(ms)));
+        assert_eq!(written, ["0s", "10ms", "1.5s", "45s", "1m", "2h", "1d"]);
+    }
+
+    #[test]
+    fn an_error_names_the_option_that_it_is_about() {
+        let error = Error::connect("db:5432/sales", Failure::lost("refused")).blamed_on("--monitor-dsn");
+        assert_eq!(error.to_string(), "cannot connect to db:5432/sales (--monitor-dsn)");
+        assert_eq!(error.sqlstate(), Some("08006"));
+        let error = Error::configuration("port", "`x` is no number").blamed_on("--monitor-dsn");
+        assert_eq!(error.to_string(), "--monitor-dsn: port: `x` is no number");
+        assert!(error.is_configuration());
     }
 }

@@ -25,6 +25,13 @@ pub enum Event {
         /// Attempts allowed.
         max_attempts: u32,
     },
+    /// The plan cannot be inspected yet: the leader waits for a lock.
+    PlanBlocked {
+        /// The leader.
+        pid: i32,
+        /// A backend that holds the lock, or waits for it before the leader.
+        by: i32,
+    },
     /// The plan was inspected.
     PlanInspected {
         /// The most workers that the plan can have at once.

@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     }
     match Cli::try_parse() {
         Ok(cli) => cli::main(cli),
-        Err(error) => cli::usage(&error),
+        Err(error) => {
+            let typed: Vec<String> =
+                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            cli::usage::refuse(&error, &typed)
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::decide::attempt::Spacing;
 use crate::decide::verdict::Patience;
-use crate::error::Error;
+use crate::error::{Error, human};
 
 /// The least that the last attempt is accepted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,7 +293,10 @@ pub(crate) fn duration(field: &str, value: Duration, least: Duration, most: Dura
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err(Error::configuration(field, format!("{value:?} is not within {least:?} to {most:?}")))
+    Err(Error::configuration(
+        field,
+        format!("{} is not within {} to {}", human(value), human(least), human(most)),
+    ))
 }
 
 #[cfg(test)]

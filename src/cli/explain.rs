@@ -1,7 +1,6 @@
 //! `headcount explain`: how many workers a statement can have, why not more, and what would give it more.
 
 use headcount::Error;
-use headcount::pg::connect::Endpoint;
 use headcount::pg::plan::{self, Explanation, Statement};
 use serde::Serialize;
 
@@ -9,6 +8,7 @@ use super::args::ExplainArgs;
 use super::exit::{self, Failed};
 use super::options::Wanted;
 use super::output;
+use super::run::endpoint;
 use super::signals::Signals;
 
 /// Explains it, and returns the exit code.
@@ -51,10 +51,7 @@ struct Unexplained<'a> {
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, Failed> {
     let Wanted { sql, settings } = Wanted::resolve(&args.demand, None)?;
-    let endpoint = match &args.dsn {
-        Some(dsn) => Endpoint::from_dsn(dsn)?,
-        None => Endpoint::from_environment()?,
-    };
+    let endpoint = endpoint(args.dsn.as_deref())?;
     let mut client = endpoint.client("headcount:explain").await?;
     // With the settings that `run` would make.
     let effective = settings.effective_settings();

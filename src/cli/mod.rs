@@ -14,6 +14,7 @@ mod shell;
 mod signals;
 mod telemetry;
 mod update;
+pub(crate) mod usage;
 mod watch;
 mod watchdog;
 
@@ -66,17 +67,6 @@ fn on_runtime(command: Command, words: args::Words) -> u8 {
     // A thread that still reads standard input, or a name server, must not keep the process.
     runtime.shutdown_background();
     code
-}
-
-/// What was typed cannot be meant, or was a request for help.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        let _ = error.print();
-        return ExitCode::from(exit::DONE);
-    }
-    // The message repeats what was typed, which may be a connection string in the wrong place.
-    output::say(secret::redacted(&error.render().to_string()).trim_end());
-    ExitCode::from(exit::USAGE)
 }
 
 fn unusable(error: &std::io::Error) -> u8 {

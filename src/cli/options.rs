@@ -88,7 +88,8 @@ impl JobFile {
         let text = read_text(path, "--job")?;
         toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let problem = error.message().replace('\n', "; ");
+            let problem =
+                error.message().replace('\n', "; ").replace("expected u32", "expected a number from 0 up");
             Failed::usage(format!("{}, line {line}: {problem}", path.display()))
         })
     }
@@ -305,6 +306,8 @@ mod tests {
         let problem = job("task = \"a\"\ntarget_wrokers = 3\n").unwrap_err();
         assert!(problem.contains("job.toml, line 2: unknown field `target_wrokers`"), "{problem}");
         assert!(!problem.contains('\n'), "{problem}");
+        let problem = job("target_workers = -1\n").unwrap_err();
+        assert!(problem.contains("line 1") && problem.ends_with("expected a number from 0 up"), "{problem}");
         let problem = job("deadline = 60\n").unwrap_err();
         assert!(problem.contains("line 1") && problem.contains("`60` is no time with a unit"), "{problem}");
     }

@@ -181,11 +181,16 @@ fn time<T>(run: &Execution<T>) -> String {
 }
 
 fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
-    let full = run.attempts.iter().any(|attempt| attempt.reason == Some("pool_exhausted"));
+    let any = |reason| run.attempts.iter().any(|attempt| attempt.reason == Some(reason));
+    let (full, unseen) = (any("pool_exhausted"), any("no_launch"));
     let blame = if run.reserved_slots == Some(0) {
         "no turn came within --reserve-wait: see `headcount watch`"
     } else if full {
         "others held the pool: start at another time, or raise max_parallel_workers"
+    } else if unseen {
+        // Only where the pool cannot be seen is a statement without workers cancelled.
+        "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \
+         monitor see the pool with GRANT pg_read_all_stats"
     } else {
         "see `headcount explain` and `headcount doctor`"
     };

@@ -128,6 +128,9 @@ impl Story {
                 self.doing = "inspecting the plan";
                 None
             }
+            Event::PlanBlocked { by, .. } => {
+                Some(format!("inspecting the plan waits for a lock that backend {by} holds or waits for"))
+            }
             Event::PlanInspected { planned } => Some(format!("planned: {planned} workers")),
             Event::TargetLowered { target } => {
                 self.target = *target;

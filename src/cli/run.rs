@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headcount::event::{ExecutionFacts, FailReason, Scope};
 use headcount::pg::connect::Endpoint;
-use headcount::telemetry::spans;
+use headcount::telemetry::{spans, trace_context};
 use headcount::{Event, Execution, Headcount, Observer, Settings};
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,9 @@ async fn execute(
     let ends = endpoints(&args.server)?;
     let telemetry = telemetry::start(&wanted.settings.task, &args.exporters, words).await?;
     let observers = telemetry::observers(&telemetry, words, args.json);
+    if wanted.settings.trace_comment && !telemetry.exports_spans() && trace_context().is_none() {
+        output::say("headcount: warning: --trace-comment has nothing to append: no TRACEPARENT, no --otlp");
+    }
     let result = guarded(ends, &args.server, wanted, observers, signals).await;
     signals.or_leave(telemetry::finish(telemetry)).await;
     result
@@ -79,12 +82,28 @@ async fn execute(
 
 /// The server, and where the monitor goes when it has its own way.
 pub(crate) fn endpoints(server: &Server) -> Result<(Endpoint, Option<Endpoint>), Failed> {
-    let endpoint = match &server.dsn {
+    let endpoint = endpoint(server.dsn.as_deref())?;
+    let monitor = server
+        .monitor_dsn
+        .as_deref()
+        .map(|dsn| Endpoint::from_dsn(dsn).map_err(|error| Failed::usage(format!("--monitor-dsn: {error}"))));
+    Ok((endpoint, monitor.transpose()?.inspect(warn)))
+}
+
+/// Where `--dsn` leads, or the environment.
+pub(crate) fn endpoint(dsn: Option<&str>) -> Result<Endpoint, Failed> {
+    let endpoint = match dsn {
         Some(dsn) => Endpoint::from_dsn(dsn)?,
         None => Endpoint::from_environment()?,
     };
-    let monitor = server.monitor_dsn.as_deref().map(Endpoint::from_dsn).transpose()?;
-    Ok((endpoint, monitor))
+    warn(&endpoint);
+    Ok(endpoint)
+}
+
+fn warn(endpoint: &Endpoint) {
+    for warning in endpoint.warnings() {
+        output::say(&format!("headcount: warning: {warning}"));
+    }
 }
 
 async fn guarded(
@@ -179,11 +198,44 @@ fn say_never_began(end: FailReason, settings: &Settings, observers: &[Arc<dyn Ob
 
 /// Adds what this command can do about an error of the server.
 fn explained(error: headcount::Error, wanted: &Wanted) -> Failed {
-    let outside_only = error.sqlstate() == Some("25001") && wanted.settings.transaction;
+    let Wanted { sql, settings } = wanted;
+    let tried = error.history().map_or(0, |history| history.attempt_count);
+    let fix = match error.sqlstate() {
+        Some("25001") if sets_transaction(sql) => {
+            Some("-- it is not the first statement of its transaction; try --set transaction_isolation=... instead".to_owned())
+        }
+        Some("25001") if settings.transaction => {
+            Some("-- run it outside a transaction block, with --no-transaction".to_owned())
+        }
+        // What an attempt that was cancelled left behind.
+        Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {
+            let index = concurrent_index(sql).unwrap_or("...");
+            Some(format!(
+                "--cleanup 'DROP INDEX CONCURRENTLY IF EXISTS {index}' (a cancelled attempt leaves its index behind, \
+                 invalid; drop it before the next run)"
+            ))
+        }
+        _ => None,
+    };
     let failed = Failed::from(error);
-    if outside_only {
-        failed.with_fix("-- run it outside a transaction block, with --no-transaction")
-    } else {
-        failed
+    match fix {
+        Some(fix) => failed.with_fix(fix),
+        None => failed,
     }
+}
+
+/// Whether it has SET TRANSACTION, which must come before any query.
+fn sets_transaction(sql: &str) -> bool {
+    let words: Vec<String> = sql.split_whitespace().map(str::to_ascii_lowercase).collect();
+    words.windows(2).any(|pair| pair[0].ends_with("set") && pair[1] == "transaction")
+        || sql.to_ascii_lowercase().contains("transaction_isolation")
+}
+
+/// The name after CREATE INDEX CONCURRENTLY, as it was typed.
+fn concurrent_index(sql: &str) -> Option<&str> {
+    let mut words = sql.split_whitespace();
+    words.find(|word| word.eq_ignore_ascii_case("concurrently"))?;
+    let optional = ["if", "not", "exists"];
+    let name = words.find(|word| !optional.iter().any(|skipped| word.eq_ignore_ascii_case(skipped)))?;
+    (!name.eq_ignore_ascii_case("on")).then_some(name)
 }

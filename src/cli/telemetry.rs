@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headcount::Observer;
-use headcount::telemetry::exporters::{LogFormat, LogOptions, Options, Telemetry};
+use headcount::telemetry::exporters::{LogFormat, LogOptions, Options, Telemetry, check_filter};
 
 use super::args::{Exporters, LogStyle, Words};
 use super::exit::Failed;
@@ -20,6 +20,9 @@ pub(crate) async fn start(task: &str, exporters: &Exporters, words: &Words) -> R
     options.log = log(words);
     let telemetry = Telemetry::start(options, |name| std::env::var(name).ok()).await?;
     telemetry.install()?;
+    for warning in wrong_filter().as_deref().into_iter().chain(telemetry.warning()) {
+        say(&format!("headcount: warning: {warning}"));
+    }
     if let Some(address) = telemetry.metrics_address().filter(|_| !words.quiet) {
         say(&format!("metrics: http://{address}/metrics"));
     }
@@ -47,13 +50,22 @@ pub(crate) async fn finish(telemetry: Telemetry) {
     }
 }
 
+fn rust_log() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty())
+}
+
+fn wrong_filter() -> Option<String> {
+    let error = check_filter(&rust_log()?).err()?;
+    Some(format!("RUST_LOG: {}; it is not heeded", error.to_string().trim_start_matches("log filter: ")))
+}
+
 fn log(words: &Words) -> Option<LogOptions> {
     let level = match words.verbose {
         0 | 1 => "info",
         2 => "debug",
         _ => "trace",
     };
-    let chosen = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
+    let chosen = rust_log().filter(|filter| check_filter(filter).is_ok());
     if words.quiet || (words.verbose == 0 && words.log_format.is_none() && chosen.is_none()) {
         return None;
     }

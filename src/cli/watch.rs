@@ -7,12 +7,12 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use headcount::pg::connect::Endpoint;
 use headcount::pg::fleet::{Fleet, Leader, Waiting, Watcher};
 
 use super::args::WatchArgs;
 use super::exit::{self, Failed};
 use super::output;
+use super::run::endpoint;
 use super::signals::Signals;
 
 /// Looks until a signal comes, or once; returns the exit code.
@@ -31,10 +31,7 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
     if args.interval < Duration::from_millis(100) {
         return Err(Failed::usage("--interval: less than 100ms is a load and shows no more"));
     }
-    let endpoint = match &args.dsn {
-        Some(dsn) => Endpoint::from_dsn(dsn)?,
-        None => Endpoint::from_environment()?,
-    };
+    let endpoint = endpoint(args.dsn.as_deref())?;
     let server = endpoint.describe();
     let watcher = Watcher::connect(&endpoint, &args.reserve_database, &args.reserve_space).await?;
     let mut last = String::new();

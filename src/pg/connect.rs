@@ -91,6 +91,13 @@ impl Endpoint {
         format!("{}/{}", hosts.join(","), self.parameters.database)
     }
 
+    /// What was found and is not used, a sentence each: a password file that others may read. They are logged,
+    /// too (`tracing`); a program without a log should show them.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.parameters.warnings
+    }
+
     /// The first host: a name, an address or a socket's folder.
     #[must_use]
     pub fn host(&self) -> &str {

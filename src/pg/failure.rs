@@ -60,6 +60,15 @@ impl Failure {
         self.shown_sqlstate().and_then(SqlState::new)
     }
 
+    /// Whether the server refused a value, or the change, of this setting (guc.c): the message quotes its
+    /// name in every language.
+    pub(crate) fn is_about_setting(&self, name: &str) -> bool {
+        matches!(
+            self.sqlstate(),
+            Some("22023" | "42704" | "42501" | "42602" | "55P02" | "42601" | "0A000" | "25001")
+        ) && self.message.to_ascii_lowercase().contains(&name.to_ascii_lowercase())
+    }
+
     pub(crate) const fn class(&self) -> FailureClass {
         self.class
     }

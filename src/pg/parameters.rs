@@ -49,6 +49,8 @@ pub(crate) struct Parameters {
     pub(crate) negotiation: SslNegotiation,
     pub(crate) channel_binding: ChannelBinding,
     pub(crate) keepalive: Keepalive,
+    /// What was found and is not used.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// How a dead network is noticed. The defaults do so within a minute.
@@ -75,11 +77,12 @@ pub(crate) fn resolve(
     let mut hosts = hosts(&lookup)?;
     let password = lookup.text("password");
     let passfile = lookup.text("passfile").map(PathBuf::from).or_else(|| lookup.in_home(".pgpass"));
+    let mut warnings = Vec::new();
     for host in &mut hosts {
         host.password = password.clone().or_else(|| {
             let name = if is_default_socket_folder(&host.name) { "localhost" } else { &host.name };
             let wanted = Wanted { host: name, port: host.port, database: &database, user: &user };
-            passfile::password(passfile.as_deref()?, wanted)
+            passfile::password(passfile.as_deref()?, wanted, &mut warnings)
         });
     }
     let connect_timeout = match lookup.number::<i64>("connect_timeout")? {
@@ -119,6 +122,7 @@ pub(crate) fn resolve(
             ],
         )?,
         keepalive: keepalive(&lookup)?,
+        warnings,
     })
 }
 

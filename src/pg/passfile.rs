@@ -17,19 +17,29 @@ pub(crate) struct Wanted<'a> {
     pub(crate) user: &'a str,
 }
 
-/// The password of the first line that fits. `None` as well when there is no such file.
-pub(crate) fn password(file: &Path, wanted: Wanted<'_>) -> Option<String> {
+/// The password of the first line that fits. `None` as well when there is no such file. Why a file is
+/// not used is added to the warnings.
+pub(crate) fn password(file: &Path, wanted: Wanted<'_>, warnings: &mut Vec<String>) -> Option<String> {
     let metadata = fs::metadata(file).ok()?;
     if !metadata.is_file() {
-        tracing::warn!(file = %file.display(), "password file is not used: it is not a plain file");
+        warn(warnings, file, "it is not a plain file");
         return None;
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(file = %file.display(), "password file is not used: others may read it; chmod 0600 helps");
+        warn(warnings, file, "others may read it; chmod 0600 helps");
         return None;
     }
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| password_of(line, wanted))
+}
+
+/// Once, however many hosts it was read for.
+fn warn(warnings: &mut Vec<String>, file: &Path, problem: &str) {
+    let warning = format!("password file {} is not used: {problem}", file.display());
+    if !warnings.contains(&warning) {
+        tracing::warn!("{warning}");
+        warnings.push(warning);
+    }
 }
 
 fn password_of(line: &str, wanted: Wanted<'_>) -> Option<String> {
@@ -101,14 +111,21 @@ mod tests {
     fn a_file_that_others_may_read_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pgpass");
-        assert_eq!(password(&file, WANTED), None);
+        let mut warnings = Vec::new();
+        assert_eq!(password(&file, WANTED, &mut warnings), None);
+        assert!(warnings.is_empty(), "there is no such file");
         fs::write(&file, "no:*:*:*:first\n*:*:*:ann:second\n*:*:*:*:third\n").unwrap();
         for (mode, expected) in
             [(0o600, Some("second")), (0o400, Some("second")), (0o640, None), (0o604, None)]
         {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(password(&file, WANTED).as_deref(), expected, "{mode:o}");
+            let mut warnings = Vec::new();
+            for _ in 0..2 {
+                assert_eq!(password(&file, WANTED, &mut warnings).as_deref(), expected, "{mode:o}");
+            }
+            assert_eq!(warnings.len(), usize::from(expected.is_none()), "{mode:o}: {warnings:?}");
         }
-        assert_eq!(password(folder.path(), WANTED), None);
+        assert_eq!(password(folder.path(), WANTED, &mut warnings), None);
+        assert!(warnings[0].contains("not a plain file"), "{warnings:?}");
     }
 }

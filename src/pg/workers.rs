@@ -113,6 +113,13 @@ FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1";
     Ok(rows.first().map_or((0, false), |row| (count(row.get(0)), row.get::<_, i32>(1) > 0)))
 }
 
+/// Who blocks this backend. Costly on a server with many locks (manual, `pg_blocking_pids`): not for each
+/// tick.
+pub(crate) async fn blockers(client: &Client, pid: i32) -> Result<Vec<i32>, Failure> {
+    let rows = client.query_typed("SELECT pg_catalog.pg_blocking_pids($1)", &[(&pid, Type::INT4)]).await?;
+    Ok(rows.first().map_or_else(Vec::new, |row| row.get(0)))
+}
+
 /// The backend that has that pid now.
 pub(crate) async fn identify(client: &Client, pid: i32) -> Result<Identity, Failure> {
     const WHO: &str = "\

@@ -10,7 +10,7 @@ use super::race::{Finish, Race};
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Ended;
 use crate::decide::verdict::{ShortReason, Verdict};
-use crate::error::Error;
+use crate::error::{Error, human};
 use crate::event::{AttemptEnd, AttemptFacts, Event, Resolution, SqlState};
 use crate::pg::Failure;
 use crate::pg::session::Identity;
@@ -76,10 +76,8 @@ pub(crate) async fn play<S: Stage>(
         Finish::Rejected(reason) => Kept::Nothing(reason),
         Finish::Failed(failure) => Kept::Failed(failure),
         Finish::Stuck => {
-            let grace = settings.cancel_grace;
-            return Err(Error::stuck(format!(
-                "backend {pid} did not end within {grace:?} of its termination"
-            )));
+            let grace = human(settings.cancel_grace);
+            return Err(Error::stuck(format!("backend {pid} did not end within {grace} of its termination")));
         }
     };
     facts.ran = began.elapsed();

@@ -188,8 +188,12 @@ impl Builder {
         let mut observers = if self.defaults { updater::defaults() } else { Vec::new() };
         observers.extend(self.observers);
         let observers = Observers::new(observers);
+        let apart = self.monitor.is_some();
         let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
-        let starting = Monitor::start(watched.clone(), observers.clone());
+        let starting = async {
+            let started = Monitor::start(watched.clone(), observers.clone()).await;
+            started.map_err(|error| if apart { error.blamed_on("--monitor-dsn") } else { error })
+        };
         let monitor = match self.within {
             None => starting.await?,
             Some(limit) => {

@@ -280,7 +280,7 @@ impl Hold {
         cleaned
     }
 
-    fn observe(&self, event: &Event) {
+    pub(crate) fn observe(&self, event: &Event) {
         let scope = Scope { task: self.settings.task.as_str().into() };
         self.inner.observers.observe(&scope, event);
     }

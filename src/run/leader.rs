@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tracing::Span;
 
 use super::hold::Hold;
@@ -11,13 +12,15 @@ use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use super::work::{Nothing, Work};
 use crate::error::{Error, Refusal};
-use crate::event::{CancelMethod, CancelResult, Resolution};
+use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;
 use crate::pg::plan;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
 use crate::telemetry::spans;
 
+/// How long planning may take until somebody is asked what it waits for; then between two questions.
+const LOOK_FOR_LOCKS: Duration = Duration::from_secs(1);
 /// How long to ask for the fate of a commit in doubt.
 const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
 
@@ -41,6 +44,16 @@ impl<W> Leader<W> {
 }
 
 impl<W: Work> Leader<W> {
+    /// Why the statement's transaction could not begin: mostly one of the caller's settings.
+    fn unready(&self, failure: Failure) -> Error {
+        let settings = &self.hold.settings.settings;
+        let refused = settings.iter().find(|(name, _)| failure.is_about_setting(name));
+        match refused {
+            Some((name, _)) => Error::setting(name, &failure),
+            None => Error::sql("beginning the transaction", failure),
+        }
+    }
+
     /// What the plan and the pool allow, inside a transaction with the statement's settings.
     async fn reach(&mut self) -> Result<Reach, Error> {
         let sql = |failure| Error::sql("inspecting the statement", failure);
@@ -49,9 +62,29 @@ impl<W: Work> Leader<W> {
         let Some((statement, params)) = self.work.statement() else {
             return Ok(Reach { pool_size, ..Reach::default() });
         };
-        let survey = plan::survey(client, statement, params, None).await;
+        let survey = self.attended(plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
         Ok(Reach { planned: survey.reachable(), launches: survey.launches(), pool_size })
+    }
+
+    /// Says so when planning waits for a lock: EXPLAIN takes those of the statement, and somebody who alters
+    /// the table may hold them for hours.
+    async fn attended<T>(&self, planning: impl Future<Output = T>) -> T {
+        let mut planning = std::pin::pin!(planning);
+        let leader = self.hold.leader().map_or(0, |leader| leader.pid);
+        let mut said = false;
+        loop {
+            tokio::select! {
+                planned = &mut planning => return planned,
+                () = sleep(LOOK_FOR_LOCKS), if !said => {
+                    let blockers = self.hold.inner.monitor.blockers(leader).await.unwrap_or_default();
+                    if let Some(&by) = blockers.first() {
+                        self.hold.observe(&Event::PlanBlocked { pid: leader, by });
+                        said = true;
+                    }
+                }
+            }
+        }
     }
 
     /// Why the plan cannot have the target; `None` when nothing proves that it cannot.
@@ -69,7 +102,7 @@ impl<W: Work> Leader<W> {
 
     /// Why no plan at all can have the target; `None` when the pool has grown meanwhile.
     async fn diagnose_pool(&mut self, target: u32) -> Result<Option<Vec<plan::Reason>>, Failure> {
-        self.hold.begin().await?;
+        self.hold.begin(None).await?;
         let reason = plan::diagnose_pool(self.hold.client()?, target).await?;
         Ok(reason.map(|reason| vec![reason]))
     }
@@ -91,7 +124,9 @@ impl<W: Work> Stage for Leader<W> {
         let (identity, version) = (session.identity, session.version);
         check_version(version)?;
         check_rights(&self.hold, identity).await?;
-        self.hold.begin(None).await.map_err(|failure| Error::sql("beginning the transaction", failure))?;
+        if let Err(failure) = self.hold.begin(None).await {
+            return Err(self.unready(failure));
+        }
         let reach = self.reach().await;
         self.hold.abandon(self.hold.settings.cancel_grace).await;
         reach

@@ -136,6 +136,11 @@ impl Monitor {
         self.shared.with_client(|client| Box::pin(slots::ahead_of(client, pid))).await
     }
 
+    /// Who holds the locks that this backend waits for, or waits for them before it.
+    pub(crate) async fn blockers(&self, pid: i32) -> Result<Vec<i32>, Failure> {
+        self.shared.with_client(|client| Box::pin(workers::blockers(client, pid))).await
+    }
+
     /// Workers left of that leader, and whether its backend is still there.
     pub(crate) async fn left(&self, leader: Identity) -> Result<(u32, bool), Failure> {
         self.shared.with_client(|client| Box::pin(workers::left(client, leader))).await

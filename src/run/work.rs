@@ -14,7 +14,7 @@ use tracing::Span;
 
 use crate::error::Source;
 use crate::pg::{Failure, plan};
-use crate::telemetry::sql_comment;
+use crate::telemetry::{sql_comment, trace_context};
 
 /// Parameters as tokio-postgres takes them.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -231,9 +231,11 @@ where
     }
 }
 
-/// The statement with the trace context as a comment, when that is asked for.
+/// The statement with the trace context as a comment, when that is asked for: that of our own span where
+/// spans are exported, else the scheduler's.
 fn commented(sql: &str, with_trace: bool) -> std::borrow::Cow<'_, str> {
-    match sql_comment(&Span::current()).filter(|_| with_trace) {
+    let context = || sql_comment(&Span::current()).or_else(|| Some(trace_context()?.sql_comment()));
+    match with_trace.then(context).flatten() {
         Some(comment) => {
             format!("{}\n{comment}", sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace())).into()
         }

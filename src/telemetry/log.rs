@@ -34,6 +34,9 @@ impl Observer for Log {
             Event::TargetLowered { target } => {
                 warn!(target: TARGET, task, target_workers = target, "target lowered to what the plan can have");
             }
+            Event::PlanBlocked { pid, by } => {
+                info!(target: TARGET, task, pid, blocked_by = by, "inspecting the plan waits for a lock");
+            }
             Event::PlanInspected { planned } => {
                 debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
             }

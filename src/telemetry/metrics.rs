@@ -169,6 +169,7 @@ impl Observer for Metrics {
             | Event::UpdateStarted { .. } => self.announce(scope),
             // What they say is in the verdict, the pool's gauge and the length of the attempt.
             Event::PlanInspected { .. }
+            | Event::PlanBlocked { .. }
             | Event::TargetLowered { .. }
             | Event::TickTaken { .. }
             | Event::WorkersDrained { .. } => (),

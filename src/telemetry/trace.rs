@@ -32,6 +32,12 @@ impl TraceContext {
         Some(Self { traceparent, tracestate: get("TRACESTATE").filter(|value| !value.is_empty()) })
     }
 
+    /// The comment that carries this context into SQL; see [`sql_comment`].
+    #[must_use]
+    pub fn sql_comment(&self) -> String {
+        comment(&self.traceparent)
+    }
+
     /// Makes this context the parent of a span that has not been entered. Without an OpenTelemetry
     /// layer, or without the feature `otlp`, nothing happens.
     pub fn adopt(&self, span: &Span) {
@@ -66,7 +72,11 @@ pub fn traceparent_of(span: &Span) -> Option<String> {
 /// `/*traceparent='00-...'*/`. `None` without an OpenTelemetry layer.
 #[must_use]
 pub fn sql_comment(span: &Span) -> Option<String> {
-    traceparent_of(span).map(|traceparent| format!("/*traceparent='{traceparent}'*/"))
+    traceparent_of(span).map(|traceparent| comment(&traceparent))
+}
+
+fn comment(traceparent: &str) -> String {
+    format!("/*traceparent='{traceparent}'*/")
 }
 
 #[cfg(feature = "otlp")]

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use headcount::telemetry::names;
 use rustix::process::Signal;
 
-use crate::lab::{Lab, QUICK, Ran, SLOW, finish, headcount, spawn};
+use crate::lab::{Lab, QUICK, Ran, SLOW, finish, free_port, headcount, spawn};
 
 /// Receives one request and says 200; returns its first line and its body.
 fn receive(listener: &TcpListener) -> (String, String) {
@@ -120,13 +120,18 @@ fn a_real_run_exports_what_the_contract_promises_of_it_and_nothing_beyond() {
 #[test]
 fn what_did_not_arrive_is_said_without_a_password_and_does_not_fail_the_run() {
     let lab = Lab::start();
-    let url = "http://me:gh3im@127.0.0.1:1";
+    let port = free_port();
+    let url = format!("http://me:gh3im@127.0.0.1:{port}");
     let ran =
-        lab.headcount(&["run", "--sql", QUICK, "--push", url, "--textfile", "/nowhere/a.prom"]).ended(0);
+        lab.headcount(&["run", "--sql", QUICK, "--push", &url, "--textfile", "/nowhere/a.prom"]).ended(0);
     let warnings: Vec<&str> =
         ran.said.lines().filter(|line| line.starts_with("headcount: warning: ")).collect();
     assert_eq!(warnings.len(), 2, "{}", ran.said);
-    assert!(warnings[0].contains("127.0.0.1:1") && !ran.said.contains("gh3im"), "{}", ran.said);
+    assert!(
+        warnings[0].contains(&format!("127.0.0.1:{port}")) && !ran.said.contains("gh3im"),
+        "{}",
+        ran.said
+    );
 }
 
 #[test]

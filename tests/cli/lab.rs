@@ -130,6 +130,14 @@ impl Lab {
         command.args(&starter[1..]).arg(PROGRAM).args(arguments);
         start(command, &[("DATABASE_URL", &self.dsn())])
     }
+
+    /// The command, with more in its environment.
+    pub(crate) fn headcount_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+        let dsn = self.dsn();
+        let mut all = vec![("DATABASE_URL", dsn.as_str())];
+        all.extend(environment);
+        finish(spawn(arguments, &all))
+    }
 }
 
 /// See [`Lab::hog`].
@@ -140,6 +148,15 @@ impl Drop for Hog<'_> {
         if !std::thread::panicking() {
             self.0.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'hog' AND leader_pid IS NULL");
         }
+    }
+}
+
+/// Every version that this machine has.
+pub(crate) fn each_version(test: impl Fn(Lab)) {
+    let all = Binaries::all();
+    assert!(!all.is_empty());
+    for binaries in all {
+        test(Lab::on(binaries));
     }
 }
 
@@ -178,6 +195,11 @@ fn start(mut command: Command, environment: &[(&str, &str)]) -> Running {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let words = BufReader::new(child.stderr.take().unwrap());
     Running { child, words, said: String::new() }
+}
+
+/// A port that nobody listens on: it was just given up.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Runs the command without a server.

@@ -2,9 +2,7 @@
 
 use std::io::Write;
 
-use headcount::pg::embedded::Binaries;
-
-use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
+use crate::lab::{Lab, QUICK, Ran, SLOW, each_version, finish};
 
 /// Starts at once, whatever the pool looks like.
 const AT_ONCE: [&str; 2] = ["--admission-wait", "0s"];
@@ -13,15 +11,6 @@ fn run(lab: &Lab, arguments: &[&str]) -> Ran {
     let mut all = vec!["run", "--json", "--task", "rollup"];
     all.extend(arguments);
     lab.headcount(&all)
-}
-
-/// Every version that this machine has.
-fn each_version(test: impl Fn(Lab)) {
-    let all = Binaries::all();
-    assert!(!all.is_empty());
-    for binaries in all {
-        test(Lab::on(binaries));
-    }
 }
 
 #[test]
@@ -38,19 +27,20 @@ fn the_target_is_met_at_the_first_attempt() {
 
 #[test]
 fn the_target_is_met_at_a_later_attempt_when_others_leave() {
-    let lab = Lab::start();
-    let hog = lab.hog(5);
-    let mut running = lab.spawn(&["run", "--sql", QUICK, "--attempts", "100", AT_ONCE[0], AT_ONCE[1]]);
-    running.hear("too few");
-    running.hear("cancelled");
-    drop(hog);
-    running.hear("on target");
-    let ran = finish(running).ended(0);
-    let lines: Vec<&str> = ran.out.lines().collect();
-    assert_eq!(lines.len(), 3, "{}", ran.out);
-    assert!(lines[0].starts_with("adhoc: 4 of 4 workers, on target, at attempt "), "{}", ran.out);
-    assert!(lines[1].contains("lost "), "{}", ran.out);
-    assert_eq!(lab.count("rollup"), 10);
+    each_version(|lab| {
+        let hog = lab.hog(5);
+        let mut running = lab.spawn(&["run", "--sql", QUICK, "--attempts", "100", AT_ONCE[0], AT_ONCE[1]]);
+        running.hear("too few");
+        running.hear("cancelled");
+        drop(hog);
+        running.hear("on target");
+        let ran = finish(running).ended(0);
+        let lines: Vec<&str> = ran.out.lines().collect();
+        assert_eq!(lines.len(), 3, "{}", ran.out);
+        assert!(lines[0].starts_with("adhoc: 4 of 4 workers, on target, at attempt "), "{}", ran.out);
+        assert!(lines[1].contains("lost "), "{}", ran.out);
+        assert_eq!(lab.count("rollup"), 10);
+    });
 }
 
 #[test]
@@ -67,12 +57,13 @@ fn a_full_pool_is_waited_for_before_the_first_attempt() {
 
 #[test]
 fn the_last_attempt_is_accepted_above_the_minimum() {
-    let lab = Lab::start();
-    let _hog = lab.hog(3);
-    let run = run(&lab, &["--sql", QUICK, "--attempts", "2", AT_ONCE[0], AT_ONCE[1]]).ended(0).json();
-    assert_eq!((&run["outcome"], &run["target_met"]), (&"above_minimum".into(), &false.into()));
-    assert_eq!((&run["achieved_workers"], &run["attempt_count"]), (&3.into(), &2.into()));
-    assert_eq!(run["attempts"][0]["reason"], "pool_exhausted");
+    each_version(|lab| {
+        let _hog = lab.hog(3);
+        let run = run(&lab, &["--sql", QUICK, "--attempts", "2", AT_ONCE[0], AT_ONCE[1]]).ended(0).json();
+        assert_eq!((&run["outcome"], &run["target_met"]), (&"above_minimum".into(), &false.into()));
+        assert_eq!((&run["achieved_workers"], &run["attempt_count"]), (&3.into(), &2.into()));
+        assert_eq!(run["attempts"][0]["reason"], "pool_exhausted");
+    });
 }
 
 #[test]
@@ -95,31 +86,33 @@ fn below_the_minimum_is_code_3_cleaned_up_after_each_attempt_with_nothing_left()
 
 #[test]
 fn a_plan_that_cannot_reach_the_target_is_code_4_with_what_to_change() {
-    let lab = Lab::start();
-    lab.sql("ALTER TABLE measurements SET (parallel_workers = 2)");
-    let ran = lab.headcount(&["run", "--sql", QUICK]).ended(4);
-    assert!(
-        ran.said.contains("refused before running: the plan can have 2 of the 4 workers demanded"),
-        "{}",
-        ran.said
-    );
-    assert!(
-        ran.said.contains("fix: ALTER TABLE public.measurements SET (parallel_workers = 4)"),
-        "{}",
-        ran.said
-    );
-    assert_eq!(lab.count("pg_class WHERE relname = 'rollup'"), 0);
-    // Less is accepted where that is said.
-    let run = run(&lab, &["--sql", QUICK, "--plan-shortfall", "lower"]).ended(0).json();
-    assert_eq!((&run["target_workers"], &run["achieved_workers"]), (&2.into(), &2.into()));
+    each_version(|lab| {
+        lab.sql("ALTER TABLE measurements SET (parallel_workers = 2)");
+        let ran = lab.headcount(&["run", "--sql", QUICK]).ended(4);
+        assert!(
+            ran.said.contains("refused before running: the plan can have 2 of the 4 workers demanded"),
+            "{}",
+            ran.said
+        );
+        assert!(
+            ran.said.contains("fix: ALTER TABLE public.measurements SET (parallel_workers = 4)"),
+            "{}",
+            ran.said
+        );
+        assert_eq!(lab.count("pg_class WHERE relname = 'rollup'"), 0);
+        // Less is accepted where that is said.
+        let run = run(&lab, &["--sql", QUICK, "--plan-shortfall", "lower"]).ended(0).json();
+        assert_eq!((&run["target_workers"], &run["achieved_workers"]), (&2.into(), &2.into()));
+    });
 }
 
 #[test]
 fn a_blind_monitor_is_code_4_with_the_grant() {
-    let lab = Lab::start();
-    lab.sql("CREATE ROLE monitor LOGIN; GRANT SELECT ON pg_stat_activity TO monitor");
-    let ran = lab.headcount(&["run", "--sql", QUICK, "--monitor-dsn", &lab.dsn_for("monitor")]).ended(4);
-    assert!(ran.said.contains("fix: GRANT pg_read_all_stats TO \"monitor\";"), "{}", ran.said);
+    each_version(|lab| {
+        lab.sql("CREATE ROLE monitor LOGIN; GRANT SELECT ON pg_stat_activity TO monitor");
+        let ran = lab.headcount(&["run", "--sql", QUICK, "--monitor-dsn", &lab.dsn_for("monitor")]).ended(4);
+        assert!(ran.said.contains("fix: GRANT pg_read_all_stats TO \"monitor\";"), "{}", ran.said);
+    });
 }
 
 #[test]
@@ -153,6 +146,58 @@ fn several_statements_are_one_transaction() {
     let path = file.path().to_str().unwrap();
     lab.headcount(&["run", "-f", path]).ended(1);
     assert_eq!(lab.count("pg_class WHERE relname = 'a'"), 0);
+}
+
+#[test]
+fn outside_a_transaction_statements_run_one_by_one() {
+    let lab = Lab::start();
+    let script = "CREATE TABLE a (id int); VACUUM a; INSERT INTO a SELECT 1; SELECT 1/0";
+    let ran = lab.headcount(&["run", "--no-transaction", "--sql", script]).ended(1);
+    assert!(ran.said.contains("division by zero"), "{}", ran.said);
+    assert_eq!(lab.count("a"), 1, "what ran before the error stays");
+}
+
+#[test]
+fn an_index_that_a_cancelled_attempt_left_behind_is_told_with_the_cleanup_that_drops_it() {
+    let lab = Lab::start();
+    lab.sql(
+        "CREATE FUNCTION napped(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+           AS 'BEGIN PERFORM pg_sleep(0.01); RETURN id; END'",
+    );
+    let _hog = lab.hog(6);
+    // Not the table that the hog reads: whoever drops an index waits for those.
+    lab.sql(
+        "CREATE TABLE orders AS SELECT id FROM generate_series(1, 2000) AS id;
+                  ALTER TABLE orders SET (parallel_workers = 6)",
+    );
+    let index = "CREATE INDEX CONCURRENTLY made ON orders (napped(id))";
+    let cleanup = "DROP INDEX CONCURRENTLY IF EXISTS made";
+    let wanted = ["run", "--no-transaction", "--sql", index, "--set", "max_parallel_maintenance_workers=4"];
+    let mut arguments = wanted.to_vec();
+    arguments.extend(AT_ONCE.iter().chain(&["--attempts", "2", "--launch-wait", "100ms"]));
+    let ran = lab.headcount(&arguments).ended(1);
+    assert!(ran.said.contains("(SQLSTATE 42P07)"), "{}", ran.said);
+    assert!(ran.said.contains(&format!("fix: --cleanup '{cleanup}'")), "{}", ran.said);
+    let invalid = "pg_index WHERE indexrelid = to_regclass('made') AND NOT indisvalid";
+    assert_eq!(lab.count(invalid), 1);
+    lab.sql(cleanup);
+    // With it each attempt finds nothing in its way, and nothing is left.
+    arguments.extend(["--cleanup", cleanup]);
+    lab.headcount(&arguments).ended(3);
+    assert_eq!(lab.count("pg_class WHERE relname = 'made'"), 0);
+}
+
+#[test]
+fn a_lock_that_planning_waits_for_is_told_and_the_deadline_bounds_it() {
+    let lab = Lab::start();
+    lab.sql("BEGIN; LOCK TABLE measurements");
+    let mut running = lab.spawn(&["run", "--sql", QUICK]);
+    running.hear("inspecting the plan waits for a lock that backend ");
+    let ran = lab.headcount(&["run", "--sql", QUICK, "--deadline", "300ms"]).ended(1);
+    assert!(ran.said.contains("the deadline of 300ms passed"), "{}", ran.said);
+    lab.sql("COMMIT");
+    running.hear("on target");
+    finish(running).ended(0);
 }
 
 #[test]

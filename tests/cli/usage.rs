@@ -4,7 +4,7 @@ use std::io::Write;
 
 use headcount::pg::embedded::PrivateServer;
 
-use crate::lab::{Lab, QUICK, SLOW, finish, headcount};
+use crate::lab::{Lab, QUICK, SLOW, each_version, finish, free_port, headcount};
 
 const SECRET: &str = "gh3im-0815";
 
@@ -21,27 +21,96 @@ fn check(lab: &Lab, arguments: &[&str], code: i32, text: &str) {
 
 #[test]
 fn each_mistake_is_one_clear_line() {
+    each_version(|lab| {
+        check(&lab, &["--sql", "SELECT * FROM nope"], 1, "relation \"nope\" does not exist (SQLSTATE 42P01)");
+        check(&lab, &["--sql", "SELEC 1"], 1, "syntax error at or near \"SELEC\" (SQLSTATE 42601)");
+        check(
+            &lab,
+            &["--sql", "SELECT 1", "--min", "5"],
+            2,
+            "min_workers: the minimum (5) is above the target (4)",
+        );
+        check(&lab, &["--sql", "SELECT 1", "--attempts", "0"], 2, "max_attempts: 0 is not within 1 to 100");
+        check(
+            &lab,
+            &["--sql", "SELECT 1", "--set", "work mem=1"],
+            2,
+            "\"work mem\" is not the name of a setting",
+        );
+        check(&lab, &["--sql", "SELECT 1; COMMIT; SELECT 2"], 2, "sql: COMMIT would end the transaction");
+        check(&lab, &["--sql", " "], 2, "the statement is empty");
+        check(&lab, &["--sql", "; -- nothing"], 2, "sql: there is no statement in it");
+        check(&lab, &["--sql", "SELECT $1"], 2, "sql: $1 is a parameter");
+        check(&lab, &["--sql", "COPY measurements TO STDOUT"], 2, "sql: COPY with STDOUT");
+        check(&lab, &["--sql", "SELECT 1", "--set", "work_mem=abc"], 2, "--set work_mem): invalid value");
+        check(&lab, &["--sql", "SELECT 1", "--set", "wrok_mem=1"], 2, "--set wrok_mem): unrecognized");
+        check(&lab, &["--sql", "SELECT 1", "--settle", "0s"], 2, "settle: 0s is not within 10ms to 1m");
+        check(&lab, &[], 2, "nothing to run");
+        check(&lab, &["-f", "/nowhere.sql"], 2, "cannot read /nowhere.sql");
+        check(&lab, &["--sql", "SELECT 1", "--otlp", "nonsense"], 2, "--otlp");
+    });
+}
+
+#[test]
+fn what_the_parser_refuses_is_one_line_and_one_object_too() {
+    for (arguments, text) in [
+        (&["run", "--nope"][..], "unexpected argument '--nope' found"),
+        (&["run", "--sql"], "a value is required for '--sql <SQL>'"),
+        (&["run", "--policy", "x"], "[possible values: prompt, classic]"),
+        (&["run", "--attempts", "-1"], "unexpected argument '-1' found"),
+        (&["update"], "required arguments were not provided: --table <TABLE>"),
+        (&["explain", "--target", "four"], "invalid value 'four' for '--target <WORKERS>'"),
+        (&["runn"], "unrecognized subcommand 'runn'; a similar subcommand exists: 'run'"),
+    ] {
+        let ran = headcount(arguments).ended(2);
+        assert_eq!((ran.said.lines().count(), ran.out.as_str()), (1, ""), "{}", ran.said);
+        assert!(ran.said.starts_with("headcount: ") && ran.said.contains(text), "{}", ran.said);
+        let mut all = vec!["--task", "nightly"];
+        all.splice(0..0, arguments.iter().copied());
+        all.push("--json");
+        let object = headcount(&all).ended(2).json();
+        assert_eq!((&object["outcome"], &object["reason"]), (&"failed".into(), &"configuration".into()));
+        assert!(object["error"].is_string());
+    }
+    let task = &headcount(&["run", "--json", "--task", "nightly", "--nope"]).ended(2).json()["task"];
+    assert_eq!(task, "nightly");
+    let help = headcount(&["run", "--help"]).ended(0);
+    assert!(help.out.contains("--sql <SQL>") && help.said.is_empty(), "{}", help.said);
+    assert!(headcount(&[]).ended(2).said.contains("Commands:"));
+}
+
+#[test]
+fn an_error_of_the_monitors_connection_names_the_option_and_the_code_is_one() {
     let lab = Lab::start();
-    check(&lab, &["--sql", "SELECT * FROM nope"], 1, "relation \"nope\" does not exist (SQLSTATE 42P01)");
-    check(&lab, &["--sql", "SELEC 1"], 1, "syntax error at or near \"SELEC\" (SQLSTATE 42601)");
-    check(
-        &lab,
-        &["--sql", "SELECT 1", "--min", "5"],
-        2,
-        "min_workers: the minimum (5) is above the target (4)",
+    let free = free_port();
+    let away = format!("postgresql://me@127.0.0.1:{free}/sales");
+    let ran = lab.headcount(&["run", "--json", "--sql", "SELECT 1", "--monitor-dsn", &away]).ended(1);
+    assert!(
+        ran.said.contains(&format!("cannot connect to 127.0.0.1:{free}/sales (--monitor-dsn)")),
+        "{}",
+        ran.said
     );
-    check(&lab, &["--sql", "SELECT 1", "--attempts", "0"], 2, "max_attempts: 0 is not within 1 to 100");
-    check(
-        &lab,
-        &["--sql", "SELECT 1", "--set", "work mem=1"],
-        2,
-        "\"work mem\" is not the name of a setting",
-    );
-    check(&lab, &["--sql", "SELECT 1; COMMIT; SELECT 2"], 2, "sql: COMMIT would end the transaction");
-    check(&lab, &["--sql", " "], 2, "the statement is empty");
-    check(&lab, &[], 2, "nothing to run");
-    check(&lab, &["-f", "/nowhere.sql"], 2, "cannot read /nowhere.sql");
-    check(&lab, &["--sql", "SELECT 1", "--otlp", "nonsense"], 2, "--otlp");
+    assert!(ran.said.contains("(SQLSTATE 08006)"), "{}", ran.said);
+    assert_eq!(ran.json()["sqlstate"], "08006");
+    check(&lab, &["--sql", "SELECT 1", "--monitor-dsn", "host=h port=x"], 2, "--monitor-dsn: port");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_syntax_error() {
+    let lab = Lab::start();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "\u{feff}SELECT 1").unwrap();
+    let path = file.path().to_str().unwrap();
+    lab.headcount(&["run", "--task", "bom", "--plan-shortfall", "ignore", "-f", path]).ended(0);
+}
+
+#[test]
+fn a_server_that_never_answers_is_left_at_the_deadline() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dsn = format!("postgresql://me@127.0.0.1:{}/sales", silent.local_addr().unwrap().port());
+    let ran = headcount(&["run", "--json", "--dsn", &dsn, "--sql", "SELECT 1", "--deadline", "1s"]).ended(1);
+    assert_eq!(ran.said.trim_end(), "headcount: the deadline of 1s passed");
+    assert_eq!(ran.json()["reason"], "deadline");
 }
 
 #[test]
@@ -59,15 +128,20 @@ fn a_statement_that_refuses_a_transaction_names_the_option() {
     assert!(ran.said.contains("(SQLSTATE 25001)\nhint: "), "{}", ran.said);
     assert!(ran.said.contains("--no-transaction"), "{}", ran.said);
     lab.headcount(&["run", "--no-transaction", "--sql", "VACUUM measurements"]).ended(0);
+    let late = "SELECT 1; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+    let ran = lab.headcount(&["run", "--plan-shortfall", "ignore", "--sql", late]).ended(1);
+    assert!(ran.said.contains("--set transaction_isolation=") && !ran.said.contains("--no-"), "{}", ran.said);
 }
 
 #[test]
 fn a_wrong_password_and_a_wrong_dsn_are_not_repeated() {
     let lab = Lab::with(PrivateServer::builder().password("right"));
     let wrong = lab.dsn().replace("right", SECRET);
+    let free = free_port();
+    let away = format!("cannot connect to 127.0.0.1:{free}/sales");
     let cases = [
         (wrong.clone(), 1, "password authentication failed"),
-        (format!("postgresql://me:{SECRET}@127.0.0.1:1/sales"), 1, "cannot connect to 127.0.0.1:1/sales"),
+        (format!("postgresql://me:{SECRET}@127.0.0.1:{free}/sales"), 1, &*away),
         (format!("postgresql://me:{SECRET}@127.0.0.1:1/sales?colour=blue"), 2, "colour"),
         (format!("host=127.0.0.1 password={SECRET} port=x"), 2, "port"),
     ];

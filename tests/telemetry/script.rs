@@ -71,6 +71,7 @@ pub(crate) fn script() -> Vec<Event> {
     let short = ShortReason::PoolExhausted;
     vec![
         Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 5 },
+        Event::PlanBlocked { pid: 4711, by: 815 },
         Event::PlanInspected { planned: 4 },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
         Event::ReservationShort { demand: 4, slots: SLOTS, waited: 100 * MS },

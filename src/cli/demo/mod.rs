@@ -12,6 +12,7 @@ use std::fmt;
 use std::time::Instant;
 
 use headcount::Execution;
+use headcount::pg::embedded::Binaries;
 use headcount::telemetry::exporters::Telemetry;
 use headcount::telemetry::names;
 
@@ -44,6 +45,9 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
         }
         Err(Trouble::Failed(failed)) => {
             output::complain(&failed);
+            if args.json {
+                output::print_json(&output::FailedRun::new(&failed, "rollup", None));
+            }
             failed.code()
         }
         Err(Trouble::Story(problem)) => {
@@ -54,10 +58,12 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
 }
 
 async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<Execution<u64>, Trouble> {
+    // Before an address is told where nothing will be.
+    let binaries = Binaries::find()?;
     let exporters = Exporters { listen: Some(args.listen), ..Exporters::default() };
     let telemetry = telemetry::start("rollup", &exporters, words).await?;
     // Its start takes a second, and is not broken off: half a server would leave its folder behind.
-    let stage = Stage::start().await?;
+    let stage = Stage::start(binaries).await?;
     signals.unless(Box::pin(furnish(&stage, args.scale))).await.map_err(Trouble::Interrupted)??;
     let played = acts(&stage, &telemetry, signals).await;
     let kept = match (&played, args.keep_metrics) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
+use headcount::pg::embedded::{Binaries, PrivateServer};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -25,8 +25,9 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Starts the server.
-    pub(super) async fn start() -> Result<Self, Trouble> {
+    pub(super) async fn start(binaries: Binaries) -> Result<Self, Trouble> {
         let server = PrivateServer::builder()
+            .binaries(binaries)
             .setting("max_parallel_workers", POOL.to_string())
             .setting("max_worker_processes", "16")
             .setting("shared_buffers", "256MB")

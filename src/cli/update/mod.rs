@@ -5,7 +5,6 @@ mod progress;
 
 use std::sync::Arc;
 
-use headcount::pg::connect::Endpoint;
 use headcount::{Keys, Observer, Update, Updated, Updater};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use self::progress::Progress;
 use super::args::Words;
 use super::exit::{self, Failed};
 use super::output::{self, say, time_text};
+use super::run::endpoint;
 use super::signals::Signals;
 use super::telemetry;
 
@@ -59,10 +59,7 @@ async fn execute(
     words: &Words,
     signals: &mut Signals,
 ) -> Result<(Updated, Option<u8>), Failed> {
-    let endpoint = match &args.dsn {
-        Some(dsn) => Endpoint::from_dsn(dsn)?,
-        None => Endpoint::from_environment()?,
-    };
+    let endpoint = endpoint(args.dsn.as_deref())?;
     let telemetry = telemetry::start(&args.task, &args.exporters, words).await?;
     let mut observers = telemetry.observers();
     if telemetry::tells(words, args.json) {

@@ -140,6 +140,7 @@ pub struct Telemetry {
     #[cfg(feature = "otlp")]
     flush_limit: Duration,
     upkeep: JoinHandle<()>,
+    warning: Option<String>,
 }
 
 impl Telemetry {
@@ -148,7 +149,8 @@ impl Telemetry {
     ///
     /// # Errors
     ///
-    /// A configuration error that names the option; nothing is left running then.
+    /// A configuration error that names the option; nothing is left running then. What is wrong in the
+    /// environment is a warning: that was set for many programs, and no job must fail of it.
     pub async fn start(options: Options, env: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let Options { task, listen, push, textfile, otlp, log, flush_limit } = options;
         let push = push.map(|url| Push::new(&url, &task, flush_limit)).transpose()?;
@@ -157,9 +159,12 @@ impl Telemetry {
         let handle = recorder.handle();
         let metrics = Arc::new(Metrics::with_recorder(Arc::clone(&recorder) as _));
         #[cfg(feature = "otlp")]
-        let otlp = target::Target::resolve(otlp.as_deref(), env)?
-            .map(|target| otlp::Otlp::start(&target, lost(&recorder, Exporter::Otlp)))
-            .transpose()?;
+        let (target, warning) = target(otlp.as_deref(), env)?;
+        #[cfg(not(feature = "otlp"))]
+        let warning = None;
+        #[cfg(feature = "otlp")]
+        let otlp =
+            target.map(|target| otlp::Otlp::start(&target, lost(&recorder, Exporter::Otlp))).transpose()?;
         #[cfg(not(feature = "otlp"))]
         no_otlp(otlp.as_deref(), env)?;
         let listener = match listen {
@@ -186,6 +191,7 @@ impl Telemetry {
             #[cfg(feature = "otlp")]
             flush_limit,
             upkeep,
+            warning,
         })
     }
 
@@ -211,6 +217,21 @@ impl Telemetry {
     #[must_use]
     pub const fn dispatch(&self) -> &Dispatch {
         &self.dispatch
+    }
+
+    /// What the environment asks for and cannot be done: a sentence.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Whether spans are exported.
+    #[must_use]
+    pub const fn exports_spans(&self) -> bool {
+        #[cfg(feature = "otlp")]
+        return self.otlp.is_some();
+        #[cfg(not(feature = "otlp"))]
+        false
     }
 
     /// Where `/metrics` is served, with the port that was got.
@@ -307,10 +328,36 @@ async fn upkeep(handle: PrometheusHandle) {
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
+/// The receiver of spans. Where the environment is wrong the option alone decides.
+#[cfg(feature = "otlp")]
+fn target(
+    option: Option<&str>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<(Option<target::Target>, Option<String>), Error> {
+    let wrong = match target::Target::resolve(option, env) {
+        Ok(target) => return Ok((target, None)),
+        Err(error) => error,
+    };
+    let target = target::Target::resolve(option, |_| None)?;
+    let so = if target.is_some() { "it is not heeded" } else { "no spans are sent" };
+    let warning = format!("{wrong}; {so}");
+    Ok((target, Some(warning)))
+}
+
+/// Checks a filter in `RUST_LOG`'s language.
+///
+/// # Errors
+/// A configuration error.
+pub fn check_filter(filter: &str) -> Result<(), Error> {
+    parse_filter(filter).map(drop)
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::builder().parse(filter).map_err(|error| Error::configuration("log filter", error.to_string()))
+}
+
 fn log_layer(options: LogOptions) -> Result<BoxedLayer, Error> {
-    let filter = EnvFilter::builder()
-        .parse(&options.filter)
-        .map_err(|error| Error::configuration("log filter", error.to_string()))?;
+    let filter = parse_filter(&options.filter)?;
     // Spans have an exporter of their own; their dozens of fields before each line would drown it.
     let filter = filter.and(filter_fn(|metadata| !metadata.is_span()));
     let layer = tracing_subscriber::fmt::layer().with_writer(options.writer).with_ansi(false);
