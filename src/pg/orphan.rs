@@ -2,7 +2,7 @@
 //!
 //! Servers since 14 notice by themselves (`client_connection_check_interval`); an older one runs the query
 //! on until it writes to its client, and its workers stay with it. Nobody reads its result any more, but
-//! rule one of [`cancel`](super::cancel) still holds: only that backend, and only while it runs something.
+//! the rule of `pg/cancel.rs` still holds: only that backend, and only while it runs something.
 
 use std::time::Duration;
 
