@@ -112,7 +112,8 @@ Examples:
     headcount run --job nightly.toml --json
 
   Statements that refuse a transaction block, with what undoes a cancelled one:
-    headcount run --no-transaction --sql 'CREATE INDEX CONCURRENTLY i ON t (a)' --cleanup 'DROP INDEX IF EXISTS i'
+    headcount run --no-transaction --set max_parallel_maintenance_workers=4 \\
+      --sql 'CREATE INDEX CONCURRENTLY i ON t (a)' --cleanup 'DROP INDEX CONCURRENTLY IF EXISTS i'
 
 Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
   monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit, transaction,

@@ -103,6 +103,13 @@ fn words(explanation: &Explanation) -> Vec<String> {
 fn planned(explanation: &Explanation, statement: &Statement) -> String {
     let target = explanation.target_workers;
     match (&statement.plan, statement.not_explainable) {
+        // VACUUM and CREATE INDEX: a bound, and no plan.
+        (Some(plan), _) if plan.launches.is_empty() && plan.reachable > 0 => {
+            format!(
+                "planned: at most {} of {target} workers, pool of {} slots",
+                plan.reachable, explanation.pool_size
+            )
+        }
         (Some(plan), _) => {
             let gathers = plan.launches.len();
             let word = if gathers == 1 { "Gather" } else { "Gathers" };

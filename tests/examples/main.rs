@@ -26,7 +26,7 @@ async fn server() -> PrivateServer {
     server
 }
 
-async fn check(example: &str, expected: &[&str]) {
+async fn check(example: &str, expected: &[&str]) -> PrivateServer {
     let server = server().await;
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--example", example])
@@ -38,27 +38,37 @@ async fn check(example: &str, expected: &[&str]) {
     for words in expected {
         assert!(said.contains(words), "{said}");
     }
-    server.stop().await.unwrap();
+    server
 }
 
 #[tokio::test]
 async fn minimal_builds_its_table() {
-    check("minimal", &["Some(100) rows"]).await;
+    check("minimal", &["Some(100) rows"]).await.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn own_cleanup_builds_its_index() {
-    check("own_cleanup", &["attempts"]).await;
+    let server = check("own_cleanup", &["on_target after 1 attempts, 2 workers"]).await;
+    let endpoint = Endpoint::from_dsn(&server.dsn()).unwrap();
+    let client = endpoint.client("test").await.unwrap();
+    let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'measurements_label'::regclass";
+    assert!(client.query_one(valid, &[]).await.unwrap().get::<_, bool>(0));
+    drop(client);
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn own_observer_hears_of_the_attempt_and_reads_the_rows() {
-    check("own_observer", &["labels: attempt 1", "label 6: 42857"]).await;
+    check("own_observer", &["labels: attempt 1", "label 6: 42857"]).await.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn in_a_service_gives_up_cleanly() {
-    check("in_a_service", &["Some(7) labels", "given up: true", "all is cleared away: true"]).await;
+    check("in_a_service", &["Some(7) labels", "given up: true", "all is cleared away: true"])
+        .await
+        .stop()
+        .await
+        .unwrap();
 }
 
 #[test]

@@ -136,3 +136,35 @@ async fn one_partition_with_the_workers_demanded_is_enough() {
         assert_eq!(bench.reachable("SELECT count(*) FROM parts").await, 4, "{major}");
     }
 }
+
+#[tokio::test]
+async fn maintenance_has_a_bound_and_no_more() {
+    for major in MAJORS {
+        let mut bench = Bench::new(major, "script_maintenance").await;
+        bench.set("max_parallel_maintenance_workers", "3");
+        for (sql, most, words) in [
+            ("CREATE UNIQUE INDEX ON big (id)", 3, "max_parallel_maintenance_workers = 3"),
+            ("VACUUM big", 3, "max_parallel_maintenance_workers = 3"),
+            ("VACUUM (PARALLEL 2, VERBOSE) big", 2, "VACUUM (PARALLEL 2)"),
+        ] {
+            let explanation = bench.explain(sql).await;
+            assert_eq!(explanation.plan.as_ref().unwrap().reachable, most, "{major}: {sql}");
+            assert!(explanation.reasons.iter().all(|reason| reason.kind == ReasonKind::MaintenanceLimit));
+            assert!(
+                explanation.reasons.iter().any(|reason| reason.explanation.contains(words)),
+                "{explanation:#?}"
+            );
+        }
+        bench.set("max_parallel_maintenance_workers", "4");
+        assert!(bench.explain("VACUUM big").await.reasons.is_empty(), "{major}");
+        let script = "CREATE INDEX ON small (id); VACUUM small; SELECT count(*) FROM small";
+        check(&mut bench, script, &[Some(4), Some(4), None]).await;
+        // What the index calls may run queries, whose workers are beyond that bound.
+        bench.set("max_parallel_maintenance_workers", "1");
+        bench.run("CREATE FUNCTION seen(int) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN (SELECT count(*) FROM small); END'").await;
+        assert_eq!(
+            bench.explain("CREATE INDEX ON big (seen(id))").await.unseen,
+            ["script_maintenance.seen(integer)"]
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use headcount::{Error, Event, Job, Outcome, Refusal};
 
-use crate::harness::{Bench, POOL, on_each_version};
+use crate::harness::{Bench, POOL, chain, on_each_version};
 
 on_each_version! {
     select_into_and_several_gathers_and_union_all_have_their_workers,
@@ -22,10 +22,7 @@ on_each_version! {
 }
 
 async fn on_target(job: &Job, sql: &str) -> Option<u64> {
-    let run = job
-        .execute(sql, &[])
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {}", crate::harness::chain(&error)));
+    let run = job.execute(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {}", chain(&error)));
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4), "{sql}: {run:?}");
     run.value
 }
@@ -152,11 +149,14 @@ async fn the_future_of_a_foreign_client_is_guarded_by_its_pid(major: u32) {
     foreign.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
     let pid: i32 = foreign.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let job = bench.job().await.attempts(50).cleanup("INSERT INTO log VALUES ('undone')");
+    let calls = AtomicU32::new(0);
     let work = async || {
-        foreign
-            .query_one("SELECT count(*) FROM t WHERE nap(id, 10)", &[])
-            .await
-            .map(|row| row.get::<_, i64>(0))
+        calls.fetch_add(1, Ordering::Relaxed);
+        let counted = foreign.query_one("SELECT count(*) FROM t WHERE nap(id, 10)", &[]).await;
+        let sqlstate =
+            counted.as_ref().err().and_then(|error| error.code().map(|code| code.code().to_owned()));
+        bench.run(&format!("INSERT INTO log VALUES ('{}')", sqlstate.as_deref().unwrap_or("counted"))).await;
+        counted.map(|row| row.get::<_, i64>(0))
     };
     let letting_go = async {
         bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
@@ -166,20 +166,48 @@ async fn the_future_of_a_foreign_client_is_guarded_by_its_pid(major: u32) {
     let run = run.unwrap();
     assert_eq!((run.outcome, run.value, run.achieved_workers), (Outcome::OnTarget, Some(200), 4));
     assert!(run.attempt_count >= 2);
-    assert_eq!(bench.number("SELECT count(*) FROM log").await, i64::from(run.attempt_count) - 1);
+    assert_eq!(calls.load(Ordering::Relaxed), run.attempt_count, "called once an attempt");
+    let logged =
+        async |what: &str| bench.number(&format!("SELECT count(*) FROM log WHERE what = '{what}'")).await;
+    let rejected = i64::from(run.attempt_count) - 1;
+    assert_eq!(logged("57014").await, rejected, "each rejected one was cancelled, and no other way");
+    assert_eq!((logged("undone").await, logged("counted").await), (rejected, 1));
+    let still: i32 = foreign.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    assert_eq!(still, pid, "the session was not terminated");
 
-    let gone = bench.job().await.watch(-1, async || Ok::<(), Error>(())).await.unwrap_err();
-    assert!(gone.to_string().contains("refused") || gone.to_string().contains("backend"), "{gone}");
+    let called = AtomicU32::new(0);
+    let nobody =
+        bench.job().await.watch(-1, async || Ok::<_, Error>(called.fetch_add(1, Ordering::Relaxed))).await;
+    let error = nobody.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::BlindMonitor), "{}", chain(&error));
+    assert!(error.to_string().contains("the monitor's server has no backend -1"), "{error}");
+    assert_eq!(called.load(Ordering::Relaxed), 0, "nothing is started that cannot be watched");
 }
 
 async fn vacuum_runs_outside_a_transaction(major: u32) {
     let bench = Bench::new(major).await;
     bench.run("CREATE INDEX ON t (id); CREATE INDEX ON t (grp); DELETE FROM t WHERE id > 150").await;
-    let job = bench.job().await.no_transaction().set("max_parallel_maintenance_workers", "4");
-    let run = job.execute("VACUUM (PARALLEL 2) t", &[]).await.unwrap();
-    assert!(run.outcome.is_accepted(), "{run:?}");
-    let error = bench.job().await.execute("VACUUM t", &[]).await.unwrap_err();
+    let vacuumed = async || bench.number("SELECT pg_stat_get_vacuum_count('t'::regclass)").await;
+    let job = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    let error = job.execute("VACUUM t", &[]).await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("25001"), "inside a transaction it is refused by the server");
+    assert_eq!(vacuumed().await, 0);
+
+    let job = job.no_transaction();
+    let error = job.execute("VACUUM (PARALLEL 2) t", &[]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "{error}");
+    assert!(error.to_string().contains("VACUUM (PARALLEL 2)"), "{error}");
+    assert_eq!(vacuumed().await, 0);
+
+    let before = bench.number("SELECT pg_relation_size('t')").await;
+    let run = job.execute("VACUUM t", &[]).await.unwrap();
+    // It asks for a worker for each index but the first; that is over before anything is settled.
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::FinishedEarly, 1), "{run:?}");
+    assert!(
+        bench.number("SELECT pg_relation_size('t')").await < before,
+        "the deleted rows at its end are cut off"
+    );
+    crate::harness::eventually("the server has counted it", async || vacuumed().await == 1).await;
     bench.nothing_is_left_behind().await;
 }
 

@@ -24,6 +24,7 @@
 //! allpaths.c (`compute_parallel_worker`), and the manual's chapter "Parallel Query".
 
 mod lexer;
+mod maintenance;
 mod probe;
 mod reason;
 mod reasons;
@@ -65,7 +66,7 @@ pub(crate) enum Inspection {
     Planned(Plan),
     /// It cannot be explained: nothing is known of its workers.
     NotExplainable {
-        /// Why, as a clause: VACUUM, CREATE INDEX, ...
+        /// Why, as a clause.
         why: &'static str,
     },
 }
@@ -85,9 +86,19 @@ pub struct Plan {
     /// The query that was explained in place of the statement.
     #[serde(skip)]
     query: Option<String>,
-    /// It has no workers on this version of the server.
     #[serde(skip)]
-    serial_refresh: bool,
+    nature: Nature,
+}
+
+/// What a bound on workers rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nature {
+    /// A plan of the planner's.
+    Query,
+    /// REFRESH on a server that has no workers for it.
+    SerialRefresh,
+    /// Settings, and VACUUM's option PARALLEL.
+    Maintenance { asked: Option<u32> },
 }
 
 /// A plan, and why it has not more workers: what `headcount explain` prints.
@@ -175,6 +186,7 @@ async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspe
     match text.kind() {
         Kind::Query | Kind::Cursor => {}
         Kind::Refresh => return refresh::inspect(client, &text).await,
+        Kind::Maintenance => return maintenance::inspect(client, sql).await,
         Kind::Setting | Kind::Definition => {
             parse(client, sql).await?;
             return Ok(Inspection::NotExplainable { why: text::NO_PLAN });
@@ -242,7 +254,7 @@ impl Session {
             pool_size: self.pool_size,
             tree,
             query: None,
-            serial_refresh: false,
+            nature: Nature::Query,
         }
     }
 

@@ -22,6 +22,8 @@ pub enum ReasonKind {
     PoolSize,
     /// `max_parallel_workers_per_gather`.
     GatherLimit,
+    /// `max_parallel_maintenance_workers`, or VACUUM's own PARALLEL.
+    MaintenanceLimit,
     /// The plan reads no table.
     NoTable,
     /// The storage parameter `parallel_workers` of a table.
@@ -60,6 +62,7 @@ impl ReasonKind {
             Self::UnsafeFunction => "unsafe_function",
             Self::PoolSize => "pool_size",
             Self::GatherLimit => "gather_limit",
+            Self::MaintenanceLimit => "maintenance_limit",
             Self::NoTable => "no_table",
             Self::TableParallelWorkers => "table_parallel_workers",
             Self::SmallTable => "small_table",

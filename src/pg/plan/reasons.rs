@@ -12,7 +12,7 @@ use super::routines::{Hazard, Routine, Routines};
 use super::server::{self, Setting, Table, threshold_for, workers_for};
 use super::text::{Kind, Text};
 use super::tree::Tree;
-use super::{Failure, Params, Plan};
+use super::{Failure, Nature, Params, Plan, maintenance};
 
 /// Finds the reasons why `plan` cannot reach `target`, in the transaction that the plan was made in.
 pub(super) async fn diagnose(
@@ -22,16 +22,26 @@ pub(super) async fn diagnose(
     plan: &Plan,
     target: u32,
 ) -> Result<Diagnosis, Failure> {
-    if plan.serial_refresh {
-        let serial = reason(
-            ReasonKind::SerialRefresh,
-            "REFRESH MATERIALIZED VIEW has no workers before PostgreSQL 14",
-            "-- make a table of the view's query with CREATE TABLE ... AS, or upgrade the server",
-        );
-        return Ok(Diagnosis { reasons: vec![serial], unseen: Vec::new() });
+    let settings = server::settings(client).await?;
+    match plan.nature {
+        Nature::Query => {}
+        Nature::SerialRefresh => {
+            let serial = reason(
+                ReasonKind::SerialRefresh,
+                "REFRESH MATERIALIZED VIEW has no workers before PostgreSQL 14",
+                "-- make a table of the view's query with CREATE TABLE ... AS, or upgrade the server",
+            );
+            return Ok(Diagnosis { reasons: vec![serial], unseen: Vec::new() });
+        }
+        Nature::Maintenance { asked } => {
+            let mut reasons: Vec<Reason> =
+                pool_reason(&settings, plan.pool_size, target).into_iter().collect();
+            reasons.extend(maintenance::reasons(&settings, asked, target));
+            let unseen = Routines::read(client, sql, &plan.tree).await?.unseen;
+            return Ok(Diagnosis { reasons, unseen });
+        }
     }
     let sql = plan.query.as_deref().unwrap_or(sql);
-    let settings = server::settings(client).await?;
     let tables = server::tables(client, &plan.tree.tables).await?;
     let routines = Routines::read(client, sql, &plan.tree).await?;
     let probe = Probe::read(client, sql, params, &settings, &plan.tree, target).await?;

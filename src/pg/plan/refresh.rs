@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::text::Text;
 use super::tree::Tree;
-use super::{Failure, Inspection, Session, plan_tree};
+use super::{Failure, Inspection, Nature, Session, plan_tree};
 
 /// The view's query; whether it has indexes; the bound for building one.
 const VIEW: &str = "
@@ -33,6 +33,9 @@ pub(super) async fn inspect(client: &Client, text: &Text) -> Result<Inspection, 
     let Some(mut tree) = planned else { return unknown("EXPLAIN shows no plan for its query") };
     tree.reachable = tree.reachable.max(building);
     let mut plan = session.plan(tree);
-    (plan.query, plan.serial_refresh) = (Some(query), !parallel);
+    plan.query = Some(query);
+    if !parallel {
+        plan.nature = Nature::SerialRefresh;
+    }
     Ok(Inspection::Planned(plan))
 }

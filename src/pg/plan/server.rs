@@ -31,6 +31,7 @@ const SETTINGS: &str = "
     FROM pg_catalog.pg_settings
     WHERE name = ANY (ARRAY['max_parallel_workers_per_gather', 'max_parallel_workers', 'max_worker_processes',
                             'min_parallel_table_scan_size', 'min_parallel_index_scan_size',
+                            'max_parallel_maintenance_workers',
                             'parallel_setup_cost', 'parallel_tuple_cost', 'parallel_leader_participation',
                             'debug_parallel_query', 'force_parallel_mode', 'block_size'])
        OR name LIKE 'enable\\_%' AND setting = 'off' AND boot_val = 'on'

@@ -183,6 +183,7 @@ impl<'a> Walk<'a> {
             }
             Kind::Setting => self.set(sql).await,
             Kind::Query | Kind::Cursor | Kind::Refresh => self.plan(sql, &text, target).await,
+            Kind::Maintenance => self.maintain(sql, target).await,
         };
         let statement = match looked {
             Ok(statement) => statement,
@@ -192,7 +193,9 @@ impl<'a> Walk<'a> {
             }
             Err(failure) => return Err(failure),
         };
-        if statement.not_explainable.is_some() {
+        // VACUUM, which may name nothing, changes statistics.
+        let vacuums = text.kind() == Kind::Maintenance && !text.mentions(&["create"]);
+        if statement.not_explainable.is_some() || vacuums {
             self.changed = None;
         }
         if let Some(changed) = &mut self.changed
@@ -211,6 +214,20 @@ impl<'a> Walk<'a> {
     async fn set(&self, sql: &str) -> Result<Statement, Failure> {
         self.apart(async || Ok(self.client.batch_execute(sql).await?)).await?;
         Ok(Statement { certain: true, ..Statement::new(sql) })
+    }
+
+    /// Its bound rests on settings alone.
+    async fn maintain(&self, sql: &str, target: Option<u32>) -> Result<Statement, Failure> {
+        let settled = self.changed.is_some();
+        let bounded = async || {
+            let mut statement = Statement::of(sql, inspect(self.client, sql, &[]).await?);
+            statement.certain = settled;
+            if settled {
+                explain_shortfall(self.client, &mut statement, &[], target).await?;
+            }
+            Ok(statement)
+        };
+        self.apart(bounded).await
     }
 
     async fn plan(&mut self, sql: &str, text: &Text, target: Option<u32>) -> Result<Statement, Failure> {

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Cursor,
     /// REFRESH MATERIALIZED VIEW: it runs the view's query.
     Refresh,
+    /// VACUUM and CREATE INDEX: no plan, but a bound.
+    Maintenance,
     /// SET or RESET: it changes the plans of what follows in a script.
     Setting,
     /// It starts no worker, and changes only what it names: DROP TABLE, TRUNCATE, CREATE TABLE without a
@@ -60,6 +62,8 @@ impl Text {
             }
             "declare" => Kind::Cursor,
             "create" if self.creates_from_query() => Kind::Query,
+            "vacuum" => Kind::Maintenance,
+            "create" if self.is_about(&["index"]) => Kind::Maintenance,
             "refresh" if self.refreshed().is_some() => Kind::Refresh,
             "set" | "reset" if !self.changes_roles() => Kind::Setting,
             "drop" | "truncate" if self.mentions(&["cascade"]) => Kind::Opaque(NO_PLAN),
@@ -76,7 +80,7 @@ impl Text {
 
     /// DROP or CREATE of such an object.
     fn is_about(&self, kinds: &[&str]) -> bool {
-        let flags = ["global", "local", "temp", "temporary", "unlogged"];
+        let flags = ["global", "local", "temp", "temporary", "unlogged", "unique"];
         let mut words = self.0.iter().skip(1);
         let kind = words.find(|token| !matches!(token, Token::Word(word) if flags.contains(&word.as_str())));
         matches!(kind, Some(Token::Word(word)) if kinds.contains(&word.as_str()))
@@ -287,7 +291,6 @@ mod tests {
         }
         for sql in [
             "create view v as select 1",
-            "create index on t (a)",
             "create function f() returns int language sql as 'select 1'",
             "create",
         ] {
@@ -301,7 +304,6 @@ mod tests {
             "",
             ";",
             "-- nothing",
-            "vacuum big",
             "call p()",
             "do $$ begin end $$",
             "explain analyze select 1",
@@ -326,6 +328,11 @@ mod tests {
             "create temp table \"as\" (a int)",
         ] {
             assert_eq!(kind(sql), Kind::Definition, "{sql}");
+        }
+        for sql in
+            ["vacuum (parallel 2) t", "create index on t (a)", "create unique index concurrently i on t (a)"]
+        {
+            assert_eq!(kind(sql), Kind::Maintenance, "{sql}");
         }
         for sql in ["set local work_mem = '1GB'", "SET search_path TO a, b", "reset all"] {
             assert_eq!(kind(sql), Kind::Setting, "{sql}");
