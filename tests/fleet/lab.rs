@@ -56,6 +56,8 @@ impl Lab {
             .unwrap();
         let endpoint = Endpoint::from_dsn(&server.dsn()).unwrap();
         let client = endpoint.client("test").await.unwrap();
+        // What the test asks is to take no worker either.
+        client.batch_execute("SET max_parallel_workers_per_gather = 0").await.unwrap();
         client.batch_execute(SCHEMA).await.unwrap();
         let watcher = Watcher::connect(&endpoint, "postgres", "headcount").await.unwrap();
         Self { server, client, watcher }
@@ -223,14 +225,20 @@ impl Job {
         Ended { code: output.status.code(), json, said }
     }
 
-    /// It ended on target at its first attempt.
+    /// It ended on target at its first attempt, with four workers.
     pub(crate) async fn end_well(self) -> Ended {
+        self.end_with(4).await
+    }
+
+    /// The same with so many.
+    pub(crate) async fn end_with(self, workers: u32) -> Ended {
         let ended = self.end().await;
         assert_eq!(ended.code, Some(0), "{ended:#?}");
         assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
         assert_eq!(ended.json["attempt_count"], 1, "{ended:#?}");
         assert_eq!(ended.json["wasted_seconds"], 0.0, "{ended:#?}");
-        assert_eq!(ended.json["reserved_slots"], 4, "{ended:#?}");
+        assert_eq!(ended.json["achieved_workers"], workers, "{ended:#?}");
+        assert_eq!(ended.json["reserved_slots"], workers, "{ended:#?}");
         ended
     }
 }

@@ -132,13 +132,18 @@ async fn a_fleet_may_have_a_part_of_the_pool() {
 }
 
 #[tokio::test]
-async fn fifty_processes_at_once_all_get_their_turn() {
+async fn fifty_processes_at_once_all_get_their_turn_and_their_workers() {
     let lab = Lab::start(18).await;
-    let sql = rows_of(5);
-    let jobs: Vec<_> = (1..=50).map(|n| lab.job(&format!("job{n}"), &sql, &["--reserve"])).collect();
+    // Three at a time, each long enough to be seen with its workers while forty others start.
+    let (sql, two) = (rows_of(15), ["--reserve", "--target", "2", "--min", "1"]);
+    let jobs: Vec<_> = (1..=50).map(|n| lab.job(&format!("job{n}"), &sql, &two)).collect();
     for job in jobs {
-        job.end_well().await;
+        job.end_with(2).await;
     }
     lab.until("all slots are given back", |fleet| fleet.pool.held == 0 && fleet.queue.is_empty()).await;
+    // Only 18 counts them: no worker was started in vain, and none was wanted that did not start.
+    let launched = "SELECT sum(parallel_workers_launched)::int8, sum(parallel_workers_to_launch)::int8 FROM pg_stat_database";
+    let launched = lab.client.query_one(launched, &[]).await.unwrap();
+    assert_eq!((launched.get::<_, i64>(0), launched.get::<_, i64>(1)), (100, 100));
     lab.server.stop().await.unwrap();
 }
