@@ -126,6 +126,7 @@ pub(crate) async fn commit<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
 ) -> Result<Result<(), Failure>, Error> {
+    let _sent = ledger.committing().lock_owned().await;
     match stage.commit().await {
         Ok(()) => Ok(Ok(())),
         Err(CommitError::Failed(failure)) => Ok(Err(failure)),

@@ -1,7 +1,9 @@
 //! One guarded execution: attempts until one is kept, none is left, or one fails for good.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -42,11 +44,11 @@ pub(crate) async fn drive<S: Stage>(
 ) -> Result<Driven<S::Value>, Error> {
     let (target, minimum) = (settings.target_workers, settings.minimum());
     ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
+    let interrupted = interrupted(settings, stop, ledger.committing());
     let driven = tokio::select! {
         biased;
         driven = attempts(stage, ledger, settings) => driven,
-        error = expired(settings.deadline) => Err(error),
-        () = stop.cancelled() => Err(Error::stopped()),
+        error = interrupted => Err(error),
     };
     match driven {
         Ok(driven) if driven.open.is_some() => Ok(driven),
@@ -74,6 +76,17 @@ async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Result<(), Fai
     let limit = 3 * settings.cancel_grace + settings.cleanup_limit + ANSWER_LIMIT;
     let unanswered = |_| Failure::lost(format!("the server did not answer within {limit:?}"));
     timeout(limit, stage.clear_away()).await.map_err(unanswered)?
+}
+
+/// Waits for the deadline or a stop. A COMMIT that was sent has its say first, for the time of a cancel: what took
+/// effect must not be told as undone.
+async fn interrupted(settings: &Settings, stop: &CancellationToken, committing: Arc<Mutex<()>>) -> Error {
+    let error = tokio::select! {
+        error = expired(settings.deadline) => error,
+        () = stop.cancelled() => Error::stopped(),
+    };
+    let _ = timeout(settings.cancel_grace, committing.lock()).await;
+    error
 }
 
 async fn expired(deadline: Option<Duration>) -> Error {

@@ -48,6 +48,7 @@ struct Act {
 #[derive(Clone, Copy)]
 enum Commit {
     Works,
+    Takes(Duration),
     InDoubt(Resolution),
 }
 
@@ -176,13 +177,17 @@ impl Stage for Script {
     async fn commit(&mut self) -> Result<(), CommitError> {
         match self.act().commit {
             Commit::Works => Ok(()),
+            Commit::Takes(time) => {
+                sleep(time).await;
+                Ok(())
+            }
             Commit::InDoubt(_) => Err(CommitError::InDoubt { xid: "742".into(), cause: lost() }),
         }
     }
 
     async fn resolve(&mut self, _xid: &str) -> Resolution {
         match self.act().commit {
-            Commit::Works => Resolution::Unresolved,
+            Commit::Works | Commit::Takes(_) => Resolution::Unresolved,
             Commit::InDoubt(resolution) => resolution,
         }
     }
@@ -388,6 +393,18 @@ async fn a_commit_whose_fate_is_not_known_is_an_error_and_is_never_repeated() {
     let played = play(Script::new(vec![doubtful]), |_| {}).await;
     assert_eq!(played.words.last().unwrap(), "failed in_doubt");
     assert!(played.result.unwrap_err().is_in_doubt());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_was_sent_before_the_deadline_has_its_say_for_a_while() {
+    for (takes, in_time) in [(2, true), (20, false)] {
+        let commit = Commit::Takes(Duration::from_secs(takes));
+        let script = Script::new(vec![Act { commit, ..act(4) }]);
+        let played = play(script, |s| s.deadline = Some(Duration::from_secs(11))).await;
+        let last = played.words.last().unwrap();
+        assert_eq!(last, if in_time { "on_target" } else { "failed deadline" }, "{takes} s");
+        assert_eq!(played.result.is_ok(), in_time, "{takes} s");
+    }
 }
 
 #[tokio::test(start_paused = true)]
