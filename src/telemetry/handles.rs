@@ -188,6 +188,7 @@ pub(super) struct LastWorkers {
     pub(super) target: Gauge,
     pub(super) minimum: Gauge,
     pub(super) attempts: Gauge,
+    pub(super) below_minimum: Gauge,
     pub(super) wasted: Gauge,
 }
 
@@ -251,6 +252,7 @@ impl TaskHandles {
             target: self.gauge(source, &names::LAST_TARGET),
             minimum: self.gauge(source, &names::LAST_MINIMUM),
             attempts: self.gauge(source, &names::LAST_ATTEMPTS),
+            below_minimum: self.gauge(source, &names::LAST_BELOW_MINIMUM),
             wasted: self.gauge(source, &names::LAST_WASTED),
         })
     }

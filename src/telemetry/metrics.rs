@@ -90,6 +90,7 @@ impl Metrics {
         last.target.set(f64::from(facts.target));
         last.minimum.set(f64::from(facts.minimum));
         last.attempts.set(f64::from(facts.attempts));
+        last.below_minimum.set(if failed == Some(FailReason::BelowMinimum) { 1.0 } else { 0.0 });
         last.wasted.set(facts.wasted);
         self.run_ended(task, failed.is_none(), facts.took, facts.ended_at_unix);
     }

@@ -115,6 +115,8 @@ contract! {
         "Parallel workers that the last attempt of the last execution had to reach.", fed_by ["ExecutionEnded"];
     LAST_ATTEMPTS = "headcount_last_run_attempts", Gauge, Count, ["task"],
         "Attempts that the last execution used.", fed_by ["ExecutionEnded"];
+    LAST_BELOW_MINIMUM = "headcount_last_run_below_minimum", Gauge, Count, ["task"],
+        "Whether the last execution failed for lack of workers: 1 or 0.", fed_by ["ExecutionEnded"];
     LAST_WASTED = "headcount_last_run_wasted_seconds", Gauge, Seconds, ["task"],
         "Leader time of the last execution's attempts that were not kept.", fed_by ["ExecutionEnded"];
     LAST_DURATION = "headcount_last_run_duration_seconds", Gauge, Seconds, ["task"],

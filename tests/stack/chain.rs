@@ -1,16 +1,9 @@
 //! From a run below its minimum to somebody who is woken, with real programs all the way.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
-
-use headcount::pg::connect::Endpoint;
-use headcount::telemetry::exporters::{Options, Telemetry};
-use headcount::{Headcount, Job, Outcome, Settings};
 
 use super::crowd::{Crowded, STATEMENT};
-use super::dashboards::{Expression, expressions};
 use super::programs::{Place, Program, free_port, headcount, output};
 use super::webhook::{Post, Webhook};
 
@@ -33,7 +26,7 @@ async fn a_pushed_run_below_its_minimum_wakes_somebody_and_a_good_run_resolves_i
         alertmanager: Some(alertmanager.address),
         ..Place::default()
     };
-    let prometheus = Program::prometheus(place);
+    let prometheus = Program::prometheus(&place);
     let push = pushgateway.url();
 
     let neighbour = crowded.neighbour().await;
@@ -63,7 +56,7 @@ async fn a_run_that_leaves_a_textfile_wakes_somebody_and_a_good_run_resolves_it(
     let alertmanager = Program::alertmanager(webhook.address);
     let textfiles = tempfile::tempdir().unwrap();
     let node = Program::node_exporter(textfiles.path());
-    let prometheus = Program::prometheus(Place {
+    let prometheus = Program::prometheus(&Place {
         alertmanager: Some(alertmanager.address),
         node: Some(node.address),
         ..Place::default()
@@ -115,74 +108,6 @@ fn promtool_finds_no_fault(file: &Path) {
     let text = std::fs::File::open(file).unwrap();
     let said = output(Command::new("promtool").args(["check", "metrics"]).stdin(text));
     assert_eq!(said, "", "{}", file.display());
-}
-
-/// A service that embeds the library and is scraped.
-struct Service {
-    telemetry: Telemetry,
-    headcount: Headcount,
-}
-
-impl Service {
-    async fn start(crowded: &Crowded, listen: SocketAddr) -> Self {
-        let mut options = Options::new("rollup");
-        options.listen = Some(listen);
-        let telemetry = Telemetry::start(options, |_| None).await.unwrap();
-        let endpoint = Endpoint::from_dsn(&crowded.dsn()).unwrap();
-        let builder = Headcount::builder(endpoint).without_default_observers();
-        let builder = telemetry.observers().into_iter().fold(builder, headcount::Builder::observer);
-        Self { telemetry, headcount: builder.connect().await.unwrap() }
-    }
-
-    fn job(&self) -> Job {
-        let mut settings = Settings::new("rollup");
-        settings.max_attempts = 4;
-        // The pool is full on purpose: do not wait for room.
-        settings.admission_wait = Duration::ZERO;
-        self.headcount.job(settings).target(4).minimum(2).cleanup("SELECT 1")
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
-    let crowded = Crowded::start().await;
-    let mut webhook = Webhook::start().await;
-    let alertmanager = Program::alertmanager(webhook.address);
-    let listen = free_port();
-    let service = Service::start(&crowded, listen).await;
-    let place =
-        Place { alertmanager: Some(alertmanager.address), headcount: Some(listen), ..Place::default() };
-    let prometheus = Program::prometheus(place);
-
-    // The zero from the start is what makes the first increase one.
-    for observer in service.telemetry.observers() {
-        observer.announce(&headcount::event::Scope { task: "rollup".into() });
-    }
-    prometheus.eventually("headcount_executions_total{task=\"rollup\"} == 0").await;
-
-    let first = service.job().execute(STATEMENT, &[]).await.unwrap();
-    assert_eq!(first.outcome, Outcome::OnTarget);
-    prometheus.eventually("task:headcount_last_run_success:latest{task=\"rollup\"} == 1").await;
-    let neighbour = crowded.neighbour().await;
-    let short = service.job().execute(STATEMENT, &[]).await.unwrap();
-    assert_eq!(short.outcome, Outcome::BelowMinimum);
-    webhook.wait_for("firing", "HeadcountBelowMinimum", "rollup").await;
-    crowded.leave(neighbour).await;
-    let good = service.job().execute(STATEMENT, &[]).await.unwrap();
-    assert_eq!(good.outcome, Outcome::OnTarget);
-    webhook.wait_for("resolved", "HeadcountBelowMinimum", "rollup").await;
-
-    prometheus.eventually("headcount_executions_total{task=\"rollup\"} == 3").await;
-    for Expression { place, promql, over_time } in expressions() {
-        let answer = if over_time {
-            prometheus.query_over_time(&promql).await
-        } else {
-            prometheus.query(&promql).await
-        };
-        let series = answer.unwrap_or_else(|said| panic!("{place}: {said}"));
-        assert!(!series.is_empty(), "{place}: no series: {promql}");
-    }
-    assert!(service.telemetry.finish().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

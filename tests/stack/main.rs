@@ -3,8 +3,9 @@
 //! - `dashboards`: rules for Grafana's JSON; every expression parses and names only what exists
 //! - `rules`: alerts have their tests, their severity and their page in the runbook; Prometheus' own
 //!   tools find no fault in rules, rule tests and configurations
-//! - `chain`: a run below its minimum, pushed and scraped, wakes somebody through a real Prometheus and a
-//!   real Alertmanager, and a good run resolves it; every expression of the dashboards returns series
+//! - `chain`: a run below its minimum, pushed, wakes somebody through a real Prometheus and a
+//!   real Alertmanager, and a good run resolves it; so does one that leaves a textfile
+//! - `panels`: a service, an update and a pushed run fill every expression of the dashboards
 //! - `spans`: real runs and updates of the command, received over OTLP: parents, attributes, the joined trace
 //! - `trial`: `make stack` is started, looked at, and leaves nothing behind
 //! - `programs`, `webhook`, `crowd`: how the tests start those programs, listen to Alertmanager, and keep
@@ -16,6 +17,10 @@
 mod chain;
 mod crowd;
 mod dashboards;
+#[allow(dead_code, reason = "other tests break it in more ways")]
+#[path = "../live/harness/proxy.rs"]
+mod line;
+mod panels;
 mod programs;
 #[cfg(feature = "otlp")]
 #[path = "../telemetry/receiver.rs"]

@@ -122,7 +122,7 @@ impl Program {
     }
 
     /// Prometheus, which scrapes and alerts at this place.
-    pub(crate) fn prometheus(place: Place) -> Self {
+    pub(crate) fn prometheus(place: &Place) -> Self {
         let folder = place.prometheus_folder();
         let arguments = [
             format!("--config.file={}", folder.path().join("prometheus.yml").display()),
@@ -163,11 +163,11 @@ impl Drop for Program {
 }
 
 /// Where the parts of one stack are.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Place {
     pub(crate) pushgateway: Option<SocketAddr>,
     pub(crate) alertmanager: Option<SocketAddr>,
-    pub(crate) headcount: Option<SocketAddr>,
+    pub(crate) headcount: Vec<SocketAddr>,
     pub(crate) node: Option<SocketAddr>,
 }
 
@@ -177,7 +177,7 @@ impl Place {
     }
 
     /// The configuration as it is deployed, but once a second, with the very rules, and these targets.
-    pub(crate) fn prometheus_folder(self) -> TempDir {
+    pub(crate) fn prometheus_folder(&self) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         let config = replaced(
             &read("dashboards/prometheus/prometheus.yml"),
@@ -191,11 +191,10 @@ impl Place {
         symlink(file("dashboards/prometheus/rules"), folder.path().join("rules")).unwrap();
         let targets = folder.path().join("targets");
         std::fs::create_dir(&targets).unwrap();
-        let part = |name: &str, address: Option<SocketAddr>| write_target(&targets, name, address);
-        part("pushgateway", self.pushgateway);
-        part("alertmanager", self.alertmanager);
-        part("headcount", self.headcount);
-        part("node", self.node);
+        write_targets(&targets, "pushgateway", self.pushgateway.as_slice());
+        write_targets(&targets, "alertmanager", self.alertmanager.as_slice());
+        write_targets(&targets, "headcount", &self.headcount);
+        write_targets(&targets, "node", self.node.as_slice());
         folder
     }
 }
@@ -235,9 +234,10 @@ fn encoded(promql: &str) -> String {
     percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-fn write_target(folder: &Path, name: &str, address: Option<SocketAddr>) {
-    let address = address.map(|address| address.to_string()).unwrap_or_default();
-    std::fs::write(folder.join(name).with_extension("yml"), format!("- targets: [{address}]\n")).unwrap();
+fn write_targets(folder: &Path, name: &str, addresses: &[SocketAddr]) {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let text = format!("- targets: [{}]\n", addresses.join(", "));
+    std::fs::write(folder.join(name).with_extension("yml"), text).unwrap();
 }
 
 fn replaced(text: &str, changes: &[(&str, &str, usize)]) -> String {

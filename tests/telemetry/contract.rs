@@ -107,12 +107,24 @@ fn a_failed_run_is_counted_and_leaves_the_last_success_alone() {
     check("headcount_executions_total", Some(1.0));
     check("headcount_executions_successful_total", Some(0.0));
     check("headcount_last_run_success", Some(0.0));
+    check("headcount_last_run_below_minimum", Some(1.0));
     check("headcount_last_run_achieved_workers", Some(1.0));
     check("headcount_last_run_min_workers", Some(2.0));
     check("headcount_last_run_timestamp_seconds", Some(NOW));
     check("headcount_last_success_timestamp_seconds", None);
     let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}";
     assert_eq!(value(&text, failed), Some(1.0));
+}
+
+#[test]
+fn only_a_lack_of_workers_makes_the_last_run_below_its_minimum() {
+    let below = |end| {
+        let text = rendered(&[ended(Err(FailReason::BelowMinimum), 1), ended(end, 0)]);
+        value(&text, "headcount_last_run_below_minimum{task=\"rollup\"}")
+    };
+    assert_eq!(below(Err(FailReason::Sql)), Some(0.0));
+    assert_eq!(below(Ok(Outcome::FinishedEarly)), Some(0.0));
+    assert_eq!(below(Ok(Outcome::BelowMinimum)), Some(1.0));
 }
 
 #[test]

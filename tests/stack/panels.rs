@@ -1,0 +1,134 @@
+//! A service that is scraped, an update that is scraped, a run that is pushed: no panel stays empty.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use headcount::event::Scope;
+use headcount::pg::connect::Endpoint;
+use headcount::telemetry::exporters::{Options, Telemetry};
+use headcount::{ChunkSize, Headcount, Job, Keys, Outcome, Settings, Updater};
+use serde_json::Value;
+
+use super::crowd::{Crowded, STATEMENT};
+use super::dashboards::{Expression, expressions};
+use super::line::{CommitFault, Proxy};
+use super::programs::{Place, Program, free_port, headcount};
+use super::webhook::Webhook;
+
+/// Whose panels are looked at: the service's, the update's, and the pushed run's.
+const TASKS: [&str; 3] = ["rollup", "ship", "report"];
+
+/// What is zero although all that can be cheaply brought about happened: nobody blinded the monitor.
+const ZERO: [&str; 1] = ["overview: Monitor blind A"];
+
+/// A service that embeds the library and is scraped.
+struct Service {
+    telemetry: Telemetry,
+    headcount: Headcount,
+}
+
+impl Service {
+    async fn start(crowded: &Crowded, listen: SocketAddr) -> Self {
+        let mut options = Options::new("rollup");
+        options.listen = Some(listen);
+        let telemetry = Telemetry::start(options, |_| None).await.unwrap();
+        let endpoint = Endpoint::from_dsn(&crowded.dsn()).unwrap();
+        let builder = Headcount::builder(endpoint).without_default_observers();
+        let builder = telemetry.observers().into_iter().fold(builder, headcount::Builder::observer);
+        Self { telemetry, headcount: builder.connect().await.unwrap() }
+    }
+
+    /// Waits at most so long for room in the pool, which is full on purpose.
+    fn job(&self, admission_wait: Duration) -> Job {
+        let mut settings = Settings::new("rollup");
+        settings.max_attempts = 4;
+        settings.admission_wait = admission_wait;
+        self.headcount.job(settings).target(4).minimum(2).cleanup("SELECT 1")
+    }
+}
+
+/// Updates a hundred rows over a line on which the answer to a COMMIT is lost.
+async fn ship(service: &Service, crowded: &Crowded) {
+    let line = Proxy::start(crowded.server.port()).await;
+    line.break_next_commit(CommitFault::AnswerLost);
+    let port = |port: u16| format!(":{port}/");
+    let dsn = crowded.dsn().replace(&port(crowded.server.port()), &port(line.port()));
+    let observers = service.telemetry.observers();
+    let updater = Updater::without_default_observers(Endpoint::from_dsn(&dsn).unwrap(), observers);
+    let update = updater.update("orders").task("ship").key(["id"]).set("status", "shipped");
+    let report = update.chunk(ChunkSize::Keys(10)).run(Keys::rows(1..=100)).await.unwrap();
+    assert_eq!((report.updated, report.reconnects, report.in_doubt.committed), (100, 1, 1));
+}
+
+/// Whether any value of any series of a range is above zero.
+fn is_above_zero(series: &[Value]) -> bool {
+    let values = series.iter().flat_map(|one| one["values"].as_array().into_iter().flatten());
+    values.filter_map(|pair| pair[1].as_str()?.parse::<f64>().ok()).any(|value| value > 0.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
+    let crowded = Crowded::with_orders(100).await;
+    let mut webhook = Webhook::start().await;
+    let alertmanager = Program::alertmanager(webhook.address);
+    let pushgateway = Program::pushgateway();
+    let listen = free_port();
+    let service = Service::start(&crowded, listen).await;
+    let prometheus = Program::prometheus(&Place {
+        pushgateway: Some(pushgateway.address),
+        alertmanager: Some(alertmanager.address),
+        headcount: vec![listen],
+        ..Place::default()
+    });
+
+    // The zero from the start is what makes the first increase one.
+    for observer in service.telemetry.observers() {
+        for task in ["rollup", "ship"] {
+            observer.announce(&Scope { task: task.into() });
+        }
+    }
+    prometheus.eventually("headcount_chunks_total{task=\"ship\", result=\"committed\"} == 0").await;
+
+    let first = service.job(Duration::ZERO).execute(STATEMENT, &[]).await.unwrap();
+    assert_eq!(first.outcome, Outcome::OnTarget);
+    prometheus.eventually("task:headcount_last_run_success:latest{task=\"rollup\"} == 1").await;
+    let neighbour = crowded.neighbour().await;
+    let short = service.job(Duration::ZERO).execute(STATEMENT, &[]).await.unwrap();
+    assert_eq!(short.outcome, Outcome::BelowMinimum);
+    webhook.wait_for("firing", "HeadcountBelowMinimum", "rollup").await;
+    // A run that nobody scraped: its only attempt is rejected, and its spans are lost.
+    let nobody = format!("http://{}", free_port());
+    let (dsn, push) = (crowded.dsn(), pushgateway.url());
+    let report = ["run", "--task", "report", "--dsn", &dsn, "--sql", STATEMENT, "--admission-wait", "0s"];
+    let once = ["--attempts", "1", "--push", &push, "--otlp", &nobody];
+    let (code, said) = headcount(&[&report[..], &once].concat(), &[]).await;
+    assert_eq!(code, Some(3), "{said}");
+    prometheus.eventually("task:headcount_last_run_success:latest{task=\"report\"} == 0").await;
+    crowded.leave(neighbour).await;
+    let reserved = service.job(Duration::ZERO).reserve().execute(STATEMENT, &[]).await.unwrap();
+    assert_eq!(reserved.outcome, Outcome::OnTarget);
+    ship(&service, &crowded).await;
+    // There is room, and it looks.
+    let good = service.job(Duration::from_mins(1)).execute(STATEMENT, &[]).await.unwrap();
+    assert_eq!(good.outcome, Outcome::OnTarget);
+    webhook.wait_for("resolved", "HeadcountBelowMinimum", "rollup").await;
+
+    prometheus.eventually("headcount_executions_total{task=\"rollup\"} == 4").await;
+    // Of each expression, for which tasks it had something to show at some moment.
+    let mut empty = Vec::new();
+    for (at, Expression { place, .. }) in expressions("").into_iter().enumerate() {
+        let mut shown = false;
+        for task in TASKS {
+            // Without what only fills an empty panel.
+            let promql = expressions(task).swap_remove(at).promql.replace(" or vector(0)", "");
+            let series = prometheus.query_over_time(&promql).await;
+            let series = series.unwrap_or_else(|said| panic!("{place}: {said}"));
+            shown |= is_above_zero(&series) || ZERO.contains(&place.as_str()) && !series.is_empty();
+        }
+        if !shown {
+            empty.push(place);
+        }
+    }
+    assert!(empty.is_empty(), "nothing to show: {empty:#?}");
+    assert!(service.telemetry.finish().await.is_empty());
+}
