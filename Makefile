@@ -3,7 +3,7 @@
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test soak lint doc bench stack servers
+.PHONY: help demo test soak lint doc bench stack picture servers
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ bench: servers  ## The figures of the README, as ratios within one run
 stack: servers  ## A demo watched by Prometheus, Alertmanager and Pushgateway, without containers
 	$(CARGO) build --quiet
 	sh dashboards/stack.sh target/debug/headcount
+
+picture: servers  ## dashboards/below-minimum.png, by a headless Chromium (Debian's package chromium)
+	$(CARGO) test --test stack -- --ignored picture
 
 servers:  ## PostgreSQL 13, 15 and 18, and the programs of the observability tests
 	@tests/servers/install.sh all

@@ -8,6 +8,7 @@
 //! - `panels`: a service, an update and a pushed run fill every expression of the dashboards
 //! - `spans`: real runs and updates of the command, received over OTLP: parents, attributes, the joined trace
 //! - `trial`: `make stack` is started, looked at, and leaves nothing behind
+//! - `picture`: makes the README's picture, when asked to
 //! - `programs`, `webhook`, `crowd`: how the tests start those programs, listen to Alertmanager, and keep
 //!   a server's pool busy
 //!
@@ -21,6 +22,7 @@ mod dashboards;
 #[path = "../live/harness/proxy.rs"]
 mod line;
 mod panels;
+mod picture;
 mod programs;
 #[cfg(feature = "otlp")]
 #[path = "../telemetry/receiver.rs"]

@@ -230,7 +230,8 @@ pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn encoded(promql: &str) -> String {
+/// As it stands in a URL.
+pub(crate) fn encoded(promql: &str) -> String {
     percent_encoding::utf8_percent_encode(promql, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
