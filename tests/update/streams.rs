@@ -1,9 +1,12 @@
-//! Millions of keys in bounded memory.
+//! Keys from a stream: millions in bounded memory, and few as they come.
 
 use std::io::{BufWriter, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use crate::support::Shop;
+use headcount::{Event, Keys};
+
+use crate::support::{Recorder, Shop, classes, eventually, paying, updater};
 
 /// Keys on standard input: a million, or ten in the soak.
 fn count() -> u64 {
@@ -53,4 +56,23 @@ async fn memory_does_not_grow_with_the_number_of_keys() {
         (&total.into(), &100.into(), &(total - 100).into())
     );
     assert!(early > 1000 && late < early + 8 * 1024, "{early} KiB after a tenth, {late} KiB at the end");
+}
+
+#[tokio::test]
+async fn keys_are_worked_on_as_they_come() {
+    for header in ["", "id\n"] {
+        let shop = Shop::with_orders(300).await;
+        let recorder = Arc::new(Recorder::default());
+        let update = paying(updater(&shop.dsn(), vec![recorder.clone()]).update("orders"));
+        let (keys, mut writer) = std::io::pipe().unwrap();
+        writeln!(writer, "{header}{}", (1..=250).map(|id| id.to_string()).collect::<Vec<_>>().join("\n"))
+            .unwrap();
+        let run = tokio::spawn(async move { update.run(Keys::reader(keys)).await.unwrap() });
+        // The pipe is open and empty: two chunks are committed, flushed and told of all the same.
+        eventually(&shop.client, "SELECT count(*) = 200 FROM orders WHERE status = 'paid'").await;
+        recorder.until(|event| matches!(event, Event::ChunkEnded(facts) if facts.chunk == 2)).await;
+        (251..=300).for_each(|id| writeln!(writer, "{id}").unwrap());
+        drop(writer);
+        assert_eq!(classes(&run.await.unwrap()), [300, 0, 0, 0, 0]);
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -34,7 +35,9 @@ impl Opened {
         } else {
             None
         };
-        let items = read(Lines::new(open()?, inputs, keys)?);
+        let (outbox, items) = post();
+        let lines = Lines::new(Announced { inner: open()?, outbox: outbox.clone() }, inputs, keys)?;
+        std::thread::spawn(move || outbox.post_all(lines));
         Ok(Self { items, total, countable: regular })
     }
 
@@ -43,11 +46,14 @@ impl Opened {
         inputs: &[String],
         keys: usize,
     ) -> Result<Self, Error> {
+        let (outbox, items) = post();
+        let reader = Announced { inner: reader, outbox: outbox.clone() };
         // The first line may be long in coming.
         let (inputs, opened) = (inputs.to_vec(), tokio::sync::oneshot::channel());
         std::thread::spawn(move || opened.0.send(Lines::new(reader, &inputs, keys)));
         let lines = opened.1.await.map_err(|error| Error::other("reading the keys broke off", error))??;
-        Ok(Self { items: read(lines), total: None, countable: false })
+        std::thread::spawn(move || outbox.post_all(lines));
+        Ok(Self { items, total: None, countable: false })
     }
 
     pub(in crate::run::update) fn rows(rows: Items<Box<[Option<Box<str>>]>>, inputs: usize) -> Self {
@@ -65,25 +71,59 @@ impl Opened {
     }
 }
 
-/// Items per message of the reading thread, and messages that it may be ahead.
+/// Items per message of the reading thread at most, and messages that it may be ahead.
 const BATCH: usize = 256;
 const AHEAD: usize = 4;
 
-/// Reads in a thread of its own, which ends with the stream; one that waits for a terminal does not
-/// keep the process alive.
-fn read(lines: Lines) -> Items<Item> {
+type Batch = Vec<Result<Item, Error>>;
+
+/// What was read and not yet sent. The reading thread ends with the stream; one that waits for a terminal does
+/// not keep the process alive.
+#[derive(Clone)]
+struct Outbox {
+    batch: Arc<Mutex<Batch>>,
+    sender: mpsc::Sender<Batch>,
+}
+
+fn post() -> (Outbox, Items<Item>) {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    std::thread::spawn(move || {
-        let mut lines = lines.fuse();
-        loop {
-            let batch: Vec<Result<Item, Error>> = lines.by_ref().take(BATCH).collect();
-            if batch.is_empty() || sender.blocking_send(batch).is_err() {
+    let batches = stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|batch: Batch| (batch, receiver))
+    });
+    (Outbox { batch: Arc::default(), sender }, Box::pin(batches.flat_map(stream::iter)))
+}
+
+impl Outbox {
+    fn post_all(self, lines: Lines) {
+        for item in lines {
+            let full = {
+                let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+                batch.push(item);
+                batch.len() >= BATCH
+            };
+            if full && !self.post() {
                 return;
             }
         }
-    });
-    let batches = stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.map(|batch| (batch, receiver))
-    });
-    Box::pin(batches.flat_map(stream::iter))
+        self.post();
+    }
+
+    /// Sends what there is; `false` when nobody wants it any more.
+    fn post(&self) -> bool {
+        let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
+        batch.is_empty() || self.sender.blocking_send(batch).is_ok()
+    }
+}
+
+/// A reader that sends what is in the outbox before it reads on, which may take as long as its writer likes.
+struct Announced<R> {
+    inner: R,
+    outbox: Outbox,
+}
+
+impl<R: Read> Read for Announced<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.outbox.post();
+        self.inner.read(buffer)
+    }
 }
