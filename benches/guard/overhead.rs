@@ -1,29 +1,59 @@
 //! A guarded statement that gets its workers at once, against the same by bare tokio-postgres.
+//!
+//! Twice: on a session that stays open, as in a service, and on a new one each time, as in a batch process.
+//! The four take turns, and change places in each round.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use headcount::Headcount;
+use headcount::pg::connect::Endpoint;
+use tokio_postgres::Client;
 
 use crate::server::{LONG, Server, connect};
 use crate::table::{Table, median, ratio};
 
 pub async fn measure(server: &Server, table: &mut Table, rounds: usize) {
-    let bare = connect(&server.private).await;
-    bare.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
-    let (mut guarded, mut alone) = (Vec::new(), Vec::new());
-    for _ in 0..=rounds {
-        let began = Instant::now();
-        let run = server.headcount.task("overhead").target(4).execute(LONG, &[]).await.unwrap();
-        assert!(run.target_met, "{run:?}");
-        guarded.push(began.elapsed());
-        let began = Instant::now();
-        bare.execute(LONG, &[]).await.unwrap();
-        alone.push(began.elapsed());
-    }
+    let endpoint = Endpoint::from_dsn(&server.private.dsn()).unwrap();
+    let service = Headcount::builder(endpoint).keep_sessions(1).connect().await.unwrap();
+    let kept = bare(server).await;
+    let mut times: [Vec<Duration>; 4] = Default::default();
     // The first round warms the caches.
-    let (guarded, alone) = (median(&guarded[1..]), median(&alone[1..]));
-    table.row(
-        "guarded / bare statement",
-        format!("{:.3} x", ratio(guarded, alone)),
-        "<= 1.01 x",
-        format!("medians of {rounds}: {guarded:.2?} / {alone:.2?}"),
-    );
+    for round in 0..=rounds {
+        for turn in 0..times.len() {
+            let way = (turn + round) % times.len();
+            let began = Instant::now();
+            match way {
+                0 => guarded(&service).await,
+                1 => run(&kept).await,
+                2 => guarded(&server.headcount).await,
+                _ => run(&bare(server).await).await,
+            }
+            if round > 0 {
+                times[way].push(began.elapsed());
+            }
+        }
+    }
+    let [service, kept, process, new] = times.map(|times| median(&times));
+    for (what, guarded, bare) in [
+        ("guarded / bare statement, sessions that stay", service, kept),
+        ("guarded / bare statement, a new session each time", process, new),
+    ] {
+        let detail = format!("medians of {rounds}: {guarded:.2?} / {bare:.2?}");
+        table.row(what, format!("{:.3} x", ratio(guarded, bare)), "<= 1.01 x", detail);
+    }
+}
+
+async fn guarded(headcount: &Headcount) {
+    let run = headcount.task("overhead").target(4).execute(LONG, &[]).await.unwrap();
+    assert!(run.target_met, "{run:?}");
+}
+
+async fn bare(server: &Server) -> Client {
+    let client = connect(&server.private).await;
+    client.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
+    client
+}
+
+async fn run(client: &Client) {
+    client.execute(LONG, &[]).await.unwrap();
 }
