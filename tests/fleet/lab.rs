@@ -16,7 +16,6 @@ pub(crate) const VERSIONS: [u32; 2] = [13, 18];
 
 /// One row a page, so that workers share the work; it sleeps instead of burning cores.
 const SCHEMA: &str = "
-CREATE TABLE gate (n int);
 CREATE TABLE slow (n int, pad text);
 ALTER TABLE slow ALTER pad SET STORAGE PLAIN;
 INSERT INTO slow SELECT n, repeat('x', 6000) FROM generate_series(1, 200) AS n;

@@ -55,8 +55,9 @@ async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slot
     let lab = Lab::start(18).await;
     // The job has its slots, and waits for a lock before it may start its workers.
     let locker = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("locker").await.unwrap();
-    locker.batch_execute("BEGIN; LOCK TABLE gate IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let sql = format!("SELECT count(*) FROM gate; {}", rows_of(10));
+    locker.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+    // One that EXPLAIN does not wait for.
+    let sql = format!("SELECT pg_advisory_xact_lock(42); {}", rows_of(10));
     let job = lab.job("robbed", &sql, &["--reserve", "--admission-wait", "60s"]);
     let is = |fleet: &Fleet, state: &str| {
         let robbed = fleet.leaders.iter().find(|leader| leader.task.as_deref() == Some("robbed"));
@@ -64,7 +65,7 @@ async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slot
     };
     lab.until("it has its slots and its attempt began", |fleet| is(fleet, "active")).await;
     let task = outsider(&lab).await;
-    locker.batch_execute("COMMIT").await.unwrap();
+    locker.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
     lab.until("it was rejected, and waits with its slots", |fleet| is(fleet, "idle")).await;
     lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
     task.await.unwrap();
