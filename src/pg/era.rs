@@ -8,7 +8,7 @@
 //! `pg_postmaster_start_time()` alone is not enough: the postmaster survives the crash of a backend.
 //! Its own processes (checkpointer, WAL writer...) do not; their pids are visible to every role.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::Failure;
 
@@ -31,13 +31,16 @@ macro_rules! known_by {
 const NOW: &str = known_by!();
 
 /// Also readies the session. A commit that was answered shall outlive a crash (manual, "Asynchronous Commit":
-/// with `synchronous_commit = off` it may not), and since 14 a backend notices that its client is gone
-/// even while it waits for a lock.
+/// with `synchronous_commit = off` it may not), also when the server's configuration is changed meanwhile. Since
+/// 14 a backend notices that its client is gone even while it waits for a lock.
 const READY: &str = concat!(
     known_by!(),
     ",
-       CASE WHEN current_setting('synchronous_commit') = 'off'
-            THEN set_config('synchronous_commit', 'on', false) END,
+       pg_catalog.pg_is_in_recovery(),
+       (SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_catalog.pg_proc
+        WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace),
+       set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+            WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false),
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false) END"
 );
@@ -45,18 +48,24 @@ const READY: &str = concat!(
 impl Era {
     /// Learns in which era a session is.
     pub(crate) async fn now(client: &Client) -> Result<Self, Failure> {
-        Self::read(client, NOW).await
+        Ok(Self::of(&ask(client, NOW).await?))
     }
 
-    /// Readies a session for commits that last, and learns in which era it is.
-    pub(crate) async fn ready(client: &Client) -> Result<Self, Failure> {
-        Self::read(client, READY).await
+    /// Readies a session for commits that last. Learns in which era it is, and whether its role may write a mark
+    /// into the log.
+    ///
+    /// # Errors
+    /// As of a server that is starting up (57P03) where it is a standby: it may be about to be promoted.
+    pub(crate) async fn ready(client: &Client) -> Result<(Self, bool), Failure> {
+        let row = ask(client, READY).await?;
+        if row.get(2) {
+            return Err(Failure::found("57P03", "the server is a standby"));
+        }
+        Ok((Self::of(&row), row.get::<_, Option<bool>>(3).unwrap_or(false)))
     }
 
-    async fn read(client: &Client, sql: &str) -> Result<Self, Failure> {
-        let rows = client.query_typed(sql, &[]).await?;
-        let row = rows.first().ok_or_else(|| Failure::client("the server did not say since when it runs"))?;
-        Ok(Self { started: row.get(0), own: row.get(1) })
+    fn of(row: &Row) -> Self {
+        Self { started: row.get(0), own: row.get(1) }
     }
 
     /// Whether the server has lived on from one to the other.
@@ -65,6 +74,11 @@ impl Era {
         let hidden = self.own.is_empty() && other.own.is_empty();
         self.started == other.started && (hidden || self.own.iter().any(|pid| other.own.contains(pid)))
     }
+}
+
+async fn ask(client: &Client, sql: &str) -> Result<Row, Failure> {
+    let rows = client.query_typed(sql, &[]).await?;
+    rows.into_iter().next().ok_or_else(|| Failure::client("the server did not say since when it runs"))
 }
 
 #[cfg(test)]

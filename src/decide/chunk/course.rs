@@ -102,7 +102,7 @@ impl Course {
         Self { state: State::Pending, attempt: 0, max_attempts: max_attempts.max(1), retry }
     }
 
-    /// Transactions begun.
+    /// Transactions begun, since the last one that took effect.
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
@@ -153,6 +153,8 @@ impl Course {
     /// The server crashed, or was replaced by another, before what was committed is known to be on the disk.
     pub fn on_forgotten(&mut self, draw: f64) -> Next {
         debug_assert_eq!(self.state, State::Held);
+        // It had succeeded: that it is worked on again is nobody's failure.
+        self.attempt = 0;
         self.retry(draw)
     }
 

@@ -22,9 +22,9 @@ pub(crate) trait Labor {
     /// Whom a failure without a SQLSTATE is to be blamed on.
     const OWN_FAILURE: Blame;
 
-    /// Whether many chunks may be flushed at once. One that a crash took back is worked on again then, which
-    /// is not for work with traces outside of its transaction.
-    const GROUPED: bool;
+    /// Whether many chunks may be flushed at once: one that a crash took back is worked on again then, and so
+    /// is one that it did not. That must change no row twice.
+    fn may_be_repeated(&self) -> bool;
 
     /// Readies a new session.
     async fn prepare(&self, client: &Client) -> Result<Self::Desk, Failure>;
@@ -68,6 +68,8 @@ pub(crate) struct TableUpdate {
     pub(crate) statements: Statements,
     pub(crate) keys: usize,
     pub(crate) dry: bool,
+    /// Whether a row must hold an expected value to be changed.
+    pub(crate) compares: bool,
     /// The query to claim from.
     pub(crate) claims: Option<String>,
 }
@@ -83,7 +85,10 @@ impl Labor for TableUpdate {
 
     /// An answer that makes no sense.
     const OWN_FAILURE: Blame = Blame::Run;
-    const GROUPED: bool = true;
+
+    fn may_be_repeated(&self) -> bool {
+        self.compares
+    }
 
     async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {
         let prepared = Prepared::new(client, &self.statements, self.dry).await?;
@@ -149,7 +154,11 @@ where
 
     /// The closure does not want these items.
     const OWN_FAILURE: Blame = Blame::Keys;
-    const GROUPED: bool = false;
+
+    /// It has traces outside of its transaction.
+    fn may_be_repeated(&self) -> bool {
+        false
+    }
 
     async fn prepare(&self, _client: &Client) -> Result<(), Failure> {
         Ok(())

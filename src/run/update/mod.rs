@@ -62,11 +62,12 @@ pub(crate) struct Site {
 /// first has left: the new value, or not the expected one. Without [`expect`](Self::expect) and with
 /// values of their own, the later one wins.
 ///
-/// Chunks are committed without waiting for the disk, and flushed together: before 10,000 keys or 100 ms are
-/// passed, before a wait, and at the end. A chunk counts, in the report, the files and the telemetry, when it is
-/// flushed as the server's `synchronous_commit` asks for (`off` is taken for `on`), so that what was counted
-/// outlives a crash of the server. Chunks that a crash has caught unflushed are worked on again; see
-/// [`InDoubt::reread`](crate::InDoubt::reread).
+/// What counts, in the report, the files and the telemetry, outlives a crash of the server: it was flushed as
+/// the session's `synchronous_commit` asks for (`off` is taken for `on`). With [`expect`](Self::expect), chunks
+/// are committed without waiting for the disk, and flushed together: every 10,000 keys or 100 ms, before a
+/// wait, and at the end. Those that a restart of the server has caught in between are compared again; the keys
+/// that had been changed are *already* then (see [`InDoubt::reread`](crate::InDoubt::reread)). Without
+/// `expect` that could change a row twice, so each chunk waits for the disk.
 ///
 /// The future of [`run`](Self::run) may be dropped at any await: what is in flight is rolled back by the
 /// server, or has taken effect. Running the same update again finishes the rest: rows that were done
@@ -185,37 +186,19 @@ impl Update {
 
     async fn run_inside(&self, keys: Keys) -> Result<Updated, Error> {
         let Self { site, options, wish, .. } = self;
-        // Nothing is at stake yet, but a server may be restarting.
-        let session = open_session(site, options).await?;
-        if session.version < OLDEST {
-            let explanation =
-                format!("the server is PostgreSQL {}; 13 is the oldest", session.version / 10_000);
-            return Err(Error::refused(
-                Refusal::ServerTooOld,
-                explanation,
-                vec!["-- upgrade the server".into()],
-            ));
-        }
-        let mut table = Table::find(session.client(), &wish.table).await?;
-        table.probe_equality(session.client()).await?;
-        let statements = Statements::write(wish, &table)?;
-        let inputs = statements.inputs.clone();
-
-        let mut claims = None;
-        if let Source::Claims(query) = &keys.source {
-            claims = Some(named(session.client(), query, &inputs).await?);
-        }
-        let labor = TableUpdate { statements, keys: wish.key.len(), dry: self.dry_run, claims };
-        // What the server thinks of the statements is known before the first chunk.
-        let prepared = labor.prepare(session.client()).await;
-        prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
-        let opened = match keys.source {
-            Source::Query(query) => {
-                let query = named(session.client(), &query, &inputs).await?;
+        let query = match &keys.source {
+            Source::Query(query) => Some((query.clone(), false)),
+            Source::Claims(query) => Some((query.clone(), true)),
+            _ => None,
+        };
+        let (session, labor, query) = self.ready(query.as_ref()).await?;
+        let inputs = labor.statements.inputs.clone();
+        let opened = match (keys.source, query) {
+            (Source::Query(_), Some(query)) => {
                 Some(self.spool(session, &query, &inputs).await?.open(inputs.len())?)
             }
             // Its place on the server is needed for the work.
-            other => {
+            (other, _) => {
                 drop(session);
                 Self::open(other, &inputs, wish.key.len()).await?
             }
@@ -231,6 +214,62 @@ impl Update {
             keys: wish.key.len(),
         };
         Ok(work_off(&labor, site, options, supply).await)
+    }
+
+    /// A session, what is to be done, and the query that keys come from, given that and whether they are claimed
+    /// from it. Nothing is at stake yet, so a line that breaks is no reason to give up.
+    async fn ready(
+        &self,
+        query: Option<&(String, bool)>,
+    ) -> Result<(Session, TableUpdate, Option<String>), Error> {
+        let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
+        for tries in 1..self.options.max_attempts {
+            match self.look_up(query).await {
+                Err(error) if error.is_connection_lost() => {
+                    tracing::debug!(%error, "the look-up is tried again");
+                    sleep(backoff.delay(tries, fastrand::f64())).await;
+                }
+                ready => return ready,
+            }
+        }
+        self.look_up(query).await
+    }
+
+    async fn look_up(
+        &self,
+        query: Option<&(String, bool)>,
+    ) -> Result<(Session, TableUpdate, Option<String>), Error> {
+        let Self { site, options, wish, .. } = self;
+        // A server may be restarting.
+        let session = open_session(site, options).await?;
+        if session.version < OLDEST {
+            let explanation =
+                format!("the server is PostgreSQL {}; 13 is the oldest", session.version / 10_000);
+            return Err(Error::refused(
+                Refusal::ServerTooOld,
+                explanation,
+                vec!["-- upgrade the server".into()],
+            ));
+        }
+        let mut table = Table::find(session.client(), &wish.table).await?;
+        table.probe_equality(session.client()).await?;
+        let statements = Statements::write(wish, &table)?;
+        let claims = query.is_some_and(|(_, claims)| *claims);
+        let query = match query {
+            Some((query, _)) => Some(named(session.client(), query, &statements.inputs).await?),
+            None => None,
+        };
+        let labor = TableUpdate {
+            statements,
+            keys: wish.key.len(),
+            dry: self.dry_run,
+            compares: !wish.expect.is_empty(),
+            claims: query.clone().filter(|_| claims),
+        };
+        // What the server thinks of the statements is known before the first chunk.
+        let prepared = labor.prepare(session.client()).await;
+        prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
+        Ok((session, labor, query))
     }
 
     async fn open(source: Source, inputs: &[String], keys: usize) -> Result<Option<Opened>, Error> {

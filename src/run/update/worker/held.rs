@@ -1,11 +1,11 @@
 //! Chunks that were committed without waiting for the disk, until a flush has covered them.
 //!
-//! The flush is one more commit, that of the open chunk if there is one, which waits for the disk. In its
-//! transaction the server also says in which era it is: a crash that a proxy kept from us would otherwise
-//! let us believe in a log that no longer has our chunks.
+//! The flush is a transaction of its own, which waits for the disk. It writes a mark, since PostgreSQL does not
+//! flush for a commit without a record in the log, which the commit of a chunk may well be: of an unlogged
+//! table, or of rows that all hold the new value. In that transaction the server also says in which era it
+//! is: a crash that a proxy kept from us would otherwise let us believe in a log that no longer has our chunks.
 
-use futures_util::future::join3;
-use tokio::time::Instant;
+use futures_util::future::{join, join3};
 use tokio_postgres::Client;
 
 use super::super::labor::Labor;
@@ -17,8 +17,8 @@ use crate::event::{Event, Resolution};
 use crate::pg::Failure;
 use crate::pg::era::Era;
 
-/// Something to commit, where no chunk is at hand: a commit that wrote nothing would flush nothing. Readers
-/// of the log that do not ask for messages never see it (manual, "Replication Management Functions").
+/// Readers of the log that do not ask for messages never see the mark (manual, "Replication Management
+/// Functions"). What the session waits for was settled by [`Era::ready`].
 const MARK: &str = "BEGIN; SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')";
 
 impl<L: Labor> Worker<'_, L> {
@@ -33,48 +33,54 @@ impl<L: Labor> Worker<'_, L> {
         self.held.first().is_some_and(|oldest| flush::is_due(keys, oldest.attempt.began.elapsed()))
     }
 
-    /// Commits the open chunk, if any, and makes all that was committed last. May take two turns.
+    /// Commits the open chunk, if any, and makes all that was committed last, in one round trip.
     pub(super) async fn settle(&mut self) {
-        // A commit that wrote nothing flushes nothing.
-        let alone =
-            self.open.as_ref().is_some_and(|chunk| self.held.is_empty() || chunk.attempt.xid.is_none());
-        let open = self.open.take().map(|mut chunk| {
-            chunk.course.on_commit_sent(true);
-            chunk
-        });
+        let commit = self.commit_next();
         let Some(line) = &self.line else { return };
-        if alone {
-            let committed = line.client.batch_execute("COMMIT").await;
-            self.on_commit(open, committed.map(|()| Instant::now()).map_err(Failure::from));
+        let any = commit.is_some();
+        // Polled in order: COMMIT is sent first.
+        let (committed, flushed) = if line.is_lazy {
+            join(line.send_commit(any), flush(&line.client)).await
         } else {
-            let flushed = flush_all(&line.client, open.is_none()).await;
-            self.on_flush(open, flushed);
-        }
+            (line.send_commit(any).await, Ok(Era::clone(&line.era)))
+        };
+        self.on_commit(commit, committed);
+        self.on_flush(flushed);
     }
 
-    fn on_flush(&mut self, open: Option<Chunk<L::Item>>, flushed: Result<(Instant, Era), Failure>) {
+    /// Makes all that was committed last, by whichever session. `false` when that could not be had.
+    pub(super) async fn flush(&mut self) -> bool {
+        let Some(line) = &self.line else { return false };
+        if !line.is_lazy {
+            return true;
+        }
+        let flushed = flush(&line.client).await;
+        let done = flushed.is_ok();
+        self.on_flush(flushed);
+        done && self.line.is_some()
+    }
+
+    fn on_flush(&mut self, flushed: Result<Era, Failure>) {
         match flushed {
-            Ok((at, era)) => {
-                self.on_commit(open, Ok(at));
-                if self.line.as_ref().is_some_and(|line| line.era.is_same(&era)) {
-                    for mut chunk in std::mem::take(&mut self.held) {
-                        chunk.course.on_flushed();
-                        self.committed(&chunk);
-                    }
-                } else {
-                    self.lose(&Failure::lost("another server answers, or this one has crashed"));
+            Ok(era) if self.line.as_ref().is_some_and(|line| line.era.is_same(&era)) => {
+                for mut chunk in std::mem::take(&mut self.held) {
+                    chunk.course.on_flushed();
+                    self.committed(&chunk);
                 }
             }
-            Err(failure) if open.is_some() => self.on_commit(open, Err(failure)),
+            Ok(_) => self.lose(&Failure::lost("another server answers, or this one has crashed")),
             Err(failure) if failure.is_connection_lost() => self.lose(&failure),
-            // Not even a mark may be set: the rows are read again, which settles it.
+            // No flush: the rows are read again, which settles it.
             Err(failure) => self.forget(&failure),
         }
     }
 
-    /// A new session: what was committed in another era may be gone.
+    /// What was committed in another era than that of the session may be gone.
     pub(super) fn check_held(&mut self) {
         let Some(line) = &self.line else { return };
+        if self.held.iter().all(|chunk| line.is_of(chunk)) {
+            return;
+        }
         let held = std::mem::take(&mut self.held);
         let (kept, forgotten) = held.into_iter().partition(|chunk| line.is_of(chunk));
         self.held = forgotten;
@@ -98,13 +104,12 @@ impl<L: Labor> Worker<'_, L> {
     }
 }
 
-/// Commits, and learns in which era; with `mark`, in a transaction of its own.
-async fn flush_all(client: &Client, mark: bool) -> Result<(Instant, Era), Failure> {
-    let mark = async { if mark { client.batch_execute(MARK).await } else { Ok(()) } };
+async fn flush(client: &Client) -> Result<Era, Failure> {
     // Polled in order: they are sent in this order. COMMIT does not say that something before it has failed.
-    let (marked, era, committed) = join3(mark, Era::now(client), client.batch_execute("COMMIT")).await;
+    let (marked, era, committed) =
+        join3(client.batch_execute(MARK), Era::now(client), client.batch_execute("COMMIT")).await;
     marked?;
     let era = era?;
     committed?;
-    Ok((Instant::now(), era))
+    Ok(era)
 }

@@ -24,6 +24,8 @@ pub(super) struct Line<D> {
     pub(super) driver: JoinHandle<()>,
     pub(super) desk: D,
     pub(super) era: Arc<Era>,
+    /// Whether COMMIT does not wait for the disk.
+    pub(super) is_lazy: bool,
 }
 
 impl<D> Drop for Line<D> {
@@ -38,9 +40,15 @@ impl<D> Drop for Line<D> {
 impl<D> Line<D> {
     async fn open<L: Labor<Desk = D>>(shop: &Shop<'_, L>) -> Result<Self, Failure> {
         let (client, driver) = shop.endpoint.open(&format!("headcount:{}", shop.task)).await?;
-        let era = Arc::new(Era::ready(&client).await?);
+        let (era, may_mark) = Era::ready(&client).await?;
         let desk = shop.labor.prepare(&client).await?;
-        Ok(Self { client, driver, desk, era })
+        Ok(Self {
+            client,
+            driver,
+            desk,
+            era: Arc::new(era),
+            is_lazy: may_mark && shop.labor.may_be_repeated(),
+        })
     }
 
     /// Whether the server has lived on since the chunk's transaction.
@@ -73,7 +81,6 @@ impl<L: Labor> Worker<'_, L> {
             let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
                 Ok(line) => {
                     self.line = Some(line);
-                    self.check_held();
                     if let Some(lost) = self.lost.take() {
                         shop.books.reconnected(lost);
                     }

@@ -4,7 +4,8 @@
 //! work of the next. A COMMIT is sent only when the answer to its work is there, and with it the
 //! transaction's id: without the id a lost answer could not be looked up.
 //!
-//! These COMMITs do not wait for the disk; many of them are made to last at once ([`held`]).
+//! Where a chunk may be worked on twice, these COMMITs do not wait for the disk; many of them are made to last at
+//! once ([`held`]).
 //!
 //! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], what
 //! comes of it [`outcome`]; a lost session is replaced in [`line`], and a commit in doubt cleared up in [`doubt`].
@@ -99,6 +100,7 @@ impl<'a, L: Labor> Worker<'a, L> {
                 self.settle_doubt().await;
                 continue;
             }
+            self.check_held();
             match self.next().await {
                 Move::Leave => {
                     self.leave_off(None);

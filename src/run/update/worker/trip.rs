@@ -2,26 +2,43 @@
 
 use futures_util::future::{join, join3};
 use tokio::time::{Instant, sleep};
-use tokio_postgres::Client;
 
 use super::super::labor::{Labor, Request};
 use super::Worker;
 use super::chunk::Chunk;
+use super::line::Line;
 use crate::pg::Failure;
 
 /// The server answers before the commit is on the disk (manual, "Asynchronous Commit").
 const WITHOUT_WAITING: &str = "SET LOCAL synchronous_commit TO off; COMMIT";
 
+impl<D> Line<D> {
+    /// Commits, if there is something to commit; answers when.
+    pub(super) async fn send_commit(&self, any: bool) -> Result<Instant, Failure> {
+        if any {
+            self.client.batch_execute(if self.is_lazy { WITHOUT_WAITING } else { "COMMIT" }).await?;
+        }
+        Ok(Instant::now())
+    }
+}
+
 impl<L: Labor> Worker<'_, L> {
+    /// The open chunk, whose COMMIT is about to be sent.
+    pub(super) fn commit_next(&mut self) -> Option<Chunk<L::Item>> {
+        let mut chunk = self.open.take()?;
+        chunk.course.on_commit_sent(self.line.as_ref().is_none_or(|line| !line.is_lazy));
+        Some(chunk)
+    }
+
     /// Commits the open chunk and works on the next, in one round trip.
     pub(super) async fn work(&mut self, mut chunk: Chunk<L::Item>) {
         let shop = self.shop;
-        let commit = self.open.take().map(sent::<L>);
+        let commit = self.commit_next();
         shop.begin(&mut chunk);
         let Some(line) = &self.line else { return };
         let work = shop.labor.work(&line.client, &line.desk, &chunk.items);
         // Polled in order: COMMIT is sent first, and while the server works the next chunk is put together.
-        let commit_sent = send_commit::<L>(&line.client, commit.is_some());
+        let commit_sent = line.send_commit(commit.is_some());
         let (committed, worked, ahead) = join3(commit_sent, work, self.look_ahead()).await;
         self.on_commit(commit, committed);
         self.on_work(chunk, worked).await;
@@ -32,9 +49,9 @@ impl<L: Labor> Worker<'_, L> {
     /// Commits the open chunk and claims the next, in one round trip; works on it in a second.
     pub(super) async fn claim(&mut self, wait: bool) {
         let shop = self.shop;
+        let commit = self.commit_next();
         let Some(line) = &self.line else { return };
         let began = Instant::now();
-        let commit = self.open.take().map(sent::<L>);
         let given_up = shop.books.given_up();
         let size = if wait { 1 } else { self.sizer.next() };
         let claim = shop.labor.claim(&line.client, &line.desk, Request { size, wait, given_up: &given_up });
@@ -46,7 +63,7 @@ impl<L: Labor> Worker<'_, L> {
                 claimed = claim => Some(claimed),
             }
         };
-        let (committed, claimed) = join(send_commit::<L>(&line.client, commit.is_some()), claim).await;
+        let (committed, claimed) = join(line.send_commit(commit.is_some()), claim).await;
         self.on_commit(commit, committed);
         match claimed {
             // Its transaction ends with its session.
@@ -55,7 +72,8 @@ impl<L: Labor> Worker<'_, L> {
                 self.claim_failures = 0;
                 self.nothing_free = true;
                 self.roll_back().await;
-                if wait {
+                // What was found done may be another's, and not yet on the disk.
+                if wait && self.flush().await {
                     shop.feed.claims_are_over();
                 }
             }
@@ -87,18 +105,4 @@ impl<L: Labor> Worker<'_, L> {
             shop.stop.cancel();
         }
     }
-}
-
-/// COMMIT is about to be sent.
-fn sent<L: Labor>(mut chunk: Chunk<L::Item>) -> Chunk<L::Item> {
-    chunk.course.on_commit_sent(!L::GROUPED);
-    chunk
-}
-
-/// Commits, if there is something to commit; answers when.
-async fn send_commit<L: Labor>(client: &Client, any: bool) -> Result<Instant, Failure> {
-    if any {
-        client.batch_execute(if L::GROUPED { WITHOUT_WAITING } else { "COMMIT" }).await?;
-    }
-    Ok(Instant::now())
 }
