@@ -87,7 +87,7 @@ impl Labor for TableUpdate {
     const OWN_FAILURE: Blame = Blame::Run;
 
     fn may_be_repeated(&self) -> bool {
-        self.compares
+        self.compares && !self.dry
     }
 
     async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {

@@ -18,6 +18,9 @@ use crate::pg::era::Era;
 /// Pauses between tries to get a session.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(5) };
 
+/// The server answers before the commit is on the disk (manual, "Asynchronous Commit").
+const WITHOUT_WAITING: &str = "SET LOCAL synchronous_commit TO off; COMMIT";
+
 /// A session, ready for work.
 pub(super) struct Line<D> {
     pub(super) client: Client,
@@ -49,6 +52,14 @@ impl<D> Line<D> {
             era: Arc::new(era),
             is_lazy: may_mark && shop.labor.may_be_repeated(),
         })
+    }
+
+    /// Commits, if there is something to commit; answers when.
+    pub(super) async fn send_commit(&self, any: bool) -> Result<Instant, Failure> {
+        if any {
+            self.client.batch_execute(if self.is_lazy { WITHOUT_WAITING } else { "COMMIT" }).await?;
+        }
+        Ok(Instant::now())
     }
 
     /// Whether the server has lived on since the chunk's transaction.

@@ -6,21 +6,7 @@ use tokio::time::{Instant, sleep};
 use super::super::labor::{Labor, Request};
 use super::Worker;
 use super::chunk::Chunk;
-use super::line::Line;
 use crate::pg::Failure;
-
-/// The server answers before the commit is on the disk (manual, "Asynchronous Commit").
-const WITHOUT_WAITING: &str = "SET LOCAL synchronous_commit TO off; COMMIT";
-
-impl<D> Line<D> {
-    /// Commits, if there is something to commit; answers when.
-    pub(super) async fn send_commit(&self, any: bool) -> Result<Instant, Failure> {
-        if any {
-            self.client.batch_execute(if self.is_lazy { WITHOUT_WAITING } else { "COMMIT" }).await?;
-        }
-        Ok(Instant::now())
-    }
-}
 
 impl<L: Labor> Worker<'_, L> {
     /// The open chunk, whose COMMIT is about to be sent.
