@@ -32,7 +32,10 @@ impl Stack {
         installed();
         let ports = PORTS.map(|_| free_port().port());
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new("sh")
+        // A shell cannot trap what was ignored when it started, and whatever runs these tests in the
+        // background ignores SIGINT. A terminal does not.
+        let mut child = Command::new("env")
+            .args(["--default-signal=INT,TERM", "sh"])
             .arg(file("dashboards/stack.sh"))
             .arg(env!("CARGO_BIN_EXE_headcount"))
             .envs(PORTS.into_iter().zip(ports.map(|port| port.to_string())))
