@@ -45,7 +45,7 @@ start() { # name, program, arguments: its output goes to a file
     launch "$@" >"$folder/$name.log" 2>&1
 }
 ready() { # name, what its log says when it is up
-    tries=150
+    tries=300
     until grep -qs "$2" "$folder/$1.log"; do
         tries=$((tries - 1))
         if [ "$tries" -eq 0 ] || ! kill -0 "$last" 2>/dev/null; then
@@ -57,8 +57,11 @@ ready() { # name, what its log says when it is up
     done
 }
 here_ports() { # file: with the ports of this run
-    sed -e "s/127\.0\.0\.1:9091/127.0.0.1:$PUSHGATEWAY_PORT/" -e "s/127\.0\.0\.1:9093/127.0.0.1:$ALERTMANAGER_PORT/" \
-        -e "s/127\.0\.0\.1:9095/127.0.0.1:$RECEIVER_PORT/" -e "s/127\.0\.0\.1:9464/127.0.0.1:$DEMO_PORT/" "$1"
+    # By way of names: one port's new number may be another's old one.
+    sed -e 's/127\.0\.0\.1:9091/@PUSHGATEWAY@/; s/127\.0\.0\.1:9093/@ALERTMANAGER@/' \
+        -e 's/127\.0\.0\.1:9095/@RECEIVER@/; s/127\.0\.0\.1:9464/@DEMO@/' \
+        -e "s/@PUSHGATEWAY@/127.0.0.1:$PUSHGATEWAY_PORT/; s/@ALERTMANAGER@/127.0.0.1:$ALERTMANAGER_PORT/" \
+        -e "s/@RECEIVER@/127.0.0.1:$RECEIVER_PORT/; s/@DEMO@/127.0.0.1:$DEMO_PORT/" "$1"
 }
 
 # Links, so that an edited rule is the one that is loaded.
@@ -76,6 +79,9 @@ ready pushgateway 'Listening on'
 start alertmanager prometheus-alertmanager --config.file="$folder/alertmanager.yml" \
     --storage.path="$folder/alertmanager" --web.listen-address="127.0.0.1:$ALERTMANAGER_PORT" --cluster.listen-address=
 ready alertmanager 'Listening on'
+# Whom alerts wake, before there are any.
+start receiver python3 "$here/alertmanager/receiver.py" "$RECEIVER_PORT"
+ready receiver 'alerts are printed here'
 start prometheus prometheus --config.file="$folder/prometheus/prometheus.yml" \
     --storage.tsdb.path="$folder/data" --web.listen-address="127.0.0.1:$PROMETHEUS_PORT"
 ready prometheus 'Server is ready'
@@ -91,8 +97,8 @@ Ctrl-C stops all of it.
 
 END
 
-# Whom alerts wake: its lines are for people.
-launch python3 "$here/alertmanager/receiver.py" "$RECEIVER_PORT"
+# What the receiver says is for people.
+launch tail -n +1 -f "$folder/receiver.log"
 # In sight, so that it can be watched; its metrics stay for a while when it is done.
 launch "$headcount" demo --listen "127.0.0.1:$DEMO_PORT" --keep-metrics 1h
 wait "$last"

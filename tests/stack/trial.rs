@@ -2,29 +2,45 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
-use super::file;
 use super::programs::{PATIENCE, eventually, free_port, get, installed, output, query};
+use super::{file, read};
 
 /// The variables of the script that choose its ports.
 const PORTS: [&str; 5] =
     ["PROMETHEUS_PORT", "PUSHGATEWAY_PORT", "ALERTMANAGER_PORT", "RECEIVER_PORT", "DEMO_PORT"];
 
 /// The script, in a process group of its own, as a terminal starts it.
+fn script(ports: [u16; 5], folder: &Path) -> Command {
+    // A shell cannot trap what was ignored when it started, and whatever runs these tests in the
+    // background ignores SIGINT. A terminal does not.
+    let mut script = Command::new("env");
+    script
+        .args(["--default-signal=INT,TERM", "sh"])
+        .arg(file("dashboards/stack.sh"))
+        .arg(env!("CARGO_BIN_EXE_headcount"))
+        .envs(PORTS.into_iter().zip(ports.map(|port| port.to_string())))
+        .env("TMPDIR", folder)
+        .process_group(0);
+    script
+}
+
+/// The script while it runs.
 struct Stack {
     child: Child,
     lines: Receiver<String>,
     ports: [u16; 5],
     /// Where it may put files.
     folder: TempDir,
+    errors: NamedTempFile,
 }
 
 impl Stack {
@@ -32,18 +48,11 @@ impl Stack {
         installed();
         let ports = PORTS.map(|_| free_port().port());
         let folder = tempfile::tempdir().unwrap();
-        // A shell cannot trap what was ignored when it started, and whatever runs these tests in the
-        // background ignores SIGINT. A terminal does not.
-        let mut child = Command::new("env")
-            .args(["--default-signal=INT,TERM", "sh"])
-            .arg(file("dashboards/stack.sh"))
-            .arg(env!("CARGO_BIN_EXE_headcount"))
-            .envs(PORTS.into_iter().zip(ports.map(|port| port.to_string())))
-            .env("TMPDIR", folder.path())
+        let errors = NamedTempFile::new().unwrap();
+        let mut child = script(ports, folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
+            .stderr(errors.reopen().unwrap())
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -51,7 +60,7 @@ impl Stack {
         std::thread::spawn(move || {
             stdout.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
         });
-        Self { child, lines, ports, folder }
+        Self { child, lines, ports, folder, errors }
     }
 
     fn address(&self, name: &str) -> SocketAddr {
@@ -66,7 +75,10 @@ impl Stack {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) if line.starts_with(begin) => return line,
                 Ok(line) => said.push(line),
-                Err(error) => panic!("{error}: no line begins with `{begin}`: {said:#?}"),
+                Err(error) => {
+                    let errors = std::fs::read_to_string(self.errors.path()).unwrap_or_default();
+                    panic!("{error}: no line begins with `{begin}`: {said:#?}\n{errors}")
+                }
             }
         }
     }
@@ -253,4 +265,46 @@ async fn make_stack_ends_with_sigterm_while_the_demo_makes_its_server() {
     let family = tokio::time::timeout(PATIENCE, making).await.expect("the demo makes a server");
     kill_process(stack.pid(), Signal::TERM).unwrap();
     assert_eq!(stack.ended(&family).await, Some(143));
+}
+
+#[test]
+fn make_stack_takes_ports_that_are_each_others_defaults() {
+    let script = read("dashboards/stack.sh");
+    let begin = script.find("here_ports() {").unwrap();
+    let end = begin + script[begin..].find("\n}").unwrap() + 2;
+    let swapped = "PUSHGATEWAY_PORT=9093 ALERTMANAGER_PORT=9095 RECEIVER_PORT=9464 DEMO_PORT=9091";
+    let moved = [(9091, 9093), (9093, 9095), (9095, 9464), (9464, 9091)];
+    let mut seen = BTreeSet::new();
+    for path in [
+        "alertmanager/alertmanager.yml",
+        "prometheus/targets/loopback/alertmanager.yml",
+        "prometheus/targets/loopback/headcount.yml",
+        "prometheus/targets/loopback/pushgateway.yml",
+    ] {
+        let path = format!("dashboards/{path}");
+        let code = format!("{}\n{swapped}\nhere_ports \"$1\"", &script[begin..end]);
+        let said = output(Command::new("sh").args(["-euc", &code, "sh"]).arg(file(&path)));
+        let ports = |text: &str| -> Vec<u16> {
+            text.split("127.0.0.1:").skip(1).map(|rest| rest[..4].parse().unwrap()).collect()
+        };
+        let new = |old: u16| moved.iter().find(|(from, _)| *from == old).unwrap().1;
+        let before = ports(&read(&path));
+        assert_eq!(ports(&said), before.iter().map(|port| new(*port)).collect::<Vec<_>>(), "{path}");
+        seen.extend(before);
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), moved.map(|(from, _)| from));
+}
+
+#[test]
+fn make_stack_says_so_when_its_receiver_cannot_listen() {
+    installed();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut ports = PORTS.map(|_| free_port().port());
+    ports[3] = taken.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let ended = script(ports, folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("receiver did not start") && said.contains("cannot listen"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
