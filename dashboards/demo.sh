@@ -2,7 +2,15 @@
 # The demo job of docker-compose.yml: the same report every half a minute, pushed and traced. At every third
 # run two neighbours hold all eight slots of the pool, for twelve seconds, and every other time for forty:
 # then the report needs another attempt, or fails. So the dashboards and the alerts have something to show.
+#
+# Panels about processes that are scraped need one: `headcount demo` plays on a server of its own, with
+# guarded runs and a chunked update, and leaves its metrics up for some minutes before it plays again.
 set -u
+
+while :; do
+    headcount demo --listen "$LISTEN" --keep-metrics 5m >/dev/null
+    sleep 5
+done &
 
 report='SELECT region, date_trunc($$month$$, sold_on), sum(amount), count(*) FROM sales GROUP BY 1, 2'
 neighbour() { # seconds

@@ -147,6 +147,22 @@ fn both_places_of_targets_have_the_same_files() {
 }
 
 #[test]
+fn the_demo_of_docker_compose_is_scraped_where_it_listens() {
+    let compose = read("docker-compose.yml");
+    let demo = compose.split("\n  demo:\n").nth(1).unwrap();
+    let listen = values(demo, "LISTEN").next().unwrap();
+    let port = listen.strip_prefix("0.0.0.0:").unwrap();
+    let targets = read("dashboards/prometheus/targets/compose/headcount.yml");
+    assert!(targets.contains(&format!("- targets: [demo:{port}]")), "{targets}");
+    let script = read("dashboards/demo.sh");
+    let play = script.lines().find(|line| line.trim().starts_with("headcount demo ")).unwrap();
+    assert!(play.contains("--listen \"$LISTEN\"") && play.contains("--keep-metrics "), "{play}");
+    // It has a server of its own only where the programs for one are.
+    assert!(demo.contains("apt-get install -y --no-install-recommends postgresql-"));
+    output(Command::new("sh").arg("-n").arg(file("dashboards/demo.sh")));
+}
+
+#[test]
 fn alertmanager_accepts_its_configuration() {
     installed();
     output(Command::new("amtool").arg("check-config").arg(file("dashboards/alertmanager/alertmanager.yml")));
