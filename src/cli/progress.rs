@@ -93,6 +93,10 @@ struct Story {
     pool: Option<Pool>,
     doing: &'static str,
     locked: bool,
+    /// Whether this attempt has its verdict.
+    judged: bool,
+    /// Whether the monitor is away.
+    blind: bool,
     since: Instant,
 }
 
@@ -108,6 +112,8 @@ impl Default for Story {
             pool: None,
             doing: "connecting",
             locked: false,
+            judged: false,
+            blind: false,
             since: Instant::now(),
         }
     }
@@ -123,6 +129,7 @@ impl Story {
                     target: *target,
                     minimum: *minimum,
                     max_attempts: *max_attempts,
+                    blind: self.blind,
                     ..Self::default()
                 };
                 self.doing = "inspecting the plan";
@@ -172,8 +179,8 @@ impl Story {
                 admitted(*waited, *end, *pool)
             }
             Event::AttemptStarted { attempt, max_attempts, pid, .. } => {
-                (self.attempt, self.max_attempts, self.workers, self.locked) =
-                    (*attempt, *max_attempts, 0, false);
+                (self.attempt, self.max_attempts, self.workers) = (*attempt, *max_attempts, 0);
+                (self.locked, self.judged) = (false, false);
                 self.doing = "running";
                 let Self { target, minimum, best, .. } = self;
                 Some(format!(
@@ -191,6 +198,7 @@ impl Story {
             }
             Event::VerdictReached { bar, verdict, workers, after, .. } => {
                 self.best = self.best.max(*workers);
+                self.judged = true;
                 Some(self.verdict(*bar, *verdict, *workers, *after))
             }
             Event::CancelAnswered { method, result, .. } => {
@@ -231,9 +239,15 @@ impl Story {
                 None
             }
             Event::MonitorLost { cause } => {
-                Some(format!("the monitor cannot see ({cause}); no verdict until it can"))
+                self.blind = true;
+                let then = if self.judged { "" } else { "; no verdict until it can" };
+                Some(format!("the monitor cannot see ({cause}){then}"))
             }
-            Event::MonitorRestored { .. } => Some("the monitor sees again".to_owned()),
+            Event::MonitorRestored { .. } => {
+                self.blind = false;
+                Some("the monitor sees again".to_owned())
+            }
+            Event::ExecutionEnded(_) if self.blind => Some("the monitor did not come back".to_owned()),
             _ => None,
         }
     }
@@ -332,7 +346,7 @@ const fn resolved(resolution: Resolution) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use headcount::event::AttemptFacts;
+    use headcount::event::{AttemptFacts, ExecutionFacts};
 
     use super::*;
 
@@ -348,5 +362,43 @@ mod tests {
         assert!(after(1, AttemptEnd::Failed(None)).ends_with("between attempts"));
         assert!(after(2, AttemptEnd::Accepted(Verdict::Enough)).ends_with("done"));
         assert!(after(2, AttemptEnd::Failed(None)).ends_with("giving up"));
+    }
+
+    #[test]
+    fn a_monitor_that_is_lost_after_the_verdict_holds_none_up_and_at_the_end_it_is_said_that_it_stayed_away()
+    {
+        let mut story = Story::default();
+        let lost = Event::MonitorLost { cause: "closed".to_owned() };
+        let mut tell = |event: &Event| story.tell(event).unwrap_or_default();
+        let start =
+            |attempt| Event::AttemptStarted { attempt, max_attempts: 2, bar: 4, pid: 7, backend_start: 0 };
+        tell(&start(1));
+        assert_eq!(tell(&lost), "the monitor cannot see (closed); no verdict until it can");
+        assert_eq!(tell(&Event::MonitorRestored { blind_for: Duration::ZERO }), "the monitor sees again");
+        tell(&Event::VerdictReached {
+            attempt: 1,
+            bar: 4,
+            verdict: Verdict::Enough,
+            workers: 4,
+            after: Duration::ZERO,
+        });
+        assert_eq!(tell(&lost), "the monitor cannot see (closed)");
+        let ended = || {
+            Event::ExecutionEnded(ExecutionFacts {
+                end: Ok(headcount::Outcome::OnTarget),
+                target: 4,
+                minimum: 2,
+                achieved: 4,
+                attempts: 1,
+                took: Duration::ZERO,
+                waited: Duration::ZERO,
+                ran: Duration::ZERO,
+                wasted: Duration::ZERO,
+                ended_at_unix: 0.0,
+            })
+        };
+        assert_eq!(tell(&ended()), "the monitor did not come back");
+        tell(&Event::MonitorRestored { blind_for: Duration::ZERO });
+        assert_eq!(tell(&ended()), "");
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct ProcessHandles {
     pool: OnceLock<(Gauge, Gauge)>,
     /// Only once something was reserved.
     reserved: OnceLock<Gauge>,
+    /// Only once it was lost.
+    blind_since: OnceLock<Gauge>,
 }
 
 impl ProcessHandles {
@@ -123,6 +125,7 @@ impl ProcessHandles {
             blind: source.histogram(&names::MONITOR_BLIND, Vec::new()),
             pool: OnceLock::new(),
             reserved: OnceLock::new(),
+            blind_since: OnceLock::new(),
         }
     }
 
@@ -135,6 +138,11 @@ impl ProcessHandles {
 
     pub(super) fn reserved(&self, source: &Source) -> &Gauge {
         self.reserved.get_or_init(|| source.gauge(&names::POOL_WORKERS, vec![label("state", "reserved")]))
+    }
+
+    /// The time since when the monitor has no connection, in seconds since 1970; 0 when it has one.
+    pub(super) fn blind_since(&self, source: &Source) -> &Gauge {
+        self.blind_since.get_or_init(|| source.gauge(&names::MONITOR_LOST, Vec::new()))
     }
 }
 

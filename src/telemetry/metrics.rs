@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::metrics::Recorder;
 
@@ -154,8 +155,14 @@ impl Observer for Metrics {
                 self.process.tick.record(*took);
                 self.saw_pool(*pool);
             }
-            Event::MonitorLost { .. } => self.process.ticks_lost.increment(1),
-            Event::MonitorRestored { blind_for } => self.process.blind.record(*blind_for),
+            Event::MonitorLost { .. } => {
+                self.process.ticks_lost.increment(1);
+                self.process.blind_since(&self.source).set(unix_now());
+            }
+            Event::MonitorRestored { blind_for } => {
+                self.process.blind.record(*blind_for);
+                self.process.blind_since(&self.source).set(0.0);
+            }
             Event::ExecutionEnded(facts) => self.with_task(scope, |task| self.execution_ended(task, facts)),
             Event::ChunkEnded(facts) => self.with_task(scope, |task| chunk_ended(task, facts)),
             Event::UpdateEnded(facts) => self.with_task(scope, |task| self.update_ended(task, facts)),
@@ -189,6 +196,10 @@ impl fmt::Debug for Metrics {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
         f.debug_struct("Metrics").field("tasks", &tasks.keys().collect::<Vec<_>>()).finish_non_exhaustive()
     }
+}
+
+fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn attempt_ended(task: &TaskHandles, facts: &AttemptFacts) {

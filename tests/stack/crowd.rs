@@ -3,6 +3,8 @@
 use headcount::pg::embedded::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 
+use super::line::Proxy;
+
 /// Slots of the pool: what one job demands.
 const POOL: u32 = 4;
 
@@ -56,6 +58,11 @@ impl Crowded {
 
     pub(crate) fn dsn(&self) -> String {
         self.server.dsn()
+    }
+
+    /// The same server by way of a line that can be cut.
+    pub(crate) fn dsn_by(&self, line: &Proxy) -> String {
+        self.dsn().replace(&format!(":{}/", self.server.port()), &format!(":{}/", line.port()))
     }
 
     /// Takes three slots, and returns when they are taken.

@@ -1,6 +1,7 @@
 //! The contract.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use headcount::decide::reservation::Granted;
 use headcount::event::FailReason;
@@ -156,6 +157,20 @@ fn the_pool_is_absent_until_it_is_seen() {
     let seen = rendered(&[Event::MonitorPolled { took: MS, pool: Some(POOL) }]);
     assert_eq!(value(&seen, "headcount_pool_workers{state=\"used\"}"), Some(6.0));
     assert_eq!(value(&seen, "headcount_pool_workers{state=\"size\"}"), Some(8.0));
+}
+
+#[test]
+fn a_monitor_that_is_away_says_since_when_until_it_is_back() {
+    let since = "headcount_monitor_lost_timestamp_seconds";
+    let lost = || Event::MonitorLost { cause: "connection closed".to_owned() };
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let before = now();
+    let away = value(&rendered(&[lost()]), since).unwrap();
+    assert!((before..=now()).contains(&away), "{away}");
+    let back = rendered(&[lost(), Event::MonitorRestored { blind_for: MS }]);
+    assert_eq!(value(&back, since), Some(0.0));
+    let again = rendered(&[lost(), Event::MonitorRestored { blind_for: MS }, lost()]);
+    assert!(value(&again, since).unwrap() >= before);
 }
 
 #[test]
