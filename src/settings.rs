@@ -102,11 +102,19 @@ pub struct Settings {
     /// this option share, on whatever host. Default `false`. Needs a connection that keeps its backend
     /// (no proxy that pools transactions), to [`reserve_database`](Self::reserve_database); it is one more
     /// than an execution has without, so a long queue of processes counts against `max_connections`.
+    ///
+    /// It takes as many slots as the plan may start workers at once, and at least the target: with several
+    /// Gathers that may be more than the target. With fewer slots than that (see [`degrade_after`](Self::degrade_after)
+    /// and [`pool_size`](Self::pool_size)) they are divided among those Gathers, by
+    /// `max_parallel_workers_per_gather`; an attempt is then asked for the share of one, since it may be alone, and
+    /// each has the minimum at least. Where there is no plan to inspect, one Gather is assumed. Nothing can
+    /// limit a script that sets `max_parallel_workers_per_gather` itself, nor a backend of the caller's own
+    /// ([`Job::watch`](crate::Job::watch)): they must keep to their slots themselves.
     pub reserve: bool,
-    /// The longest wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then it takes
-    /// what is free if that is the minimum, else the execution ends below the minimum. Zero asks once.
+    /// The longest wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then who is at the
+    /// head takes what is free if that is the minimum; else the execution ends below the minimum. Zero asks once.
     pub reserve_wait: Duration,
-    /// After so long a wait, at the head of the queue, the minimum is enough; up to 24 h. Default
+    /// After so long a wait, in the queue and at its head, the minimum is enough at the head of the queue; up to 24 h. Default
     /// `None`: only at the end of `reserve_wait`. Short makes jobs slow that could have waited.
     pub degrade_after: Option<Duration>,
     /// Whether to stand in the queue that goes first. Default `false`. Many of these starve the others.

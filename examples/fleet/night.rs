@@ -54,6 +54,8 @@ pub struct Scenario {
     pub grabs: Vec<Grab>,
     pub reserve_wait: u64,
     pub degrade_after: Option<u64>,
+    /// Gathers of each job, which run together and have its target in all; 0 counts as 1.
+    pub gathers: u32,
     pub seed: u64,
     /// Put in by a test, to see it found.
     pub defect: Option<Defect>,
@@ -69,6 +71,8 @@ pub enum Defect {
     LocksAreShared,
     /// The server starts more workers than its pool has.
     PoolIsOverbooked,
+    /// A client divides its slots among no Gathers: each may ask for all.
+    EachGatherHasAll,
     /// A client gives its slots back when it cancels, not when the workers are gone.
     SlotsAreFreedEarly,
 }

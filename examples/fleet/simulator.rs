@@ -14,7 +14,7 @@ use std::time::Duration;
 use headcount::Outcome;
 use headcount::decide::admission::Admission;
 use headcount::decide::attempt::{Attempts, Ended, Next, Pause, Spacing};
-use headcount::decide::reservation::{Granted, Move, Reservation, Slots, Use, outsiders};
+use headcount::decide::reservation::{Launch, Move, Reservation, Slots, Use, outsiders};
 use headcount::decide::verdict::{LeaderState, Patience, Pool, Tick, Verdict, Window};
 
 use super::audit::Audit;
@@ -196,11 +196,22 @@ impl World {
         }
     }
 
+    /// Its Gathers run together, and share its target.
+    fn launch(&self, n: usize) -> Launch {
+        Launch { workers: Some(self.jobs[n].plan.target), gathers: self.scenario.gathers }
+    }
+
     fn wish(&self, n: usize) -> Reservation {
         let plan = self.jobs[n].plan;
         let Scenario { reserve_wait, degrade_after, .. } = self.scenario;
-        Reservation::new(plan.target, plan.minimum, ms(reserve_wait), degrade_after.map(ms))
-            .with_priority(plan.priority)
+        let launch = self.launch(n);
+        Reservation::new(
+            launch.demand(plan.target),
+            launch.floor(plan.minimum),
+            ms(reserve_wait),
+            degrade_after.map(ms),
+        )
+        .with_priority(plan.priority)
     }
 
     fn arrives(&mut self, n: usize) {
@@ -257,9 +268,8 @@ impl World {
                 self.jobs[n].slots = taken;
                 self.audit.granted(n, taken);
                 self.night.granted.push(n);
-                if wish.granted(taken) == Granted::Degraded {
-                    self.jobs[n].attempts.within(taken);
-                }
+                let within = self.launch(n).share(taken).unwrap_or(taken);
+                self.jobs[n].attempts.within(within);
                 self.leaves_queue(n);
                 self.begins(n);
             }
@@ -306,10 +316,16 @@ impl World {
         self.after(interval, What::Ticks(n), n);
     }
 
-    /// The Gather takes what is free, once.
+    /// The Gathers take what is free, once. They know nothing of slots, only what each may ask for.
     fn launches(&mut self, n: usize) {
+        let launch = match self.scenario.defect {
+            Some(Defect::EachGatherHasAll) => Launch { gathers: 1, ..self.launch(n) },
+            _ => self.launch(n),
+        };
         let job = &mut self.jobs[n];
-        let asked = if self.policy == Policy::Reserve { job.slots } else { job.plan.target };
+        let share = if self.policy == Policy::Reserve { launch.share(job.slots) } else { None };
+        let gathers = self.scenario.gathers.max(1);
+        let asked = share.map_or(job.plan.target, |share| job.plan.target.min(share * gathers));
         job.workers = self.server.launch(asked);
         self.audit.works(n, job.workers);
         let lasts = job.plan.work / u64::from(job.workers + 1);

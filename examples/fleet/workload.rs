@@ -78,6 +78,7 @@ impl Workload {
             jobs,
             grabs,
             reserve_wait: 24 * 3_600_000,
+            gathers: 1,
             degrade_after: None,
             seed: self.seed,
             defect: None,

@@ -230,13 +230,16 @@ pub(crate) struct Timing {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Sharing the pool with a fleet")]
 pub(crate) struct Sharing {
-    /// Take slots of the pool first, in a queue with all others that say so, on whatever host
+    /// Take slots of the pool first, in a queue with all others that say so, on whatever host: as many as the
+    /// plan may start workers at once, several Gathers more than the target. Fewer slots are divided among them
     #[arg(long)]
     pub(crate) reserve: bool,
-    /// The longest wait for slots; then the minimum is enough, else it ends with code 3. Default 1h
+    /// The longest wait for slots; then the minimum is enough at the head of the queue, else it ends with code 3.
+    /// Default 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) reserve_wait: Option<Duration>,
-    /// Be content with the minimum after so long a wait. Default: at the end of --reserve-wait
+    /// Be content with the minimum after so long a wait, at the head of the queue. Default: at the end of
+    /// --reserve-wait
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) degrade_after: Option<Duration>,
     /// Stand in the queue that goes first

@@ -105,7 +105,7 @@ pub struct Attempts {
     target: u32,
     minimum: u32,
     max: u32,
-    /// No attempt can have more: the slots of a degraded reservation.
+    /// No attempt can have more: what a reservation leaves it.
     most: u32,
     spacing: Spacing,
     attempt: u32,
@@ -146,10 +146,10 @@ impl Attempts {
         if bar < self.most { bar } else { self.most }
     }
 
-    /// From now on no attempt is asked for more than `slots`. The target stays what the outcome is
-    /// measured against.
-    pub const fn within(&mut self, slots: u32) {
-        self.most = slots;
+    /// From now on no attempt is asked for more than `workers`, nor for less than the minimum. The target stays
+    /// what the outcome is measured against.
+    pub fn within(&mut self, workers: u32) {
+        self.most = workers.max(self.minimum);
     }
 
     /// Begins the next attempt: its number and its bar.

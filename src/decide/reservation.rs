@@ -57,11 +57,47 @@ pub fn outsiders(leaders: impl IntoIterator<Item = Use>) -> u32 {
     leaders.into_iter().map(|leader| leader.workers.saturating_sub(leader.slots)).sum()
 }
 
+/// What a statement may start at once, as far as its plan says.
+///
+/// Slots stand for workers, so a statement must not have more workers than slots. PostgreSQL has no limit
+/// for a statement, only one for each Gather (`max_parallel_workers_per_gather`), and a plan may have several
+/// that run together. So where the slots are fewer than the plan's workers, they are divided among its Gathers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Launch {
+    /// Workers of all Gathers together; `None` where there is no plan to know it from.
+    pub workers: Option<u32>,
+    /// Gathers that may have workers at the same time; 0 counts as 1.
+    pub gathers: u32,
+}
+
+impl Launch {
+    /// The slots to take: for all workers that may start, and at least for the `target`. The target alone would
+    /// not do for several Gathers: divided among them, it is out of reach when they run one after the other.
+    #[must_use]
+    pub fn demand(self, target: u32) -> u32 {
+        self.workers.map_or(target, |workers| workers.max(target))
+    }
+
+    /// The fewest slots that leave each Gather `minimum` workers.
+    #[must_use]
+    pub fn floor(self, minimum: u32) -> u32 {
+        minimum.saturating_mul(self.gathers.max(1))
+    }
+
+    /// The most workers that each Gather may ask for, so that all of them stay within `taken` slots; `None`
+    /// where the plan cannot have more.
+    #[must_use]
+    pub fn share(self, taken: u32) -> Option<u32> {
+        let fits = self.workers.is_some_and(|workers| workers <= taken);
+        (!fits).then(|| taken / self.gathers.max(1))
+    }
+}
+
 /// How a wait for slots ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granted {
-    /// As many slots as were demand.
+    /// As many slots as were demanded, or all that the fleet has.
     Full,
     /// Fewer, but at least the minimum: the patience was over.
     Degraded,
@@ -106,8 +142,9 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Wants `demand` slots and waits at most `limit` for them, in the queue and at its head. After
-    /// `degrade_after`, and when the limit is reached, what is free is enough if it is `minimum`.
+    /// Wants `demand` slots, or all where there are fewer, and waits at most `limit` for them, in the queue
+    /// and at its head. After `degrade_after`, and when the limit is reached, what is free is enough at its head
+    /// if it is `minimum`.
     #[must_use]
     pub fn new(demand: u32, minimum: u32, limit: Duration, degrade_after: Option<Duration>) -> Self {
         Self { demand, minimum: minimum.min(demand), priority: false, limit, degrade_after }
@@ -132,6 +169,12 @@ impl Reservation {
         self.demand
     }
 
+    /// Slots that it waits for where there are `size`, which may change while it waits.
+    #[must_use]
+    pub fn demand_of(&self, size: u32) -> u32 {
+        self.demand.min(size)
+    }
+
     /// The longest that it may still stand in the queue, `waited` after the wait began.
     #[must_use]
     pub const fn left(&self, waited: Duration) -> Duration {
@@ -147,8 +190,9 @@ impl Reservation {
         }
         let free = slots.free();
         let patient = !over && self.degrade_after.is_none_or(|patience| waited < patience);
-        if free >= self.demand {
-            Move::Take(self.demand)
+        let demand = self.demand_of(slots.size);
+        if free >= demand {
+            Move::Take(demand)
         } else if !patient && free >= self.minimum {
             Move::Take(free)
         } else if over {
@@ -158,10 +202,10 @@ impl Reservation {
         }
     }
 
-    /// What `taken` slots amount to.
+    /// What `taken` of `size` slots amount to.
     #[must_use]
-    pub const fn granted(&self, taken: u32) -> Granted {
-        if taken >= self.demand { Granted::Full } else { Granted::Degraded }
+    pub fn granted(&self, taken: u32, size: u32) -> Granted {
+        if taken >= self.demand_of(size) { Granted::Full } else { Granted::Degraded }
     }
 }
 
@@ -231,7 +275,43 @@ mod tests {
         assert_eq!(outsiders([leader(4, 4), leader(0, 4), leader(3, 2), leader(2, 0)]), 3);
     }
 
+    #[test]
+    fn the_demand_follows_the_size_of_the_pool() {
+        let wish = Reservation::new(8, 4, HOUR, None);
+        assert_eq!(wish.on_look(Duration::ZERO, slots(2, 0)), Move::Wait);
+        assert_eq!(
+            (wish.on_look(Duration::ZERO, slots(0, 0)), wish.granted(6, 6)),
+            (Move::Take(6), Granted::Full)
+        );
+        let grown = Slots { size: 12, ..slots(2, 0) };
+        assert_eq!(
+            (wish.on_look(Duration::ZERO, grown), wish.granted(6, 12)),
+            (Move::Take(8), Granted::Degraded)
+        );
+    }
+
+    #[test]
+    fn slots_that_do_not_suffice_are_divided_among_the_gathers() {
+        let launch = |workers, gathers| Launch { workers, gathers };
+        let two = launch(Some(8), 2);
+        assert_eq!((two.demand(4), two.floor(2)), (8, 4));
+        assert_eq!([8, 7, 4, 1].map(|taken| two.share(taken)), [None, Some(3), Some(2), Some(0)]);
+        let one = launch(Some(4), 1);
+        assert_eq!((one.demand(2), one.floor(2), one.share(4), one.share(2)), (4, 2, None, Some(2)));
+        let unknown = Launch::default();
+        assert_eq!((unknown.demand(4), unknown.floor(2), unknown.share(4)), (4, 2, Some(4)));
+    }
+
     proptest! {
+        #[test]
+        fn workers_never_outnumber_slots(
+            each in proptest::collection::vec(1u32..64, 1..6), taken in 0u32..128,
+        ) {
+            let launch = Launch { workers: Some(each.iter().sum()), gathers: each.len() as u32 };
+            let limit = launch.share(taken).unwrap_or(u32::MAX);
+            prop_assert!(each.iter().map(|&own| own.min(limit)).sum::<u32>() <= taken);
+        }
+
         #[test]
         fn it_never_takes_what_is_not_free_nor_less_than_its_minimum_nor_more_than_it_wants(
             demand in 0u32..1100, minimum in 0u32..1100, size in 0u32..1025, held in 0u32..1025,

@@ -46,8 +46,8 @@ pub(super) fn class(space: &str) -> u32 {
 pub(crate) struct SlotSession {
     client: Arc<Client>,
     pub(crate) identity: Identity,
-    /// Slots in all.
-    pub(crate) size: u32,
+    /// The most slots that the fleet may have; the pool may be smaller, and change.
+    bound: u32,
     class: u32,
     turnstile: u32,
 }
@@ -81,11 +81,10 @@ impl SlotSession {
         let (client, _driver) = endpoint.open(label).await?;
         let row = one(&client, PREPARE).await?;
         let number = |index| text(&row, index).parse::<i64>().unwrap_or(0);
-        let pool = u32::try_from(number(2)).unwrap_or(0).min(MOST);
         Ok(Self {
             client: Arc::new(client),
             identity: Identity { pid: number(0) as i32, started: number(1) },
-            size: size.unwrap_or(MOST).min(pool),
+            bound: size.unwrap_or(MOST).min(MOST),
             class: class(space),
             turnstile: if priority { PRIORITY_TURNSTILE } else { TURNSTILE },
         })
@@ -114,7 +113,7 @@ impl SlotSession {
     /// Looks at the slots, and at the workers that no slot stands for.
     pub(crate) async fn look(&self) -> Result<Slots, Failure> {
         let messages = self.client.simple_query(&self.look_sql()).await?;
-        let mut slots = Slots { size: self.size, held: 0, outsiders: None, priority_waits: false };
+        let mut slots = Slots { size: 0, held: 0, outsiders: None, priority_waits: false };
         let mut leaders = Vec::new();
         for row in rows(&messages) {
             let count = |index| text(row, index).parse::<u32>().unwrap_or(0);
@@ -123,6 +122,7 @@ impl SlotSession {
             if text(row, 2) == "t" {
                 slots.outsiders = Some(0);
             }
+            slots.size = count(5).min(self.bound);
             leaders.push(Use { workers: count(3), slots: count(4) });
         }
         slots.outsiders = slots.outsiders.map(|_| outsiders(leaders));
@@ -147,15 +147,16 @@ impl SlotSession {
              SELECT (SELECT coalesce(sum(slots), 0) FROM holders),
                     EXISTS (SELECT FROM locks WHERE key = {PRIORITY_TURNSTILE}),
                     pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-                    leaders.workers, coalesce((SELECT sum(slots) FROM holders WHERE leader = leaders.leader), 0)
+                    leaders.workers, coalesce((SELECT sum(slots) FROM holders WHERE leader = leaders.leader), 0),
+                    least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int)
              FROM (VALUES (0)) AS always LEFT JOIN leaders ON true",
             serial!(),
         )
     }
 
-    /// Takes `demand` slots and leaves the queue, or takes none and stays; all in one statement.
-    pub(crate) async fn take(&self, demand: u32) -> Result<bool, Failure> {
-        let Self { turnstile, size, .. } = self;
+    /// Takes `demand` of `size` slots and leaves the queue, or takes none and stays; all in one statement.
+    pub(crate) async fn take(&self, demand: u32, size: u32) -> Result<bool, Failure> {
+        let Self { turnstile, .. } = self;
         let class = self.class.cast_signed();
         // The subquery is fenced, so that locks are tried one by one until there are enough.
         let row = one(
@@ -195,7 +196,6 @@ impl SlotSession {
 /// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
 const PREPARE: &str = "\
 SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
-       least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),

@@ -115,11 +115,11 @@ async fn attempts<S: Stage>(
             sleep(delay).await;
         }
         let reserving = Instant::now();
-        if let Some(grant) = stage.reserve(reach.demand(target), ledger).await? {
+        if let Some(grant) = stage.reserve(reach.launch(), target, ledger).await? {
             if grant.end == Granted::GaveUp {
                 return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
             }
-            attempts.within(grant.taken);
+            attempts.within(grant.within());
         }
         let reserved = reserving.elapsed();
         let (number, bar) = attempts.begin();

@@ -12,7 +12,9 @@ use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;
 use super::release::Straggler;
+use super::reserve::Wanted;
 use super::stage::{CommitError, Reach, Stage};
+use crate::decide::reservation::Launch;
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Resolution};
 use crate::pg::Failure;
@@ -62,8 +64,13 @@ where
         Ok(())
     }
 
-    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
-        self.hold.reserve(wanted, self.leader.pid, ledger).await
+    async fn reserve(
+        &mut self,
+        launch: Launch,
+        target: u32,
+        ledger: &mut Ledger,
+    ) -> Result<Option<Grant>, Error> {
+        self.hold.reserve(Wanted { launch, target, leader: self.leader.pid }, ledger).await
     }
 
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {

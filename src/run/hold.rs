@@ -143,7 +143,7 @@ impl Hold {
         for (name, value) in rest {
             let _ = write!(script, "SELECT set_config({}, {}, {local});", literal(name), literal(value));
         }
-        // A degraded reservation: more workers would be other members'.
+        // More workers would be other members'.
         if let Some(limit) = self.worker_limit() {
             for name in ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"] {
                 let _ = write!(

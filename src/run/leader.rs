@@ -9,8 +9,10 @@ use super::hold::Hold;
 use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;
+use super::reserve::Wanted;
 use super::stage::{CommitError, Reach, Stage};
 use super::work::{Nothing, Work};
+use crate::decide::reservation::Launch;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;
@@ -64,7 +66,12 @@ impl<W: Work> Leader<W> {
         };
         let survey = self.attended(plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
-        Ok(Reach { planned: survey.reachable(), launches: survey.launches(), pool_size })
+        Ok(Reach {
+            planned: survey.reachable(),
+            gathers: survey.gathers(),
+            launches: survey.launches(),
+            pool_size,
+        })
     }
 
     /// Says so when planning waits for a lock: EXPLAIN takes those of the statement, and somebody who alters
@@ -145,9 +152,14 @@ impl<W: Work> Stage for Leader<W> {
         Err(too_narrow(reach, bar, &reasons))
     }
 
-    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+    async fn reserve(
+        &mut self,
+        launch: Launch,
+        target: u32,
+        ledger: &mut Ledger,
+    ) -> Result<Option<Grant>, Error> {
         let leader = self.hold.leader().map_or(0, |leader| leader.pid);
-        self.hold.reserve(wanted, leader, ledger).await
+        self.hold.reserve(Wanted { launch, target, leader }, ledger).await
     }
 
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::ledger::Ledger;
-use crate::decide::reservation::{Granted, Move, Reservation, Slots};
+use crate::decide::reservation::{Granted, Launch, Move, Reservation, Slots};
 use crate::event::Event;
 use crate::pg::Failure;
 
@@ -20,11 +20,22 @@ const LONG_AFTER: Duration = Duration::from_secs(10);
 /// Until the place in the queue is asked for, by whom did not go through at once, and between two questions.
 const FIRST_PLACE: Duration = Duration::from_millis(50);
 const PLACE: Duration = Duration::from_millis(500);
+
 /// What a wait for slots came to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grant {
     pub(crate) taken: u32,
     pub(crate) end: Granted,
+    /// The most workers that each Gather may ask for, so that all stay within what was taken; `None` where the
+    /// plan cannot have more.
+    pub(crate) share: Option<u32>,
+}
+
+impl Grant {
+    /// The most workers that an attempt may be asked for: what one Gather has while no other runs.
+    pub(crate) fn within(&self) -> u32 {
+        self.share.unwrap_or(self.taken)
+    }
 }
 
 /// A place to wait for slots: the server's, or a test's.
@@ -37,27 +48,29 @@ pub(crate) trait Queue {
 
     async fn look(&self) -> Result<Slots, Failure>;
 
-    /// Takes all or none; takes it out of the queue if all.
-    async fn take(&self, demand: u32) -> Result<bool, Failure>;
+    /// Takes all of `demand` of `size` slots, or none; takes it out of the queue if all.
+    async fn take(&self, demand: u32, size: u32) -> Result<bool, Failure>;
 }
 
 /// Waits in the queue and at its head until the wish is granted, or given up. `began`: when the wait did.
 pub(crate) async fn wait<Q: Queue>(
     queue: &Q,
     wish: &Reservation,
+    launch: Launch,
     began: Instant,
     ledger: &mut Ledger,
 ) -> Result<Grant, Failure> {
-    let demand = wish.demand();
     let mut ahead = 0;
-    let (grant, slots) = if enter(queue, wish, began, &mut ahead, ledger).await? {
-        at_the_head(queue, wish, began, ledger).await?
+    let (taken, end, slots) = if enter(queue, wish, began, &mut ahead, ledger).await? {
+        let (taken, end, slots) = at_the_head(queue, wish, began, ledger).await?;
+        (taken, end, Some(slots))
     } else {
-        (Grant { taken: 0, end: Granted::GaveUp }, None)
+        (0, Granted::GaveUp, None)
     };
-    let (Grant { taken, end }, waited) = (grant, began.elapsed());
+    let demand = slots.map_or(wish.demand(), |slots| wish.demand_of(slots.size));
+    let waited = began.elapsed();
     ledger.observe(&Event::ReservationEnded { demand, taken, ahead, end, waited, slots });
-    Ok(grant)
+    Ok(Grant { taken, end, share: launch.share(taken) })
 }
 
 /// Looks until enough is free, or the wait is over; with the last look.
@@ -66,21 +79,21 @@ async fn at_the_head<Q: Queue>(
     wish: &Reservation,
     began: Instant,
     ledger: &mut Ledger,
-) -> Result<(Grant, Option<Slots>), Failure> {
-    let demand = wish.demand();
+) -> Result<(u32, Granted, Slots), Failure> {
     let (since, mut shown) = (Instant::now(), None);
     loop {
         let slots = queue.look().await?;
         let waited = began.elapsed();
         match wish.on_look(waited, slots) {
-            Move::Take(taken) if queue.take(taken).await? => {
-                return Ok((Grant { taken, end: wish.granted(taken) }, Some(slots)));
+            Move::Take(taken) if queue.take(taken, slots.size).await? => {
+                return Ok((taken, wish.granted(taken, slots.size), slots));
             }
             // Somebody in the other queue was quicker.
             Move::Take(_) | Move::Wait => {}
-            Move::GiveUp => return Ok((Grant { taken: 0, end: Granted::GaveUp }, Some(slots))),
+            Move::GiveUp => return Ok((0, Granted::GaveUp, slots)),
         }
         if shown != Some(slots) {
+            let demand = wish.demand_of(slots.size);
             ledger.observe(&Event::ReservationShort { demand, slots, waited });
             shown = Some(slots);
         }
@@ -157,7 +170,7 @@ mod tests {
             Ok(Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false })
         }
 
-        async fn take(&self, _demand: u32) -> Result<bool, Failure> {
+        async fn take(&self, _demand: u32, _size: u32) -> Result<bool, Failure> {
             let mut quicker = self.quicker.lock().unwrap();
             *quicker = quicker.saturating_sub(1);
             Ok(*quicker == 0)
@@ -195,7 +208,7 @@ mod tests {
         let recorder = Arc::new(Recorder::default());
         let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
         let wish = Reservation::new(4, 2, Duration::from_millis(limit), patience.map(Duration::from_millis));
-        wait(&script, &wish, Instant::now(), &mut ledger).await.unwrap();
+        wait(&script, &wish, Launch::default(), Instant::now(), &mut ledger).await.unwrap();
         assert_eq!(*recorder.0.lock().unwrap(), expected);
     }
 

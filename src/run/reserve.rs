@@ -16,7 +16,7 @@ use super::ledger::Ledger;
 use super::queue::{Grant, Queue, wait};
 use super::release::Straggler;
 use crate::decide::backoff::Backoff;
-use crate::decide::reservation::{Granted, Reservation, Slots};
+use crate::decide::reservation::{Granted, Launch, Reservation, Slots};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::pg::Failure;
@@ -42,6 +42,21 @@ pub(crate) struct Reserved {
     pub(super) stragglers: Vec<Straggler>,
 }
 
+/// What an execution wants slots for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) launch: Launch,
+    pub(crate) target: u32,
+    /// The backend that will lead.
+    pub(crate) leader: i32,
+}
+
+impl Wanted {
+    fn demand(&self) -> u32 {
+        self.launch.demand(self.target)
+    }
+}
+
 /// The server's queue, as one execution stands in it. A wait that is broken off leaves the queue at
 /// once: the server would notice by itself, but before 14 only when it is the head.
 struct Place<'a> {
@@ -63,8 +78,8 @@ impl Queue for Place<'_> {
         self.session.look().await
     }
 
-    async fn take(&self, demand: u32) -> Result<bool, Failure> {
-        self.session.take(demand).await
+    async fn take(&self, demand: u32, size: u32) -> Result<bool, Failure> {
+        self.session.take(demand, size).await
     }
 }
 
@@ -82,8 +97,7 @@ impl Hold {
     /// Takes slots for this execution, unless it holds them already; `None` when none are asked for.
     pub(crate) async fn reserve(
         &mut self,
-        demand: u32,
-        leader: i32,
+        wanted: Wanted,
         ledger: &mut Ledger,
     ) -> Result<Option<Grant>, Error> {
         if !self.settings.reserve {
@@ -95,22 +109,17 @@ impl Hold {
             }
             self.reserved = None;
         }
-        let span = spans::reserve(&self.settings.task, demand);
-        let grant = self.stand_in_queue(demand, leader, ledger).instrument(span).await?;
+        let span = spans::reserve(&self.settings.task, wanted.demand());
+        let grant = self.stand_in_queue(wanted, ledger).instrument(span).await?;
         Ok(Some(grant))
     }
 
     /// A connection that is lost while it waits costs the place in the queue, not the wait.
-    async fn stand_in_queue(
-        &mut self,
-        demand: u32,
-        leader: i32,
-        ledger: &mut Ledger,
-    ) -> Result<Grant, Error> {
+    async fn stand_in_queue(&mut self, wanted: Wanted, ledger: &mut Ledger) -> Result<Grant, Error> {
         let began = Instant::now();
         let mut tries = 0;
         loop {
-            match self.wait_for_slots(demand, leader, began, ledger).await? {
+            match self.wait_for_slots(wanted, began, ledger).await? {
                 Ok(grant) => return Ok(grant),
                 Err(failure) => {
                     tries += 1;
@@ -126,21 +135,21 @@ impl Hold {
 
     async fn wait_for_slots(
         &mut self,
-        demand: u32,
-        leader: i32,
+        wanted: Wanted,
         began: Instant,
         ledger: &mut Ledger,
     ) -> Result<Result<Grant, Failure>, Error> {
+        let Wanted { launch, leader, .. } = wanted;
+        let demand = wanted.demand();
         let session = match self.slot_session(demand, leader).await? {
             Ok(session) => session,
             Err(failure) => return Ok(Err(failure)),
         };
         let Settings { reserve_wait, degrade_after, priority, .. } = *self.settings;
-        let demand = demand.min(session.size);
-        let wish = Reservation::new(demand, self.settings.minimum(), reserve_wait, degrade_after)
-            .with_priority(priority);
+        let minimum = launch.floor(self.settings.minimum());
+        let wish = Reservation::new(demand, minimum, reserve_wait, degrade_after).with_priority(priority);
         let mut place = Place { inner: &self.inner, session, leaving: true };
-        let granted = wait(&place, &wish, began, ledger).await;
+        let granted = wait(&place, &wish, launch, began, ledger).await;
         place.leaving = granted.is_err();
         if let Ok(grant) = granted
             && grant.end != Granted::GaveUp
@@ -204,10 +213,9 @@ impl Hold {
         self.inner.tracker.spawn(async move { session.relabel(&name).await });
     }
 
-    /// The most workers that the statement may ask for; `None` when all that it wants is reserved.
+    /// The most workers that each Gather may ask for; `None` when all that the statement may start is reserved.
     pub(crate) fn worker_limit(&self) -> Option<u32> {
-        let grant = self.reserved.as_ref()?.grant;
-        (grant.end == Granted::Degraded).then_some(grant.taken)
+        self.reserved.as_ref()?.grant.share
     }
 }
 

@@ -16,7 +16,7 @@ use super::monitor::{Sight, Watch};
 use super::queue::Grant;
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Outcome;
-use crate::decide::reservation::Granted;
+use crate::decide::reservation::{Granted, Launch};
 use crate::decide::verdict::{LeaderState, Pool};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Resolution, Scope};
@@ -85,7 +85,7 @@ struct Script {
 
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
-        let reach = Reach { launches: vec![4], planned: Some(4), pool_size: Some(POOL) };
+        let reach = Reach { launches: vec![4], planned: Some(4), gathers: 1, pool_size: Some(POOL) };
         let stopped = tokio::sync::watch::Sender::new(false);
         Self {
             acts,
@@ -130,7 +130,12 @@ impl Stage for Script {
         Err(Error::refused(Refusal::PlanTooNarrow, format!("{bar} are demanded"), vec![]))
     }
 
-    async fn reserve(&mut self, _wanted: u32, _ledger: &mut Ledger) -> Result<Option<Grant>, Error> {
+    async fn reserve(
+        &mut self,
+        _launch: Launch,
+        _target: u32,
+        _ledger: &mut Ledger,
+    ) -> Result<Option<Grant>, Error> {
         Ok(self.grant)
     }
 
@@ -469,7 +474,7 @@ async fn an_execution_that_is_dropped_says_that_it_was_interrupted() {
 #[tokio::test(start_paused = true)]
 async fn a_degraded_reservation_lowers_the_bar_and_not_the_target() {
     let mut script = Script::new(vec![act(3)]);
-    script.grant = Some(Grant { taken: 3, end: Granted::Degraded });
+    script.grant = Some(Grant { taken: 3, end: Granted::Degraded, share: Some(3) });
     let played = play(script, |_| {}).await;
     assert_eq!(played.words, ["attempt 1 bar 3", "enough 3", "ended enough", "above_minimum"]);
     let run = played.result.unwrap();
@@ -479,7 +484,7 @@ async fn a_degraded_reservation_lowers_the_bar_and_not_the_target() {
 #[tokio::test(start_paused = true)]
 async fn without_slots_nothing_runs_and_the_outcome_is_below_the_minimum() {
     let mut script = Script::new(vec![]);
-    script.grant = Some(Grant { taken: 0, end: Granted::GaveUp });
+    script.grant = Some(Grant { taken: 0, end: Granted::GaveUp, share: None });
     let played = play(script, |_| {}).await;
     assert_eq!(played.words, ["failed below_minimum"]);
     assert_eq!(played.result.unwrap().attempt_count, 0);

@@ -10,6 +10,7 @@ use tracing::Span;
 use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;
+use crate::decide::reservation::Launch;
 use crate::decide::verdict::Pool;
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -23,6 +24,8 @@ pub(crate) struct Reach {
     pub(crate) launches: Vec<u32>,
     /// The most workers the plan can have at once.
     pub(crate) planned: Option<u32>,
+    /// Gathers of one statement that may have workers at once.
+    pub(crate) gathers: u32,
     /// The pool's size as the leader's session is configured.
     pub(crate) pool_size: Option<u32>,
 }
@@ -33,10 +36,9 @@ impl Reach {
         Pool { size: self.pool_size.unwrap_or(pool.size), ..pool }
     }
 
-    /// The workers that a statement may start, which is what must be reserved: several Gathers can have
-    /// more than the target.
-    pub(crate) fn demand(&self, target: u32) -> u32 {
-        self.planned.map_or(target, |planned| planned.max(target))
+    /// What a statement may start at once, which is what must be reserved.
+    pub(crate) const fn launch(&self) -> Launch {
+        Launch { workers: self.planned, gathers: self.gathers }
     }
 
     /// The most workers that any attempt can have; `None` when there is no bound to know of.
@@ -75,7 +77,12 @@ pub(crate) trait Stage {
     async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error>;
 
     /// Takes slots of the pool, unless it holds them already; `None` when none are asked for.
-    async fn reserve(&mut self, wanted: u32, ledger: &mut Ledger) -> Result<Option<Grant>, Error>;
+    async fn reserve(
+        &mut self,
+        launch: Launch,
+        target: u32,
+        ledger: &mut Ledger,
+    ) -> Result<Option<Grant>, Error>;
 
     /// A session, ready for the statement; connects anew if the old one is gone. Returns its backend. The
     /// session says which attempt it is.

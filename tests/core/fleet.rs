@@ -74,9 +74,10 @@ proptest! {
 
     #[test]
     fn no_deadlock_no_slot_held_by_the_dead_and_first_come_first_served(
-        workload in workload(), patience in proptest::option::of(0u64..600_000), limit in 0u64..3_600_000
+        workload in workload(), patience in proptest::option::of(0u64..600_000), limit in 0u64..3_600_000,
+        gathers in 1u32..4,
     ) {
-        let scenario = Scenario { degrade_after: patience, reserve_wait: limit, ..workload.scenario() };
+        let scenario = Scenario { degrade_after: patience, reserve_wait: limit, gathers, ..workload.scenario() };
         check(&scenario);
     }
 
@@ -178,6 +179,24 @@ fn rough() -> Scenario {
 fn check_found(defect: Defect, violation: Violation) {
     let night = play(&Scenario { defect: Some(defect), ..rough() }, Policy::Reserve);
     assert!(night.violations.contains(&violation), "{defect:?}: {:?}", night.violations);
+}
+
+/// The second job takes two slots when its patience is over; the first one leaves before it starts its workers.
+#[test]
+fn the_gathers_of_a_job_share_what_it_was_granted() {
+    let plan = |arrives| Plan { arrives, target: 4, minimum: 1, work: 500, priority: false, dies: None };
+    let scenario = Scenario {
+        pool: 6,
+        jobs: vec![plan(0), plan(5)],
+        reserve_wait: 86_400_000,
+        degrade_after: Some(100),
+        gathers: 2,
+        ..Scenario::default()
+    };
+    let night = check(&scenario);
+    assert_eq!(night.fates[1].end, End::Ended(Outcome::AboveMinimum));
+    let greedy = Scenario { defect: Some(Defect::EachGatherHasAll), ..scenario };
+    assert_eq!(play(&greedy, Policy::Reserve).violations, [Violation::WorkersWithoutSlots]);
 }
 
 #[test]

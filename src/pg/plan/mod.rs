@@ -79,6 +79,8 @@ pub struct Plan {
     pub launches: Vec<u32>,
     /// The most workers at once: an upper bound, over the plan and the pool's size.
     pub reachable: u32,
+    /// The most Gathers that may have workers at once.
+    pub gathers: u32,
     /// Slots of the pool in this session: `least(max_parallel_workers, max_worker_processes)`.
     pub pool_size: u32,
     #[serde(skip)]
@@ -251,6 +253,7 @@ impl Session {
         Plan {
             launches: tree.launches.clone(),
             reachable: bound.min(self.pool_size),
+            gathers: tree.gathers,
             pool_size: self.pool_size,
             tree,
             query: None,

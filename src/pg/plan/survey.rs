@@ -81,6 +81,12 @@ impl Survey {
         plans.flat_map(|plan| plan.launches.iter().copied()).collect()
     }
 
+    /// Gathers that may have workers at once: statements run one after the other.
+    pub(crate) fn gathers(&self) -> u32 {
+        let plans = self.0.iter().filter_map(|statement| statement.plan.as_ref());
+        plans.map(|plan| plan.gathers).max().unwrap_or(0)
+    }
+
     /// The most workers at once: statements run one after the other.
     pub(crate) fn reachable(&self) -> Option<u32> {
         let each: Option<Vec<u32>> = self.0.iter().map(Statement::reachable).collect();

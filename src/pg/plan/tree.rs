@@ -31,6 +31,8 @@ pub(super) struct Tree {
     pub(super) launches: Vec<u32>,
     /// The most workers that can be alive at once.
     pub(super) reachable: u32,
+    /// The most Gathers that can have workers at once.
+    pub(super) gathers: u32,
     /// Relations that are read: schema and name.
     pub(super) tables: Vec<(String, String)>,
     /// Relations that are written: schema and name.
@@ -65,8 +67,9 @@ impl Tree {
         for plan in answer.as_array()?.iter().filter_map(|query| query.get("Plan")) {
             let node = plan.as_object()?;
             found = true;
-            let workers = tree.walk(node, false);
-            tree.reachable = tree.reachable.max(workers.peak);
+            tree.walk(node);
+            tree.reachable = tree.reachable.max(at_once(node, false, &|own| own).peak);
+            tree.gathers = tree.gathers.max(at_once(node, false, &|own| own.min(1)).peak);
             tree.cost += node.get("Total Cost").and_then(Value::as_f64).unwrap_or(0.0);
         }
         found.then_some(tree)
@@ -77,32 +80,18 @@ impl Tree {
         self.nodes.iter().any(|known| known == node)
     }
 
-    /// `again`: the node may be run more than once.
-    fn walk(&mut self, node: &Map<String, Value>, again: bool) -> Workers {
+    fn walk(&mut self, node: &Map<String, Value>) {
         let kind = node.get("Node Type").and_then(Value::as_str).unwrap_or("");
         if !self.has(kind) {
             self.nodes.push(kind.to_owned());
         }
         self.collect(node);
-        let planned = node.get("Workers Planned").and_then(Value::as_u64);
-        let own = planned.and_then(|planned| u32::try_from(planned).ok());
-        self.launches.extend(own);
+        self.launches.extend(planned(node));
         self.parallel_append |= kind == "Append" && node.get("Parallel Aware") == Some(&Value::Bool(true));
         self.single_copy |= node.get("Single Copy") == Some(&Value::Bool(true));
-
-        let mut members: Vec<Workers> = Vec::new();
-        let mut others = 0;
-        for child in node.get("Plans").and_then(Value::as_array).into_iter().flatten() {
-            let Some(child) = child.as_object() else { continue };
-            let relation = child.get("Parent Relationship").and_then(Value::as_str);
-            let repeats = relation == Some("SubPlan") || matches!(kind, "Nested Loop" | "Recursive Union");
-            let workers = self.walk(child, again || repeats);
-            match relation {
-                Some("InitPlan" | "SubPlan") => others += workers.peak,
-                _ => members.push(workers),
-            }
+        for child in children(node) {
+            self.walk(child);
         }
-        combine(kind, own.unwrap_or(0), &members, others, again)
     }
 
     fn collect(&mut self, node: &Map<String, Value>) {
@@ -130,6 +119,32 @@ impl Tree {
             }
         }
     }
+}
+
+fn children(node: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
+    node.get("Plans").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
+}
+
+fn planned(node: &Map<String, Value>) -> Option<u32> {
+    node.get("Workers Planned").and_then(Value::as_u64).and_then(|planned| u32::try_from(planned).ok())
+}
+
+/// What can be there at once, where a Gather's workers count as `of` says. `again`: the node may be run more
+/// than once.
+fn at_once(node: &Map<String, Value>, again: bool, of: &impl Fn(u32) -> u32) -> Workers {
+    let kind = node.get("Node Type").and_then(Value::as_str).unwrap_or("");
+    let mut members: Vec<Workers> = Vec::new();
+    let mut others = 0;
+    for child in children(node) {
+        let relation = child.get("Parent Relationship").and_then(Value::as_str);
+        let repeats = relation == Some("SubPlan") || matches!(kind, "Nested Loop" | "Recursive Union");
+        let workers = at_once(child, again || repeats, of);
+        match relation {
+            Some("InitPlan" | "SubPlan") => others += workers.peak,
+            _ => members.push(workers),
+        }
+    }
+    combine(kind, of(planned(node).unwrap_or(0)), &members, others, again)
 }
 
 /// `others` are the workers of the subplans and initplans of the node itself.
@@ -196,6 +211,15 @@ mod tests {
     #[test]
     fn a_serial_plan_reaches_nothing() {
         check("Aggregate(Seq Scan)", 0);
+    }
+
+    #[test]
+    fn gathers_that_run_one_after_the_other_count_once() {
+        let gathers = |text: &str| Tree::read(&plan(text)).unwrap().gathers;
+        assert_eq!(gathers("Append(Gather2,Gather4,Aggregate(Gather Merge3))"), 1);
+        assert_eq!(gathers("Append(Merge Join(Gather2,Gather2),Gather3)"), 3);
+        assert_eq!(gathers("Hash Join(Gather2,Hash(Gather4))"), 2);
+        assert_eq!(gathers("Aggregate(Seq Scan)"), 0);
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! Slots that are fewer than the workers that a plan may start.
+
+use std::cell::Cell;
+
+use headcount::pg::connect::Endpoint;
+use headcount::pg::fleet::Fleet;
+
+use crate::lab::{Lab, rows_of};
+use crate::outsiders::{CANCEL_OUTSIDER, outsider};
+
+/// Workers that Gathers of this server have asked for; only 18 counts them.
+async fn asked_for(lab: &Lab) -> i64 {
+    let asked = "SELECT sum(parallel_workers_to_launch)::int8 FROM pg_stat_database";
+    lab.client.query_one(asked, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn the_gathers_of_a_shrunk_job_share_its_slots_when_the_pool_is_free_again() {
+    let lab = Lab::start(18).await;
+    let locker = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("locker").await.unwrap();
+    locker.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+    let task = outsider(&lab).await;
+    // One side waits with its workers, its queues full of wide rows, until the other one was sorted.
+    let side = rows_of(5).replace("count(*)", "n, pad") + " ORDER BY n OFFSET 0";
+    let sql = format!(
+        "SELECT pg_advisory_xact_lock(42);
+         SELECT max(a.pad || b.pad) FROM ({side}) AS a JOIN ({side}) AS b USING (n)"
+    );
+    let mut shrunk = vec!["--reserve", "--degrade-after", "200ms", "--min", "1"];
+    shrunk.extend(["--set", "enable_hashjoin=off", "--set", "enable_nestloop=off"]);
+    let job = lab.job("shrunk", &sql, &shrunk);
+    let held = |slots| {
+        move |fleet: &Fleet| {
+            fleet.leaders.iter().any(|leader| leader.slots == slots && leader.attempt == Some(1))
+        }
+    };
+    lab.until("it has two slots, and waits for the lock", held(2)).await;
+    lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
+    task.await.unwrap();
+    lab.until("the pool is free", |fleet| fleet.pool.used == 0).await;
+    locker.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
+    let most = Cell::new(0);
+    let over = |fleet: &Fleet| {
+        most.set(most.get().max(fleet.pool.used));
+        fleet.pool.held == 0
+    };
+    lab.until("it is over", over).await;
+    assert_eq!(most.get(), 2, "each Gather has one");
+    let ended = job.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert_eq!(ended.json["reserved_slots"], 2, "{ended:#?}");
+    assert_eq!(ended.json["outcome"], "above_minimum", "{ended:#?}");
+    assert_eq!(ended.json["attempts"][0]["bar"], 1, "one Gather may be alone: {ended:#?}");
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_part_of_the_pool_is_kept_by_a_statement_that_may_have_more() {
+    let lab = Lab::start(18).await;
+    let part = ["--reserve", "--pool-size", "2", "--target", "2", "--min", "1"];
+    let more = ["--set", "max_parallel_workers_per_gather=4"];
+    lab.job("part", &rows_of(5), &[&part[..], &more].concat()).end_with(2).await;
+    assert_eq!(asked_for(&lab).await, 2);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
+    let lab = Lab::start(18).await;
+    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
+    lab.until_running("holder").await;
+    // Admission still counts with the pool that its session began with.
+    let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--admission-wait", "1s"]);
+    lab.until_queued(1).await;
+    for sql in ["ALTER SYSTEM SET max_parallel_workers = 12", "SELECT pg_reload_conf()"] {
+        lab.client.batch_execute(sql).await.unwrap();
+    }
+    waiting.end_well().await;
+    holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
