@@ -55,8 +55,19 @@ pub enum Event {
     ReservationShort {
         /// Slots wanted.
         demand: u32,
+        /// Whether only numbers changed since it was last sent: the members, the outsiders, or those with
+        /// priority that are in the way are still so.
+        again: bool,
         /// What the look saw.
         slots: Slots,
+        /// Time waited so far.
+        waited: Duration,
+    },
+    /// Slots cannot be asked for now, which is tried again until the longest wait is over; sent again when the
+    /// cause changes. Who lost its connection stands at the end of the queue then.
+    ReservationHindered {
+        /// Why, as the server or the line says it.
+        cause: String,
         /// Time waited so far.
         waited: Duration,
     },

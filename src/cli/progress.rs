@@ -150,18 +150,23 @@ impl Story {
             }
             Event::ReservationShort { demand, slots, .. } => {
                 let before = std::mem::replace(&mut self.doing, HEAD);
-                let line = format!("next in the queue: {demand} slots are needed, {}", free(*slots));
+                let line =
+                    format!("next in the queue: {demand} {} needed, {}", slots_are(*demand), free(*slots));
                 (before != HEAD).then_some(line)
+            }
+            Event::ReservationHindered { cause, .. } => {
+                self.doing = "trying to reserve slots";
+                Some(format!("slots cannot be asked for: {cause}; trying again"))
             }
             Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
                 Some(reserved(*demand, *taken, *end, *waited, *slots))
             }
             Event::ReservationKept { taken } => {
                 self.doing = "waiting for its workers to leave";
-                Some(format!("{taken} slots are kept until its workers are gone"))
+                Some(format!("{taken} {} kept until its workers are gone", slots_are(*taken)))
             }
             Event::ReservationReleased { taken, early: true, .. } => {
-                Some(format!("{taken} slots are given back although workers are still there"))
+                Some(format!("{taken} {} given back although workers are still there", slots_are(*taken)))
             }
             Event::ReservationLost { taken } => {
                 Some(format!("the connection that held {taken} slots broke; others may take them"))
@@ -288,6 +293,10 @@ impl Story {
             self.doing
         )
     }
+}
+
+const fn slots_are(count: u32) -> &'static str {
+    if count == 1 { "slot is" } else { "slots are" }
 }
 
 fn free(slots: Slots) -> String {

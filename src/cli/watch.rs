@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use headcount::pg::connect::Endpoint;
 use headcount::pg::fleet::{Fleet, Leader, Waiting, Watcher};
 
 use super::args::WatchArgs;
@@ -33,10 +34,19 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
     }
     let endpoint = endpoint(args.dsn.as_deref())?;
     let server = endpoint.describe();
-    let watcher = Watcher::connect(&endpoint, &args.reserve_database, &args.reserve_space).await?;
+    let mut watcher = Watcher::connect(&endpoint, &args.reserve_database, &args.reserve_space).await?;
     let mut last = String::new();
     loop {
-        let fleet = watcher.look().await?;
+        let fleet = match watcher.look().await {
+            Ok(fleet) => fleet,
+            Err(error) if error.is_connection_lost() && !args.once => {
+                output::complain(&Failed::from(error));
+                watcher = again(args, &endpoint).await?;
+                last.clear();
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if args.json {
             output::print_json(&fleet);
         } else if std::io::stdout().is_terminal() && !args.once {
@@ -52,6 +62,21 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
             return Ok(());
         }
         tokio::time::sleep(args.interval).await;
+    }
+}
+
+/// Connects anew, for as long as that may succeed: a server that starts again is when people look most.
+async fn again(args: &WatchArgs, endpoint: &Endpoint) -> Result<Watcher, Failed> {
+    output::say("connecting again");
+    loop {
+        match Watcher::connect(endpoint, &args.reserve_database, &args.reserve_space).await {
+            Ok(watcher) => {
+                output::say("connected again");
+                return Ok(watcher);
+            }
+            Err(error) if error.is_retryable() => tokio::time::sleep(args.interval).await,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -41,6 +41,14 @@ impl Slots {
     pub fn free(self) -> u32 {
         self.size.saturating_sub(self.held).saturating_sub(self.outsiders.unwrap_or(0))
     }
+
+    /// Whether the same are in the way as in another look, however many: members, outsiders, priority.
+    #[must_use]
+    pub fn is_short_as(self, other: Self) -> bool {
+        let reason =
+            |slots: Self| (slots.held > 0, slots.outsiders.is_some_and(|n| n > 0), slots.priority_waits);
+        reason(self) == reason(other)
+    }
 }
 
 /// One leader's workers, and the slots that it holds.

@@ -52,18 +52,21 @@ pub(crate) struct SlotSession {
     turnstile: u32,
 }
 
-/// Whether two sessions of this endpoint may have one backend: a proxy pools transactions. While the
+/// Whether two sessions of this endpoint may have one backend: a proxy pools transactions, or statements. While the
 /// second one holds a transaction open, nobody else can have its backend, and the first one keeps its own.
 pub(crate) async fn shares_backends(endpoint: &Endpoint) -> Result<bool, Failure> {
     const WHO: &str = "SELECT pg_catalog.pg_backend_pid()";
     let (first, second) = tokio::try_join!(endpoint.open(PROBE), endpoint.open(PROBE))?;
     let mine = one(&first.0, WHO).await?;
     let other = async {
-        second.0.batch_execute("BEGIN").await?;
-        Ok::<_, Failure>((one(&second.0, WHO).await?, one(&first.0, WHO).await?))
+        if let Err(failure) = second.0.batch_execute("BEGIN").await.map_err(Failure::from) {
+            // No server refuses to begin: a proxy that pools statements does, as a protocol violation.
+            return if failure.sqlstate() == Some("08P01") { Ok(None) } else { Err(failure) };
+        }
+        Ok(Some((one(&second.0, WHO).await?, one(&first.0, WHO).await?)))
     };
     let Ok(answers) = tokio::time::timeout(PROXY_PATIENCE, other).await else { return Ok(true) };
-    let (other, again) = answers?;
+    let Some((other, again)) = answers? else { return Ok(true) };
     Ok(text(&mine, 0) == text(&other, 0) || text(&mine, 0) != text(&again, 0))
 }
 

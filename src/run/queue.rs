@@ -80,7 +80,7 @@ async fn at_the_head<Q: Queue>(
     began: Instant,
     ledger: &mut Ledger,
 ) -> Result<(u32, Granted, Slots), Failure> {
-    let (since, mut shown) = (Instant::now(), None);
+    let (since, mut shown) = (Instant::now(), None::<Slots>);
     loop {
         let slots = queue.look().await?;
         let waited = began.elapsed();
@@ -94,7 +94,8 @@ async fn at_the_head<Q: Queue>(
         }
         if shown != Some(slots) {
             let demand = wish.demand_of(slots.size);
-            ledger.observe(&Event::ReservationShort { demand, slots, waited });
+            let again = shown.is_some_and(|last| slots.is_short_as(last));
+            ledger.observe(&Event::ReservationShort { demand, again, slots, waited });
             shown = Some(slots);
         }
         sleep(if since.elapsed() < LONG_AFTER { LOOK } else { LONG_LOOK }).await;
@@ -184,7 +185,9 @@ mod tests {
         fn observe(&self, _: &Scope, event: &Event) {
             let word = match event {
                 Event::ReservationQueued { ahead, .. } => format!("{ahead} ahead"),
-                Event::ReservationShort { slots, .. } => format!("{} free", slots.free()),
+                Event::ReservationShort { slots, again, .. } => {
+                    format!("{} free{}", slots.free(), if *again { " still" } else { "" })
+                }
                 Event::ReservationEnded { taken, end, waited, .. } => {
                     format!("{} {taken} after {} ms", end.as_str(), waited.as_millis())
                 }
@@ -226,7 +229,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_head_takes_when_enough_is_free_and_says_each_change_before() {
         let looks = [(6, 0), (6, 0), (3, 0), (3, 0), (2, 0)];
-        check(script(&looks), 60_000, None, &["0 free", "3 free", "full 4 after 80 ms"]).await;
+        check(script(&looks), 60_000, None, &["0 free", "3 free still", "full 4 after 80 ms"]).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -114,10 +114,11 @@ impl Hold {
         Ok(Some(grant))
     }
 
-    /// A connection that is lost while it waits costs the place in the queue, not the wait.
+    /// A connection that is lost while it waits costs the place in the queue, not the wait. What hinders it is
+    /// said when it begins and when it changes: the wait may last for hours.
     async fn stand_in_queue(&mut self, wanted: Wanted, ledger: &mut Ledger) -> Result<Grant, Error> {
         let began = Instant::now();
-        let mut tries = 0;
+        let (mut tries, mut told) = (0, None);
         loop {
             match self.wait_for_slots(wanted, began, ledger).await? {
                 Ok(grant) => return Ok(grant),
@@ -126,6 +127,12 @@ impl Hold {
                     let delay = RETURN.delay(tries, fastrand::f64());
                     if !failure.is_retryable() || began.elapsed() + delay > self.settings.reserve_wait {
                         return Err(Error::sql("reserving slots", failure));
+                    }
+                    let cause = failure.to_string();
+                    if told.as_ref() != Some(&cause) {
+                        let waited = began.elapsed();
+                        ledger.observe(&Event::ReservationHindered { cause: cause.clone(), waited });
+                        told = Some(cause);
                     }
                     sleep(delay).await;
                 }
@@ -254,7 +261,7 @@ impl Drop for Reserved {
 fn pooled(server: &str) -> Error {
     Error::refused(
         Refusal::PooledConnection,
-        format!("a proxy at {server} pools transactions, and slots are held by a session"),
+        format!("a proxy at {server} pools transactions or statements, and slots are held by a session"),
         vec![
             "-- let --monitor-dsn lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy"
                 .to_owned(),

@@ -44,10 +44,18 @@ impl Observer for Log {
                 let waited_seconds = waited.as_secs_f64();
                 info!(target: TARGET, task, demand, ahead, waited_seconds, "waiting in the queue for slots");
             }
-            Event::ReservationShort { demand, slots, waited } => {
+            Event::ReservationShort { demand, again, slots, waited } => {
                 let Slots { size, held, outsiders, .. } = slots;
                 let waited_seconds = waited.as_secs_f64();
-                debug!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "at the head of the queue, waiting for free slots");
+                if *again {
+                    debug!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "still at the head of the queue");
+                } else {
+                    info!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "at the head of the queue, waiting for free slots");
+                }
+            }
+            Event::ReservationHindered { cause, waited } => {
+                let waited_seconds = waited.as_secs_f64();
+                warn!(target: TARGET, task, cause, waited_seconds, "slots cannot be asked for; trying again");
             }
             Event::ReservationEnded { demand, taken, end, waited, slots, .. } => {
                 reservation_ended(task, *demand, *taken, *end, *waited, *slots);

@@ -170,6 +170,7 @@ impl Observer for Metrics {
             Event::ExecutionStarted { .. }
             | Event::ReservationQueued { .. }
             | Event::ReservationShort { .. }
+            | Event::ReservationHindered { .. }
             | Event::ReservationKept { .. }
             | Event::AttemptStarted { .. }
             | Event::CommitInDoubt

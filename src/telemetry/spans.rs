@@ -269,6 +269,7 @@ impl Observer for SpanAttributes {
             Event::ReservationQueued { .. }
             | Event::PlanBlocked { .. }
             | Event::ReservationShort { .. }
+            | Event::ReservationHindered { .. }
             | Event::ReservationKept { .. }
             | Event::ReservationReleased { .. }
             | Event::ReservationLost { .. }

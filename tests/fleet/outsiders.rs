@@ -42,8 +42,9 @@ async fn outsiders_shrink_a_reservation_that_says_why() {
 async fn a_reservation_waits_for_outsiders_to_leave() {
     let lab = Lab::start(18).await;
     let task = outsider(&lab).await;
-    let patient = lab.job("patient", &rows_of(5), &["--reserve"]);
+    let mut patient = lab.job("patient", &rows_of(5), &["--reserve"]);
     lab.until_queued(1).await;
+    patient.hear("at the head of the queue, waiting for free slots").await;
     lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
     task.await.unwrap();
     patient.end_well().await;

@@ -81,6 +81,20 @@ async fn transactions_pooled_by_a_proxy_are_refused_with_the_fix() {
 }
 
 #[tokio::test]
+async fn statements_pooled_by_a_proxy_are_refused_with_the_fix() {
+    let lab = Lab::start(15).await;
+    let mut bouncer = Bouncer::start(&lab, "statement");
+    bouncer.ready().await;
+    let past = ["--reserve", "--monitor-dsn", &bouncer.dsn()];
+    let ended = lab.job("pooled", &rows_of(5), &past).end().await;
+    assert_eq!(ended.code, Some(4), "{ended:#?}");
+    assert!(ended.json["error"].as_str().unwrap().contains("or statements"), "{ended:#?}");
+    assert!(ended.json["fixes"][0].as_str().unwrap().contains("--monitor-dsn"), "{ended:#?}");
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
     let lab = Lab::start(15).await;
     let mut bouncer = Bouncer::start(&lab, "transaction");

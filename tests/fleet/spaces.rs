@@ -39,6 +39,24 @@ async fn slots_in_two_databases_do_not_see_each_other() {
 }
 
 #[tokio::test]
+async fn what_hinders_a_reservation_is_said_and_the_wait_goes_on() {
+    let lab = Lab::start(18).await;
+    let roles = "CREATE ROLE batch LOGIN CONNECTION LIMIT 1; GRANT SELECT ON slow TO batch;
+         CREATE ROLE monitor LOGIN; GRANT pg_read_all_stats, pg_signal_backend TO monitor;
+         ALTER ROLE monitor CONNECTION LIMIT 1";
+    lab.client.batch_execute(roles).await.unwrap();
+    let (batch, monitor) =
+        (lab.server.dsn_for("batch", "postgres"), lab.server.dsn_for("monitor", "postgres"));
+    let past = ["--reserve", "--monitor-dsn", &monitor];
+    let mut job = lab.job_at(&batch, "hindered", &rows_of(5), &past);
+    job.hear("too many connections for role").await;
+    lab.client.batch_execute("ALTER ROLE monitor CONNECTION LIMIT -1").await.unwrap();
+    let ended = job.end_well().await;
+    assert_eq!(ended.said.matches("slots cannot be asked for").count(), 1, "once: {ended:#?}");
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_database_where_no_slots_can_be_held_is_named_with_the_field() {
     let lab = Lab::start(18).await;
     lab.client.batch_execute("CREATE DATABASE closed").await.unwrap();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
 
+use headcount::pg::embedded::Shutdown;
 use headcount::pg::fleet::{Fleet, Leader};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -127,6 +128,24 @@ async fn off_a_terminal_it_prints_lines_when_something_happened_and_none_when_on
     assert_eq!((idle, busy.len()), (0, 1), "{later:#?}");
     assert!(later.last().unwrap().contains("(outsider postgres)"), "{later:#?}");
     task.abort();
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn it_goes_on_when_the_server_was_restarted_and_says_so() {
+    let lab = Lab::start(18).await;
+    let mut child =
+        watch(&lab, &["--interval", "100ms"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().contains("pool 0/6 used"));
+    lab.server.restart(Shutdown::Fast).await.unwrap();
+    for words in ["looking at the pool", "connecting again", "connected again"] {
+        let line = said.next_line().await.unwrap().unwrap_or_default();
+        assert!(line.contains(words), "{line}");
+    }
+    assert!(lines.next_line().await.unwrap().unwrap().contains("pool 0/6 used"));
+    child.kill().await.unwrap();
     lab.server.stop().await.unwrap();
 }
 

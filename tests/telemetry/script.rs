@@ -74,7 +74,8 @@ pub(crate) fn script() -> Vec<Event> {
         Event::PlanBlocked { pid: 4711, by: 815 },
         Event::PlanInspected { planned: 4 },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
-        Event::ReservationShort { demand: 4, slots: SLOTS, waited: 100 * MS },
+        Event::ReservationHindered { cause: "no connection".to_owned(), waited: 80 * MS },
+        Event::ReservationShort { demand: 4, again: false, slots: SLOTS, waited: 100 * MS },
         Event::ReservationEnded {
             demand: 4,
             taken: 2,
