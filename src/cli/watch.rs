@@ -114,7 +114,11 @@ fn picture(server: &str, fleet: &Fleet, times: bool) -> String {
         pool.size,
         pool.held,
         pool.outsiders,
-        if pool.visible { "" } else { " (other roles' workers cannot be seen: grant pg_read_all_stats)" }
+        if pool.visible {
+            ""
+        } else {
+            " (other roles' workers, and jobs that may be such, cannot be seen: grant pg_read_all_stats)"
+        }
     );
     // Who only waits is shown once, in its queue.
     let waits = |leader: &&Leader| fleet.queue.iter().any(|waiting| waiting.leader == Some(leader.pid));
@@ -128,7 +132,8 @@ fn picture(server: &str, fleet: &Fleet, times: bool) -> String {
 }
 
 fn leading(leader: &Leader, times: bool) -> String {
-    let Leader { pid, workers, slots, .. } = leader;
+    let Leader { pid, slots, .. } = leader;
+    let workers = known(leader.workers);
     let name = match (&leader.task, &leader.role) {
         (Some(task), _) => task.clone(),
         (None, Some(role)) => format!("(outsider {role})"),

@@ -55,8 +55,8 @@ pub struct Leader {
     pub role: Option<String>,
     /// Its database.
     pub database: Option<String>,
-    /// Parallel workers now.
-    pub workers: u32,
+    /// Parallel workers now; `None` where this role may not see them.
+    pub workers: Option<u32>,
     /// Workers that it demands; `None` where it does not say: outsiders, updates, sessions that are kept
     /// for a later job, and tasks whose name leaves no room for it (more than 35 characters).
     pub demand: Option<u32>,
@@ -182,7 +182,7 @@ async fn leaders(client: &Client) -> Result<Leaders, Failure> {
         " SELECT least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        l.pid, l.application_name, l.usename::text, l.datname::text, l.state,
-       coalesce(w.workers, 0), extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8
+       CASE WHEN l.backend_type IS NOT NULL THEN coalesce(w.workers, 0) END, extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8
 FROM (VALUES (0)) AS always
 LEFT JOIN (pg_catalog.pg_stat_activity AS l
            LEFT JOIN (SELECT leader_pid, count(*)::int AS workers FROM pg_catalog.pg_stat_activity
@@ -203,7 +203,7 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
             role: row.get(4),
             database: row.get(5),
             state: row.get(6),
-            workers: count(row.get(7)),
+            workers: row.get::<_, Option<i32>>(7).map(count),
             running_seconds: row.get(8),
             demand: label.and_then(|label| label.demand),
             slots: 0,
@@ -215,7 +215,8 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
 
 /// Puts the two together: whose slots serve which leader.
 fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
-    let Leaders { size, visible, rows: mut leaders } = found;
+    let Leaders { size, visible, rows } = found;
+    let mut leaders = known_leaders(rows, &members);
     let held = members.iter().map(|member| member.slots).sum();
     let mut served = HashMap::new();
     let mut queue = Vec::new();
@@ -243,12 +244,28 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
             leader.attempt = leader.attempt.or(attempt);
         }
     }
-    let used = leaders.iter().map(|leader| leader.workers).sum();
-    let outsiders =
-        outsiders(leaders.iter().map(|leader| Use { workers: leader.workers, slots: leader.slots }));
+    let used = leaders.iter().filter_map(|leader| leader.workers).sum();
+    let outsiders = outsiders(
+        leaders.iter().map(|leader| Use { workers: leader.workers.unwrap_or(0), slots: leader.slots }),
+    );
     leaders.sort_by_key(|leader| (std::cmp::Reverse(leader.workers), leader.pid));
     queue.sort_by_key(|waiting| (!waiting.priority, waiting.place));
     Fleet { pool: PoolUse { size, used, held, outsiders, visible }, leaders, queue }
+}
+
+/// Leaves out what may be a parallel worker. To a role that may not see it, a worker differs in nothing from
+/// its leader, whose name it has: known are a leader that slots are held for, and who is alone with its name.
+fn known_leaders(rows: Vec<Leader>, members: &[Member]) -> Vec<Leader> {
+    let served: Vec<_> = members.iter().filter_map(|member| label::read(&member.label).leader).collect();
+    let name = |leader: &Leader| (leader.task.clone(), leader.role.clone(), leader.database.clone());
+    let mut named = HashMap::new();
+    for leader in rows.iter().filter(|leader| leader.workers.is_none()) {
+        *named.entry(name(leader)).or_insert(0) += 1;
+    }
+    let known = |leader: &Leader| {
+        leader.workers.is_some() || served.contains(&leader.pid) || named[&name(leader)] == 1
+    };
+    rows.into_iter().filter(known).collect()
 }
 
 fn count(value: i32) -> u32 {
@@ -265,7 +282,7 @@ mod tests {
             task: None,
             role: None,
             database: None,
-            workers,
+            workers: Some(workers),
             demand: None,
             slots: 0,
             attempt: None,
@@ -284,6 +301,22 @@ mod tests {
         let first = &fleet.leaders[0];
         assert_eq!((first.pid, first.slots, first.demand, first.attempt), (4711, 4, Some(4), Some(2)));
         assert_eq!(fleet.leaders[1].demand, None);
+    }
+
+    #[test]
+    fn a_hidden_row_that_may_be_a_worker_is_left_out_and_has_no_number_of_workers() {
+        let hidden = |pid, task: &str| Leader { workers: None, task: Some(task.into()), ..leader(pid, 0) };
+        let rows = vec![
+            hidden(1, "load"),
+            hidden(2, "load"),
+            hidden(3, "rollup"),
+            hidden(4, "copy"),
+            hidden(5, "copy"),
+        ];
+        let holder = Member { label: label::serving(4, 4, 1, "copy"), slots: 4, ..Member::default() };
+        let fleet = assemble(vec![holder], Leaders { rows, ..Leaders::default() });
+        let known: Vec<_> = fleet.leaders.iter().map(|leader| (leader.pid, leader.workers)).collect();
+        assert_eq!(known, [(3, None), (4, None)]);
     }
 
     #[test]

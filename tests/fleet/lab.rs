@@ -116,7 +116,10 @@ impl Lab {
     /// Waits until a job of this name has its slots, and its workers.
     pub(crate) async fn until_running(&self, task: &str) -> Fleet {
         let runs = |fleet: &Fleet| {
-            fleet.leaders.iter().any(|leader| leader.task.as_deref() == Some(task) && leader.workers == 4)
+            fleet
+                .leaders
+                .iter()
+                .any(|leader| leader.task.as_deref() == Some(task) && leader.workers == Some(4))
         };
         self.until(&format!("{task} runs with four workers"), runs).await
     }

@@ -94,6 +94,29 @@ async fn a_job_without_a_reservation_says_its_demand_and_its_attempt_itself() {
     }
 }
 
+#[tokio::test]
+async fn a_role_that_may_not_see_workers_is_shown_no_worker_as_a_job() {
+    for version in VERSIONS {
+        let lab = Lab::start(version).await;
+        lab.client.batch_execute("CREATE ROLE guest LOGIN").await.unwrap();
+        let reserved = lab.job("reserved", &rows_of(10_000), &["--reserve"]);
+        lab.until_running("reserved").await;
+        let guest = lab.server.dsn_for("guest", "postgres");
+        let seen = Command::new(env!("CARGO_BIN_EXE_headcount"))
+            .args(["watch", "--once", "--json", "--dsn", &guest])
+            .output()
+            .await
+            .unwrap();
+        let seen: Value = serde_json::from_slice(&seen.stdout).unwrap();
+        assert_eq!(seen["pool"]["visible"], false, "{seen}");
+        let leaders = seen["leaders"].as_array().unwrap();
+        assert_eq!(leaders.len(), 1, "{seen}");
+        assert_eq!((&leaders[0]["slots"], &leaders[0]["workers"]), (&4.into(), &Value::Null), "{seen}");
+        reserved.kill().await;
+        lab.server.stop().await.unwrap();
+    }
+}
+
 /// Waits until somebody who looks has looked again, so many times.
 async fn looks(lab: &Lab, times: u32) {
     let last = "SELECT max(query_start) FROM pg_stat_activity WHERE application_name = 'headcount:watch'";
