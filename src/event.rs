@@ -32,6 +32,20 @@ pub enum Event {
         /// A backend that holds the lock, or waits for it before the leader.
         by: i32,
     },
+    /// From now on a backend may run something of this execution: its inspection, an attempt, its cleanup.
+    BackendEngaged {
+        /// Its process id on the server.
+        pid: i32,
+        /// When it started, as in [`AttemptStarted`](Self::AttemptStarted).
+        backend_start: i64,
+    },
+    /// Nothing of this execution runs on that backend any more, or it was told to end.
+    BackendReleased {
+        /// Its process id on the server.
+        pid: i32,
+        /// When it started.
+        backend_start: i64,
+    },
     /// The plan was inspected.
     PlanInspected {
         /// The most workers that the plan can have at once.

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use headcount::{Attempt, Execution, Outcome};
+use headcount::{Attempt, Execution, Outcome, Settings};
 use serde::Serialize;
 
 use super::exit::Failed;
@@ -152,14 +152,44 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     )
 }
 
-/// What is known of a run that failed (or how else it `ended`) after attempts were made: two lines below
-/// the error.
-pub(crate) fn remains(history: &Execution<()>, ended: &str, max_attempts: u32) -> [String; 2] {
+/// The three lines of a run that failed or was stopped, below the error.
+pub(crate) fn remains(history: &Execution<()>, failed: &Failed, settings: &Settings) -> [String; 3] {
     let Execution { task, achieved_workers: best, target_workers: target, attempt_count, .. } = history;
-    let reached = format!(
-        "{task}: {ended} at attempt {attempt_count} of {max_attempts}, at best {best} of {target} workers"
-    );
-    [reached, time(history)]
+    let ended = failed.ended();
+    let reached = match attempt_count {
+        0 => format!("{task}: {ended} before its first attempt"),
+        _ => format!(
+            "{task}: {ended} at attempt {attempt_count} of {}, at best {best} of {target} workers",
+            settings.max_attempts
+        ),
+    };
+    [reached, time(history), way_on(history, failed, settings.transaction)]
+}
+
+/// What is left of it, and what now.
+fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> String {
+    let uncleaned = failed.error().is_some_and(|error| error.cleanup_failure().is_some());
+    let left = if uncleaned {
+        "What the cleanup undoes is still there: undo it by hand"
+    } else if history.attempt_count == 0 {
+        "Nothing was run"
+    } else if in_transaction {
+        "Nothing was kept, what ran was rolled back"
+    } else {
+        "What ran outside a transaction before the end may have stayed"
+    };
+    let next = match failed.reason() {
+        "in_doubt" => return "Look whether it took effect before you run it again".to_owned(),
+        "refused" | "configuration" if !failed.fixes().is_empty() => {
+            "do what the fix above says and run it again"
+        }
+        "refused" | "configuration" => "see `headcount doctor` and `headcount explain`",
+        "deadline" => "give it a longer --deadline, or start it when fewer hold the pool (`headcount watch`)",
+        "connection" => "run it again when the server is there; `headcount doctor` tells whether it is",
+        "interrupted" => "run it again when you like",
+        _ => "correct what the error names and run it again",
+    };
+    format!("{left}; {next}")
 }
 
 fn time<T>(run: &Execution<T>) -> String {
@@ -212,10 +242,13 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             if run.ran < SOON {
                 "It is done and kept; it ended so soon that it needs no guard".to_owned()
             } else {
-                format!(
-                    "It is done and kept, by {} workers at the most: its plan may be serial; see `headcount explain`",
-                    run.achieved_workers
-                )
+                // Workers were planned and too few came: that is the pool's doing, not the plan's.
+                let why = match run.attempts.last().and_then(|attempt| attempt.reason) {
+                    Some(_) => "it ended before it could be cancelled for too few workers",
+                    None => "its plan may be serial",
+                };
+                let most = run.achieved_workers;
+                format!("It is done and kept, by {most} workers at the most: {why}; see `headcount explain`")
             }
         }
         _ => "It is done and kept; nothing to do".to_owned(),

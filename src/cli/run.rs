@@ -45,10 +45,8 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
             let demanded = (settings.target_workers, settings.minimum());
             let code = fail(&failed, args.json, &settings.task, Some(demanded));
             let history = failed.error().and_then(headcount::Error::history);
-            if let Some(history) =
-                history.filter(|history| history.attempt_count > 0 && !args.json && !words.quiet)
-            {
-                output::print(&output::remains(history, failed.ended(), settings.max_attempts).join("\n"));
+            if let Some(history) = history.filter(|_| !args.json && !words.quiet) {
+                output::print(&output::remains(history, &failed, settings).join("\n"));
             }
             code
         }

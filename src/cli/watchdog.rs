@@ -33,7 +33,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// A backend: its pid and its `backend_start`.
 type Backend = (i32, i64);
 
-/// The job's end of the pipe, once there is a watchdog. It hears of the attempts like any observer.
+/// The job's end of the pipe, once there is a watchdog. It hears of the backends like any observer: an
+/// execution engages one after the other, never two at once.
 #[derive(Debug, Default)]
 pub(crate) struct Watchdog(Mutex<Option<Child>>);
 
@@ -69,8 +70,8 @@ impl Observer for Watchdog {
     fn observe(&self, _: &Scope, event: &Event) {
         // A watchdog that is gone cannot be told; the job is none the worse.
         let _ = match event {
-            Event::AttemptStarted { pid, backend_start, .. } => self.tell(&Some((*pid, *backend_start))),
-            Event::AttemptEnded(_) => self.tell(&None::<Backend>),
+            Event::BackendEngaged { pid, backend_start } => self.tell(&Some((*pid, *backend_start))),
+            Event::BackendReleased { .. } => self.tell(&None::<Backend>),
             _ => Ok(()),
         };
     }

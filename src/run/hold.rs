@@ -59,6 +59,8 @@ pub(crate) struct Hold {
     session: Option<Session>,
     /// The backend that may still run something of ours.
     leader: Option<Identity>,
+    /// The backend that the observers know of: the leader, or where the cleanup runs.
+    engaged: Option<Identity>,
     /// Given back when this is dropped: after everything was cleared away.
     pub(crate) reserved: Option<Reserved>,
     busy: Busy,
@@ -74,6 +76,7 @@ impl Hold {
             cleanup,
             session: None,
             leader: None,
+            engaged: None,
             reserved: None,
             busy: Busy::No,
             last: false,
@@ -110,12 +113,15 @@ impl Hold {
     /// Begins a transaction with the statement's settings: that of an attempt, or one that only looks.
     pub(crate) async fn begin(&mut self, attempt: Option<u32>) -> Result<Identity, Failure> {
         let start = self.start_script(attempt);
-        self.leader = Some(self.session().await?.identity);
+        let dialled = self.session().await?.identity;
+        self.leader = Some(dialled);
         self.busy = Busy::Attempt;
+        self.engage(dialled);
         match session::begin(self.client()?, &start).await {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
                 self.leader = Some(identity);
+                self.engage(identity);
                 if let Some(attempt) = attempt {
                     self.serve(identity.pid, attempt);
                 }
@@ -156,8 +162,24 @@ impl Hold {
     }
 
     /// The attempt is committed: nothing is left to undo.
-    pub(crate) const fn done(&mut self) {
+    pub(crate) fn done(&mut self) {
+        self.rest();
+    }
+
+    /// Says which backend may run something of ours from now on: whoever outlives this process stops that one.
+    fn engage(&mut self, backend: Identity) {
+        if self.engaged.replace(backend) != Some(backend) {
+            let Identity { pid, started: backend_start } = backend;
+            self.observe(&Event::BackendEngaged { pid, backend_start });
+        }
+    }
+
+    /// Nothing is lost any more when this is dropped.
+    fn rest(&mut self) {
         self.busy = Busy::No;
+        if let Some(Identity { pid, started: backend_start }) = self.engaged.take() {
+            self.observe(&Event::BackendReleased { pid, backend_start });
+        }
     }
 
     /// Asks the server to stop the leader, and awaits the answer.
@@ -186,7 +208,7 @@ impl Hold {
             // No answer: the server itself is away, and its backends with it, or soon back.
             let left = straggler.left(&self.inner.monitor).await.ok();
             if left == Some(0) || Instant::now() >= until {
-                self.busy = Busy::No;
+                self.rest();
                 self.leave_behind(straggler, left);
                 return left.unwrap_or(0);
             }
@@ -208,7 +230,7 @@ impl Hold {
         }
         let expired = |_| Err(Failure::client(format!("it did not end within {limit:?} and was broken off")));
         let cleaned = cleaned.unwrap_or_else(expired);
-        self.busy = Busy::No;
+        self.rest();
         Some(cleaned)
     }
 
@@ -240,7 +262,9 @@ impl Hold {
     }
 
     async fn clean(&mut self, cleanup: &Cleanup) -> Result<(), Failure> {
-        let client = self.session().await?.client();
+        let backend = self.session().await?.identity;
+        self.engage(backend);
+        let client = self.client()?;
         let cleaned = match cleanup {
             Cleanup::Nothing => Ok(()),
             // Several statements in one simple query are one transaction already.
@@ -293,6 +317,7 @@ impl Hold {
             cleanup: self.cleanup.clone(),
             session: self.session.take(),
             leader: self.leader.take(),
+            engaged: self.engaged.take(),
             reserved: self.reserved.take(),
             busy: std::mem::take(&mut self.busy),
             last: true,

@@ -37,6 +37,12 @@ impl Observer for Log {
             Event::PlanBlocked { pid, by } => {
                 info!(target: TARGET, task, pid, blocked_by = by, "inspecting the plan waits for a lock");
             }
+            Event::BackendEngaged { pid, backend_start: _ } => {
+                trace!(target: TARGET, task, pid, "backend engaged");
+            }
+            Event::BackendReleased { pid, backend_start: _ } => {
+                trace!(target: TARGET, task, pid, "backend released");
+            }
             Event::PlanInspected { planned } => {
                 debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
             }

@@ -179,6 +179,8 @@ impl Observer for Metrics {
             // What they say is in the verdict, the pool's gauge and the length of the attempt.
             Event::PlanInspected { .. }
             | Event::PlanBlocked { .. }
+            | Event::BackendEngaged { .. }
+            | Event::BackendReleased { .. }
             | Event::TargetLowered { .. }
             | Event::TickTaken { .. }
             | Event::WorkersDrained { .. } => (),

@@ -268,6 +268,8 @@ impl Observer for SpanAttributes {
             // Told by the spans' own times, by the ticks' spans, or by the end of the attempt.
             Event::ReservationQueued { .. }
             | Event::PlanBlocked { .. }
+            | Event::BackendEngaged { .. }
+            | Event::BackendReleased { .. }
             | Event::ReservationShort { .. }
             | Event::ReservationHindered { .. }
             | Event::ReservationKept { .. }

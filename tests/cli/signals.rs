@@ -132,7 +132,12 @@ fn the_history_of_an_interrupted_run_is_said_in_three_lines() {
     assert!(lines[0].starts_with("adhoc: terminated at attempt "), "{}", ran.out);
     assert!(lines[0].ends_with(" of 100, at best 4 of 4 workers"), "{}", ran.out);
     assert!(lines[1].starts_with("Time: ran 0 ms, waited ") && lines[1].contains("lost "), "{}", ran.out);
-    assert_eq!(lines.len(), 2, "{}", ran.out);
+    assert_eq!(
+        lines[2..],
+        ["Nothing was kept, what ran was rolled back; run it again when you like"],
+        "{}",
+        ran.out
+    );
 }
 
 #[test]
@@ -159,6 +164,38 @@ fn a_killed_command_leaves_no_query_and_a_free_pool() {
         let lab = Lab::on(binaries);
         let mut running = lab.spawn(&["run", "--sql", &endless]);
         running.hear("workers seen 4");
+        running.kill_group();
+        assert_eq!(finish(running).code, None);
+        lab.wait_for_nothing_left();
+    }
+}
+
+#[test]
+fn a_command_killed_while_its_plan_is_inspected_leaves_nothing() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        lab.sql(
+            "CREATE FUNCTION slow_to_plan() RETURNS int LANGUAGE plpgsql IMMUTABLE
+               AS 'BEGIN PERFORM pg_sleep(600); RETURN 1; END'",
+        );
+        let running = lab.spawn(&["run", "--sql", "SELECT slow_to_plan() FROM measurements"]);
+        lab.wait("pg_stat_activity WHERE wait_event = 'PgSleep'", 1);
+        running.kill_group();
+        assert_eq!(finish(running).code, None);
+        lab.wait_for_nothing_left();
+    }
+}
+
+#[test]
+fn a_command_killed_while_it_cleans_up_on_a_new_session_leaves_nothing() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        let mut running = lab.spawn(&["run", "--sql", SLOW, "--cleanup", "SELECT pg_sleep(600)"]);
+        running.hear("workers seen 4");
+        let leader =
+            "application_name LIKE 'headcount:adhoc%' AND leader_pid IS NULL AND query LIKE 'CREATE%'";
+        lab.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {leader}"));
+        lab.wait("pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'", 1);
         running.kill_group();
         assert_eq!(finish(running).code, None);
         lab.wait_for_nothing_left();

@@ -71,7 +71,9 @@ pub(crate) fn script() -> Vec<Event> {
     let short = ShortReason::PoolExhausted;
     vec![
         Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 5 },
+        Event::BackendEngaged { pid: 4711, backend_start: 1 },
         Event::PlanBlocked { pid: 4711, by: 815 },
+        Event::BackendReleased { pid: 4711, backend_start: 1 },
         Event::PlanInspected { planned: 4 },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
         Event::ReservationHindered { cause: "no connection".to_owned(), waited: 80 * MS },
