@@ -56,6 +56,8 @@ pub enum Refusal {
     BlindMonitor,
     /// The monitor's role may not cancel the leader (`pg_signal_backend`).
     MayNotCancel,
+    /// The leader's session does not say whether it runs something (`track_activities = off`).
+    UntrackedActivity,
     /// The plan, or the pool's size, cannot reach the bar; no retry ever will.
     PlanTooNarrow,
     /// A proxy between us and the server pools transactions, so session state does not hold.
@@ -70,6 +72,7 @@ impl Refusal {
             Self::ServerTooOld => "server_too_old",
             Self::BlindMonitor => "blind_monitor",
             Self::MayNotCancel => "may_not_cancel",
+            Self::UntrackedActivity => "untracked_activity",
             Self::PlanTooNarrow => "plan_too_narrow",
             Self::PooledConnection => "pooled_connection",
         }

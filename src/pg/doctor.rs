@@ -228,11 +228,8 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
     findings.push(if text(&row, 4) == "on" {
         ok("activity", "the server says what each session does (track_activities = on)")
     } else {
-        fail(
-            "activity",
-            "track_activities is off: a running statement looks idle, and would not be cancelled",
-            "ALTER SYSTEM SET track_activities = on; SELECT pg_reload_conf(); -- or for the role or the database that switches it off",
-        )
+        let (problem, fix) = privileges::UNTRACKED;
+        fail("activity", problem, fix)
     });
     findings.push(if number(6) >= 140_000 {
         ok("orphans", "a statement whose client died is stopped (client_connection_check_interval)")

@@ -19,7 +19,8 @@ const RIGHTS: &str = concat!(
        pg_catalog.pg_has_role(current_user, l.usesysid, 'USAGE')
        OR (pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')
            AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)),
-       (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid)
+       (SELECT rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = l.usesysid),
+       l.state IS DISTINCT FROM 'disabled'
 FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1
   AND ($2::bigint = 0 OR l.backend_start IS NULL OR round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)"
 );
@@ -32,7 +33,15 @@ pub(crate) struct Rights {
     sees: bool,
     may_stop: bool,
     leader_is_superuser: bool,
+    /// Whether the leader's session says what it does, as far as is known.
+    tracked: bool,
 }
+
+/// What is wrong with a session without `track_activities`, and the fix.
+pub(crate) const UNTRACKED: (&str, &str) = (
+    "track_activities is off: a running statement looks idle, and would not be cancelled",
+    "ALTER SYSTEM SET track_activities = on; SELECT pg_reload_conf(); -- or for the role or the database that switches it off",
+);
 
 /// Asks the server; `None` when it has no such backend: another server may well have one of the same
 /// pid. A start of 0 is not known, and is not compared.
@@ -45,6 +54,7 @@ pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rig
         sees: row.get(2),
         may_stop: row.get(3),
         leader_is_superuser: row.get(4),
+        tracked: row.get(5),
     }))
 }
 
@@ -52,7 +62,17 @@ impl Rights {
     /// Refuses a monitor that would guess, or could not act.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.check_sight()?;
-        self.check_stop()
+        self.check_stop()?;
+        self.check_tracked()
+    }
+
+    /// Refuses a leader whose statements look idle.
+    fn check_tracked(&self) -> Result<(), Error> {
+        if self.tracked {
+            return Ok(());
+        }
+        let (problem, fix) = UNTRACKED;
+        Err(Error::refused(Refusal::UntrackedActivity, problem, vec![fix.to_owned()]))
     }
 
     /// Refuses a monitor that counts no worker of a healthy query.

@@ -1,6 +1,6 @@
 //! The other subcommands.
 
-use headcount::pg::embedded::PrivateServer;
+use headcount::pg::embedded::{Binaries, PrivateServer};
 
 use crate::lab::{Lab, QUICK, headcount};
 
@@ -80,6 +80,20 @@ fn doctor_notices_a_server_that_does_not_say_what_its_sessions_do() {
     let lab = Lab::with(PrivateServer::builder().setting("track_activities", "off"));
     let ran = lab.headcount(&["doctor"]).ended(4);
     assert!(ran.out.contains("fail  activity: track_activities is off"), "{}", ran.out);
+}
+
+#[test]
+fn a_run_whose_role_does_not_say_what_it_does_is_refused_with_the_fix() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        lab.sql("CREATE ROLE silent LOGIN; ALTER ROLE silent SET track_activities = off");
+        let ran = lab.headcount(&["run", "--sql", "SELECT 1", "--dsn", &lab.dsn_for("silent")]).ended(4);
+        assert!(ran.said.contains("refused before running: track_activities is off"), "{}", ran.said);
+        assert!(ran.said.contains("fix: ALTER SYSTEM SET track_activities = on"), "{}", ran.said);
+        let lines: Vec<&str> = ran.out.lines().collect();
+        assert_eq!(lines[0], "adhoc: failed before its first attempt");
+        assert_eq!(lines[2..], ["Nothing was run; do what the fix above says and run it again"]);
+    }
 }
 
 #[test]
