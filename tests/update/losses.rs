@@ -345,6 +345,42 @@ async fn who_claims_and_finds_nothing_left_has_what_others_did_on_the_disk() {
 }
 
 #[tokio::test]
+async fn what_is_expected_of_a_column_that_stays_is_no_reason_to_work_twice() {
+    let elsewhere = |shop: &Shop| {
+        let update = updater(&shop.dsn(), Vec::new()).update("orders").key(["id"]);
+        update.set("status", "paid").expect("region", "eu").version("version")
+    };
+    let crash = async |shop: &Shop| shop.server.restart(Shutdown::Immediate).await.unwrap();
+    let (shop, report) = while_it_waits(elsewhere, crash).await;
+    assert_eq!((classes(&report), report.in_doubt.reread), ([500, 0, 0, 0, 0], 0));
+    assert_eq!(shop.count("status = 'paid' AND version = 1").await, 500);
+}
+
+#[tokio::test]
+async fn of_duplicate_keys_the_later_one_wins_also_when_a_commit_fails_between_them() {
+    let shop = Shop::with_orders(20).await;
+    // The first commit that has order 7 fails, as a serialization failure does.
+    shop.run(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.id = 7 AND nextval('tries') = 1 THEN RAISE 'not now' USING ERRCODE = '40001'; END IF;
+           RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let first = (1..=10).map(|id| (id, "first"));
+    let second = [5, 6, 8].map(|id| (id, "second"));
+    let update = updater(&shop.dsn(), Vec::new()).update("orders").key(["id"]).set_from("status", "status");
+    let report = update.chunk(ChunkSize::Keys(10)).run(Keys::rows(first.chain(second))).await.unwrap();
+    assert_eq!((report.updated, report.retried_chunks), (13, 1), "{report:?}");
+    assert_eq!(
+        shop.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM orders WHERE status = 'second'").await,
+        "5,6,8"
+    );
+}
+
+#[tokio::test]
 async fn a_server_full_of_connections_is_waited_for() {
     let server = PrivateServer::builder()
         .setting("max_connections", "8")

@@ -76,3 +76,26 @@ async fn keys_are_worked_on_as_they_come() {
         assert_eq!(classes(&run.await.unwrap()), [300, 0, 0, 0, 0]);
     }
 }
+
+#[tokio::test]
+async fn a_pipe_that_is_named_like_a_file_gives_all_its_keys() {
+    let shop = Shop::with_orders(20_000).await;
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("keys");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let writer = pipe.clone();
+    let writing = std::thread::spawn(move || {
+        let mut keys = BufWriter::new(std::fs::File::options().write(true).open(writer).unwrap());
+        (1..=20_000).for_each(|id| writeln!(keys, "{id}").unwrap());
+    });
+    let report = shop.pay().run(Keys::file(pipe)).await.unwrap();
+    writing.join().unwrap();
+    assert_eq!(classes(&report), [20_000, 0, 0, 0, 0]);
+}

@@ -55,7 +55,8 @@ impl Shop {
         connect(&server.dsn()).await.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
         let client = connect(&server.dsn_for("postgres", &database)).await;
         let table = format!(
-            "CREATE TABLE orders (id bigint PRIMARY KEY, status text, version int NOT NULL DEFAULT 0);
+            "CREATE TABLE orders (id bigint PRIMARY KEY, status text, version int NOT NULL DEFAULT 0,
+                                  region text DEFAULT 'eu');
              INSERT INTO orders SELECT g, 'new' FROM generate_series(1, {rows}) g"
         );
         client.batch_execute(&table).await.unwrap();

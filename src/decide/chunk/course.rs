@@ -128,6 +128,13 @@ impl Course {
         self.state = State::Worked { wrote };
     }
 
+    /// It is rolled back so that another chunk goes first, which costs no attempt.
+    pub fn on_withdrawn(&mut self) {
+        debug_assert!(matches!(self.state, State::Worked { .. } | State::InFlight));
+        self.attempt = self.attempt.saturating_sub(1);
+        self.state = State::Pending;
+    }
+
     /// COMMIT is about to be sent; a `lasting` one is answered when it is on the disk.
     pub fn on_commit_sent(&mut self, lasting: bool) {
         let State::Worked { wrote } = self.state else {

@@ -74,6 +74,20 @@ FROM pg_catalog.pg_settings WHERE name IN
 const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
 
 impl Wish {
+    /// Whether a row that was updated is no longer eligible, whatever a trigger makes of its new values: what is
+    /// expected of a column is not what is set there.
+    pub(crate) fn is_undone_by_itself(&self) -> bool {
+        self.expect.iter().any(|(column, expected)| {
+            let differs = |new: &Assign| match (expected, new) {
+                (Assign::Value(expected), Assign::Value(new)) => expected != new,
+                // Of some row both may be the same.
+                _ => false,
+            };
+            self.version.as_ref() == Some(column)
+                || self.set.iter().any(|(set, new)| set == column && differs(new))
+        })
+    }
+
     /// The columns that the input must have: the key's, then those that values are taken from.
     pub(crate) fn inputs(&self) -> Vec<String> {
         let mut inputs = self.key.clone();

@@ -68,8 +68,7 @@ pub(crate) struct TableUpdate {
     pub(crate) statements: Statements,
     pub(crate) keys: usize,
     pub(crate) dry: bool,
-    /// Whether a row must hold an expected value to be changed.
-    pub(crate) compares: bool,
+    pub(crate) may_be_repeated: bool,
     /// The query to claim from.
     pub(crate) claims: Option<String>,
 }
@@ -87,7 +86,7 @@ impl Labor for TableUpdate {
     const OWN_FAILURE: Blame = Blame::Run;
 
     fn may_be_repeated(&self) -> bool {
-        self.compares && !self.dry
+        self.may_be_repeated
     }
 
     async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {

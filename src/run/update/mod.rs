@@ -63,11 +63,13 @@ pub(crate) struct Site {
 /// values of their own, the later one wins.
 ///
 /// What counts, in the report, the files and the telemetry, outlives a crash of the server: it was flushed as
-/// the session's `synchronous_commit` asks for (`off` is taken for `on`). With [`expect`](Self::expect), chunks
-/// are committed without waiting for the disk, and flushed together: every 10,000 keys or 100 ms, before a
-/// wait, and at the end. Those that a restart of the server has caught in between are compared again; the keys
-/// that had been changed are *already* then (see [`InDoubt::reread`](crate::InDoubt::reread)). Without
-/// `expect` that could change a row twice, so each chunk waits for the disk.
+/// the session's `synchronous_commit` asks for (`off` is taken for `on`). Where an updated row no longer holds
+/// what is [expected](Self::expect) (another value is set in that column, or it is the
+/// [version](Self::version)), chunks are committed without waiting for the disk, and flushed together: every
+/// 10,000 keys or 100 ms, before a wait, and at the end. Those that a restart of the server has caught in between
+/// are compared again; the keys that had been changed are *already* then (see
+/// [`InDoubt::reread`](crate::InDoubt::reread)). Elsewhere that could change a row twice, so each chunk waits
+/// for the disk.
 ///
 /// The future of [`run`](Self::run) may be dropped at any await: what is in flight is rolled back by the
 /// server, or has taken effect. Running the same update again finishes the rest: rows that were done
@@ -263,7 +265,7 @@ impl Update {
             statements,
             keys: wish.key.len(),
             dry: self.dry_run,
-            compares: !wish.expect.is_empty(),
+            may_be_repeated: wish.is_undone_by_itself() && !self.dry_run,
             claims: query.clone().filter(|_| claims),
         };
         // What the server thinks of the statements is known before the first chunk.
@@ -274,7 +276,7 @@ impl Update {
 
     async fn open(source: Source, inputs: &[String], keys: usize) -> Result<Option<Opened>, Error> {
         Ok(match source {
-            Source::File(path) => Some(Opened::file(&path, inputs, keys)?),
+            Source::File(path) => Some(Opened::file(&path, inputs, keys).await?),
             Source::Reader(reader) => Some(Opened::reader(reader, inputs, keys).await?),
             Source::Rows(rows) => Some(Opened::rows(rows, inputs.len())),
             Source::Query(_) | Source::Claims(_) => None,

@@ -23,22 +23,26 @@ pub(in crate::run::update) struct Opened {
 }
 
 impl Opened {
-    pub(in crate::run::update) fn file(path: &Path, inputs: &[String], keys: usize) -> Result<Self, Error> {
+    pub(in crate::run::update) async fn file(
+        path: &Path,
+        inputs: &[String],
+        keys: usize,
+    ) -> Result<Self, Error> {
         let cannot = |error: std::io::Error| {
             Error::configuration("keys", format!("cannot read {}: {error}", path.display()))
         };
         let open = || File::open(path).map_err(cannot);
-        let regular = open()?.metadata().map_err(cannot)?.is_file();
-        let header = Lines::new(open()?, inputs, keys)?.has_header();
-        let total = if regular {
-            Some(count_lines(open()?).map_err(cannot)?.saturating_sub(u64::from(header)))
-        } else {
-            None
-        };
+        let file = open()?;
+        if !file.metadata().map_err(cannot)?.is_file() {
+            // A pipe gives each byte once, to whoever reads first.
+            return Self::reader(Box::new(file), inputs, keys).await;
+        }
+        let header = Lines::new(file, inputs, keys)?.has_header();
+        let total = count_lines(open()?).map_err(cannot)?.saturating_sub(u64::from(header));
         let (outbox, items) = post();
         let lines = Lines::new(Announced { inner: open()?, outbox: outbox.clone() }, inputs, keys)?;
         std::thread::spawn(move || outbox.post_all(lines));
-        Ok(Self { items, total, countable: regular })
+        Ok(Self { items, total: Some(total), countable: true })
     }
 
     pub(in crate::run::update) async fn reader(

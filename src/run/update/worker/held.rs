@@ -51,7 +51,8 @@ impl<L: Labor> Worker<'_, L> {
     /// Makes all that was committed last, by whichever session. `false` when that could not be had.
     pub(super) async fn flush(&mut self) -> bool {
         let Some(line) = &self.line else { return false };
-        if !line.is_lazy {
+        // Who may not set a mark can do no more than hope.
+        if !line.may_mark {
             return true;
         }
         let flushed = flush(&line.client).await;

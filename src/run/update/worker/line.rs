@@ -27,6 +27,7 @@ pub(super) struct Line<D> {
     pub(super) driver: JoinHandle<()>,
     pub(super) desk: D,
     pub(super) era: Arc<Era>,
+    pub(super) may_mark: bool,
     /// Whether COMMIT does not wait for the disk.
     pub(super) is_lazy: bool,
 }
@@ -45,13 +46,8 @@ impl<D> Line<D> {
         let (client, driver) = shop.endpoint.open(&format!("headcount:{}", shop.task)).await?;
         let (era, may_mark) = Era::ready(&client).await?;
         let desk = shop.labor.prepare(&client).await?;
-        Ok(Self {
-            client,
-            driver,
-            desk,
-            era: Arc::new(era),
-            is_lazy: may_mark && shop.labor.may_be_repeated(),
-        })
+        let is_lazy = may_mark && shop.labor.may_be_repeated();
+        Ok(Self { client, driver, desk, era: Arc::new(era), may_mark, is_lazy })
     }
 
     /// Commits, if there is something to commit; answers when.

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::labor::{Labor, Request};
 use super::Worker;
-use super::chunk::Chunk;
+use super::chunk::{Attempt, Chunk};
 use crate::pg::Failure;
 
 impl<L: Labor> Worker<'_, L> {
@@ -26,10 +26,26 @@ impl<L: Labor> Worker<'_, L> {
         // Polled in order: COMMIT is sent first, and while the server works the next chunk is put together.
         let commit_sent = line.send_commit(commit.is_some());
         let (committed, worked, ahead) = join3(commit_sent, work, self.look_ahead()).await;
+        let first = self.again.len();
         self.on_commit(commit, committed);
-        self.on_work(chunk, worked).await;
-        // What comes again goes before.
+        let second = self.again.len();
+        if second > first && worked.is_ok() && self.line.is_some() {
+            self.withdraw(chunk).await;
+        } else {
+            self.on_work(chunk, worked).await;
+        }
+        // The last is next. What comes again keeps its order, and goes before what is new.
+        self.again[first..].rotate_left(second - first);
         self.again.splice(0..0, ahead);
+    }
+
+    /// Takes back the work on a chunk whose predecessor has to come again: of duplicate keys the later line is
+    /// the last word.
+    async fn withdraw(&mut self, mut chunk: Chunk<L::Item>) {
+        self.roll_back().await;
+        chunk.course.on_withdrawn();
+        chunk.attempt = Attempt::none();
+        self.again.push(chunk);
     }
 
     /// Commits the open chunk and claims the next, in one round trip; works on it in a second.
