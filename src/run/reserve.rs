@@ -130,8 +130,9 @@ impl Hold {
                     }
                     let cause = failure.to_string();
                     if told.as_ref() != Some(&cause) {
-                        let waited = began.elapsed();
-                        ledger.observe(&Event::ReservationHindered { cause: cause.clone(), waited });
+                        let event =
+                            Event::ReservationHindered { cause: cause.clone(), waited: began.elapsed() };
+                        ledger.observe(&event);
                         told = Some(cause);
                     }
                     sleep(delay).await;
