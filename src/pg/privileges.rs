@@ -27,6 +27,7 @@ FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1
 
 /// The monitor's rights over one leader.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "answers of the catalog, one a column")]
 pub(crate) struct Rights {
     monitor_role: String,
     leader_role: String,
