@@ -76,7 +76,7 @@ async fn race(major: u32, statements: u32) {
             let sent = Arc::clone(&sent);
             let lengths: Vec<u32> = {
                 let mut random = random.lock().unwrap();
-                (0..random.usize(1..=MOST)).map(|_| random.u32(0..300)).collect()
+                (0..random.usize(1..=MOST)).map(|_| random.u32(0..800)).collect()
             };
             async move {
                 let most = lengths.len();
@@ -110,7 +110,7 @@ async fn race(major: u32, statements: u32) {
     let (attempts, kept) = (attempts.into_inner(), u32::try_from(kept.len()).unwrap());
     let facts = format!("{attempts} attempts, {kept} kept, {kept_in_spite_of_a_cancel} in spite of a cancel");
     assert!(
-        kept > attempts / 50 && attempts - kept > attempts / 50 && kept_in_spite_of_a_cancel > 0,
+        kept > attempts / 50 && attempts - kept > attempts / 100 && kept_in_spite_of_a_cancel > 0,
         "no race: {facts}"
     );
 }
