@@ -14,15 +14,7 @@ use tokio_postgres::Client;
 /// The oldest server and the newest: what differs is how the server notices that a client died.
 pub(crate) const VERSIONS: [u32; 2] = [13, 18];
 
-/// One row a page, so that workers share the work; it sleeps instead of burning cores.
-const SCHEMA: &str = "
-CREATE TABLE slow (n int, pad text);
-ALTER TABLE slow ALTER pad SET STORAGE PLAIN;
-INSERT INTO slow SELECT n, repeat('x', 6000) FROM generate_series(1, 200) AS n;
-CREATE FUNCTION doze(double precision) RETURNS boolean PARALLEL SAFE LANGUAGE plpgsql AS
-  'BEGIN PERFORM pg_sleep($1); RETURN true; END';
-ALTER TABLE slow SET (parallel_workers = 4);
-ANALYZE;";
+const SCHEMA: &str = include_str!("schema.sql");
 
 /// Each row takes so many milliseconds; five processes share two hundred.
 pub(crate) fn rows_of(ms: u32) -> String {

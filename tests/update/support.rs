@@ -1,5 +1,8 @@
 //! A server for all tests of this binary, a database per test, and a line that can be cut.
 
+#[path = "../live/harness/versions.rs"]
+mod versions;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -13,6 +16,8 @@ use headcount::{Event, Keys, Update, Updated, Updater};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::{Client, NoTls};
+
+pub(crate) use versions::on_each_version;
 
 pub(crate) type Server = Arc<PrivateServer>;
 
@@ -278,24 +283,3 @@ async fn pass(
     }
     to.write_all(&bytes[..allowed]).await.is_ok() && allowed == bytes.len()
 }
-
-/// Makes one test of each claim and each version: `losses::the_claim::on_15`.
-macro_rules! on_each_version {
-    ($($claim:ident),+ $(,)?) => {
-        $(mod $claim {
-            #[tokio::test]
-            async fn on_13() {
-                super::$claim(13).await;
-            }
-            #[tokio::test]
-            async fn on_15() {
-                super::$claim(15).await;
-            }
-            #[tokio::test]
-            async fn on_18() {
-                super::$claim(18).await;
-            }
-        })+
-    };
-}
-pub(crate) use on_each_version;

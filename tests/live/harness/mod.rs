@@ -5,6 +5,7 @@ mod hog;
 mod proxy;
 mod recorder;
 mod servers;
+mod versions;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub(crate) use hog::Hog;
 pub(crate) use proxy::{CommitFault, Proxy};
 pub(crate) use recorder::Recorder;
 pub(crate) use servers::{POOL, client, plain_server, programs};
+pub(crate) use versions::on_each_version;
 
 /// Longest wait for anything that must happen. It only bounds a failing test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -40,24 +42,3 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
-
-/// Makes one test of each claim and each version: `verdicts::the_claim::on_15`.
-macro_rules! on_each_version {
-    ($($claim:ident),+ $(,)?) => {
-        $(mod $claim {
-            #[tokio::test]
-            async fn on_13() {
-                super::$claim(13).await;
-            }
-            #[tokio::test]
-            async fn on_15() {
-                super::$claim(15).await;
-            }
-            #[tokio::test]
-            async fn on_18() {
-                super::$claim(18).await;
-            }
-        })+
-    };
-}
-pub(crate) use on_each_version;

@@ -37,13 +37,13 @@ impl<L: Labor> Worker<'_, L> {
     pub(super) async fn settle(&mut self) {
         let commit = self.commit_next();
         let Some(line) = &self.line else { return };
-        let any = commit.is_some();
+        let committed = line.send_commit(commit.is_some());
+        if !line.is_lazy && self.held.is_empty() {
+            let committed = committed.await;
+            return self.on_commit(commit, committed);
+        }
         // Polled in order: COMMIT is sent first.
-        let (committed, flushed) = if line.is_lazy {
-            join(line.send_commit(any), flush(&line.client)).await
-        } else {
-            (line.send_commit(any).await, Ok(Era::clone(&line.era)))
-        };
+        let (committed, flushed) = join(committed, flush(&line.client)).await;
         self.on_commit(commit, committed);
         self.on_flush(flushed);
     }
@@ -79,7 +79,8 @@ impl<L: Labor> Worker<'_, L> {
     /// What was committed in another era than that of the session may be gone.
     pub(super) fn check_held(&mut self) {
         let Some(line) = &self.line else { return };
-        if self.held.iter().all(|chunk| line.is_of(chunk)) {
+        // They are in order: none is of an older era than the first.
+        if self.held.first().is_none_or(|oldest| line.is_of(oldest)) {
             return;
         }
         let held = std::mem::take(&mut self.held);
