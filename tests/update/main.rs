@@ -2,6 +2,7 @@
 //!
 //! - `classes`: each key ends in one class; keys, types, duplicates, what cannot be
 //! - `losses`: cut lines, killed backends, restarts; commits in doubt, in both directions
+//! - `failover`: a standby takes over, without what it never received
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
 //! - `streams`: millions of keys in bounded memory
@@ -12,6 +13,7 @@
 mod batches;
 mod classes;
 mod contention;
+mod failover;
 mod losses;
 mod sharing;
 mod streams;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::account::Account;
-use super::{Binaries, Inner, PrivateServer, Run, blocking, boot, template};
+use super::template::{self, run};
+use super::{Binaries, Inner, PrivateServer, Run, blocking, boot};
 use crate::Error;
 
 /// Ports tried before giving up. Another process may take a port between our look and the server's.
@@ -27,6 +28,7 @@ pub struct Builder {
     tls: Option<(String, String)>,
     client_authority: Option<String>,
     port: Option<u16>,
+    primary: Option<Arc<Inner>>,
 }
 
 impl Builder {
@@ -95,14 +97,27 @@ impl Builder {
         self
     }
 
+    /// A hot standby of that server: a copy of it, made by `pg_basebackup`, that follows it by streaming
+    /// (manual, "Hot Standby"). `SELECT pg_promote()` makes it a primary. Runs the primary's binaries and has
+    /// its passwords; settings are its own. Default: a fresh primary.
+    #[must_use]
+    pub fn standby_of(mut self, primary: &PrivateServer) -> Self {
+        let inner = Arc::clone(&primary.inner);
+        self.binaries = Some(inner.binaries.clone());
+        self.password.clone_from(&inner.password);
+        self.primary = Some(inner);
+        self
+    }
+
     /// Starts the server and waits until it accepts connections.
     ///
     /// # Errors
     /// A configuration error when there are no binaries, or when the unprivileged account cannot
     /// reach them; otherwise with the end of the server's log as the cause.
     pub async fn start(self) -> Result<PrivateServer, Error> {
+        let is_primary = self.primary.is_none();
         let server = blocking(move || self.start_blocking()).await?;
-        if let Some(password) = &server.inner.password {
+        if let Some(password) = server.inner.password.as_ref().filter(|_| is_primary) {
             set_password(&server, password).await?;
         }
         Ok(server)
@@ -114,7 +129,10 @@ impl Builder {
         check_reachable(&binaries, &account)?;
         let folder = Folder::create(&account)
             .map_err(|error| Error::other("cannot make a temporary folder", error))?;
-        template::create(&binaries, &account, &folder.data())?;
+        match &self.primary {
+            Some(primary) => copy(primary, &account, &folder.data())?,
+            None => template::create(&binaries, &account, &folder.data())?,
+        }
 
         for attempt in 1.. {
             let port = self.port.map_or_else(free_port, Ok);
@@ -169,7 +187,10 @@ impl Builder {
         let method = if self.password.is_some() { "scram-sha-256" } else { "trust" };
         let mut rules = self.access.join("\n");
         // The socket lies in a folder that only the account and root can enter.
-        let _ = write!(rules, "\nlocal all all trust\nhost all all 127.0.0.1/32 {method}\n");
+        let _ = write!(
+            rules,
+            "\nlocal all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 {method}\n"
+        );
         rules
     }
 
@@ -270,6 +291,15 @@ fn check_reachable(binaries: &Binaries, account: &Account) -> Result<(), Error> 
             account.suffix()
         ),
     ))
+}
+
+/// Copies a running server, over its socket, and has the copy follow it.
+fn copy(primary: &Inner, account: &Account, data: &Path) -> Result<(), Error> {
+    let mut command = account.command(&primary.binaries.program("pg_basebackup"));
+    command.args(["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+    command.arg("--host").arg(&primary.folder).arg(format!("--port={}", primary.port));
+    run(command.arg("--pgdata").arg(data))
+        .map_err(|problem| Error::other(format!("pg_basebackup failed{}", account.suffix()), problem))
 }
 
 /// Over the socket, which needs no password. The statement does not reach the log.

@@ -67,7 +67,7 @@ fn initdb(binaries: &Binaries, account: &Account, data: &Path) -> Result<(), Err
 }
 
 /// Runs to the end; what it complained about when it fails.
-fn run(command: &mut Command) -> Result<(), String> {
+pub(super) fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
