@@ -30,7 +30,7 @@ const CHUNK: u32 = 100;
 fn main() {
     let installed = std::process::Command::new("benches/update/install.sh").status().unwrap();
     assert!(installed.success(), "the peers are installed");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(measure(std::env::var("HEADCOUNT_BENCH").is_ok_and(|value| value == "quick")));
 }
 

@@ -44,7 +44,8 @@ const PARSED: &str = "SELECT pg_catalog.to_regclass($1::text)::oid";
 const TABLE: &str = "\
 SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
        EXISTS (SELECT FROM pg_catalog.pg_trigger t
-               WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
+               WHERE t.tgrelid IN (SELECT c.oid UNION ALL SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
+                 AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
 

@@ -83,14 +83,13 @@ impl Prepared {
         if let Some(fast) = &self.fast {
             let row = one(client, fast, &columns(rows, &rest, sql), sql).await?;
             answer.xid = row.try_get(0)?;
-            let updated: Option<Vec<i64>> = row.try_get(1)?;
-            let updated = updated.unwrap_or_default();
-            for place in &updated {
+            let Some(updated) = row.try_get::<_, Option<Vec<i64>>>(1)? else {
+                answer.classes.fill(Class::Updated);
+                return Ok(answer);
+            };
+            for place in updated {
                 let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
                 *answer.classes.get_mut(place).ok_or_else(unexpected)? = Class::Updated;
-            }
-            if updated.len() == rows.len() {
-                return Ok(answer);
             }
             rest.retain(|&place| answer.classes[place] != Class::Updated);
         }

@@ -1,9 +1,9 @@
 //! The statements of one chunk.
 //!
 //! Most chunks meet what they expect: every key has its row, every row its expected value. For them
-//! there is one statement, *fast*: it updates, and returns the places of the keys that it updated and
-//! the transaction's id. A row that somebody changed since the statement's snapshot is compared again
-//! in its current version before it is changed (manual, "Read Committed Isolation Level").
+//! there is one statement, *fast*: it updates, and returns the transaction's id, and the places of the keys
+//! that it updated unless these were all. A row that somebody changed since the statement's snapshot is compared
+//! again in its current version before it is changed (manual, "Read Committed Isolation Level").
 //!
 //! Only the keys that *fast* left alone need to be told apart, and only from what their rows hold now.
 //! So *lock* locks those rows, in the order of the keys, and *judge*, whose snapshot is newer than the
@@ -102,9 +102,25 @@ impl Wish {
     }
 }
 
-impl Statements {
-    /// Writes them; fails when a column does not exist or cannot serve.
-    pub(crate) fn write(wish: &Wish, table: &Table) -> Result<Self, Error> {
+/// The wish in SQL: `t` is the row, `i` the input's.
+struct Terms<'a> {
+    key: Vec<&'a Column>,
+    /// `column = value`, one each.
+    sets: Vec<String>,
+    /// True of a row that holds the new values.
+    already: String,
+    /// True of a row that holds what is expected.
+    expected: String,
+    shared: Vec<Option<String>>,
+    inputs: Vec<String>,
+    /// Whether the rows can be found by a list of keys, if there is one key column. It takes that no value comes from the input, that rows
+    /// keep their keys, and a type that lists can be made of (there are none of arrays).
+    by_list: bool,
+}
+
+impl<'a> Terms<'a> {
+    /// Fails when a column does not exist or cannot serve.
+    fn of(wish: &Wish, table: &'a Table) -> Result<Self, Error> {
         let inputs = wish.inputs();
         let mut shared = Vec::new();
         let mut value = |assign: &Assign, cast: &str| match assign {
@@ -117,7 +133,6 @@ impl Statements {
                 format!("CAST(CAST(${} AS pg_catalog.text) AS {cast})", inputs.len() + shared.len())
             }
         };
-
         let mut key = Vec::new();
         for name in &wish.key {
             let column = table.column("key", name)?;
@@ -130,24 +145,36 @@ impl Statements {
             }
             key.push(column);
         }
+        let no_key = |column: &Column| key.iter().all(|key| key.name != column.name);
+        let mut by_list = key.iter().all(|key| !key.cast.ends_with("[]")) && !table.has_triggers;
         let (mut sets, mut already, mut expected) = (Vec::new(), Vec::new(), Vec::new());
         for (name, assign) in &wish.set {
             let column = table.writable("set", name)?;
             let value = value(assign, &column.cast);
             already.push(same(column, &value));
             sets.push(format!("{} = {value}", column.name));
+            by_list &= matches!(assign, Assign::Value(_)) && no_key(column);
         }
         for (name, assign) in &wish.expect {
             let column = table.column("expect", name)?;
             expected.push(same(column, &value(assign, &column.cast)));
+            by_list &= matches!(assign, Assign::Value(_));
         }
         if let Some(name) = &wish.version {
-            let column = &table.writable("version", name)?.name;
-            sets.push(format!("{column} = t.{column} + 1"));
+            let column = table.writable("version", name)?;
+            sets.push(format!("{0} = t.{0} + 1", column.name));
+            by_list &= no_key(column);
         }
-
         let already = already.join(" AND ");
         let expected = if expected.is_empty() { "true".to_owned() } else { expected.join(" AND ") };
+        Ok(Self { key, sets, already, expected, shared, inputs, by_list })
+    }
+}
+
+impl Statements {
+    /// Writes them; fails when a column does not exist or cannot serve.
+    pub(crate) fn write(wish: &Wish, table: &Table) -> Result<Self, Error> {
+        let Terms { key, sets, already, expected, shared, inputs, by_list } = Terms::of(wish, table)?;
         let eligible = format!("NOT ({already}) AND {expected}");
         let columns: Vec<String> = (1..=inputs.len()).map(|n| format!("c{n}")).collect();
         let columns = columns.join(", ");
@@ -163,6 +190,20 @@ impl Statements {
         let changed = format!(
             "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} WHERE {matches} AND {eligible} RETURNING i.n)"
         );
+        let fast = match &*key {
+            // A tenth cheaper than a join. Two texts may be one key: its row counts for one of them.
+            [Column { name: key, cast, .. }] if by_list => done(
+                &format!(
+                    "WITH changed AS (UPDATE {name} AS t SET {sets} \
+                     WHERE t.{key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} RETURNING t.{key})"
+                ),
+                &format!(
+                    "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.{key} = CAST(i.c1 AS {cast}) \
+                     GROUP BY c.{key}"
+                ),
+            ),
+            _ => done(&changed, "SELECT n FROM changed"),
+        };
         let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
         let unique = table.is_unique(&names);
         // In the order of enum `Verdict`.
@@ -182,7 +223,7 @@ impl Statements {
         let typed =
             if typed.is_empty() { String::new() } else { format!(", bool_or({})", typed.join(" OR ")) };
         Ok(Self {
-            fast: unique.then(|| format!("{changed} SELECT {XID}, array_agg(n) FROM changed")),
+            fast: unique.then_some(fast),
             lock: format!(
                 "SELECT count(*){typed} FROM (SELECT FROM {input} JOIN {name} AS t ON {matches} \
                  ORDER BY i.n FOR UPDATE OF t) AS locked"
@@ -204,6 +245,15 @@ impl Statements {
             },
         })
     }
+}
+
+/// Ends a statement that has `changed` rows: the transaction's id, and the `places` of their keys in the input,
+/// NULL when they are all.
+fn done(changed: &str, places: &str) -> String {
+    format!(
+        "{changed} SELECT {XID}, CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN ARRAY({places}) END \
+         FROM (SELECT count(*) AS n FROM changed) AS d"
+    )
 }
 
 /// True when the row holds the value, NULL included.
