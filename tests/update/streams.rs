@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use headcount::{Event, Keys};
 
-use crate::support::{Recorder, Shop, classes, eventually, paying, updater};
+use crate::support::{Recorder, Shop, classes, connect, eventually, key_file, paying, updater};
 
 /// Keys on standard input: a million, or ten in the soak.
 fn count() -> u64 {
@@ -98,4 +98,41 @@ async fn a_pipe_that_is_named_like_a_file_gives_all_its_keys() {
     let report = shop.pay().run(Keys::file(pipe)).await.unwrap();
     writing.join().unwrap();
     assert_eq!(classes(&report), [20_000, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_file_that_loses_keys_while_it_is_read_does_not_end_as_complete() {
+    let mut shop = Shop::with_orders(1).await;
+    let other = connect(&shop.dsn()).await;
+    let lock = shop.client.transaction().await.unwrap();
+    lock.execute("UPDATE orders SET region = region", &[]).await.unwrap();
+    let file = key_file(100_000);
+    let update = crate::support::pay(&shop.server.dsn_for("postgres", &shop.database));
+    let keys = Keys::file(file.path());
+    let run = tokio::spawn(async move { update.run(keys).await.unwrap() });
+    eventually(&other, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+    file.as_file().set_len(0).unwrap();
+    lock.rollback().await.unwrap();
+    let report = run.await.unwrap();
+    assert!(!report.is_complete() && report.keys < 100_000, "{report:?}");
+    let error = report.error.unwrap_or_default();
+    assert!(error.contains("bytes of the file are gone since it was opened"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_rejects_never_takes_the_place_of_the_keys() {
+    let shop = Shop::with_orders(3).await;
+    let file = key_file(3);
+    let path = file.path().to_str().unwrap();
+    let args = ["update", "--dsn", &shop.dsn(), "--table", "orders", "--key", "id", "--set", "status=paid"];
+    for keys in [path, "-"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args(args).args(["--keys", keys, "--rejects", path]);
+        let output = command.stdin(std::fs::File::open(path).unwrap()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("rejects: the keys are read from"), "{stderr}");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "1\n2\n3\n");
+    }
+    assert_eq!(shop.count("status = 'new'").await, 3);
 }

@@ -138,6 +138,15 @@ pub(crate) fn classes(report: &Updated) -> [u64; 5] {
     [report.updated, report.already, report.stale, report.missing, report.failed]
 }
 
+/// Stops the update's own backends of one database.
+pub(crate) fn kill(shop: &Shop) -> String {
+    format!(
+        "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
+         WHERE datname = '{}' AND application_name = 'headcount:update'",
+        shop.database
+    )
+}
+
 /// Polls a condition on the server until it holds; fails the test after a minute.
 pub(crate) async fn eventually(client: &Client, condition: &str) {
     let patience = tokio::time::Instant::now() + Duration::from_mins(1);

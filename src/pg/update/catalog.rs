@@ -29,9 +29,24 @@ pub(crate) struct Column {
     /// The type to cast a text to: the base type of a domain, and without a length where an explicit
     /// cast would silently cut the text (the assignment then checks the length).
     pub(crate) cast: String,
-    /// Whether the type has an equality operator; compared as text otherwise.
-    pub(crate) has_equality: bool,
+    /// The type as the table has it: what an assigned value becomes.
+    pub(crate) stored: String,
+    pub(crate) equality: Equality,
+    /// Whether the same text may mean another value later, such as `now`.
+    pub(crate) is_time: bool,
+    pub(crate) is_not_null: bool,
     generated: bool,
+}
+
+/// What a type's equality operator is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Equality {
+    /// There is none: values are compared as texts.
+    None,
+    /// Different values may be equal: `1.0` and `1.00`, two paths with as many points.
+    Loose,
+    /// Equal values are the same.
+    Exact,
 }
 
 /// The name as it is written in the catalog comes first, then as SQL reads it (folded, quoted,
@@ -49,18 +64,32 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
 
+/// Whether equal values are the same is what B-tree deduplication asks, too: the operator class has an
+/// `equalimage` function, and the collation is deterministic (manual, "B-Tree Support Functions").
 const COLUMNS: &str = "\
 WITH RECURSIVE base AS (
-    SELECT a.attname, a.attgenerated <> '' AS generated, a.atttypid AS type, a.atttypmod AS modifier
+    SELECT a.attname, a.attgenerated <> '' AS generated, a.attnotnull, a.atttypid AS type, a.atttypmod AS modifier,
+           pg_catalog.format_type(a.atttypid, a.atttypmod) AS stored,
+           coalesce((SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation), true)
+             AS deterministic
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
-    SELECT b.attname, b.generated, t.typbasetype, t.typtypmod
+    SELECT b.attname, b.generated, b.attnotnull, t.typbasetype, t.typtypmod, b.stored, b.deterministic
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
 SELECT b.attname::text, b.generated,
        pg_catalog.format_type(b.type, CASE
            WHEN coalesce(nullif(t.typelem, 0), t.oid) IN ('pg_catalog.bpchar'::regtype, 'pg_catalog.varchar'::regtype,
                 'pg_catalog.bit'::regtype, 'pg_catalog.varbit'::regtype) THEN -1
-           ELSE b.modifier END)
+           ELSE b.modifier END),
+       b.stored, b.attnotnull, t.typcategory = 'D',
+       b.deterministic AND EXISTS (
+           SELECT FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_amproc p
+             ON p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype
+           WHERE p.amprocnum = 4 AND o.opcdefault AND o.opcintype = CASE
+             WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
+             WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
+             ELSE t.oid END
+             AND o.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'btree'))
 FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'";
 
 const UNIQUE: &str = "\
@@ -68,7 +97,14 @@ SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
 FROM pg_catalog.pg_index i
 WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
-  AND i.indpred IS NULL AND i.indexprs IS NULL";
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+  -- What the index holds for different, the column's own comparison does, too.
+  AND NOT EXISTS (
+      SELECT FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) AS k
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k]
+        JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[k]
+      WHERE NOT o.opcdefault OR (i.indcollation[k] <> a.attcollation AND EXISTS (
+          SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)))";
 
 impl Table {
     /// Looks a table up; fails with a configuration error when there is none.
@@ -97,7 +133,10 @@ impl Table {
             let column = Column {
                 name: quote(row.get(0)),
                 cast: row.get(2),
-                has_equality: true,
+                stored: row.get(3),
+                equality: if row.get(6) { Equality::Exact } else { Equality::Loose },
+                is_time: row.get(5),
+                is_not_null: row.get(4),
                 generated: row.get(1),
             };
             (row.get::<_, String>(0), column)
@@ -139,12 +178,14 @@ impl Table {
         let casts: std::collections::BTreeSet<String> =
             self.columns.values().map(|column| column.cast.clone()).collect();
         for cast in casts {
-            let probe = format!("SELECT CAST(NULL AS {cast}) IS NOT DISTINCT FROM CAST(NULL AS {cast})");
+            // Arrays have one whatever they are made of, and fail when it is used.
+            let part = cast.trim_end_matches("[]");
+            let probe = format!("SELECT CAST(NULL AS {part}) IS NOT DISTINCT FROM CAST(NULL AS {part})");
             match client.prepare(&probe).await {
                 Ok(_) => {}
                 Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => {
                     let same = self.columns.values_mut().filter(|column| column.cast == cast);
-                    same.for_each(|column| column.has_equality = false);
+                    same.for_each(|column| column.equality = Equality::None);
                 }
                 Err(error) => return Err(Error::sql("looking up the columns' types", Failure::from(error))),
             }

@@ -8,9 +8,18 @@ use super::statement::Statements;
 use crate::decide::chunk::Class;
 use crate::pg::Failure;
 
-/// Rounds of lock and judge before the rest counts as a serialization failure. A second one is needed
-/// only for rows that appear, or return to the expected value, within the first.
-const ROUNDS: u32 = 5;
+/// Rounds of lock and judge. A second one is needed only for rows that appear, or return to the expected value,
+/// within the first: from then on they are locked.
+const ROUNDS: u32 = 3;
+
+/// What is still to be updated then is not to be had: a trigger skips the row, a rule rewrites the statement, a policy
+/// lets the row be seen and not be changed.
+fn withheld() -> Failure {
+    Failure::found(
+        "09000",
+        "the row was not changed: a trigger, a rule or a row-level security policy withholds it",
+    )
+}
 
 /// What the work came to, before COMMIT.
 #[derive(Debug)]
@@ -132,7 +141,7 @@ impl Prepared {
                 return Ok(answer);
             }
         }
-        Err(Failure::found("40001", "rows changed faster than they could be compared"))
+        Err(withheld())
     }
 }
 

@@ -7,9 +7,10 @@
 mod catalog;
 mod chunk;
 mod claim;
+mod constants;
 mod statement;
 
 pub(crate) use self::catalog::Table;
 pub(crate) use self::chunk::{Answer, Prepared};
-pub(crate) use self::claim::Claim;
+pub(crate) use self::claim::{Claim, Key, Which};
 pub(crate) use self::statement::{Assign, Statements, Wish};

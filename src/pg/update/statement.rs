@@ -13,7 +13,7 @@
 //!
 //! Parameters: one array of texts per input column (`$1`..), then the values that all keys share.
 
-use super::catalog::{Column, Table};
+use super::catalog::{Column, Equality, Table};
 use crate::error::Error;
 
 /// Where a new or an expected value comes from.
@@ -74,20 +74,6 @@ FROM pg_catalog.pg_settings WHERE name IN
 const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
 
 impl Wish {
-    /// Whether a row that was updated is no longer eligible, whatever a trigger makes of its new values: what is
-    /// expected of a column is not what is set there.
-    pub(crate) fn is_undone_by_itself(&self) -> bool {
-        self.expect.iter().any(|(column, expected)| {
-            let differs = |new: &Assign| match (expected, new) {
-                (Assign::Value(expected), Assign::Value(new)) => expected != new,
-                // Of some row both may be the same.
-                _ => false,
-            };
-            self.version.as_ref() == Some(column)
-                || self.set.iter().any(|(set, new)| set == column && differs(new))
-        })
-    }
-
     /// The columns that the input must have: the key's, then those that values are taken from.
     pub(crate) fn inputs(&self) -> Vec<String> {
         let mut inputs = self.key.clone();
@@ -113,8 +99,8 @@ struct Terms<'a> {
     expected: String,
     shared: Vec<Option<String>>,
     inputs: Vec<String>,
-    /// Whether the rows can be found by a list of keys, if there is one key column. It takes that no value comes from the input, that rows
-    /// keep their keys, and a type that lists can be made of (there are none of arrays).
+    /// Whether the rows can be found by a list of keys, if there is one key column. It takes that no value comes
+    /// from the input, and a type that lists can be made of (there are none of arrays).
     by_list: bool,
 }
 
@@ -136,7 +122,7 @@ impl<'a> Terms<'a> {
         let mut key = Vec::new();
         for name in &wish.key {
             let column = table.column("key", name)?;
-            if !column.has_equality {
+            if column.equality == Equality::None {
                 let problem = format!(
                     "column {} is of type {}, which has no equality operator",
                     column.name, column.cast
@@ -145,25 +131,33 @@ impl<'a> Terms<'a> {
             }
             key.push(column);
         }
-        let no_key = |column: &Column| key.iter().all(|key| key.name != column.name);
+        let keeps_key = |column: &Column| {
+            if key.iter().all(|key| key.name != column.name) {
+                return Ok(());
+            }
+            let problem =
+                format!("column {} is part of the key; what it holds now belongs to expect", column.name);
+            Err(Error::configuration("set", problem))
+        };
         let mut by_list = key.iter().all(|key| !key.cast.ends_with("[]")) && !table.has_triggers;
         let (mut sets, mut already, mut expected) = (Vec::new(), Vec::new(), Vec::new());
         for (name, assign) in &wish.set {
             let column = table.writable("set", name)?;
+            keeps_key(column)?;
             let value = value(assign, &column.cast);
-            already.push(same(column, &value));
+            already.push(same(column, column.equality == Equality::Exact, &value));
             sets.push(format!("{} = {value}", column.name));
-            by_list &= matches!(assign, Assign::Value(_)) && no_key(column);
+            by_list &= matches!(assign, Assign::Value(_));
         }
         for (name, assign) in &wish.expect {
             let column = table.column("expect", name)?;
-            expected.push(same(column, &value(assign, &column.cast)));
+            expected.push(same(column, column.equality != Equality::None, &value(assign, &column.cast)));
             by_list &= matches!(assign, Assign::Value(_));
         }
         if let Some(name) = &wish.version {
             let column = table.writable("version", name)?;
+            keeps_key(column)?;
             sets.push(format!("{0} = t.{0} + 1", column.name));
-            by_list &= no_key(column);
         }
         let already = already.join(" AND ");
         let expected = if expected.is_empty() { "true".to_owned() } else { expected.join(" AND ") };
@@ -256,12 +250,14 @@ fn done(changed: &str, places: &str) -> String {
     )
 }
 
-/// True when the row holds the value, NULL included.
-fn same(column: &Column, value: &str) -> String {
+/// True when the row holds the value, NULL included: by the type's operator, or as text.
+fn same(column: &Column, by_operator: bool, value: &str) -> String {
     let name = &column.name;
-    if column.has_equality {
+    if by_operator {
         format!("t.{name} IS NOT DISTINCT FROM {value}")
     } else {
-        format!("t.{name}::pg_catalog.text IS NOT DISTINCT FROM ({value})::pg_catalog.text")
+        format!(
+            "t.{name}::pg_catalog.text COLLATE pg_catalog.\"C\" IS NOT DISTINCT FROM ({value})::pg_catalog.text"
+        )
     }
 }

@@ -13,6 +13,7 @@ use crate::event::{
     ChunkEnd, ChunkFacts, Event, Observer, Observers, Resolution, RowCounts, Scope, SqlState, UpdateFacts,
 };
 use crate::pg::Failure;
+use crate::pg::update::Key;
 use crate::report::{InDoubt, KeyFailure, UpdateOutcome, Updated};
 
 /// Failures kept for the report, and keys kept of each; the file of rejects has all of them.
@@ -41,7 +42,7 @@ struct Page {
     in_doubt: InDoubt,
     failures: Vec<KeyFailure>,
     rejects: Option<Rejects>,
-    given_up: Arc<Vec<Vec<Option<Box<str>>>>>,
+    given_up: Arc<Vec<Key>>,
     /// What stopped the run.
     error: Option<String>,
     /// Why a worker has no session any more. The others may well finish.
@@ -126,7 +127,8 @@ impl Books {
 
     /// A chunk left nothing behind and comes again, whole or in halves.
     pub(crate) fn retried<T>(&self, closing: &Closing<'_, T>, failure: &Failure) {
-        if closing.attempt == 1 {
+        // One that had taken effect and was forgotten begins to count anew.
+        if closing.attempt <= 1 {
             self.page().retried_chunks += 1;
         }
         self.ended(closing, ChunkEnd::Retried(sqlstate(failure)), RowCounts::default());
@@ -144,7 +146,16 @@ impl Books {
         let mut page = self.page();
         let reason = failure.to_string();
         let twins = closing.twins.iter().map(|twin| &twin.item);
-        let items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(show).collect();
+        let mut items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(show).collect();
+        let mut count = closing.items.len() + closing.twins.len();
+        if claimed {
+            // Two workers may have had a key, one after the other, before the first could say so.
+            items.retain(|item| page.given_up.iter().all(|key| key[..] != item.fields[..keys]));
+            count = items.len();
+            if count == 0 {
+                return true;
+            }
+        }
         if let Some(rejects) = &mut page.rejects {
             for item in &items {
                 rejects.write(item, Class::Failed, &reason);
@@ -154,7 +165,7 @@ impl Books {
             let left_out = items.iter().map(|item| item.fields[..keys].to_vec());
             Arc::make_mut(&mut page.given_up).extend(left_out);
         }
-        page.failed += (closing.items.len() + closing.twins.len()) as u64;
+        page.failed += count as u64;
         page.failed_chunks += 1;
         page.keep(KeyFailure::of(items.iter().copied().take(FAILED_KEYS), failure.shown_sqlstate(), &reason));
         let go_on = page.given_up.len() < GIVEN_UP;
@@ -170,7 +181,7 @@ impl Books {
     }
 
     /// Keys that later claims must leave out.
-    pub(crate) fn given_up(&self) -> Arc<Vec<Vec<Option<Box<str>>>>> {
+    pub(crate) fn given_up(&self) -> Arc<Vec<Key>> {
         Arc::clone(&self.page().given_up)
     }
 

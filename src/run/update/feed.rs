@@ -1,6 +1,8 @@
 //! Where chunks come from: a stream that all workers share, or claims.
 
+use std::collections::HashSet;
 use std::pin::Pin;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt};
@@ -13,7 +15,26 @@ pub(crate) enum Feed<T> {
     /// One after the other, whoever asks.
     Stream(Mutex<Flow<T>>),
     /// Each chunk claims its items inside its own transaction, until a claim has found that none is left.
-    Claims(AtomicBool),
+    Claims(Claims),
+}
+
+/// What is known of the claims.
+#[derive(Default)]
+pub(crate) struct Claims {
+    over: AtomicBool,
+    /// The run's transactions that took effect or may have, as `xmin` has them: four bytes a chunk.
+    own: std::sync::Mutex<HashSet<u32>>,
+}
+
+impl Claims {
+    /// Whether a row with this `xmin` was changed by this run.
+    pub(crate) fn is_own(&self, xmin: u32) -> bool {
+        self.own().contains(&xmin)
+    }
+
+    fn own(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(crate) type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>;
@@ -38,14 +59,14 @@ impl<T> Feed<T> {
     }
 
     pub(crate) fn claims() -> Self {
-        Self::Claims(AtomicBool::new(false))
+        Self::Claims(Claims::default())
     }
 
     /// The next items, `size` of them unless the stream ends or breaks. Can be dropped at any await.
     pub(crate) async fn next(&self, size: u32) -> Result<Portion<T>, Error> {
         let flow = match self {
             Self::Stream(flow) => flow,
-            Self::Claims(over) if over.load(Ordering::Relaxed) => return Ok(Portion::End),
+            Self::Claims(claims) if claims.over.load(Ordering::Relaxed) => return Ok(Portion::End),
             Self::Claims(_) => return Ok(Portion::Claim),
         };
         let mut flow = flow.lock().await;
@@ -75,14 +96,30 @@ impl<T> Feed<T> {
                 let flow = flow.lock().await;
                 flow.ended && flow.ahead.is_empty()
             }
-            Self::Claims(over) => over.load(Ordering::Relaxed),
+            Self::Claims(claims) => claims.over.load(Ordering::Relaxed),
         }
     }
 
     /// A claim that waited for others' rows found none.
     pub(crate) fn claims_are_over(&self) {
-        if let Self::Claims(over) = self {
-            over.store(true, Ordering::Relaxed);
+        if let Self::Claims(claims) = self {
+            claims.over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The COMMIT of a claimed chunk is about to be sent; `xid` is its transaction's id with the epoch (`xid8`).
+    pub(crate) fn commits(&self, xid: &str) {
+        if let Self::Claims(claims) = self
+            && let Ok(xid) = xid.parse::<u64>()
+        {
+            claims.own().insert(xid as u32);
+        }
+    }
+
+    /// The server may give the same ids to others.
+    pub(crate) fn era_ended(&self) {
+        if let Self::Claims(claims) = self {
+            claims.own().clear();
         }
     }
 

@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use futures_util::future::{BoxFuture, join};
 use tokio_postgres::Client;
 
+use super::feed::Claims;
 use super::keys::Item;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::Blame;
 use crate::decide::chunk::gather::{Gathered, gather};
 use crate::error::Source;
-use crate::pg::update::{Answer, Claim, Prepared, Statements};
+use crate::pg::update::{Answer, Claim, Key, Prepared, Statements, Which};
 use crate::pg::{Failure, xact};
 
 /// Work on chunks of items. A driver knows nothing else of it.
@@ -42,7 +43,7 @@ pub(crate) trait Labor {
         &self,
         client: &Client,
         desk: &Self::Desk,
-        request: Request<'_>,
+        request: Request<'_, Self::Item>,
     ) -> Result<(Vec<Self::Item>, Result<Answer, Failure>), Failure>;
 
     /// What the spans' summary is made of.
@@ -53,15 +54,32 @@ pub(crate) trait Labor {
 }
 
 /// A request for items of one's own.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Request<'a> {
-    /// At most so many.
-    pub(crate) size: u32,
-    /// Whether to wait for items that others hold.
-    pub(crate) wait: bool,
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a, T> {
+    pub(crate) ask: Ask<'a, T>,
     /// Items given up, which must not come again.
-    pub(crate) given_up: &'a [Vec<Option<Box<str>>>],
+    pub(crate) given_up: &'a [Key],
+    /// What is known of the claims before.
+    pub(crate) claims: &'a Claims,
 }
+
+/// Which items to claim.
+pub(crate) enum Ask<'a, T> {
+    /// At most so many that nobody else has.
+    Free(u32),
+    /// One that others may have: wait for it.
+    Locked,
+    /// These, had before, as far as nobody has taken them since.
+    Again(&'a [T]),
+}
+
+impl<T> Clone for Ask<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Ask<'_, T> {}
 
 /// Updates of one table.
 pub(crate) struct TableUpdate {
@@ -76,6 +94,18 @@ pub(crate) struct TableUpdate {
 pub(crate) struct TableDesk {
     prepared: Prepared,
     claim: Option<Claim>,
+}
+
+impl TableUpdate {
+    /// It would go on for ever.
+    fn came_back(&self, fields: &[Option<Box<str>>]) -> Failure {
+        let key: Vec<&str> =
+            fields[..self.keys].iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect();
+        Failure::client(format!(
+            "the query yields {} again after this run has updated it; have the query, or expect, leave out what is done",
+            key.join(",")
+        ))
+    }
 }
 
 impl Labor for TableUpdate {
@@ -111,13 +141,28 @@ impl Labor for TableUpdate {
         &self,
         client: &Client,
         desk: &TableDesk,
-        request: Request<'_>,
+        request: Request<'_, Item>,
     ) -> Result<(Vec<Item>, Result<Answer, Failure>), Failure> {
+        let Request { ask, given_up, claims } = request;
         let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
-        let taken = claim.take(client, &self.statements, request.size, request.wait, request.given_up);
+        let mut had: Vec<Key> = Vec::new();
+        let which = match ask {
+            Ask::Free(size) => Which::Free(size, given_up),
+            Ask::Locked => Which::Locked(given_up),
+            Ask::Again(items) => {
+                had.extend(items.iter().map(|item| item.fields[..self.keys].to_vec()));
+                had.retain(|key| !given_up.contains(key));
+                Which::Again(&had)
+            }
+        };
+        let taken = claim.take(client, &self.statements, which);
         let (began, taken) = join(client.batch_execute("BEGIN"), taken).await;
         began?;
-        let items = taken?.into_iter().map(|fields| Item { line: 0, fields: fields.into() }).collect();
+        let taken = taken?;
+        if let Some(claimed) = taken.iter().find(|claimed| claims.is_own(claimed.written_by)) {
+            return Err(self.came_back(&claimed.fields));
+        }
+        let items = taken.into_iter().map(|claimed| Item { line: 0, fields: claimed.fields }).collect();
         // A query that joins may yield a row twice.
         let items = self.gather(items).items;
         if items.is_empty() {
@@ -179,7 +224,7 @@ where
         &self,
         _client: &Client,
         (): &(),
-        _request: Request<'_>,
+        _request: Request<'_, T>,
     ) -> Result<(Vec<T>, Result<Answer, Failure>), Failure> {
         Err(Failure::client("a closure's items cannot be claimed"))
     }

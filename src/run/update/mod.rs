@@ -38,6 +38,7 @@ use crate::event::{Event, Observers};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::session::{OLDEST, Session};
+use crate::pg::slots::shares_backends;
 use crate::pg::update::{Assign, Statements, Table, Wish};
 use crate::report::Updated;
 use crate::telemetry::spans::{self, Server};
@@ -54,20 +55,21 @@ pub(crate) struct Site {
 ///
 /// Each key ends in one class: *updated*; *already* (its row holds the new values, whatever is expected);
 /// *stale* (its row holds neither the new nor the expected values); *missing*; or *failed*. Values are
-/// texts that the server casts to the column's type; `None` is NULL.
+/// texts that the server casts to the column's type; `None` is NULL. What is meant for all rows is read by the server
+/// once, before anything is changed: `now` is one moment.
 ///
-/// A key must have one row. Where no unique index proves that, each chunk is checked, and a key with
-/// more rows fails. Of duplicate keys within a chunk, the second takes its class from the first, and
-/// fails if it asks for other values. Duplicates further apart are not looked for; they find what the
-/// first has left: the new value, or not the expected one. Without [`expect`](Self::expect) and with
-/// values of their own, the later one wins.
+/// A key must have one row, and keeps it: what is set is no part of the key. Where no unique index proves that there is
+/// one row, each chunk is checked, and a key with more rows fails. Keys are told apart as they are written. Of
+/// duplicates within a chunk, the second takes its class from the first, and fails if it asks for other values.
+/// Duplicates further apart are not looked for; they find what the first has left: the new value, or not the expected
+/// one. Without [`expect`](Self::expect), with values of their own and on one connection, the later one wins.
 ///
 /// What counts, in the report, the files and the telemetry, outlives a crash of the server: it was flushed as
 /// the session's `synchronous_commit` asks for (`off` is taken for `on`). Where an updated row no longer holds
 /// what is [expected](Self::expect) (another value is set in that column, or it is the
-/// [version](Self::version)), chunks are committed without waiting for the disk, and flushed together: every
-/// 10,000 keys or 100 ms, before a wait, and at the end. Those that a restart of the server has caught in between
-/// are compared again; the keys that had been changed are *already* then (see
+/// [version](Self::version)) and no trigger has a say in that, chunks are committed without waiting for the disk, and
+/// flushed together: every 10,000 keys or 100 ms, before a wait, and at the end. Those that a restart of the server has
+/// caught in between are compared again; the keys that had been changed are *already* then (see
 /// [`InDoubt::reread`](crate::InDoubt::reread)). Elsewhere that could change a row twice, so each chunk waits
 /// for the disk.
 ///
@@ -154,13 +156,15 @@ impl Update {
     /// Runs it.
     ///
     /// # Errors
-    /// A bad option, a table or column that does not exist, keys that cannot be opened, no session:
+    /// A bad option, a table or column that does not exist, a value or keys that cannot be read, no session, a proxy
+    /// that pools transactions:
     /// nothing was changed. Whatever happens later is in the report.
     pub async fn run(&self, keys: Keys) -> Result<Updated, Error> {
         self.options.validate()?;
         self.check_wish(&keys)?;
         let span = spans::update(&self.options.task);
-        self.run_inside(keys).instrument(span).await
+        // On the heap: the caller's own future stays small.
+        Box::pin(self.run_inside(keys)).instrument(span).await
     }
 
     fn check_wish(&self, keys: &Keys) -> Result<(), Error> {
@@ -176,6 +180,9 @@ impl Update {
         set.sort();
         if let Some(twice) = set.windows(2).find_map(|pair| (pair[0] == pair[1]).then_some(pair[0])) {
             return needed("set", &format!("column {twice} is set twice"));
+        }
+        if let (Some(rejects), Some(file)) = (&self.rejects, keys.file_name()) {
+            Rejects::check(rejects, file)?;
         }
         if self.dry_run && matches!(keys.source, Source::Claims(_)) {
             return needed(
@@ -253,9 +260,12 @@ impl Update {
                 vec!["-- upgrade the server".into()],
             ));
         }
+        refuse_pooling(site).await?;
         let mut table = Table::find(session.client(), &wish.table).await?;
         table.probe_equality(session.client()).await?;
-        let statements = Statements::write(wish, &table)?;
+        let wish = wish.spell_out(session.client(), &table).await?;
+        let statements = Statements::write(&wish, &table)?;
+        let undone = wish.is_undone_by_itself(session.client(), &table).await?;
         let claims = query.is_some_and(|(_, claims)| *claims);
         let query = match query {
             Some((query, _)) => Some(named(session.client(), query, &statements.inputs).await?),
@@ -265,7 +275,7 @@ impl Update {
             statements,
             keys: wish.key.len(),
             dry: self.dry_run,
-            may_be_repeated: wish.is_undone_by_itself() && !self.dry_run,
+            may_be_repeated: undone && !self.dry_run,
             claims: query.clone().filter(|_| claims),
         };
         // What the server thinks of the statements is known before the first chunk.
@@ -278,6 +288,7 @@ impl Update {
         Ok(match source {
             Source::File(path) => Some(Opened::file(&path, inputs, keys).await?),
             Source::Reader(reader) => Some(Opened::reader(reader, inputs, keys).await?),
+            Source::Stdin => Some(Opened::reader(Box::new(std::io::stdin()), inputs, keys).await?),
             Source::Rows(rows) => Some(Opened::rows(rows, inputs.len())),
             Source::Query(_) | Source::Claims(_) => None,
         })
@@ -331,6 +342,22 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
         }
         sleep(pause).await;
     }
+}
+
+/// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
+/// another's there, of the same name. A server that has no place to spare for the question cannot be asked.
+async fn refuse_pooling(site: &Site) -> Result<(), Error> {
+    if !shares_backends(&site.endpoint).await.unwrap_or(false) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        Refusal::PooledConnection,
+        format!(
+            "a proxy at {} pools transactions or statements, and an update prepares its statements in a session",
+            site.endpoint.describe()
+        ),
+        vec!["-- let --dsn lead to the server itself, or to a pool with pool_mode = session".to_owned()],
+    ))
 }
 
 /// What a run works on.

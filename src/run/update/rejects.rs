@@ -2,8 +2,9 @@
 //!
 //! CSV: the input's columns under their names, then `class`, `line` and `reason`.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::BufWriter;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::keys::Item;
@@ -28,6 +29,18 @@ impl Rejects {
         file.write_record(header).map_err(|error| cannot(&error))?;
         file.flush().map_err(|error| cannot(&error))?;
         Ok(Self { file, problem: None })
+    }
+
+    /// Refuses a file that the keys are read from: it would be emptied before it is read.
+    pub(crate) fn check(path: &Path, keys: &Path) -> Result<(), Error> {
+        let of =
+            |path: &Path| path.metadata().ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()));
+        match (of(path), of(keys)) {
+            (Some(rejects), Some(keys)) if rejects == keys => {
+                Err(Error::configuration("rejects", format!("the keys are read from {}", path.display())))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn write(&mut self, item: &Item, class: Class, reason: &str) {

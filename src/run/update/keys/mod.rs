@@ -13,7 +13,7 @@ mod spool;
 
 use std::fmt;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, stream};
 
@@ -43,6 +43,7 @@ pub struct Keys {
 pub(super) enum Source {
     File(PathBuf),
     Reader(Box<dyn Read + Send>),
+    Stdin,
     Query(String),
     Claims(String),
     Rows(Items<Box<[Option<Box<str>>]>>),
@@ -58,7 +59,7 @@ impl Keys {
     /// From standard input.
     #[must_use]
     pub fn stdin() -> Self {
-        Self::reader(std::io::stdin())
+        Self { source: Source::Stdin }
     }
 
     /// From anything that can be read; a thread of its own reads it.
@@ -75,7 +76,9 @@ impl Keys {
 
     /// From a query, shared out among all processes that run the same update at once: each chunk locks
     /// its rows with `FOR UPDATE SKIP LOCKED` in its own transaction, so that none is done twice, and the run ends when
-    /// none is left. Rows that hold the new value, or not the expected one, are passed over.
+    /// none is left. Rows that hold the new value, or not the expected one, are passed over. A row that comes
+    /// back after this run has updated it ends the run: it would go on for ever. A key that fails is reported
+    /// by each process that has tried it.
     #[must_use]
     pub fn claim(sql: impl Into<String>) -> Self {
         Self { source: Source::Claims(sql.into()) }
@@ -99,11 +102,23 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// Where the file is that they are read from, if it is one.
+    pub(super) fn file_name(&self) -> Option<&Path> {
+        match &self.source {
+            Source::File(path) => Some(path),
+            Source::Stdin => Some(Path::new("/dev/stdin")),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.source {
             Source::File(_) => "Keys(file)",
             Source::Reader(_) => "Keys(reader)",
+            Source::Stdin => "Keys(standard input)",
             Source::Query(_) => "Keys(query)",
             Source::Claims(_) => "Keys(claim)",
             Source::Rows(_) => "Keys(rows)",

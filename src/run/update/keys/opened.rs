@@ -40,7 +40,9 @@ impl Opened {
         let header = Lines::new(file, inputs, keys)?.has_header();
         let total = count_lines(open()?).map_err(cannot)?.saturating_sub(u64::from(header));
         let (outbox, items) = post();
-        let lines = Lines::new(Announced { inner: open()?, outbox: outbox.clone() }, inputs, keys)?;
+        let file = open()?;
+        let whole = Whole { left: file.metadata().map_err(cannot)?.len(), inner: file };
+        let lines = Lines::new(Announced { inner: whole, outbox: outbox.clone() }, inputs, keys)?;
         std::thread::spawn(move || outbox.post_all(lines));
         Ok(Self { items, total: Some(total), countable: true })
     }
@@ -116,6 +118,24 @@ impl Outbox {
     fn post(&self) -> bool {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         batch.is_empty() || self.sender.blocking_send(batch).is_ok()
+    }
+}
+
+/// A file that must have at least the bytes that it had when it was opened: what is missing would be keys.
+struct Whole<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        if length == 0 && self.left > 0 && !buffer.is_empty() {
+            let problem = format!("{} bytes of the file are gone since it was opened", self.left);
+            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, problem));
+        }
+        self.left = self.left.saturating_sub(length as u64);
+        Ok(length)
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Chunk<T> {
     /// No new attempt before.
     pub(super) due: Instant,
     pub(super) claimed: bool,
+    /// It may have taken effect: what is in its rows is to be read, whoever wrote it.
+    pub(super) reread: bool,
     pub(super) attempt: Attempt,
 }
 
@@ -48,7 +50,8 @@ impl<L: Labor> Shop<'_, L> {
     ) -> Chunk<L::Item> {
         let course = Course::new(self.max_attempts, self.retry);
         let number = self.books.number();
-        Chunk { number, items, twins, course, due: Instant::now(), claimed, attempt: Attempt::none() }
+        let (due, attempt) = (Instant::now(), Attempt::none());
+        Chunk { number, items, twins, course, due, claimed, reread: false, attempt }
     }
 
     /// Opens an attempt, and its span.
@@ -62,7 +65,7 @@ impl<L: Labor> Shop<'_, L> {
 
     /// Two halves in the place of a chunk, each with a budget of its own; the lower first.
     pub(super) fn halves(&self, chunk: Chunk<L::Item>) -> [Chunk<L::Item>; 2] {
-        let Chunk { number, mut items, twins, claimed, .. } = chunk;
+        let Chunk { number, mut items, twins, claimed, reread, .. } = chunk;
         let middle = items.len().div_ceil(2);
         let upper = items.split_off(middle);
         let (mut low, mut high) = (Vec::new(), Vec::new());
@@ -75,7 +78,8 @@ impl<L: Labor> Shop<'_, L> {
         }
         [(items, low), (upper, high)].map(|(items, twins)| {
             let course = Course::new(self.max_attempts, self.retry);
-            Chunk { number, items, twins, course, due: Instant::now(), claimed, attempt: Attempt::none() }
+            let (due, attempt) = (Instant::now(), Attempt::none());
+            Chunk { number, items, twins, course, due, claimed, reread, attempt }
         })
     }
 }
@@ -90,6 +94,11 @@ impl<T> Chunk<T> {
             items: &self.items,
             twins: &self.twins,
         }
+    }
+
+    /// Whether its rows, ours while a transaction lasted, have to be claimed anew before they are worked on.
+    pub(super) const fn is_to_be_claimed(&self) -> bool {
+        self.claimed && !self.reread
     }
 
     /// How many keys it answers for.

@@ -31,6 +31,7 @@ impl<L: Labor> Worker<'_, L> {
                 sleep(pause).await;
                 continue;
             }
+            chunk.reread |= status == Status::Unknown;
             let resolution = match status {
                 Status::Committed => Resolution::Committed,
                 Status::Aborted => Resolution::Aborted,

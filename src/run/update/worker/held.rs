@@ -6,20 +6,16 @@
 //! is: a crash that a proxy kept from us would otherwise let us believe in a log that no longer has our chunks.
 
 use futures_util::future::{join, join3};
-use tokio_postgres::Client;
 
 use super::super::labor::Labor;
 use super::Worker;
 use super::chunk::Chunk;
+use super::line::Line;
 use crate::decide::chunk::course::Next;
 use crate::decide::chunk::flush;
 use crate::event::{Event, Resolution};
 use crate::pg::Failure;
 use crate::pg::era::Era;
-
-/// Readers of the log that do not ask for messages never see the mark (manual, "Replication Management
-/// Functions"). What the session waits for was settled by [`Era::ready`].
-const MARK: &str = "BEGIN; SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')";
 
 impl<L: Labor> Worker<'_, L> {
     /// Whether something is to be committed, or to be flushed.
@@ -40,12 +36,16 @@ impl<L: Labor> Worker<'_, L> {
         let committed = line.send_commit(commit.is_some());
         if !line.is_lazy && self.held.is_empty() {
             let committed = committed.await;
-            return self.on_commit(commit, committed);
+            self.on_commit(commit, committed).await;
+            return;
         }
         // Polled in order: COMMIT is sent first.
-        let (committed, flushed) = join(committed, flush(&line.client)).await;
-        self.on_commit(commit, committed);
-        self.on_flush(flushed);
+        let (committed, flushed) = join(committed, flush(line)).await;
+        let refused = self.on_commit(commit, committed).await;
+        // After a COMMIT that was refused the mark may have met its transaction; there will be another.
+        if !refused || flushed.is_ok() {
+            self.on_flush(flushed);
+        }
     }
 
     /// Makes all that was committed last, by whichever session. `false` when that could not be had.
@@ -55,7 +55,7 @@ impl<L: Labor> Worker<'_, L> {
         if !line.may_mark {
             return true;
         }
-        let flushed = flush(&line.client).await;
+        let flushed = flush(line).await;
         let done = flushed.is_ok();
         self.on_flush(flushed);
         done && self.line.is_some()
@@ -95,6 +95,7 @@ impl<L: Labor> Worker<'_, L> {
         // The last is tried first.
         for mut chunk in std::mem::take(&mut self.held).into_iter().rev() {
             let next = chunk.course.on_forgotten(fastrand::f64());
+            chunk.reread = true;
             let resolution =
                 if matches!(next, Next::Retry(_)) { Resolution::Reread } else { Resolution::Unresolved };
             chunk.attempt.span.in_scope(|| {
@@ -106,10 +107,17 @@ impl<L: Labor> Worker<'_, L> {
     }
 }
 
-async fn flush(client: &Client) -> Result<Era, Failure> {
+/// Waits until all that was committed lasts. Readers of the log that do not ask for messages never see the mark
+/// (manual, "Replication Management Functions").
+async fn flush<D>(line: &Line<D>) -> Result<Era, Failure> {
+    let Line { client, waiting, .. } = line;
+    let mark = format!(
+        "BEGIN; SET LOCAL synchronous_commit TO {waiting}; \
+         SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')"
+    );
     // Polled in order: they are sent in this order. COMMIT does not say that something before it has failed.
     let (marked, era, committed) =
-        join3(client.batch_execute(MARK), Era::now(client), client.batch_execute("COMMIT")).await;
+        join3(client.batch_execute(&mark), Era::now(client), client.batch_execute("COMMIT")).await;
     marked?;
     let era = era?;
     committed?;

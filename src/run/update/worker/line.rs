@@ -18,9 +18,6 @@ use crate::pg::era::Era;
 /// Pauses between tries to get a session.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(5) };
 
-/// The server answers before the commit is on the disk (manual, "Asynchronous Commit").
-const WITHOUT_WAITING: &str = "SET LOCAL synchronous_commit TO off; COMMIT";
-
 /// A session, ready for work.
 pub(super) struct Line<D> {
     pub(super) client: Client,
@@ -28,7 +25,9 @@ pub(super) struct Line<D> {
     pub(super) desk: D,
     pub(super) era: Arc<Era>,
     pub(super) may_mark: bool,
-    /// Whether COMMIT does not wait for the disk.
+    /// How a commit waits that is to last: `synchronous_commit`.
+    pub(super) waiting: String,
+    /// Whether the session's commits are answered before they are on the disk (manual, "Asynchronous Commit").
     pub(super) is_lazy: bool,
 }
 
@@ -44,16 +43,19 @@ impl<D> Drop for Line<D> {
 impl<D> Line<D> {
     async fn open<L: Labor<Desk = D>>(shop: &Shop<'_, L>) -> Result<Self, Failure> {
         let (client, driver) = shop.endpoint.open(&format!("headcount:{}", shop.task)).await?;
-        let (era, may_mark) = Era::ready(&client).await?;
-        let desk = shop.labor.prepare(&client).await?;
+        let (era, waiting, may_mark) = Era::ready(&client).await?;
         let is_lazy = may_mark && shop.labor.may_be_repeated();
-        Ok(Self { client, driver, desk, era: Arc::new(era), may_mark, is_lazy })
+        if is_lazy {
+            client.batch_execute("SET synchronous_commit TO off").await?;
+        }
+        let desk = shop.labor.prepare(&client).await?;
+        Ok(Self { client, driver, desk, era: Arc::new(era), may_mark, waiting, is_lazy })
     }
 
     /// Commits, if there is something to commit; answers when.
     pub(super) async fn send_commit(&self, any: bool) -> Result<Instant, Failure> {
         if any {
-            self.client.batch_execute(if self.is_lazy { WITHOUT_WAITING } else { "COMMIT" }).await?;
+            self.client.batch_execute("COMMIT").await?;
         }
         Ok(Instant::now())
     }
@@ -87,6 +89,10 @@ impl<L: Labor> Worker<'_, L> {
             let opened = timeout(deadline.saturating_duration_since(Instant::now()), Line::open(shop)).await;
             let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
                 Ok(line) => {
+                    let before = self.era.replace(Arc::clone(&line.era));
+                    if before.is_some_and(|before| !before.is_same(&line.era)) {
+                        shop.feed.era_ended();
+                    }
                     self.line = Some(line);
                     if let Some(lost) = self.lost.take() {
                         shop.books.reconnected(lost);

@@ -18,6 +18,7 @@ mod line;
 mod outcome;
 mod trip;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ use crate::decide::chunk::size::Sizer;
 use crate::event::{Event, Resolution, SqlState};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
+use crate::pg::era::Era;
 use crate::telemetry::spans::Server;
 
 /// What a run's workers share.
@@ -59,6 +61,8 @@ pub(crate) struct Worker<'a, L: Labor> {
     line: Option<Line<L::Desk>>,
     /// What the last session was lost with.
     lost: Option<SqlState>,
+    /// That of the last session.
+    era: Option<Arc<Era>>,
     sizer: Sizer,
     /// Worked, COMMIT not sent.
     open: Option<Chunk<L::Item>>,
@@ -79,6 +83,7 @@ impl<'a, L: Labor> Worker<'a, L> {
             shop,
             line: None,
             lost: None,
+            era: None,
             sizer: shop.sizer,
             open: None,
             held: Vec::new(),
@@ -107,6 +112,7 @@ impl<'a, L: Labor> Worker<'a, L> {
                     return;
                 }
                 Move::Settle => self.settle().await,
+                Move::Work(chunk) if chunk.is_to_be_claimed() => self.claim_again(*chunk).await,
                 Move::Work(chunk) => self.work(*chunk).await,
                 Move::Claim { wait } => self.claim(wait).await,
             }

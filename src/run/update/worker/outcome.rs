@@ -32,8 +32,13 @@ impl<L: Labor> Worker<'_, L> {
         }
     }
 
-    pub(super) fn on_commit(&mut self, chunk: Option<Chunk<L::Item>>, committed: Result<Instant, Failure>) {
-        let Some(mut chunk) = chunk else { return };
+    /// Returns whether the server has refused to commit: the session has no transaction then.
+    pub(super) async fn on_commit(
+        &mut self,
+        chunk: Option<Chunk<L::Item>>,
+        committed: Result<Instant, Failure>,
+    ) -> bool {
+        let Some(mut chunk) = chunk else { return false };
         match committed {
             Ok(at) => {
                 let took = at.saturating_duration_since(chunk.attempt.began);
@@ -43,12 +48,21 @@ impl<L: Labor> Worker<'_, L> {
                     Next::Hold => self.held.push(chunk),
                     _ => self.committed(&chunk),
                 }
+                false
             }
             // Whatever is no word of the server's leaves open what the server did.
             Err(failure) if failure.sqlstate().is_none() => {
                 self.on_failure(chunk, Failure::lost(failure.to_string()));
+                false
             }
-            Err(failure) => self.on_failure(chunk, failure),
+            Err(failure) => {
+                // A COMMIT that is cancelled before it begins leaves the transaction open.
+                if !failure.is_connection_lost() {
+                    self.roll_back().await;
+                }
+                self.on_failure(chunk, failure);
+                true
+            }
         }
     }
 

@@ -1,0 +1,142 @@
+//! What a value is: what the server makes of it, when it is the same, and who else has a say.
+
+use headcount::pg::embedded::Shutdown;
+use headcount::{ChunkSize, Keys, Update};
+
+use crate::support::{Shop, classes, ids, updater};
+
+#[tokio::test]
+async fn a_value_that_the_server_cannot_read_is_one_mistake_and_not_a_failure_of_each_key() {
+    let shop = Shop::with_orders(5).await;
+    shop.run("ALTER TABLE orders ADD paid_at timestamptz").await;
+    let orders = || updater(&shop.dsn(), vec![]).update("orders").key(["id"]);
+    let check = async |update: Update, expected: &str| {
+        let error = update.run(ids(5)).await.unwrap_err();
+        assert!(error.is_configuration());
+        assert_eq!(error.to_string(), expected);
+    };
+    check(
+        orders().set("version", "one"),
+        "set: column \"version\": invalid input syntax for type integer: \"one\"",
+    )
+    .await;
+    check(
+        orders().set("status", "paid").expect("paid_at", "yesteryear"),
+        "expect: column \"paid_at\": invalid input syntax for type timestamp with time zone: \"yesteryear\"",
+    )
+    .await;
+    check(
+        updater(&shop.dsn(), vec![]).update("orders").key(["id", "status"]).set("status", "paid"),
+        "set: column \"status\" is part of the key; what it holds now belongs to expect",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn now_is_one_moment_for_all_rows() {
+    let shop = Shop::with_orders(50).await;
+    shop.run("ALTER TABLE orders ADD paid_at timestamptz").await;
+    let report = shop.pay().set("paid_at", "now").chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap();
+    assert_eq!(report.updated, 50);
+    assert_eq!(shop.text("SELECT count(DISTINCT paid_at)::text FROM orders").await, "1");
+}
+
+#[tokio::test]
+async fn equal_is_not_always_the_same() {
+    // Debian's, with ICU.
+    let shop = Shop::of_version(15, 0).await;
+    let check = async |column_type: &str, old: &str, new: &str| {
+        shop.run("DROP TABLE IF EXISTS typed").await;
+        shop.run(&format!("CREATE TABLE typed (k int PRIMARY KEY, v {column_type})")).await;
+        shop.run(&format!("INSERT INTO typed VALUES (1, '{old}')")).await;
+        let update = updater(&shop.dsn(), vec![]).update("typed").key(["k"]).set("v", new);
+        assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [1, 0, 0, 0, 0], "{column_type}");
+        assert_eq!(shop.text("SELECT v::text FROM typed").await, new, "{column_type}");
+        assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [0, 1, 0, 0, 0], "{column_type}");
+    };
+    shop.run(
+        "CREATE COLLATION shoutless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    )
+    .await;
+    // As many points; the same area; the same number; the same length of time; but for the case.
+    check("path", "[(0,0),(1,1)]", "[(5,5),(9,9)]").await;
+    check("box", "(1,1),(0,0)", "(3,3),(2,2)").await;
+    check("numeric", "1.0", "1.00").await;
+    check("interval", "24:00:00", "1 day").await;
+    check("text COLLATE shoutless", "Paid", "PAID").await;
+    check("jsonb[]", "{}", "{1}").await;
+    check("json[]", "{}", "{1}").await;
+}
+
+#[tokio::test]
+async fn an_index_that_tells_more_apart_than_the_column_proves_nothing() {
+    // Debian's, with ICU.
+    let shop = Shop::of_version(15, 0).await;
+    shop.run(
+        "CREATE COLLATION shoutless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE typed (k text COLLATE shoutless, v int); CREATE UNIQUE INDEX ON typed (k COLLATE \"C\");
+         INSERT INTO typed VALUES ('a', 0), ('A', 0), ('b', 0)",
+    )
+    .await;
+    let update = updater(&shop.dsn(), vec![]).update("typed").key(["k"]).set("v", "1");
+    let report = update.run(Keys::rows(["a", "b", "zz"])).await.unwrap();
+    assert_eq!(classes(&report), [1, 0, 0, 1, 1], "{report:?}");
+    assert_eq!(report.failures[0].keys, ["a"]);
+    assert_eq!(shop.text("SELECT string_agg(k, ',') FROM typed WHERE v = 1").await, "b");
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_or_a_policy_withholds_fails_alone_and_says_why() {
+    let shop = Shop::with_orders(250).await;
+    shop.run(
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN IF NEW.id = 50 THEN RETURN NULL; END IF; RETURN NEW; END';
+         CREATE TRIGGER skip BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION skip();
+         CREATE ROLE clerk LOGIN; GRANT SELECT, UPDATE ON orders TO clerk;
+         ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY see ON orders FOR SELECT USING (true);
+         CREATE POLICY change ON orders FOR UPDATE USING (id <> 7)",
+    )
+    .await;
+    let update = crate::support::pay(&shop.server.dsn_for("clerk", &shop.database));
+    let report = update.run(ids(250)).await.unwrap();
+    assert_eq!(classes(&report), [248, 0, 0, 0, 2], "{report:?}");
+    let mut failed: Vec<&str> =
+        report.failures.iter().flat_map(|failure| &failure.keys).map(|key| &**key).collect();
+    failed.sort_unstable();
+    assert_eq!(failed, ["50", "7"]);
+    for failure in &report.failures {
+        assert_eq!(failure.sqlstate.as_deref(), Some("09000"));
+        assert!(failure.reason.contains("row-level security policy"), "{}", failure.reason);
+    }
+}
+
+/// Rows changed twice when the server crashes before anything but the commits has flushed them.
+async fn changed_twice(schema: &str, update: impl FnOnce(&Shop) -> Update) -> u64 {
+    let crash = async |shop: &Shop| shop.server.restart(Shutdown::Immediate).await.unwrap();
+    let prepare = async |shop: &Shop| shop.run(schema).await;
+    // What was written is in the log, and nobody has said so to us.
+    let (shop, report) = crate::losses::while_it_waits(prepare, update, async |shop: &Shop| {
+        shop.run("SELECT pg_logical_emit_message(true, 'other', '')").await;
+        crash(shop).await;
+    })
+    .await;
+    assert!(report.is_complete(), "{report:?}");
+    shop.count("version > 1").await
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_keeps_as_it_is_is_not_worked_on_twice() {
+    let guard = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN NEW.status = OLD.status; RETURN NEW; END';
+         CREATE TRIGGER keep BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION keep()";
+    assert_eq!(changed_twice(guard, Shop::pay).await, 0);
+}
+
+#[tokio::test]
+async fn the_expected_value_in_other_words_is_no_other_value() {
+    let update = |shop: &Shop| {
+        let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]);
+        update.set("active", "t").set("region", "us").expect("active", "true").version("version")
+    };
+    assert_eq!(changed_twice("ALTER TABLE orders ADD active bool DEFAULT true", update).await, 0);
+}
