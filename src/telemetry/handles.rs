@@ -3,7 +3,9 @@
 //! A handle keeps the recorder that was there when it was made. That is why the handles of a task are
 //! made when it is announced, after the process has installed its recorder.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, with_recorder};
 
@@ -67,6 +69,21 @@ fn label(name: &'static str, word: &'static str) -> Label {
     Label::from_static_parts(name, word)
 }
 
+/// The time, in seconds since 1970; 0 before that.
+pub(super) fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Since when this process counts for a task, `None` for itself; in seconds since 1970.
+///
+/// The same for all who ask: several [`Metrics`](super::Metrics) may feed one recorder, whose counters go
+/// on. A later time would say that they began anew.
+fn counts_since(task: Option<&Arc<str>>) -> f64 {
+    static SINCE: Mutex<BTreeMap<Option<Arc<str>>, f64>> = Mutex::new(BTreeMap::new());
+    let mut since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    *since.entry(task.cloned()).or_insert_with(unix_now)
+}
+
 /// One handle for each value of a closed set.
 #[derive(Debug)]
 pub(super) struct Family<K, H>(Vec<(K, H)>);
@@ -113,6 +130,7 @@ impl ProcessHandles {
         for exporter in Exporter::ALL {
             drop(lost(source, exporter));
         }
+        source.gauge(&names::START, Vec::new()).set(counts_since(None));
         let pairs = CancelMethod::ALL.into_iter().flat_map(|m| CancelResult::ALL.map(|r| (m, r)));
         Self {
             cancels: Family::new(pairs, |(method, result)| {
@@ -206,6 +224,7 @@ impl TaskHandles {
         let counter = |metric| source.counter(metric, vec![own()]);
         let by = |metric, name, word| source.counter(metric, vec![own(), label(name, word)]);
         let histogram = |metric| source.histogram(metric, vec![own()]);
+        source.gauge(&names::TASK_START, vec![own()]).set(counts_since(Some(task)));
         Self {
             task: Arc::clone(task),
             executions: counter(&names::EXECUTIONS),

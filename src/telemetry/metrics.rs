@@ -8,11 +8,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::metrics::Recorder;
 
-use super::handles::{ProcessHandles, Source, TaskHandles};
+use super::handles::{ProcessHandles, Source, TaskHandles, unix_now};
 use super::names::{Downgrade, SQLSTATE_CLASSES};
 use crate::decide::attempt::Outcome;
 use crate::decide::verdict::Pool;
@@ -199,10 +198,6 @@ impl fmt::Debug for Metrics {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
         f.debug_struct("Metrics").field("tasks", &tasks.keys().collect::<Vec<_>>()).finish_non_exhaustive()
     }
-}
-
-fn unix_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn attempt_ended(task: &TaskHandles, facts: &AttemptFacts) {

@@ -5,9 +5,10 @@
 //! a real exporter gathers, in both directions.
 //!
 //! Labels are `task`, the configured name of a job, and words of closed enums. `job` and `instance`
-//! belong to the scrape. All counters exist as 0 from the moment a task is announced: one born at 1
-//! has no `increase()`. Gauges of the last run and of the pool appear with their first value, since a
-//! 0 there would be a lie.
+//! belong to the scrape. All counters exist as 0 from the moment a task is announced, and a gauge says
+//! when that was: a run may be over before the first scrape, and a counter that is first seen at 1 has no
+//! `increase()`. Gauges of the last run and of the pool appear with their first value, since a 0 there
+//! would be a lie.
 
 use metrics::Unit;
 
@@ -35,7 +36,7 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// The `# HELP` text.
     pub help: &'static str,
-    /// The variants of [`Event`](crate::Event), or the exporter, that feed it.
+    /// The variants of [`Event`](crate::Event), or what else feeds it.
     pub fed_by: &'static [&'static str],
 }
 
@@ -152,6 +153,11 @@ contract! {
         "New sessions in the place of lost ones, by the class of the SQLSTATE they were lost with.", fed_by ["SessionRestored"];
     IN_DOUBT = "headcount_in_doubt_commits_total", Counter, Count, ["task", "resolution"],
         "Commits whose answer was lost, by what became of them.", fed_by ["CommitResolved"];
+    START = "headcount_start_timestamp_seconds", Gauge, Seconds, [],
+        "When the process began to count, in seconds since the Unix epoch; its counters were 0 then.", fed_by ["the start"];
+    TASK_START = "headcount_task_start_timestamp_seconds", Gauge, Seconds, ["task"],
+        "When the process began to count for the task, in seconds since the Unix epoch; its counters were 0 then.",
+        fed_by ["ExecutionStarted", "UpdateStarted"];
     TELEMETRY_LOST = "headcount_telemetry_lost_total", Counter, Count, ["exporter"],
         "Spans, pushes and files that could not be delivered.", fed_by ["the exporters"];
 }

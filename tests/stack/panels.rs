@@ -85,13 +85,13 @@ impl Service {
 }
 
 /// Updates a hundred rows over a line on which the answer to a COMMIT is lost.
-async fn ship(service: &Service, crowded: &Crowded) {
+async fn ship(service: &Service, crowded: &Crowded, status: &str) {
     let line = Proxy::start(crowded.server.port()).await;
     line.break_next_commit(CommitFault::AnswerLost);
     let dsn = crowded.dsn_by(&line);
     let observers = service.telemetry.observers();
     let updater = Updater::without_default_observers(Endpoint::from_dsn(&dsn).unwrap(), observers);
-    let update = updater.update("orders").task("ship").key(["id"]).set("status", "shipped");
+    let update = updater.update("orders").task("ship").key(["id"]).set("status", status);
     let report = update.chunk(ChunkSize::Keys(10)).run(Keys::rows(1..=100)).await.unwrap();
     assert_eq!((report.updated, report.reconnects, report.in_doubt.committed), (100, 1, 1));
 }
@@ -117,13 +117,10 @@ async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
         ..Place::default()
     });
 
-    // The zero from the start is what makes the first increase one.
-    for observer in service.telemetry.observers() {
-        for task in ["rollup", "ship"] {
-            observer.announce(&Scope { task: task.into() });
-        }
-    }
-    prometheus.eventually("headcount_chunks_total{task=\"ship\", result=\"committed\"} == 0").await;
+    // Over before a scrape has seen the task at all.
+    ship(&service, &crowded, "shipped").await;
+    let in_doubt = "task:headcount_in_doubt_commits:recent{task=\"ship\", resolution=\"committed\"}";
+    prometheus.eventually(&format!("{in_doubt} == 1")).await;
 
     let first = service.job(Duration::ZERO).execute(STATEMENT, &[]).await.unwrap();
     assert_eq!(first.outcome, Outcome::OnTarget);
@@ -143,7 +140,8 @@ async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
     crowded.leave(neighbour).await;
     let reserved = service.job(Duration::ZERO).reserve().execute(STATEMENT, &[]).await.unwrap();
     assert_eq!(reserved.outcome, Outcome::OnTarget);
-    ship(&service, &crowded).await;
+    ship(&service, &crowded, "billed").await;
+    prometheus.eventually(&format!("{in_doubt} == 2")).await;
     service.run_blind(&crowded, &prometheus).await;
     // There is room, and it looks.
     let good = service.job(Duration::from_mins(1)).execute(STATEMENT, &[]).await.unwrap();

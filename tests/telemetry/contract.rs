@@ -1,15 +1,21 @@
 //! The contract.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use headcount::decide::reservation::Granted;
 use headcount::event::FailReason;
 use headcount::telemetry::Metrics;
+use headcount::telemetry::exporters::prometheus;
 use headcount::telemetry::names::{self, Kind};
 use headcount::{Event, Observer, Outcome};
 
 use crate::script::{MS, NOW, POOL, ended, feed, good, rendered, scope, script, value};
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
 
 type Contract = BTreeMap<String, (&'static str, BTreeSet<String>)>;
 
@@ -85,7 +91,7 @@ fn a_second_claim_to_a_registry_is_refused() {
 fn counters_are_zero_from_the_start_and_gauges_are_absent_until_known() {
     let text = rendered(&[]);
     let mut expected = promised();
-    expected.retain(|_, (kind, _)| *kind != "gauge");
+    expected.retain(|name, (kind, _)| *kind != "gauge" || name.ends_with("_start_timestamp_seconds"));
     assert_eq!(found(&text), expected);
     for series in [
         "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}",
@@ -97,6 +103,30 @@ fn counters_are_zero_from_the_start_and_gauges_are_absent_until_known() {
     ] {
         assert_eq!(value(&text, series), Some(0.0), "{series}");
     }
+}
+
+#[test]
+fn it_is_said_since_when_a_process_and_each_of_its_tasks_count_and_that_does_not_move() {
+    let recorder = Arc::new(prometheus::recorder().unwrap());
+    let handle = recorder.handle();
+    let since = |series: &str| value(&handle.render(), &format!("headcount_{series}"));
+    let [early, late] =
+        ["early", "late"].map(|task| format!("task_start_timestamp_seconds{{task=\"{task}\"}}"));
+    let before = now();
+    let metrics = Metrics::with_recorder(Arc::clone(&recorder) as _);
+    let process = since("start_timestamp_seconds");
+    // Tests that share this process may have counted before.
+    assert!(process > Some(0.0) && process <= Some(now()), "{process:?}");
+    metrics.announce(&scope("early"));
+    let begun = since(&early);
+    assert!(begun >= Some(before) && begun <= Some(now()), "{begun:?}");
+
+    // As an updater beside a guarded query does it, with the same recorder.
+    let second = Metrics::with_recorder(recorder);
+    second.announce(&scope("early"));
+    second.announce(&scope("late"));
+    assert_eq!((since("start_timestamp_seconds"), since(&early)), (process, begun));
+    assert!(since(&late) > begun);
 }
 
 #[test]
@@ -163,7 +193,6 @@ fn the_pool_is_absent_until_it_is_seen() {
 fn a_monitor_that_is_away_says_since_when_until_it_is_back() {
     let since = "headcount_monitor_lost_timestamp_seconds";
     let lost = || Event::MonitorLost { cause: "connection closed".to_owned() };
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let before = now();
     let away = value(&rendered(&[lost()]), since).unwrap();
     assert!((before..=now()).contains(&away), "{away}");
