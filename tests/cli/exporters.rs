@@ -7,7 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use headcount::telemetry::names;
 use rustix::process::Signal;
 
-use crate::lab::{Lab, QUICK, Ran, SLOW, finish, free_port, headcount, spawn};
+use crate::lab::{Lab, QUICK, Ran, SLOW, finish, headcount, spawn};
+use crate::port::free_port;
 
 /// Receives one request and says 200; returns its first line and its body.
 fn receive(listener: &TcpListener) -> (String, String) {

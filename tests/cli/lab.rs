@@ -197,11 +197,6 @@ fn start(mut command: Command, environment: &[(&str, &str)]) -> Running {
     Running { child, words, said: String::new() }
 }
 
-/// A port that nobody listens on: it was just given up.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Runs the command without a server.
 pub(crate) fn headcount(arguments: &[&str]) -> Ran {
     finish(spawn(arguments, &[]))

@@ -14,6 +14,8 @@ mod cleanups;
 mod environment;
 mod exporters;
 mod lab;
+#[path = "../live/harness/port.rs"]
+mod port;
 mod run;
 mod signals;
 mod tools;

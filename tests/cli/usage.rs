@@ -4,7 +4,8 @@ use std::io::Write;
 
 use headcount::pg::embedded::PrivateServer;
 
-use crate::lab::{Lab, QUICK, SLOW, each_version, finish, free_port, headcount};
+use crate::lab::{Lab, QUICK, SLOW, each_version, finish, headcount};
+use crate::port::free_port;
 
 const SECRET: &str = "gh3im-0815";
 

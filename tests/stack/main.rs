@@ -9,8 +9,8 @@
 //! - `spans`: real runs and updates of the command, received over OTLP: parents, attributes, the joined trace
 //! - `trial`: `make stack` is started, looked at, and leaves nothing behind
 //! - `picture`: makes the README's picture, when asked to
-//! - `programs`, `webhook`, `crowd`: how the tests start those programs, listen to Alertmanager, and keep
-//!   a server's pool busy
+//! - `programs`, `port`, `webhook`, `crowd`: how the tests start those programs, and where, listen to
+//!   Alertmanager, and keep a server's pool busy
 //!
 //! No time is asserted. Waiting is for an event, with a limit that only a broken chain reaches.
 #![cfg(feature = "cli")]
@@ -23,6 +23,8 @@ mod dashboards;
 mod line;
 mod panels;
 mod picture;
+#[path = "../live/harness/port.rs"]
+mod port;
 mod programs;
 #[cfg(feature = "otlp")]
 #[path = "../telemetry/receiver.rs"]

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{file, read};
+use super::{file, port, read};
 
 /// The longest wait for an event of a chain that works. It takes seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -225,9 +225,19 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
     assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "never: {what}");
 }
 
-/// A port on loopback that nobody listens on now.
+/// An address on loopback that nobody listens on, and no other test is given.
 pub(crate) fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    ([127, 0, 0, 1], port::free_port()).into()
+}
+
+#[test]
+fn a_port_is_given_once_and_no_outgoing_connection_takes_it() {
+    let [first, second] = [free_port(), free_port()];
+    assert_ne!(first, second);
+    let outgoing = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let lowest: u16 = outgoing.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(first.port() < lowest && second.port() < lowest, "{first}, {second}: {outgoing}");
+    drop(TcpListener::bind(first).unwrap());
 }
 
 /// As it stands in a URL.
