@@ -67,10 +67,11 @@ pub enum Event {
     },
     /// It is at the head of the queue, and too few slots are free; sent again when that changes.
     ReservationShort {
-        /// Slots wanted.
+        /// Slots waited for. More than there are where the pool has shrunk below the minimum of workers, which it is
+        /// then.
         demand: u32,
         /// Whether only numbers changed since it was last sent: the members, the outsiders, or those with
-        /// priority that are in the way are still so.
+        /// priority that are in the way are still so, and the pool has the same size.
         again: bool,
         /// What the look saw.
         slots: Slots,
@@ -87,7 +88,7 @@ pub enum Event {
     },
     /// The wait for slots is over.
     ReservationEnded {
-        /// Slots wanted.
+        /// Slots wanted; as in [`ReservationShort`](Self::ReservationShort).
         demand: u32,
         /// Slots taken.
         taken: u32,

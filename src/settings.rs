@@ -112,7 +112,8 @@ pub struct Settings {
     /// ([`Job::watch`](crate::Job::watch)): they must keep to their slots themselves.
     pub reserve: bool,
     /// The longest wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then who is at the
-    /// head takes what is free if that is the minimum; else the execution ends below the minimum. Zero asks once.
+    /// head takes what is free if that is the minimum; else the execution ends below the minimum. A pool that has
+    /// shrunk below the minimum is waited for as well: it may grow again. Zero asks once.
     pub reserve_wait: Duration,
     /// After so long a wait, in the queue and at its head, the minimum is enough at the head of the queue; up to 24 h. Default
     /// `None`: only at the end of `reserve_wait`. Short makes jobs slow that could have waited.

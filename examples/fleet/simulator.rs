@@ -204,14 +204,9 @@ impl World {
     fn wish(&self, n: usize) -> Reservation {
         let plan = self.jobs[n].plan;
         let Scenario { reserve_wait, degrade_after, .. } = self.scenario;
-        let launch = self.launch(n);
-        Reservation::new(
-            launch.demand(plan.target),
-            launch.floor(plan.minimum),
-            ms(reserve_wait),
-            degrade_after.map(ms),
-        )
-        .with_priority(plan.priority)
+        let patience = degrade_after.map(ms);
+        Reservation::new(self.launch(n), plan.target, plan.minimum, ms(reserve_wait), patience)
+            .with_priority(plan.priority)
     }
 
     fn arrives(&mut self, n: usize) {

@@ -214,7 +214,7 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     let any = |reason| run.attempts.iter().any(|attempt| attempt.reason == Some(reason));
     let (full, unseen) = (any("pool_exhausted"), any("no_launch"));
     let blame = if run.reserved_slots == Some(0) {
-        "no turn came within --reserve-wait: see `headcount watch`"
+        "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if full {
         "others held the pool: start at another time, or raise max_parallel_workers"
     } else if unseen {

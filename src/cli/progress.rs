@@ -80,6 +80,7 @@ impl Drop for Progress {
 }
 
 const HEAD: &str = "next in the queue for slots";
+const TOO_SMALL: &str = "waiting for a larger pool";
 
 /// What has been told so far.
 #[derive(Debug)]
@@ -149,10 +150,13 @@ impl Story {
                 Some(format!("in the queue for {demand} slots: {ahead} {others} before this one"))
             }
             Event::ReservationShort { demand, slots, .. } => {
-                let before = std::mem::replace(&mut self.doing, HEAD);
-                let line =
-                    format!("next in the queue: {demand} {} needed, {}", slots_are(*demand), free(*slots));
-                (before != HEAD).then_some(line)
+                let (doing, missing) = if slots.are_too_few_for(*demand) {
+                    (TOO_SMALL, too_small(*demand, *slots))
+                } else {
+                    (HEAD, format!("{demand} {} needed, {}", slots_are(*demand), free(*slots)))
+                };
+                let before = std::mem::replace(&mut self.doing, doing);
+                (before != doing).then(|| format!("next in the queue: {missing}"))
             }
             Event::ReservationHindered { cause, .. } => {
                 self.doing = "trying to reserve slots";
@@ -307,8 +311,20 @@ fn free(slots: Slots) -> String {
     format!("{} of {} are free ({} held{outsiders})", slots.free(), slots.size, slots.held)
 }
 
+fn too_small(minimum: u32, slots: Slots) -> String {
+    format!(
+        "the pool has {} {}, the minimum is {minimum}",
+        slots.size,
+        if slots.size == 1 { "slot" } else { "slots" }
+    )
+}
+
 fn reserved(demand: u32, taken: u32, end: Granted, waited: Duration, slots: Option<Slots>) -> String {
-    let why = slots.map(|slots| format!(": {}", free(slots))).unwrap_or_default();
+    let why = match slots {
+        Some(slots) if slots.are_too_few_for(demand) => format!(": {}", too_small(demand, slots)),
+        Some(slots) => format!(": {}", free(slots)),
+        None => String::new(),
+    };
     let after = time_text(waited);
     match end {
         Granted::Full => format!("{taken} slots reserved after {after}"),

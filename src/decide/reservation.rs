@@ -17,6 +17,9 @@
 //!     └── the wait is over ───────────────────────────────────────────> GiveUp
 //! ```
 //!
+//! A pool may shrink while somebody waits, and grow again. One that is smaller than the demand is taken as a
+//! whole, since no wait gives more; one that is smaller than the minimum is not: an attempt could not succeed there.
+//!
 //! The queue itself and the slots live in the server (as advisory locks); a slot is a
 //! promise among the fleet and no guarantee of PostgreSQL's, so watching and retrying stay on behind it.
 
@@ -42,11 +45,19 @@ impl Slots {
         self.size.saturating_sub(self.held).saturating_sub(self.outsiders.unwrap_or(0))
     }
 
-    /// Whether the same are in the way as in another look, however many: members, outsiders, priority.
+    /// Whether so many will not be free, whoever leaves.
+    #[must_use]
+    pub const fn are_too_few_for(self, demand: u32) -> bool {
+        self.size < demand
+    }
+
+    /// Whether the same are in the way as in another look, however many: members, outsiders, priority. The size of
+    /// the pool is the same, too.
     #[must_use]
     pub fn is_short_as(self, other: Self) -> bool {
-        let reason =
-            |slots: Self| (slots.held > 0, slots.outsiders.is_some_and(|n| n > 0), slots.priority_waits);
+        let reason = |slots: Self| {
+            (slots.size, slots.held > 0, slots.outsiders.is_some_and(|n| n > 0), slots.priority_waits)
+        };
         reason(self) == reason(other)
     }
 }
@@ -142,7 +153,8 @@ pub enum Move {
 /// One execution's wish for slots.
 #[derive(Debug, Clone, Copy)]
 pub struct Reservation {
-    demand: u32,
+    launch: Launch,
+    target: u32,
     minimum: u32,
     priority: bool,
     limit: Duration,
@@ -150,12 +162,18 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Wants `demand` slots, or all where there are fewer, and waits at most `limit` for them, in the queue
-    /// and at its head. After `degrade_after`, and when the limit is reached, what is free is enough at its head
-    /// if it is `minimum`.
+    /// Wants slots for all that `launch` may start, or all where there are fewer, and waits at most `limit` for
+    /// them, in the queue and at its head. After `degrade_after`, and when the limit is reached, what is free is
+    /// enough at its head if it leaves each Gather `minimum` workers, or is the whole of a pool that has so many.
     #[must_use]
-    pub fn new(demand: u32, minimum: u32, limit: Duration, degrade_after: Option<Duration>) -> Self {
-        Self { demand, minimum: minimum.min(demand), priority: false, limit, degrade_after }
+    pub fn new(
+        launch: Launch,
+        target: u32,
+        minimum: u32,
+        limit: Duration,
+        degrade_after: Option<Duration>,
+    ) -> Self {
+        Self { launch, target, minimum: minimum.min(target), priority: false, limit, degrade_after }
     }
 
     /// Stands in the queue that goes first.
@@ -171,16 +189,28 @@ impl Reservation {
         self.priority
     }
 
-    /// Slots that it wants.
+    /// What its statement may start.
     #[must_use]
-    pub const fn demand(&self) -> u32 {
-        self.demand
+    pub const fn launch(&self) -> Launch {
+        self.launch
     }
 
-    /// Slots that it waits for where there are `size`, which may change while it waits.
+    /// Slots that it wants.
+    #[must_use]
+    pub fn demand(&self) -> u32 {
+        self.launch.demand(self.target)
+    }
+
+    /// Slots that it waits for where there are `size`, which may change while it waits. More than `size` when that
+    /// is less than the minimum of workers: then it waits for the pool to grow.
     #[must_use]
     pub fn demand_of(&self, size: u32) -> u32 {
-        self.demand.min(size)
+        self.demand().min(size).max(self.minimum)
+    }
+
+    /// The fewest slots that it takes where there are `size`.
+    fn floor_of(&self, size: u32) -> u32 {
+        self.launch.floor(self.minimum).min(self.demand_of(size))
     }
 
     /// The longest that it may still stand in the queue, `waited` after the wait began.
@@ -201,7 +231,7 @@ impl Reservation {
         let demand = self.demand_of(slots.size);
         if free >= demand {
             Move::Take(demand)
-        } else if !patient && free >= self.minimum {
+        } else if !patient && free >= self.floor_of(slots.size) {
             Move::Take(free)
         } else if over {
             Move::GiveUp
@@ -229,8 +259,13 @@ mod tests {
         Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false }
     }
 
+    /// A plan that may have so many workers in one Gather.
+    fn one(workers: u32) -> Launch {
+        Launch { workers: Some(workers), gathers: 1 }
+    }
+
     fn check(waited: u64, slots: Slots, expected: Move) {
-        let wish = Reservation::new(4, 2, HOUR, Some(Duration::from_mins(10)));
+        let wish = Reservation::new(one(4), 4, 2, HOUR, Some(Duration::from_mins(10)));
         assert_eq!(wish.on_look(Duration::from_secs(waited), slots), expected, "{slots:?}");
     }
 
@@ -262,7 +297,7 @@ mod tests {
 
     #[test]
     fn at_the_end_of_the_wait_it_takes_the_minimum_or_gives_up() {
-        let wish = Reservation::new(4, 2, HOUR, None);
+        let wish = Reservation::new(one(4), 4, 2, HOUR, None);
         assert_eq!(wish.on_look(Duration::from_secs(3599), slots(4, 0)), Move::Wait);
         assert_eq!(wish.on_look(HOUR, slots(4, 0)), Move::Take(2));
         assert_eq!(wish.on_look(HOUR, slots(5, 0)), Move::GiveUp);
@@ -273,7 +308,7 @@ mod tests {
         let contested = Slots { priority_waits: true, ..slots(0, 0) };
         check(0, contested, Move::Wait);
         check(3600, contested, Move::GiveUp);
-        let first = Reservation::new(4, 2, HOUR, None).with_priority(true);
+        let first = Reservation::new(one(4), 4, 2, HOUR, None).with_priority(true);
         assert_eq!(first.on_look(Duration::ZERO, contested), Move::Take(4));
     }
 
@@ -285,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_demand_follows_the_size_of_the_pool() {
-        let wish = Reservation::new(8, 4, HOUR, None);
+        let wish = Reservation::new(one(8), 8, 4, HOUR, None);
         assert_eq!(wish.on_look(Duration::ZERO, slots(2, 0)), Move::Wait);
         assert_eq!(
             (wish.on_look(Duration::ZERO, slots(0, 0)), wish.granted(6, 6)),
@@ -296,6 +331,28 @@ mod tests {
             (wish.on_look(Duration::ZERO, grown), wish.granted(6, 12)),
             (Move::Take(8), Granted::Degraded)
         );
+    }
+
+    #[test]
+    fn a_pool_that_shrinks_below_the_minimum_is_waited_for_and_never_taken() {
+        let of = |size, held| Slots { size, ..slots(held, 0) };
+        check(0, of(3, 0), Move::Take(3));
+        check(0, of(2, 0), Move::Take(2));
+        for size in [0, 1] {
+            check(0, of(size, 0), Move::Wait);
+            check(3599, of(size, 0), Move::Wait);
+            check(3600, of(size, 0), Move::GiveUp);
+        }
+        check(3599, of(4, 0), Move::Take(4));
+    }
+
+    #[test]
+    fn a_pool_too_small_for_the_minimum_of_each_gather_is_taken_as_a_whole() {
+        let two = Launch { workers: Some(8), gathers: 2 };
+        let wish = Reservation::new(two, 4, 4, HOUR, Some(Duration::ZERO));
+        let of = |size, held| wish.on_look(Duration::ZERO, Slots { size, ..slots(held, 0) });
+        assert_eq!([of(8, 0), of(7, 0), of(4, 0)], [8, 7, 4].map(Move::Take));
+        assert_eq!([of(9, 2), of(7, 1), of(3, 0)], [Move::Wait; 3]);
     }
 
     #[test]
@@ -310,6 +367,11 @@ mod tests {
         assert_eq!((unknown.demand(4), unknown.floor(2), unknown.share(4)), (4, 2, Some(4)));
     }
 
+    /// Often none, so that pools which are free as a whole are among the cases.
+    fn few() -> impl Strategy<Value = u32> {
+        prop_oneof![Just(0), 0u32..1025]
+    }
+
     proptest! {
         #[test]
         fn workers_never_outnumber_slots(
@@ -322,18 +384,23 @@ mod tests {
 
         #[test]
         fn it_never_takes_what_is_not_free_nor_less_than_its_minimum_nor_more_than_it_wants(
-            demand in 0u32..1100, minimum in 0u32..1100, size in 0u32..1025, held in 0u32..1025,
-            outsiders in proptest::option::of(0u32..1025), priority: bool, priority_waits: bool,
+            workers in proptest::option::of(0u32..1100), gathers in 0u32..4, target in 0u32..1100,
+            minimum in 0u32..1100, size in 0u32..1025, held in few(),
+            outsiders in proptest::option::of(few()), priority: bool, priority_waits: bool,
             waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
         ) {
             let secs = Duration::from_secs;
-            let wish = Reservation::new(demand, minimum, secs(limit), patience.map(secs)).with_priority(priority);
+            let launch = Launch { workers, gathers };
+            let wish = Reservation::new(launch, target, minimum, secs(limit), patience.map(secs))
+                .with_priority(priority);
             let slots = Slots { size, held, outsiders, priority_waits };
             match wish.on_look(secs(waited), slots) {
                 Move::Take(taken) => {
-                    // A pool that is smaller than the minimum is taken as a whole.
-                    let least = minimum.min(demand).min(size);
-                    prop_assert!(taken <= slots.free() && taken <= demand && taken >= least);
+                    let demand = launch.demand(target);
+                    let minimum = minimum.min(target);
+                    prop_assert!(taken <= slots.free() && taken <= demand && taken >= minimum);
+                    // Less than the minimum of each Gather only where that is all there is.
+                    prop_assert!(taken == size || taken >= launch.floor(minimum).min(demand));
                     prop_assert!(priority || !priority_waits);
                 }
                 Move::Wait => prop_assert!(waited < limit, "no wait is longer than its limit"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::ledger::Ledger;
-use crate::decide::reservation::{Granted, Launch, Move, Reservation, Slots};
+use crate::decide::reservation::{Granted, Move, Reservation, Slots};
 use crate::event::Event;
 use crate::pg::Failure;
 
@@ -56,7 +56,6 @@ pub(crate) trait Queue {
 pub(crate) async fn wait<Q: Queue>(
     queue: &Q,
     wish: &Reservation,
-    launch: Launch,
     began: Instant,
     ledger: &mut Ledger,
 ) -> Result<Grant, Failure> {
@@ -70,7 +69,7 @@ pub(crate) async fn wait<Q: Queue>(
     let demand = slots.map_or(wish.demand(), |slots| wish.demand_of(slots.size));
     let waited = began.elapsed();
     ledger.observe(&Event::ReservationEnded { demand, taken, ahead, end, waited, slots });
-    Ok(Grant { taken, end, share: launch.share(taken) })
+    Ok(Grant { taken, end, share: wish.launch().share(taken) })
 }
 
 /// Looks until enough is free, or the wait is over; with the last look.
@@ -143,13 +142,14 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::decide::reservation::Launch;
     use crate::event::{Observer, Observers, Scope};
 
     /// A queue in paused time: when it lets us through, and what each look shows.
     struct Script {
         enters_after: Duration,
         ahead: u32,
-        looks: Vec<(u32, u32)>,
+        looks: Vec<Slots>,
         quicker: Mutex<u32>,
         look: Mutex<usize>,
     }
@@ -166,9 +166,8 @@ mod tests {
 
         async fn look(&self) -> Result<Slots, Failure> {
             let mut look = self.look.lock().unwrap();
-            let (held, outsiders) = self.looks[(*look).min(self.looks.len() - 1)];
             *look += 1;
-            Ok(Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false })
+            Ok(self.looks[(*look).min(self.looks.len()) - 1])
         }
 
         async fn take(&self, _demand: u32, _size: u32) -> Result<bool, Failure> {
@@ -185,8 +184,13 @@ mod tests {
         fn observe(&self, _: &Scope, event: &Event) {
             let word = match event {
                 Event::ReservationQueued { ahead, .. } => format!("{ahead} ahead"),
-                Event::ReservationShort { slots, again, .. } => {
-                    format!("{} free{}", slots.free(), if *again { " still" } else { "" })
+                Event::ReservationShort { demand, slots, again, .. } => {
+                    let of = if slots.are_too_few_for(*demand) {
+                        format!(" of {} where {demand} are the least", slots.size)
+                    } else {
+                        String::new()
+                    };
+                    format!("{} free{of}{}", slots.free(), if *again { " still" } else { "" })
                 }
                 Event::ReservationEnded { taken, end, waited, .. } => {
                     format!("{} {taken} after {} ms", end.as_str(), waited.as_millis())
@@ -197,11 +201,16 @@ mod tests {
         }
     }
 
+    /// Held, and used without a slot, of six.
+    fn of_six((held, outsiders): (u32, u32)) -> Slots {
+        Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false }
+    }
+
     fn script(looks: &[(u32, u32)]) -> Script {
         Script {
             enters_after: Duration::ZERO,
             ahead: 0,
-            looks: looks.to_vec(),
+            looks: looks.iter().copied().map(of_six).collect(),
             quicker: Mutex::new(0),
             look: Mutex::new(0),
         }
@@ -210,8 +219,9 @@ mod tests {
     async fn check(script: Script, limit: u64, patience: Option<u64>, expected: &[&str]) {
         let recorder = Arc::new(Recorder::default());
         let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
-        let wish = Reservation::new(4, 2, Duration::from_millis(limit), patience.map(Duration::from_millis));
-        wait(&script, &wish, Launch::default(), Instant::now(), &mut ledger).await.unwrap();
+        let (limit, patience) = (Duration::from_millis(limit), patience.map(Duration::from_millis));
+        let wish = Reservation::new(Launch::default(), 4, 2, limit, patience);
+        wait(&script, &wish, Instant::now(), &mut ledger).await.unwrap();
         assert_eq!(*recorder.0.lock().unwrap(), expected);
     }
 
@@ -235,6 +245,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn outsiders_shrink_it_when_its_patience_is_over() {
         check(script(&[(0, 4)]), 60_000, Some(100), &["2 free", "degraded 2 after 100 ms"]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_shrank_below_the_minimum_is_waited_for_and_taken_when_it_grew_again() {
+        let mut shrunk = script(&[(3, 0), (0, 0), (0, 0), (0, 0)]);
+        shrunk.looks[1].size = 1;
+        shrunk.looks[2].size = 1;
+        let waits = ["3 free", "1 free of 1 where 2 are the least", "full 4 after 60 ms"];
+        check(shrunk, 60_000, None, &waits).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,17 +147,18 @@ impl Hold {
         began: Instant,
         ledger: &mut Ledger,
     ) -> Result<Result<Grant, Failure>, Error> {
-        let Wanted { launch, leader, .. } = wanted;
+        let Wanted { launch, target, leader } = wanted;
         let demand = wanted.demand();
         let session = match self.slot_session(demand, leader).await? {
             Ok(session) => session,
             Err(failure) => return Ok(Err(failure)),
         };
         let Settings { reserve_wait, degrade_after, priority, .. } = *self.settings;
-        let minimum = launch.floor(self.settings.minimum());
-        let wish = Reservation::new(demand, minimum, reserve_wait, degrade_after).with_priority(priority);
+        let minimum = self.settings.minimum();
+        let wish =
+            Reservation::new(launch, target, minimum, reserve_wait, degrade_after).with_priority(priority);
         let mut place = Place { inner: &self.inner, session, leaving: true };
-        let granted = wait(&place, &wish, launch, began, ledger).await;
+        let granted = wait(&place, &wish, began, ledger).await;
         place.leaving = granted.is_err();
         if let Ok(grant) = granted
             && grant.end != Granted::GaveUp

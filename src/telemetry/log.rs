@@ -55,6 +55,8 @@ impl Observer for Log {
                 let waited_seconds = waited.as_secs_f64();
                 if *again {
                     debug!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "still at the head of the queue");
+                } else if slots.are_too_few_for(*demand) {
+                    warn!(target: TARGET, task, minimum = demand, size, waited_seconds, "at the head of the queue, the pool is smaller than the minimum");
                 } else {
                     info!(target: TARGET, task, demand, held, outsiders, size, waited_seconds, "at the head of the queue, waiting for free slots");
                 }
@@ -183,6 +185,10 @@ fn reservation_ended(
         Granted::Full => info!(target: TARGET, task, taken, waited_seconds, "slots reserved"),
         Granted::Degraded => {
             warn!(target: TARGET, task, demand, taken, held, outsiders, waited_seconds, "fewer slots reserved than demanded");
+        }
+        Granted::GaveUp if slots.is_some_and(|slots| slots.are_too_few_for(demand)) => {
+            let size = slots.map(|slots| slots.size);
+            warn!(target: TARGET, task, minimum = demand, size, waited_seconds, "no slots within the longest wait: the pool is smaller than the minimum");
         }
         Granted::GaveUp => {
             warn!(target: TARGET, task, demand, held, outsiders, waited_seconds, "no slots within the longest wait");

@@ -116,6 +116,13 @@ impl Lab {
         self.until(&format!("{task} runs with four workers"), runs).await
     }
 
+    /// A job that has four of the six slots, and its workers, until it is stopped.
+    pub(crate) async fn holder(&self) -> Job {
+        let holder = self.job("holder", &rows_of(10_000), &["--reserve"]);
+        self.until_running("holder").await;
+        holder
+    }
+
     /// What the sessions of jobs did, in order.
     pub(crate) fn deeds(&self) -> Vec<(String, Deed)> {
         let log = std::fs::read_to_string(self.server.socket_folder().join("log")).unwrap();

@@ -14,6 +14,15 @@ async fn asked_for(lab: &Lab) -> i64 {
     lab.client.query_one(asked, &[]).await.unwrap().get(0)
 }
 
+/// The pool of a server that runs.
+async fn resize(lab: &Lab, size: u32) {
+    let alter = format!("ALTER SYSTEM SET max_parallel_workers = {size}");
+    for sql in [&alter, "SELECT pg_reload_conf()"] {
+        lab.client.batch_execute(sql).await.unwrap();
+    }
+    lab.until("the pool has its new size", |fleet| fleet.pool.size == size).await;
+}
+
 #[tokio::test]
 async fn the_gathers_of_a_shrunk_job_share_its_slots_when_the_pool_is_free_again() {
     let lab = Lab::start(18).await;
@@ -72,10 +81,37 @@ async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
     // Admission still counts with the pool that its session began with.
     let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--admission-wait", "1s"]);
     lab.until_queued(1).await;
-    for sql in ["ALTER SYSTEM SET max_parallel_workers = 12", "SELECT pg_reload_conf()"] {
-        lab.client.batch_execute(sql).await.unwrap();
-    }
+    resize(&lab, 12).await;
     waiting.end_well().await;
     holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said() {
+    let lab = Lab::start(18).await;
+    let holder = lab.holder().await;
+    let mut told = lab.told("told", &rows_of(5), &["--reserve"]);
+    told.hear("next in the queue: 4 slots are needed, 2 of 6 are free (4 held)\n").await;
+    resize(&lab, 1).await;
+    told.hear("next in the queue: the pool has 1 slot, the minimum is 2\n").await;
+    holder.kill().await;
+    lab.until("nobody holds the one slot", |fleet| fleet.pool.held == 0 && fleet.queue.len() == 1).await;
+    resize(&lab, 6).await;
+    told.hear("4 slots reserved after ").await;
+    told.hear("on target").await;
+    told.kill().await;
+    resize(&lab, 1).await;
+    // Known from the start; whoever does not ignore it is refused.
+    let known = ["--reserve", "--plan-shortfall", "ignore", "--reserve-wait", "200ms"];
+    let ended = lab.job("known", &rows_of(5), &known).end().await;
+    assert_eq!((ended.code, ended.json["attempt_count"].as_u64()), (Some(3), Some(0)), "{ended:#?}");
+    assert!(
+        ended.said.contains("the pool is smaller than the minimum task=\"known\" minimum=2 size=1"),
+        "{ended:#?}"
+    );
+    let refused = lab.job("refused", &rows_of(5), &["--reserve"]).end().await;
+    assert_eq!(refused.code, Some(4), "{refused:#?}");
+    assert!(refused.json["error"].as_str().unwrap().contains("the pool has 1 slots"), "{refused:#?}");
     lab.server.stop().await.unwrap();
 }
