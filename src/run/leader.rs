@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::hold::Hold;
 use super::ledger::Ledger;
-use super::monitor::Watch;
+use super::monitor::{Sight, Watch};
 use super::queue::Grant;
 use super::reserve::Wanted;
 use super::stage::{CommitError, Reach, Stage};
@@ -23,6 +23,8 @@ use crate::telemetry::spans;
 
 /// How long planning may take until somebody is asked what it waits for; then between two questions.
 const LOOK_FOR_LOCKS: Duration = Duration::from_secs(1);
+/// The pace of a watch that looks once.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long to ask for the fate of a commit in doubt.
 const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
 
@@ -61,8 +63,9 @@ impl<W: Work> Leader<W> {
         let sql = |failure| Error::sql("inspecting the statement", failure);
         let client = self.hold.client().map_err(sql)?;
         let pool_size = Some(plan::pool_size(client).await.map_err(sql)?);
+        let apart = self.monitors_pool().await != pool_size;
         let Some((statement, params)) = self.work.statement() else {
-            return Ok(Reach { pool_size, ..Reach::default() });
+            return Ok(Reach { pool_size, apart, ..Reach::default() });
         };
         let survey = self.attended(plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
@@ -71,7 +74,16 @@ impl<W: Work> Leader<W> {
             gathers: survey.gathers(),
             launches: survey.launches(),
             pool_size,
+            apart,
         })
+    }
+
+    /// The pool's size as the monitor's session is configured; `None` where it does not see the pool.
+    async fn monitors_pool(&self) -> Option<u32> {
+        match self.watch_pool(AT_ONCE).next().await {
+            Sight::Seen { pool, .. } => pool.map(|pool| pool.size),
+            Sight::Blind => None,
+        }
     }
 
     /// Says so when planning waits for a lock: EXPLAIN takes those of the statement, and somebody who alters

@@ -1,6 +1,7 @@
 //! Driver tests: a scripted stage, paused time, and the sequence of events.
 
 mod cut;
+mod pools;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Resol
 use crate::pg::Failure;
 use crate::pg::session::Identity;
 use crate::report::Execution;
-use crate::settings::Settings;
+use crate::settings::{PlanShortfall, Settings};
 
 /// What one attempt does on the scripted server.
 #[derive(Clone)]
@@ -85,7 +86,8 @@ struct Script {
 
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
-        let reach = Reach { launches: vec![4], planned: Some(4), gathers: 1, pool_size: Some(POOL) };
+        let reach =
+            Reach { launches: vec![4], planned: Some(4), gathers: 1, pool_size: Some(POOL), apart: false };
         let stopped = tokio::sync::watch::Sender::new(false);
         Self {
             acts,
@@ -443,7 +445,7 @@ async fn a_plan_out_of_reach_is_refused_before_anything_runs() {
 async fn a_plan_out_of_reach_lowers_the_target_when_that_is_allowed() {
     let mut script = Script::new(vec![act(3)]);
     script.reach.planned = Some(3);
-    let played = play(script, |s| s.plan_shortfall = crate::PlanShortfall::Lower).await;
+    let played = play(script, |s| s.plan_shortfall = PlanShortfall::Lower).await;
     assert_eq!(played.words, ["lowered to 3", "attempt 1 bar 3", "enough 3", "ended enough", "on_target"]);
 }
 
@@ -451,7 +453,7 @@ async fn a_plan_out_of_reach_lowers_the_target_when_that_is_allowed() {
 async fn lowering_never_goes_under_the_minimum() {
     let mut script = Script::new(vec![]);
     script.reach.planned = Some(1);
-    let played = play(script, |s| s.plan_shortfall = crate::PlanShortfall::Lower).await;
+    let played = play(script, |s| s.plan_shortfall = PlanShortfall::Lower).await;
     assert_eq!(played.words, ["failed refused"]);
 }
 

@@ -26,14 +26,18 @@ pub(crate) struct Reach {
     pub(crate) planned: Option<u32>,
     /// Gathers of one statement that may have workers at once.
     pub(crate) gathers: u32,
-    /// The pool's size as the leader's session is configured.
+    /// The pool's size as the leader's session was configured then.
     pub(crate) pool_size: Option<u32>,
+    /// Whether the monitor's session was configured otherwise: one of them has a size of its own.
+    pub(crate) apart: bool,
 }
 
 impl Reach {
-    /// The pool as the leader's session is configured, which may differ from the monitor's.
+    /// The pool as the leader's session has it. That is what the monitor sees now, since a reload may change it
+    /// while we run; unless their sessions are configured apart, by SET or for a role.
     pub(crate) fn resize(&self, pool: Pool) -> Pool {
-        Pool { size: self.pool_size.unwrap_or(pool.size), ..pool }
+        let own = self.pool_size.filter(|_| self.apart);
+        Pool { size: own.unwrap_or(pool.size), ..pool }
     }
 
     /// What a statement may start at once, which is what must be reserved.

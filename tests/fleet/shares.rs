@@ -78,11 +78,11 @@ async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
     let lab = Lab::start(18).await;
     let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
     lab.until_running("holder").await;
-    // Admission still counts with the pool that its session began with.
-    let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--admission-wait", "1s"]);
+    let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--admission-wait", "5s"]);
     lab.until_queued(1).await;
     resize(&lab, 12).await;
-    waiting.end_well().await;
+    let ended = waiting.end_well().await;
+    assert!(!ended.said.contains("the pool is still full"), "admission sees it, too: {ended:#?}");
     holder.kill().await;
     lab.server.stop().await.unwrap();
 }

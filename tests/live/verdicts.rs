@@ -1,7 +1,7 @@
 //! The four ways an execution ends, with a pool that others use too.
 
 use headcount::event::{CancelMethod, FailReason};
-use headcount::{Event, Outcome};
+use headcount::{Event, Outcome, PlanShortfall};
 
 use crate::harness::{Bench, POOL, on_each_version, soon};
 
@@ -13,6 +13,7 @@ on_each_version! {
     a_hog_that_lets_go_gives_a_later_attempt_its_workers,
     the_last_attempt_is_accepted_above_the_minimum,
     below_the_minimum_each_attempt_is_cleaned_up_and_nothing_is_left_behind,
+    a_session_with_a_pool_size_of_its_own_is_short_for_that_reason,
 }
 
 async fn the_target_is_met_at_the_first_attempt(major: u32) {
@@ -93,5 +94,15 @@ async fn below_the_minimum_each_attempt_is_cleaned_up_and_nothing_is_left_behind
     let ends: Vec<_> = bench.recorder.executions().iter().map(|facts| facts.end).collect();
     assert_eq!(ends, [Err(FailReason::BelowMinimum)]);
     hog.release().await;
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_session_with_a_pool_size_of_its_own_is_short_for_that_reason(major: u32) {
+    let bench = Bench::new(major).await;
+    let job = bench.job().await.attempts(2).set("max_parallel_workers", "3");
+    let run = job.plan_shortfall(PlanShortfall::Ignore).execute(ROLLUP, &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::AboveMinimum, 3));
+    // The monitor's session has room for more.
+    assert_eq!(run.attempts[0].reason, Some("pool_exhausted"));
     bench.nothing_is_left_behind().await;
 }
