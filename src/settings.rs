@@ -107,7 +107,8 @@ pub struct Settings {
     /// Gathers that may be more than the target. With fewer slots than that (see [`degrade_after`](Self::degrade_after)
     /// and [`pool_size`](Self::pool_size)) they are divided among those Gathers, by
     /// `max_parallel_workers_per_gather`; an attempt is then asked for the share of one, since it may be alone, and
-    /// each has the minimum at least. Where there is no plan to inspect, one Gather is assumed. Nothing can
+    /// each has the minimum at least. Who holds the whole pool shares it with nobody, and is not limited. Where there is
+    /// no plan to inspect, one Gather is assumed. Nothing can
     /// limit a script that sets `max_parallel_workers_per_gather` itself, nor a backend of the caller's own
     /// ([`Job::watch`](crate::Job::watch)): they must keep to their slots themselves.
     pub reserve: bool,

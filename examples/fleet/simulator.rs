@@ -189,6 +189,7 @@ impl World {
 
     fn slots(&self) -> Slots {
         Slots {
+            pool: self.server.size(),
             size: self.server.size(),
             held: self.server.held(),
             outsiders: Some(outsiders([Use { workers: self.strangers, slots: 0 }])),
@@ -263,7 +264,7 @@ impl World {
                 self.jobs[n].slots = taken;
                 self.audit.granted(n, taken);
                 self.night.granted.push(n);
-                let within = self.launch(n).share(taken).unwrap_or(taken);
+                let within = self.launch(n).share(taken, self.server.size()).unwrap_or(taken);
                 self.jobs[n].attempts.within(within);
                 self.leaves_queue(n);
                 self.begins(n);
@@ -318,7 +319,8 @@ impl World {
             _ => self.launch(n),
         };
         let job = &mut self.jobs[n];
-        let share = if self.policy == Policy::Reserve { launch.share(job.slots) } else { None };
+        let share =
+            if self.policy == Policy::Reserve { launch.share(job.slots, self.server.size()) } else { None };
         let gathers = self.scenario.gathers.max(1);
         let asked = share.map_or(job.plan.target, |share| job.plan.target.min(share * gathers));
         job.workers = self.server.launch(asked);

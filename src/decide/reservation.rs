@@ -28,7 +28,9 @@ use std::time::Duration;
 /// The slots as one look saw them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Slots {
-    /// Slots in all: the size of the pool, or less where the fleet may have only a part of it.
+    /// Slots of the server's pool.
+    pub pool: u32,
+    /// Slots of the fleet: all of the pool, or a part of it.
     pub size: u32,
     /// Slots held, by executions of this fleet.
     pub held: u32,
@@ -103,11 +105,12 @@ impl Launch {
         minimum.saturating_mul(self.gathers.max(1))
     }
 
-    /// The most workers that each Gather may ask for, so that all of them stay within `taken` slots; `None`
-    /// where the plan cannot have more.
+    /// The most workers that each Gather may ask for, so that all of them stay within `taken` slots of a `pool`;
+    /// `None` where the plan cannot have more, and where nobody can: the server keeps to the whole of its pool.
+    /// Should the pool grow later, workers beyond the slots count as outsiders.
     #[must_use]
-    pub fn share(self, taken: u32) -> Option<u32> {
-        let fits = self.workers.is_some_and(|workers| workers <= taken);
+    pub fn share(self, taken: u32, pool: u32) -> Option<u32> {
+        let fits = taken >= pool || self.workers.is_some_and(|workers| workers <= taken);
         (!fits).then(|| taken / self.gathers.max(1))
     }
 }
@@ -256,7 +259,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     fn slots(held: u32, outsiders: u32) -> Slots {
-        Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false }
+        Slots { pool: 12, size: 6, held, outsiders: Some(outsiders), priority_waits: false }
     }
 
     /// A plan that may have so many workers in one Gather.
@@ -360,11 +363,18 @@ mod tests {
         let launch = |workers, gathers| Launch { workers, gathers };
         let two = launch(Some(8), 2);
         assert_eq!((two.demand(4), two.floor(2)), (8, 4));
-        assert_eq!([8, 7, 4, 1].map(|taken| two.share(taken)), [None, Some(3), Some(2), Some(0)]);
+        assert_eq!([8, 7, 4, 1].map(|taken| two.share(taken, 16)), [None, Some(3), Some(2), Some(0)]);
         let one = launch(Some(4), 1);
-        assert_eq!((one.demand(2), one.floor(2), one.share(4), one.share(2)), (4, 2, None, Some(2)));
+        assert_eq!((one.demand(2), one.floor(2), one.share(4, 16), one.share(2, 16)), (4, 2, None, Some(2)));
         let unknown = Launch::default();
-        assert_eq!((unknown.demand(4), unknown.floor(2), unknown.share(4)), (4, 2, Some(4)));
+        assert_eq!((unknown.demand(4), unknown.floor(2), unknown.share(4, 16)), (4, 2, Some(4)));
+    }
+
+    #[test]
+    fn the_gathers_of_who_has_the_whole_pool_share_nothing() {
+        let two = Launch { workers: Some(8), gathers: 2 };
+        assert_eq!([two.share(6, 6), two.share(6, 7), two.share(5, 6)], [None, Some(3), Some(2)]);
+        assert_eq!(Launch::default().share(6, 6), None);
     }
 
     /// Often none, so that pools which are free as a whole are among the cases.
@@ -375,11 +385,13 @@ mod tests {
     proptest! {
         #[test]
         fn workers_never_outnumber_slots(
-            each in proptest::collection::vec(1u32..64, 1..6), taken in 0u32..128,
+            each in proptest::collection::vec(1u32..64, 1..6), taken in 0u32..128, others in 0u32..4,
         ) {
             let launch = Launch { workers: Some(each.iter().sum()), gathers: each.len() as u32 };
-            let limit = launch.share(taken).unwrap_or(u32::MAX);
-            prop_assert!(each.iter().map(|&own| own.min(limit)).sum::<u32>() <= taken);
+            let pool = taken + others;
+            let limit = launch.share(taken, pool).unwrap_or(u32::MAX);
+            // The server starts no more than its pool has.
+            prop_assert!(each.iter().map(|&own| own.min(limit)).sum::<u32>().min(pool) <= taken);
         }
 
         #[test]
@@ -393,7 +405,7 @@ mod tests {
             let launch = Launch { workers, gathers };
             let wish = Reservation::new(launch, target, minimum, secs(limit), patience.map(secs))
                 .with_priority(priority);
-            let slots = Slots { size, held, outsiders, priority_waits };
+            let slots = Slots { pool: size, size, held, outsiders, priority_waits };
             match wish.on_look(secs(waited), slots) {
                 Move::Take(taken) => {
                     let demand = launch.demand(target);

@@ -116,7 +116,7 @@ impl SlotSession {
     /// Looks at the slots, and at the workers that no slot stands for.
     pub(crate) async fn look(&self) -> Result<Slots, Failure> {
         let messages = self.client.simple_query(&self.look_sql()).await?;
-        let mut slots = Slots { size: 0, held: 0, outsiders: None, priority_waits: false };
+        let mut slots = Slots { pool: 0, size: 0, held: 0, outsiders: None, priority_waits: false };
         let mut leaders = Vec::new();
         for row in rows(&messages) {
             let count = |index| text(row, index).parse::<u32>().unwrap_or(0);
@@ -125,7 +125,8 @@ impl SlotSession {
             if text(row, 2) == "t" {
                 slots.outsiders = Some(0);
             }
-            slots.size = count(5).min(self.bound);
+            slots.pool = count(5);
+            slots.size = slots.pool.min(self.bound);
             leaders.push(Use { workers: count(3), slots: count(4) });
         }
         slots.outsiders = slots.outsiders.map(|_| outsiders(leaders));

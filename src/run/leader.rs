@@ -71,6 +71,7 @@ impl<W: Work> Leader<W> {
         let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
         Ok(Reach {
             planned: survey.reachable(),
+            asked: survey.asked(),
             gathers: survey.gathers(),
             launches: survey.launches(),
             pool_size,

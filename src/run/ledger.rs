@@ -253,7 +253,7 @@ mod tests {
         tokio::time::sleep(pause).await;
         ledger.observe(&Event::ReservationQueued { demand: 4, ahead: 1, waited: pause });
         tokio::time::sleep(pause).await;
-        let slots = Slots { size: 6, held: 4, outsiders: None, priority_waits: false };
+        let slots = Slots { pool: 6, size: 6, held: 4, outsiders: None, priority_waits: false };
         ledger.observe(&Event::ReservationShort { demand: 4, again: false, slots, waited: 2 * pause });
         tokio::time::sleep(pause).await;
         ledger.stop_clock();

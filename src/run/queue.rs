@@ -69,7 +69,8 @@ pub(crate) async fn wait<Q: Queue>(
     let demand = slots.map_or(wish.demand(), |slots| wish.demand_of(slots.size));
     let waited = began.elapsed();
     ledger.observe(&Event::ReservationEnded { demand, taken, ahead, end, waited, slots });
-    Ok(Grant { taken, end, share: wish.launch().share(taken) })
+    let pool = slots.map_or(u32::MAX, |slots| slots.pool);
+    Ok(Grant { taken, end, share: wish.launch().share(taken, pool) })
 }
 
 /// Looks until enough is free, or the wait is over; with the last look.
@@ -203,7 +204,7 @@ mod tests {
 
     /// Held, and used without a slot, of six.
     fn of_six((held, outsiders): (u32, u32)) -> Slots {
-        Slots { size: 6, held, outsiders: Some(outsiders), priority_waits: false }
+        Slots { pool: 6, size: 6, held, outsiders: Some(outsiders), priority_waits: false }
     }
 
     fn script(looks: &[(u32, u32)]) -> Script {

@@ -86,8 +86,8 @@ struct Script {
 
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
-        let reach =
-            Reach { launches: vec![4], planned: Some(4), gathers: 1, pool_size: Some(POOL), apart: false };
+        let (planned, asked, pool_size) = (Some(4), Some(4), Some(POOL));
+        let reach = Reach { launches: vec![4], planned, asked, gathers: 1, pool_size, apart: false };
         let stopped = tokio::sync::watch::Sender::new(false);
         Self {
             acts,

@@ -22,8 +22,10 @@ use crate::pg::session::Identity;
 pub(crate) struct Reach {
     /// `Workers Planned`, one a Gather; empty when there was no plan to inspect.
     pub(crate) launches: Vec<u32>,
-    /// The most workers the plan can have at once.
+    /// The most workers the plan can have at once, in the pool as it was.
     pub(crate) planned: Option<u32>,
+    /// The same in any pool.
+    pub(crate) asked: Option<u32>,
     /// Gathers of one statement that may have workers at once.
     pub(crate) gathers: u32,
     /// The pool's size as the leader's session was configured then.
@@ -42,7 +44,7 @@ impl Reach {
 
     /// What a statement may start at once, which is what must be reserved.
     pub(crate) const fn launch(&self) -> Launch {
-        Launch { workers: self.planned, gathers: self.gathers }
+        Launch { workers: self.asked, gathers: self.gathers }
     }
 
     /// The most workers that any attempt can have; `None` when there is no bound to know of.

@@ -4,7 +4,7 @@
 //! - `crashes`: `kill -9` of a holder and of the head of the queue, a signal while queued
 //! - `stragglers`: workers that outlast every grace keep the slots; so does a monitor that cannot look
 //! - `outsiders`: workers without a slot shrink a reservation
-//! - `shares`: fewer slots than the plan may start workers are divided among its Gathers
+//! - `shares`: fewer slots than the plan may start workers are divided among its Gathers; pools that change their size
 //! - `spaces`: fleets with keys or databases of their own, and databases that cannot be used
 //! - `watch`: `headcount watch` shows who has what, once, as lines and live on a terminal
 //! - `proxy`: `PgBouncer` in transaction mode is refused with the fix, and works with `--monitor-dsn`

@@ -115,3 +115,38 @@ async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said
     assert!(refused.json["error"].as_str().unwrap().contains("the pool has 1 slots"), "{refused:#?}");
     lab.server.stop().await.unwrap();
 }
+
+/// Two Gathers that run one after the other, and may be thought to run together.
+fn two_gathers() -> String {
+    let one = rows_of(5);
+    format!("SELECT ({one}) + ({one})")
+}
+
+#[tokio::test]
+async fn who_has_the_whole_pool_shares_it_with_nobody() {
+    let lab = Lab::start(18).await;
+    resize(&lab, 8).await;
+    let holder = lab.holder().await;
+    let job = lab.job("whole", &two_gathers(), &["--reserve"]);
+    lab.until_queued(1).await;
+    resize(&lab, 6).await;
+    holder.kill().await;
+    let ended = job.end().await;
+    assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
+    assert_eq!((&ended.json["reserved_slots"], &ended.json["achieved_workers"]), (&6.into(), &4.into()));
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn slots_are_taken_for_all_that_a_plan_may_start_in_a_pool_that_has_grown() {
+    let lab = Lab::start(18).await;
+    let holder = lab.holder().await;
+    let job = lab.job("both", &two_gathers(), &["--reserve"]);
+    lab.until_queued(1).await;
+    resize(&lab, 12).await;
+    let ended = job.end().await;
+    assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
+    assert_eq!(ended.json["reserved_slots"], 8, "{ended:#?}");
+    holder.kill().await;
+    lab.server.stop().await.unwrap();
+}

@@ -16,7 +16,8 @@ use headcount::{Event, Observer, Outcome};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const POOL: Pool = Pool { used: 6, size: 8 };
-pub(crate) const SLOTS: Slots = Slots { size: 8, held: 4, outsiders: Some(2), priority_waits: false };
+pub(crate) const SLOTS: Slots =
+    Slots { pool: 8, size: 8, held: 4, outsiders: Some(2), priority_waits: false };
 pub(crate) const NOW: f64 = 1_800_000_000.5;
 
 pub(crate) fn scope(task: &str) -> Scope {

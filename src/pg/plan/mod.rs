@@ -83,6 +83,9 @@ pub struct Plan {
     pub gathers: u32,
     /// Slots of the pool in this session: `least(max_parallel_workers, max_worker_processes)`.
     pub pool_size: u32,
+    /// The same over the plan alone: the pool may have another size by the time that it runs.
+    #[serde(skip)]
+    asked: u32,
     #[serde(skip)]
     tree: Tree,
     /// The query that was explained in place of the statement.
@@ -253,6 +256,7 @@ impl Session {
         Plan {
             launches: tree.launches.clone(),
             reachable: bound.min(self.pool_size),
+            asked: bound,
             gathers: tree.gathers,
             pool_size: self.pool_size,
             tree,

@@ -66,7 +66,11 @@ impl Statement {
     /// The most workers that it can have at once; `None` when there is no bound to rely on.
     #[must_use]
     pub fn reachable(&self) -> Option<u32> {
-        self.certain.then(|| self.plan.as_ref().map_or(0, |plan| plan.reachable))
+        self.most(|plan| plan.reachable)
+    }
+
+    fn most(&self, workers: impl Fn(&Plan) -> u32) -> Option<u32> {
+        self.certain.then(|| self.plan.as_ref().map_or(0, workers))
     }
 }
 
@@ -89,7 +93,16 @@ impl Survey {
 
     /// The most workers at once: statements run one after the other.
     pub(crate) fn reachable(&self) -> Option<u32> {
-        let each: Option<Vec<u32>> = self.0.iter().map(Statement::reachable).collect();
+        self.most(|plan| plan.reachable)
+    }
+
+    /// The same in a pool that has enough for all Gathers.
+    pub(crate) fn asked(&self) -> Option<u32> {
+        self.most(|plan| plan.asked)
+    }
+
+    fn most(&self, workers: impl Fn(&Plan) -> u32) -> Option<u32> {
+        let each: Option<Vec<u32>> = self.0.iter().map(|statement| statement.most(&workers)).collect();
         each?.into_iter().max()
     }
 
