@@ -106,8 +106,8 @@ pub struct Settings {
     /// It takes as many slots as the plan may start workers at once, and at least the target: with several
     /// Gathers that may be more than the target. With fewer slots than that (see [`degrade_after`](Self::degrade_after)
     /// and [`pool_size`](Self::pool_size)) they are divided among those Gathers, by
-    /// `max_parallel_workers_per_gather`; an attempt is then asked for the share of one, since it may be alone, and
-    /// each has the minimum at least. Who holds the whole pool shares it with nobody, and is not limited. Where there is
+    /// `max_parallel_workers_per_gather`; the plan is inspected again with that, and an attempt is asked for the share of
+    /// one, since it may be alone. Fewer slots than the minimum for each are taken only where that is all there is. Who holds the whole pool shares it with nobody, and is not limited. Where there is
     /// no plan to inspect, one Gather is assumed. Nothing can
     /// limit a script that sets `max_parallel_workers_per_gather` itself, nor a backend of the caller's own
     /// ([`Job::watch`](crate::Job::watch)): they must keep to their slots themselves.

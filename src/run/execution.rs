@@ -11,6 +11,7 @@ use tracing::Instrument;
 use super::attempt::{OpenAttempt, Played, play};
 use super::ledger::Ledger;
 use super::monitor::Sight;
+use super::share::Shared;
 use super::stage::{Reach, Stage};
 use crate::decide::admission::Admission;
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
@@ -106,6 +107,7 @@ async fn attempts<S: Stage>(
 ) -> Result<Driven<S::Value>, Error> {
     let reach = inspect(stage, ledger, settings).await?;
     let target = bar_within_reach(stage, ledger, settings, &reach).await?;
+    let mut plan = Shared::unlimited(reach.clone());
     let mut attempts = Attempts::new(target, settings.minimum(), settings.max_attempts, settings.spacing());
     let mut lost: Option<SqlState> = None;
     let mut pause = Pause::UntilRoom;
@@ -119,11 +121,12 @@ async fn attempts<S: Stage>(
             if grant.end == Granted::GaveUp {
                 return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
             }
-            attempts.within(grant.within());
+            plan = plan.under(grant, stage, ledger, settings).await?;
+            attempts.within(plan.bar(grant.taken));
         }
         let reserved = reserving.elapsed();
         let (number, bar) = attempts.begin();
-        admit(stage, ledger, settings, number, bar, &reach).await;
+        admit(stage, ledger, settings, number, bar, &plan.reach).await;
         if number > 1 {
             ledger.observe(&Event::RetryDelayed {
                 attempt: number,
@@ -131,7 +134,8 @@ async fn attempts<S: Stage>(
             });
         }
         let span = stage.span(number);
-        let played = play(stage, ledger, settings, &reach, (number, bar), &mut lost).instrument(span).await?;
+        let played =
+            play(stage, ledger, settings, &plan.reach, (number, bar), &mut lost).instrument(span).await?;
         let Played { ended, value, failure, pool_seen, open } = played;
         if let Some(sqlstate) =
             failure.as_ref().filter(|f| f.is_connection_lost()).and_then(Failure::event_sqlstate)
@@ -157,7 +161,11 @@ async fn attempts<S: Stage>(
 
 /// Learns what plan and server allow. A server that is away is asked again, as often as an attempt
 /// would be made.
-async fn inspect<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Settings) -> Result<Reach, Error> {
+pub(super) async fn inspect<S: Stage>(
+    stage: &mut S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+) -> Result<Reach, Error> {
     let backoff = Backoff::up_to(settings.retry_delay);
     let mut tries = 0;
     loop {

@@ -73,6 +73,10 @@ where
         self.hold.reserve(Wanted { launch, target, leader: self.leader.pid }, ledger).await
     }
 
+    fn narrow(&mut self, share: u32) {
+        self.hold.narrow(share);
+    }
+
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
         self.running = true;
         self.hold.serve(self.leader.pid, attempt);

@@ -162,7 +162,10 @@ impl<W: Work> Stage for Leader<W> {
         else {
             return Ok(());
         };
-        Err(too_narrow(reach, bar, &reasons))
+        Err(match self.hold.worker_limit() {
+            Some(share) => too_narrow_within(share, reach, bar, reasons),
+            None => too_narrow(reach, bar, &reasons),
+        })
     }
 
     async fn reserve(
@@ -173,6 +176,10 @@ impl<W: Work> Stage for Leader<W> {
     ) -> Result<Option<Grant>, Error> {
         let leader = self.hold.leader().map_or(0, |leader| leader.pid);
         self.hold.reserve(Wanted { launch, target, leader }, ledger).await
+    }
+
+    fn narrow(&mut self, share: u32) {
+        self.hold.narrow(share);
     }
 
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
@@ -285,6 +292,21 @@ pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Er
         )),
         Err(_) => Ok(()),
     }
+}
+
+/// The same for a statement whose Gathers share the slots that it holds. What limits them is no mistake of the
+/// caller's, who can ask for more slots, or for less of them.
+fn too_narrow_within(share: u32, reach: &Reach, bar: u32, mut reasons: Vec<plan::Reason>) -> Error {
+    reasons.retain(|reason| reason.kind != plan::ReasonKind::GatherLimit);
+    reasons.insert(
+        0,
+        plan::Reason {
+            kind: plan::ReasonKind::GatherLimit,
+            explanation: format!("its slots leave each Gather {share} workers"),
+            fixes: vec!["-- wait longer for all slots (--degrade-after), or accept less (--min)".to_owned()],
+        },
+    );
+    too_narrow(reach, bar, &reasons)
 }
 
 /// The refusal of a statement that cannot have `bar` workers.

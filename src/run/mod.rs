@@ -19,6 +19,7 @@ mod reserve;
 mod rows;
 #[cfg(test)]
 mod scripted;
+mod share;
 mod stage;
 mod update;
 mod updater;

@@ -31,13 +31,6 @@ pub(crate) struct Grant {
     pub(crate) share: Option<u32>,
 }
 
-impl Grant {
-    /// The most workers that an attempt may be asked for: what one Gather has while no other runs.
-    pub(crate) fn within(&self) -> u32 {
-        self.share.unwrap_or(self.taken)
-    }
-}
-
 /// A place to wait for slots: the server's, or a test's.
 pub(crate) trait Queue {
     /// Waits until this is the head; `false` when the limit passed.

@@ -226,6 +226,13 @@ impl Hold {
     pub(crate) fn worker_limit(&self) -> Option<u32> {
         self.reserved.as_ref()?.grant.share
     }
+
+    /// Lowers that limit.
+    pub(crate) const fn narrow(&mut self, share: u32) {
+        if let Some(reserved) = &mut self.reserved {
+            reserved.grant.share = Some(share);
+        }
+    }
 }
 
 impl Reserved {

@@ -2,6 +2,7 @@
 
 mod cut;
 mod pools;
+mod slots;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -82,6 +83,9 @@ struct Script {
     /// How long it takes to clear away.
     clearing: Duration,
     grant: Option<Grant>,
+    /// What later inspections find.
+    later: Vec<Reach>,
+    narrowed: Vec<u32>,
 }
 
 impl Script {
@@ -98,6 +102,8 @@ impl Script {
             cleared: 0,
             clearing: Duration::from_secs(10),
             grant: None,
+            later: vec![],
+            narrowed: vec![],
         }
     }
 
@@ -125,7 +131,11 @@ impl Stage for Script {
     }
 
     async fn inspect(&mut self) -> Result<Reach, Error> {
-        Ok(self.reach.clone())
+        let found = self.reach.clone();
+        if !self.later.is_empty() {
+            self.reach = self.later.remove(0);
+        }
+        Ok(found)
     }
 
     async fn check_reach(&mut self, _reach: &Reach, bar: u32) -> Result<(), Error> {
@@ -139,6 +149,10 @@ impl Stage for Script {
         _ledger: &mut Ledger,
     ) -> Result<Option<Grant>, Error> {
         Ok(self.grant)
+    }
+
+    fn narrow(&mut self, share: u32) {
+        self.narrowed.push(share);
     }
 
     async fn begin(&mut self, _attempt: u32) -> Result<Identity, Failure> {
@@ -249,6 +263,7 @@ struct Played {
     words: Vec<String>,
     result: Result<Execution<u64>, Error>,
     cleared: u32,
+    narrowed: Vec<u32>,
 }
 
 async fn play(script: Script, change: impl FnOnce(&mut Settings)) -> Played {
@@ -267,7 +282,7 @@ async fn play_until(
     let driven = drive(&mut script, &mut ledger, &settings, stop).await;
     let result = driven.map(|Driven { outcome, value, .. }| ledger.execution(outcome, value));
     let words = recorder.0.lock().expect("the driver has ended").clone();
-    Played { words, result, cleared: script.cleared }
+    Played { words, result, cleared: script.cleared, narrowed: script.narrowed }
 }
 
 async fn check(acts: Vec<Act>, expected: &[&str]) -> Played {
@@ -471,23 +486,4 @@ async fn an_execution_that_is_dropped_says_that_it_was_interrupted() {
     assert!(dropped.is_err());
     drop(ledger);
     assert_eq!(recorder.0.lock().unwrap().last().unwrap(), "failed interrupted");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_degraded_reservation_lowers_the_bar_and_not_the_target() {
-    let mut script = Script::new(vec![act(3)]);
-    script.grant = Some(Grant { taken: 3, end: Granted::Degraded, share: Some(3) });
-    let played = play(script, |_| {}).await;
-    assert_eq!(played.words, ["attempt 1 bar 3", "enough 3", "ended enough", "above_minimum"]);
-    let run = played.result.unwrap();
-    assert_eq!((run.target_workers, run.target_met, run.value), (4, false, Some(7)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_slots_nothing_runs_and_the_outcome_is_below_the_minimum() {
-    let mut script = Script::new(vec![]);
-    script.grant = Some(Grant { taken: 0, end: Granted::GaveUp, share: None });
-    let played = play(script, |_| {}).await;
-    assert_eq!(played.words, ["failed below_minimum"]);
-    assert_eq!(played.result.unwrap().attempt_count, 0);
 }

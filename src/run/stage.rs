@@ -90,6 +90,9 @@ pub(crate) trait Stage {
         ledger: &mut Ledger,
     ) -> Result<Option<Grant>, Error>;
 
+    /// Lets each Gather ask for no more than `share` of the slots that it holds, from now on.
+    fn narrow(&mut self, share: u32);
+
     /// A session, ready for the statement; connects anew if the old one is gone. Returns its backend. The
     /// session says which attempt it is.
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure>;

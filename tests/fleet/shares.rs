@@ -91,7 +91,7 @@ async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
 async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said() {
     let lab = Lab::start(18).await;
     let holder = lab.holder().await;
-    let mut told = lab.told("told", &rows_of(5), &["--reserve"]);
+    let mut told = lab.told("told", &rows_of(50), &["--reserve"]);
     told.hear("next in the queue: 4 slots are needed, 2 of 6 are free (4 held)\n").await;
     resize(&lab, 1).await;
     told.hear("next in the queue: the pool has 1 slot, the minimum is 2\n").await;
@@ -118,7 +118,7 @@ async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said
 
 /// Two Gathers that run one after the other, and may be thought to run together.
 fn two_gathers() -> String {
-    let one = rows_of(5);
+    let one = rows_of(20);
     format!("SELECT ({one}) + ({one})")
 }
 
@@ -148,5 +148,24 @@ async fn slots_are_taken_for_all_that_a_plan_may_start_in_a_pool_that_has_grown(
     assert_eq!(ended.json["outcome"], "on_target", "{ended:#?}");
     assert_eq!(ended.json["reserved_slots"], 8, "{ended:#?}");
     holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_that_is_another_within_its_slots_is_inspected_again() {
+    let lab = Lab::start(18).await;
+    let task = outsider(&lab).await;
+    // Four workers are worth this, two are not.
+    let dear = ["--reserve", "--degrade-after", "100ms", "--set", "parallel_setup_cost=35"];
+    let serial = lab.job("serial", &rows_of(5), &dear).end().await;
+    assert_eq!((serial.code, &serial.json["attempt_count"]), (Some(4), &0.into()), "{serial:#?}");
+    let error = serial.json["error"].as_str().unwrap();
+    assert!(error.contains("0 of the 2 workers demanded; its slots leave each Gather 2 workers"), "{error}");
+    let fix = serial.json["fixes"][0].as_str().unwrap();
+    assert!(fix.contains("--degrade-after"), "{fix}");
+    let narrower = lab.job("narrower", &rows_of(20), &["--reserve", "--degrade-after", "100ms"]).end().await;
+    assert_eq!(narrower.json["outcome"], "above_minimum", "{narrower:#?}");
+    assert_eq!(narrower.json["planned_workers"], 2, "what ran: {narrower:#?}");
+    task.abort();
     lab.server.stop().await.unwrap();
 }
