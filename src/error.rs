@@ -60,7 +60,8 @@ pub enum Refusal {
     UntrackedActivity,
     /// The plan, or the pool's size, cannot reach the bar; no retry ever will.
     PlanTooNarrow,
-    /// A proxy between us and the server pools transactions, so session state does not hold.
+    /// A proxy between us and the server pools transactions, so session state does not hold; or statements, so no
+    /// transaction can begin.
     PooledConnection,
 }
 

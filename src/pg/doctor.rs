@@ -9,6 +9,7 @@
 //! prepared statements appear and vanish. It hides well: one idle client gets the same backend every
 //! time. So two sessions are interleaved: while the second one holds a transaction open, the first one
 //! asks for its pid again. With a backend of its own it cannot have changed, and nobody else can have it.
+//! One that pools statements lets no transaction begin, and so gives itself away.
 
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ fn fail(check: &'static str, text: impl Into<String>, fix: impl Into<String>) ->
 
 /// Asks everything, for runs with `target` workers. `monitor` is where the monitor connects when it
 /// does not connect as the statement does. `fleet` is the database where the slots of a fleet are to be held;
-/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools transactions, or a server that is too
+/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools transactions or statements, or a server that is too
 /// old, ends the examination: what follows would be answered by chance.
 ///
 /// # Errors
@@ -148,10 +149,10 @@ async fn version(client: &Client) -> Result<Finding, Failure> {
 async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Result<Vec<Finding>, Error> {
     const WHO: &str = "SELECT pg_backend_pid(), inet_server_port()";
     let failed = |failure: Failure| Error::sql("looking for a proxy", failure);
-    let pooled = |how: &str| {
+    let pooled = |what: &str, how: &str| {
         fail(
             check,
-            format!("a proxy at {} pools transactions: {how}", endpoint.describe()),
+            format!("a proxy at {} pools {what}: {how}", endpoint.describe()),
             "-- connect to the server itself, or to a pool with pool_mode = session",
         )
     };
@@ -161,17 +162,26 @@ async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Re
         second.batch_execute("BEGIN").await?;
         one(&second, WHO).await
     };
-    let Ok(other) = timeout(PATIENCE, other).await else {
-        return Ok(vec![pooled("a second session waits for the backend of the first one")]);
+    let other = match timeout(PATIENCE, other).await {
+        Ok(Ok(other)) => other,
+        Ok(Err(failure)) if failure.refuses_to_begin() => {
+            return Ok(vec![pooled("statements", "no transaction can begin")]);
+        }
+        Ok(Err(failure)) => return Err(failed(failure)),
+        Err(_) => {
+            return Ok(vec![pooled(
+                "transactions",
+                "a second session waits for the backend of the first one",
+            )]);
+        }
     };
-    let other = other.map_err(failed)?;
     if text(&mine, 0) == text(&other, 0) {
-        return Ok(vec![pooled("two sessions were given the same backend")]);
+        return Ok(vec![pooled("transactions", "two sessions were given the same backend")]);
     }
     let again = timeout(PATIENCE, one(first, WHO)).await;
     let stayed = matches!(&again, Ok(Ok(again)) if text(again, 0) == text(&mine, 0));
     if !stayed {
-        return Ok(vec![pooled("a session was given another backend")]);
+        return Ok(vec![pooled("transactions", "a session was given another backend")]);
     }
     let dialled = endpoint.port().to_string();
     let port = text(&mine, 1);

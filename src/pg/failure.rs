@@ -69,6 +69,12 @@ impl Failure {
         ) && self.message.to_ascii_lowercase().contains(&name.to_ascii_lowercase())
     }
 
+    /// Whether BEGIN was refused, which no server does: a proxy that pools statements does (`PgBouncer` with
+    /// `pool_mode = statement`), as a protocol violation.
+    pub(crate) fn refuses_to_begin(&self) -> bool {
+        self.sqlstate() == Some("08P01")
+    }
+
     pub(crate) const fn class(&self) -> FailureClass {
         self.class
     }

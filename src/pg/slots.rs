@@ -60,8 +60,7 @@ pub(crate) async fn shares_backends(endpoint: &Endpoint) -> Result<bool, Failure
     let mine = one(&first.0, WHO).await?;
     let other = async {
         if let Err(failure) = second.0.batch_execute("BEGIN").await.map_err(Failure::from) {
-            // No server refuses to begin: a proxy that pools statements does, as a protocol violation.
-            return if failure.sqlstate() == Some("08P01") { Ok(None) } else { Err(failure) };
+            return if failure.refuses_to_begin() { Ok(None) } else { Err(failure) };
         }
         Ok(Some((one(&second.0, WHO).await?, one(&first.0, WHO).await?)))
     };

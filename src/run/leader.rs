@@ -48,12 +48,13 @@ impl<W> Leader<W> {
 }
 
 impl<W: Work> Leader<W> {
-    /// Why the statement's transaction could not begin: mostly one of the caller's settings.
+    /// Why the statement's transaction could not begin: mostly one of the caller's settings, or what lies between.
     fn unready(&self, failure: Failure) -> Error {
         let settings = &self.hold.settings.settings;
         let refused = settings.iter().find(|(name, _)| failure.is_about_setting(name));
         match refused {
             Some((name, _)) => Error::setting(name, &failure),
+            None if failure.refuses_to_begin() => pools_statements(&self.hold.inner.endpoint.describe()),
             None => Error::sql("beginning the transaction", failure),
         }
     }
@@ -259,6 +260,19 @@ impl<W: Work> Stage for Leader<W> {
     async fn clear_away(&mut self) -> Result<(), Failure> {
         self.hold.clear_away().await
     }
+}
+
+/// The refusal of a line on which no transaction can begin.
+fn pools_statements(server: &str) -> Error {
+    Error::refused(
+        Refusal::PooledConnection,
+        format!("a proxy at {server} pools statements, and an attempt is a transaction"),
+        vec![
+            "-- connect to the server itself, or to a pool with pool_mode = session; with pool_mode = transaction, \
+             let --monitor-dsn lead past it"
+                .to_owned(),
+        ],
+    )
 }
 
 /// Refuses a server that has no `leader_pid`.

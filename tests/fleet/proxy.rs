@@ -95,6 +95,42 @@ async fn statements_pooled_by_a_proxy_are_refused_with_the_fix() {
 }
 
 #[tokio::test]
+async fn a_statement_whose_proxy_pools_statements_is_refused_with_the_fix() {
+    let lab = Lab::start(15).await;
+    let mut bouncer = Bouncer::start(&lab, "statement");
+    bouncer.ready().await;
+    for reserve in [&[][..], &["--reserve"], &["--reserve", "--monitor-dsn", &lab.server.dsn()]] {
+        let ended = lab.job_at(&bouncer.dsn(), "pooled", &rows_of(5), reserve).end().await;
+        assert_eq!(ended.code, Some(4), "{ended:#?}");
+        assert!(ended.json["error"].as_str().unwrap().contains("pools statements"), "{ended:#?}");
+        let fix = ended.json["fixes"][0].as_str().unwrap();
+        assert!(fix.contains("pool_mode = session"), "{fix}");
+    }
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_doctor_names_a_proxy_that_pools_and_what_it_pools() {
+    let lab = Lab::start(15).await;
+    for (pool_mode, pools) in [("transaction", "pools transactions"), ("statement", "pools statements")] {
+        let mut bouncer = Bouncer::start(&lab, pool_mode);
+        bouncer.ready().await;
+        for dsns in [vec![bouncer.dsn()], vec![lab.server.dsn(), "--monitor-dsn".to_owned(), bouncer.dsn()]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+            let output = command.args(["doctor", "--json", "--dsn"]).args(dsns).output().unwrap();
+            assert_eq!(output.status.code(), Some(4), "{output:?}");
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            let failed = |finding: &&serde_json::Value| finding["level"] == "fail";
+            let finding = report["findings"].as_array().unwrap().iter().find(failed).unwrap();
+            assert!(finding["text"].as_str().unwrap().contains(pools), "{report}");
+            assert!(finding["fix"].as_str().unwrap().contains("pool_mode = session"), "{report}");
+        }
+    }
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
     let lab = Lab::start(15).await;
     let mut bouncer = Bouncer::start(&lab, "transaction");
