@@ -32,8 +32,7 @@ async fn a_killed_holder_gives_way_to_the_next_at_its_first_look() {
         let lab = Lab::start(version).await;
         let holder = lab.job("holder", &holding(version), &["--reserve"]);
         lab.until_running("holder").await;
-        let next = lab.job("next", &rows_of(5), &["--reserve"]);
-        lab.until_queued(1).await;
+        let next = lab.queued("next", 1).await;
         holder.kill().await;
         lab.until("the slots of the dead are free", |fleet| !holders(fleet).contains(&"holder".to_owned()))
             .await;
@@ -48,10 +47,8 @@ async fn a_killed_holder_gives_way_to_the_next_at_its_first_look() {
 async fn a_killed_head_of_the_queue_gives_way_to_the_next_which_takes_at_its_first_look() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-        lab.until_running("holder").await;
-        let head = lab.job("head", &rows_of(5), &["--reserve"]);
-        lab.until_queued(1).await;
+        let holder = lab.holder().await;
+        let head = lab.queued("head", 1).await;
         let next = lab.job("next", &rows_of(5), &["--reserve", "--target", "2", "--min", "2"]);
         let fleet = lab.until_queued(2).await;
         assert_eq!((queue(&fleet), fleet.pool.held), (vec!["head", "next"], 4));
@@ -74,12 +71,9 @@ async fn a_killed_head_of_the_queue_gives_way_to_the_next_which_takes_at_its_fir
 async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-        lab.until_running("holder").await;
-        let head = lab.job("head", &rows_of(5), &["--reserve"]);
-        lab.until_queued(1).await;
-        let second = lab.job("second", &rows_of(5), &["--reserve"]);
-        lab.until_queued(2).await;
+        let holder = lab.holder().await;
+        let head = lab.queued("head", 1).await;
+        let second = lab.queued("second", 2).await;
         second.interrupt();
         let ended = second.end().await;
         assert_eq!(ended.code, Some(130), "{ended:#?}");

@@ -123,10 +123,29 @@ impl Lab {
         holder
     }
 
+    /// A job that is one of so many in the queue.
+    pub(crate) async fn queued(&self, task: &str, count: usize) -> Job {
+        let job = self.job(task, &rows_of(5), &["--reserve"]);
+        self.until_queued(count).await;
+        job
+    }
+
     /// What the sessions of jobs did, in order.
     pub(crate) fn deeds(&self) -> Vec<(String, Deed)> {
-        let log = std::fs::read_to_string(self.server.socket_folder().join("log")).unwrap();
-        log.lines().filter_map(deed).collect()
+        self.log().lines().filter_map(deed).collect()
+    }
+
+    /// How often sessions whose name begins with this asked the server something.
+    pub(crate) fn asked(&self, name: &str) -> usize {
+        let asks = |line: &&str| {
+            line.strip_prefix('[').is_some_and(|line| line.starts_with(name))
+                && line.contains("] LOG:  statement: ")
+        };
+        self.log().lines().filter(asks).count()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.server.socket_folder().join("log")).unwrap()
     }
 
     /// Waits until so many stand in the queue.

@@ -16,7 +16,7 @@ struct Bouncer {
 }
 
 impl Bouncer {
-    fn start(lab: &Lab, pool_mode: &str) -> Self {
+    async fn start(lab: &Lab, pool_mode: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("pgbouncer.ini");
@@ -38,7 +38,9 @@ impl Bouncer {
             command.args(["-u", "postgres"]);
         }
         let child = command.arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, port, _folder: folder }
+        let mut bouncer = Self { child, port, _folder: folder };
+        bouncer.ready().await;
+        bouncer
     }
 
     fn dsn(&self) -> String {
@@ -60,11 +62,15 @@ impl Drop for Bouncer {
     }
 }
 
+async fn behind(pool_mode: &str) -> (Lab, Bouncer) {
+    let lab = Lab::start(15).await;
+    let bouncer = Bouncer::start(&lab, pool_mode).await;
+    (lab, bouncer)
+}
+
 #[tokio::test]
 async fn transactions_pooled_by_a_proxy_are_refused_with_the_fix() {
-    let lab = Lab::start(15).await;
-    let mut bouncer = Bouncer::start(&lab, "transaction");
-    bouncer.ready().await;
+    let (lab, bouncer) = behind("transaction").await;
     let ended = lab.job_at(&bouncer.dsn(), "pooled", &rows_of(5), &["--reserve"]).end().await;
     assert_eq!(ended.code, Some(4), "{ended:#?}");
     assert_eq!(ended.json["reason"], "refused");
@@ -82,9 +88,7 @@ async fn transactions_pooled_by_a_proxy_are_refused_with_the_fix() {
 
 #[tokio::test]
 async fn statements_pooled_by_a_proxy_are_refused_with_the_fix() {
-    let lab = Lab::start(15).await;
-    let mut bouncer = Bouncer::start(&lab, "statement");
-    bouncer.ready().await;
+    let (lab, bouncer) = behind("statement").await;
     let past = ["--reserve", "--monitor-dsn", &bouncer.dsn()];
     let ended = lab.job("pooled", &rows_of(5), &past).end().await;
     assert_eq!(ended.code, Some(4), "{ended:#?}");
@@ -96,9 +100,7 @@ async fn statements_pooled_by_a_proxy_are_refused_with_the_fix() {
 
 #[tokio::test]
 async fn a_statement_whose_proxy_pools_statements_is_refused_with_the_fix() {
-    let lab = Lab::start(15).await;
-    let mut bouncer = Bouncer::start(&lab, "statement");
-    bouncer.ready().await;
+    let (lab, bouncer) = behind("statement").await;
     for reserve in [&[][..], &["--reserve"], &["--reserve", "--monitor-dsn", &lab.server.dsn()]] {
         let ended = lab.job_at(&bouncer.dsn(), "pooled", &rows_of(5), reserve).end().await;
         assert_eq!(ended.code, Some(4), "{ended:#?}");
@@ -114,8 +116,7 @@ async fn a_statement_whose_proxy_pools_statements_is_refused_with_the_fix() {
 async fn the_doctor_names_a_proxy_that_pools_and_what_it_pools() {
     let lab = Lab::start(15).await;
     for (pool_mode, pools) in [("transaction", "pools transactions"), ("statement", "pools statements")] {
-        let mut bouncer = Bouncer::start(&lab, pool_mode);
-        bouncer.ready().await;
+        let bouncer = Bouncer::start(&lab, pool_mode).await;
         for dsns in [vec![bouncer.dsn()], vec![lab.server.dsn(), "--monitor-dsn".to_owned(), bouncer.dsn()]] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
             let output = command.args(["doctor", "--json", "--dsn"]).args(dsns).output().unwrap();
@@ -132,9 +133,7 @@ async fn the_doctor_names_a_proxy_that_pools_and_what_it_pools() {
 
 #[tokio::test]
 async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
-    let lab = Lab::start(15).await;
-    let mut bouncer = Bouncer::start(&lab, "transaction");
-    bouncer.ready().await;
+    let (lab, bouncer) = behind("transaction").await;
     let direct = lab.server.dsn();
     let past = ["--reserve", "--monitor-dsn", &direct];
     let jobs: Vec<_> =
@@ -148,9 +147,7 @@ async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
 
 #[tokio::test]
 async fn a_proxy_that_pools_sessions_is_no_hindrance() {
-    let lab = Lab::start(15).await;
-    let mut bouncer = Bouncer::start(&lab, "session");
-    bouncer.ready().await;
+    let (lab, bouncer) = behind("session").await;
     lab.job_at(&bouncer.dsn(), "job", &rows_of(10), &["--reserve"]).end_well().await;
     drop(bouncer);
     lab.server.stop().await.unwrap();

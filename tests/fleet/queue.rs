@@ -20,13 +20,21 @@ async fn six_jobs_of_four_workers_share_a_pool_of_six_and_waste_nothing() {
     }
 }
 
+/// What reserving costs, beyond a connection for each of these names.
+#[tokio::test]
+async fn who_is_alone_asks_four_times_and_the_first_of_a_process_four_times_more() {
+    let lab = Lab::start(18).await;
+    lab.job("alone", &rows_of(5), &["--reserve"]).end_well().await;
+    assert_eq!([lab.asked("want=4 for="), lab.asked("headcount:probe]")], [4, 4]);
+    lab.server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn first_come_first_served_and_those_with_priority_before() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
         let sql = rows_of(5);
-        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-        lab.until_running("holder").await;
+        let holder = lab.holder().await;
         let mut jobs = Vec::new();
         for (task, priority) in [("first", false), ("second", false), ("third", false), ("urgent", true)] {
             jobs.push(lab.job(
@@ -57,10 +65,8 @@ async fn first_come_first_served_and_those_with_priority_before() {
 #[tokio::test]
 async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
     let lab = Lab::start(18).await;
-    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-    lab.until_running("holder").await;
-    let head = lab.job("head", &rows_of(1), &["--reserve"]);
-    lab.until_queued(1).await;
+    let holder = lab.holder().await;
+    let head = lab.queued("head", 1).await;
     let late = lab.job("late", &rows_of(1), &["--reserve", "--reserve-wait", "3s"]).end().await;
     assert_eq!(late.code, Some(3), "{late:#?}");
     assert_eq!(late.json["outcome"], "below_minimum");
@@ -80,12 +86,9 @@ async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
 #[tokio::test]
 async fn people_read_their_place_in_the_queue_and_what_is_missing_at_its_head() {
     let lab = Lab::start(18).await;
-    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-    lab.until_running("holder").await;
-    let head = lab.job("head", &rows_of(1), &["--reserve"]);
-    lab.until_queued(1).await;
-    let second = lab.job("second", &rows_of(1), &["--reserve"]);
-    lab.until_queued(2).await;
+    let holder = lab.holder().await;
+    let head = lab.queued("head", 1).await;
+    let second = lab.queued("second", 2).await;
     let mut told = lab.told("told", &rows_of(1), &["--reserve"]);
     told.hear("in the queue for 4 slots: 2 others are before this one\n").await;
     second.kill().await;
@@ -103,10 +106,8 @@ async fn people_read_their_place_in_the_queue_and_what_is_missing_at_its_head() 
 #[tokio::test]
 async fn two_clusters_do_not_disturb_each_other() {
     let (here, there) = (Lab::start(18).await, Lab::start(18).await);
-    let holder = here.job("holder", &rows_of(10_000), &["--reserve"]);
-    here.until_running("holder").await;
-    let waiting = here.job("waiting", &rows_of(1), &["--reserve"]);
-    here.until_queued(1).await;
+    let holder = here.holder().await;
+    let waiting = here.queued("waiting", 1).await;
     there.job("elsewhere", &rows_of(5), &["--reserve"]).end_well().await;
     assert_eq!(queue(&here.until_queued(1).await), ["waiting"]);
     waiting.kill().await;

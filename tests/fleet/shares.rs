@@ -76,8 +76,7 @@ async fn a_part_of_the_pool_is_kept_by_a_statement_that_may_have_more() {
 #[tokio::test]
 async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
     let lab = Lab::start(18).await;
-    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-    lab.until_running("holder").await;
+    let holder = lab.holder().await;
     let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--admission-wait", "5s"]);
     lab.until_queued(1).await;
     resize(&lab, 12).await;

@@ -7,10 +7,8 @@ use crate::watch::look;
 async fn check_apart(own: &[&str], database: &str, space: &str) {
     let lab = Lab::start(18).await;
     lab.client.batch_execute("CREATE DATABASE other").await.unwrap();
-    let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-    lab.until_running("holder").await;
-    let blocked = lab.job("blocked", &rows_of(1), &["--reserve"]);
-    lab.until_queued(1).await;
+    let holder = lab.holder().await;
+    let blocked = lab.queued("blocked", 1).await;
     let apart: Vec<_> = ["--reserve", "--target", "2"].iter().chain(own).copied().collect();
     let job = lab.job("apart", &rows_of(10_000), &apart);
     let fleet = lab.until("it runs beside them", |fleet| fleet.pool.used == 6).await;

@@ -30,8 +30,7 @@ async fn a_worker_that_cannot_leave_keeps_the_slots_until_it_does() {
         let lab = Lab::start(version).await;
         let mut holder = lab.job("holder", &rows_of(10_000), &["--reserve", "--cancel-grace", "50ms"]);
         lab.until_running("holder").await;
-        let next = lab.job("next", &rows_of(5), &["--reserve"]);
-        lab.until_queued(1).await;
+        let next = lab.queued("next", 1).await;
         let worker = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'parallel worker' LIMIT 1";
         let stopped = Stopped::new(lab.client.query_one(worker, &[]).await.unwrap().get(0));
         holder.interrupt();

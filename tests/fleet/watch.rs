@@ -35,8 +35,7 @@ fn leader<'a>(fleet: &'a Fleet, task: &str) -> Option<&'a Leader> {
 async fn it_shows_leaders_and_the_queue() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let holder = lab.job("holder", &rows_of(10_000), &["--reserve"]);
-        lab.until_running("holder").await;
+        let holder = lab.holder().await;
         let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--priority"]);
         lab.until_queued(1).await;
         let fleet: Value = serde_json::from_str(&look(&lab, &["--json"]).await).unwrap();
