@@ -25,6 +25,15 @@ pub enum Event {
         /// Attempts allowed.
         max_attempts: u32,
     },
+    /// Nothing can start yet, which is tried again: the server gave no session, the monitor's first one
+    /// included (too many connections, starting up, away), or the inspection failed in a way that may pass. Sent
+    /// for each failure.
+    StartHindered {
+        /// What the server or the driver said.
+        cause: String,
+        /// Time since the first try began.
+        waited: Duration,
+    },
     /// The plan cannot be inspected yet: the leader waits for a lock.
     PlanBlocked {
         /// The leader.

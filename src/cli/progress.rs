@@ -79,6 +79,7 @@ impl Drop for Progress {
     }
 }
 
+const RECONNECTING: &str = "trying to connect";
 const HEAD: &str = "next in the queue for slots";
 const TOO_SMALL: &str = "waiting for a larger pool";
 
@@ -135,6 +136,10 @@ impl Story {
                 };
                 self.doing = "inspecting the plan";
                 None
+            }
+            Event::StartHindered { cause, .. } => {
+                let news = std::mem::replace(&mut self.doing, RECONNECTING) != RECONNECTING;
+                news.then(|| format!("cannot start yet: {cause}; trying again"))
             }
             Event::PlanBlocked { by, .. } => {
                 Some(format!("inspecting the plan waits for a lock that backend {by} holds or waits for"))

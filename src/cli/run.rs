@@ -111,7 +111,9 @@ async fn guarded(
     observers: Vec<Arc<dyn Observer>>,
     signals: &mut Signals,
 ) -> Result<Execution<u64>, Failed> {
-    let mut builder = Headcount::builder(endpoint).without_default_observers();
+    let Settings { max_attempts, retry_delay, .. } = wanted.settings;
+    let mut builder =
+        Headcount::builder(endpoint).without_default_observers().connect_attempts(max_attempts, retry_delay);
     if let Some(monitor) = monitor {
         builder = builder.monitor(monitor);
     }

@@ -1,5 +1,6 @@
 //! One guarded execution: attempts until one is kept, none is left, or one fails for good.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,11 +168,14 @@ pub(super) async fn inspect<S: Stage>(
     settings: &Settings,
 ) -> Result<Reach, Error> {
     let backoff = Backoff::up_to(settings.retry_delay);
+    let began = Instant::now();
     let mut tries = 0;
     loop {
         tries += 1;
         match stage.inspect().await {
             Err(error) if error.is_retryable() && tries < settings.max_attempts => {
+                let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                ledger.observe(&Event::StartHindered { cause, waited: began.elapsed() });
                 sleep(backoff.delay(tries, fastrand::f64())).await;
             }
             Err(error) => return Err(error),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use super::job::Job;
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Tries};
 use super::update::{Batch, Site, Update};
 use super::updater;
+use crate::decide::backoff::Backoff;
 use crate::error::Error;
 use crate::event::{Observer, Observers};
 use crate::pg::connect::Endpoint;
@@ -48,6 +49,8 @@ pub struct Builder {
     defaults: bool,
     keep: usize,
     within: Option<Duration>,
+    attempts: u32,
+    retry_delay: Duration,
     observers: Vec<Arc<dyn Observer>>,
 }
 
@@ -64,7 +67,16 @@ impl Headcount {
     /// The same with options.
     #[must_use]
     pub const fn builder(endpoint: Endpoint) -> Builder {
-        Builder { endpoint, monitor: None, defaults: true, keep: 0, within: None, observers: Vec::new() }
+        Builder {
+            endpoint,
+            monitor: None,
+            defaults: true,
+            keep: 0,
+            within: None,
+            attempts: 5,
+            retry_delay: Duration::from_secs(2),
+            observers: Vec::new(),
+        }
     }
 
     /// A job of this name with the default options.
@@ -180,6 +192,17 @@ impl Builder {
         self
     }
 
+    /// Asks so often for a connection while the server has none to give (SQLSTATE 53300, `max_connections`) or
+    /// is still starting (57P03), with at most `retry_delay` between two times. Default: 5 and 2 s, as an
+    /// execution does with [`Settings::max_attempts`] and [`Settings::retry_delay`]. A server that does not
+    /// answer at all is asked once.
+    #[must_use]
+    pub const fn connect_attempts(mut self, attempts: u32, retry_delay: Duration) -> Self {
+        self.attempts = attempts;
+        self.retry_delay = retry_delay;
+        self
+    }
+
     /// Connects the monitor.
     ///
     /// # Errors
@@ -191,7 +214,8 @@ impl Builder {
         let apart = self.monitor.is_some();
         let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
         let starting = async {
-            let started = Monitor::start(watched.clone(), observers.clone()).await;
+            let tries = Tries { most: self.attempts, backoff: Backoff::up_to(self.retry_delay) };
+            let started = Monitor::start(watched.clone(), observers.clone(), tries).await;
             started.map_err(|error| if apart { error.blamed_on("--monitor-dsn") } else { error })
         };
         let monitor = match self.within {

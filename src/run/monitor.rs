@@ -18,6 +18,7 @@ use tokio_postgres::{Client, Statement};
 use tracing::Span;
 
 use crate::decide::backoff::Backoff;
+use crate::decide::failure::FailureClass;
 use crate::decide::verdict::{LeaderState, Pool, Tick};
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Scope};
@@ -34,6 +35,13 @@ const UNREAD: usize = 64;
 const POLL_LIMIT: Duration = Duration::from_secs(5);
 /// Between two tries to reconnect.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(2) };
+
+/// How often to ask for the first connection, and how long to pause between.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tries {
+    pub(crate) most: u32,
+    pub(crate) backoff: Backoff,
+}
 
 /// What a watch is told.
 #[derive(Debug, Clone, Copy)]
@@ -84,15 +92,16 @@ struct Watched {
 
 impl Monitor {
     /// Connects, and starts to poll once something is watched.
-    pub(crate) async fn start(endpoint: Endpoint, observers: Observers) -> Result<Self, Error> {
-        let link = Link::open(&endpoint, true)
-            .await
-            .map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+    pub(crate) async fn start(endpoint: Endpoint, observers: Observers, tries: Tries) -> Result<Self, Error> {
+        let scope = Scope { task: "monitor".into() };
+        let hindered = |event: &Event| observers.observe(&scope, event);
+        let opened = Link::open_within(&endpoint, tries, hindered).await;
+        let link = opened.map_err(|failure| Error::connect(endpoint.describe(), failure))?;
         let version = link.session.version;
         let shared = Arc::new(Shared {
             endpoint,
             observers,
-            scope: Scope { task: "monitor".into() },
+            scope,
             watches: Mutex::default(),
             next_id: AtomicU64::new(0),
             changed: Notify::new(),
@@ -158,6 +167,27 @@ impl Link {
         let session = Session::open(endpoint, "headcount:monitor").await?;
         let look = if prepared { Some(workers::prepare(session.client()).await?) } else { None };
         Ok(Self { session, look })
+    }
+
+    /// Asks a server again that has no session to give, or is still starting. One that is not there may be
+    /// a mistake in the DSN: that is told at once.
+    async fn open_within(
+        endpoint: &Endpoint,
+        Tries { most, backoff }: Tries,
+        say: impl Fn(&Event),
+    ) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match Self::open(endpoint, true).await {
+                Err(failure) if failure.class() == FailureClass::NewSessionLater && tried < most => {
+                    say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
+                    sleep(backoff.delay(tried, fastrand::f64())).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 }
 

@@ -34,6 +34,10 @@ impl Observer for Log {
             Event::TargetLowered { target } => {
                 warn!(target: TARGET, task, target_workers = target, "target lowered to what the plan can have");
             }
+            Event::StartHindered { cause, waited } => {
+                let waited_seconds = waited.as_secs_f64();
+                warn!(target: TARGET, task, cause, waited_seconds, "cannot start yet; trying again");
+            }
             Event::PlanBlocked { pid, by } => {
                 info!(target: TARGET, task, pid, blocked_by = by, "inspecting the plan waits for a lock");
             }

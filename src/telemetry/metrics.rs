@@ -177,6 +177,7 @@ impl Observer for Metrics {
             | Event::UpdateStarted { .. } => self.announce(scope),
             // What they say is in the verdict, the pool's gauge and the length of the attempt.
             Event::PlanInspected { .. }
+            | Event::StartHindered { .. }
             | Event::PlanBlocked { .. }
             | Event::BackendEngaged { .. }
             | Event::BackendReleased { .. }

@@ -267,6 +267,7 @@ impl Observer for SpanAttributes {
             Event::UpdateEnded(facts) => update_ended(&span, facts),
             // Told by the spans' own times, by the ticks' spans, or by the end of the attempt.
             Event::ReservationQueued { .. }
+            | Event::StartHindered { .. }
             | Event::PlanBlocked { .. }
             | Event::BackendEngaged { .. }
             | Event::BackendReleased { .. }

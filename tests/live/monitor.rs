@@ -1,17 +1,19 @@
 //! One monitor for all guarded queries of a process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use headcount::{Event, Outcome};
+use headcount::{Event, Headcount, Outcome};
 use tokio::sync::watch;
 
-use crate::harness::{Bench, eventually, on_each_version, quick, soon};
+use crate::harness::{Bench, chain, endpoint, eventually, on_each_version, quick, soon};
 
 on_each_version! {
     a_hundred_guarded_queries_share_one_monitor_that_rests_when_they_are_done,
     two_jobs_at_once_each_have_their_own_workers_counted,
+    a_server_that_has_no_connection_to_give_is_asked_again,
 }
 
 const MONITORS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'headcount:monitor'";
@@ -73,4 +75,36 @@ async fn two_jobs_at_once_each_have_their_own_workers_counted(major: u32) {
     assert_eq!((wide.outcome, wide.achieved_workers), (Outcome::OnTarget, 4));
     assert_eq!((narrow.outcome, narrow.achieved_workers), (Outcome::OnTarget, 2));
     assert_eq!(bench.number(MONITORS).await, 1);
+}
+
+async fn a_server_that_has_no_connection_to_give_is_asked_again(major: u32) {
+    let bench = Bench::alone_with(major, &[("max_connections", "6")]).await;
+    let mut taken = Vec::new();
+    let full = loop {
+        match tokio_postgres::connect(&bench.dsn(), tokio_postgres::NoTls).await {
+            Ok((client, connection)) => taken.push((client, tokio::spawn(connection))),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.code().unwrap().code(), "53300");
+    let builder = |attempts| {
+        Headcount::builder(endpoint(&bench.dsn()))
+            .without_default_observers()
+            .observer(bench.recorder.clone())
+            .connect_attempts(attempts, Duration::from_millis(50))
+    };
+    let hindered =
+        |event: &Event| matches!(event, Event::StartHindered { cause, .. } if cause.contains("53300"));
+
+    let error = soon("the end of its patience", Box::pin(builder(3).connect())).await.unwrap_err();
+    assert_eq!((error.sqlstate(), bench.recorder.count(hindered)), (Some("53300"), 2), "{}", chain(&error));
+
+    let releasing = async {
+        eventually("it was turned away", async || bench.recorder.count(hindered) > 2).await;
+        taken.clear();
+    };
+    let (connected, ()) = tokio::join!(Box::pin(builder(100).connect()), releasing);
+    let job = quick(connected.unwrap().task("late"));
+    let run = job.execute("SELECT count(*) FROM t WHERE nap(id, 5)", &[]).await.unwrap();
+    assert_eq!(run.outcome, Outcome::OnTarget);
 }
