@@ -34,12 +34,15 @@ pub enum Event {
         /// Time since the first try began.
         waited: Duration,
     },
-    /// The plan cannot be inspected yet: the leader waits for a lock.
+    /// The plan cannot be inspected yet: the leader waits for a lock. Sent once for each inspection, and not for a
+    /// wait of less than a quarter of a second.
     PlanBlocked {
         /// The leader.
         pid: i32,
         /// A backend that holds the lock, or waits for it before the leader.
         by: i32,
+        /// Time since planning began.
+        waited: Duration,
     },
     /// From now on a backend may run something of this execution: its inspection, an attempt, its cleanup.
     BackendEngaged {
@@ -339,7 +342,7 @@ pub struct ExecutionFacts {
     pub attempts: u32,
     /// From start to end.
     pub took: Duration,
-    /// Time spent waiting for room and between attempts.
+    /// Time spent waiting for a session, for a lock of the plan, for room, and between attempts.
     pub waited: Duration,
     /// Leader time of the accepted attempt.
     pub ran: Duration,

@@ -31,7 +31,8 @@ pub struct Execution<T> {
     /// What the statement returned: `Some` unless the outcome is `below_minimum`.
     #[serde(rename = "rows")]
     pub value: Option<T>,
-    /// Time spent waiting for room in the pool and between attempts.
+    /// Time spent waiting for what an attempt needs: a session, a lock that its plan takes, room in the pool; and
+    /// between attempts.
     #[serde(rename = "waited_seconds", serialize_with = "seconds")]
     pub waited: Duration,
     /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.

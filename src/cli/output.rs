@@ -203,11 +203,7 @@ fn time<T>(run: &Execution<T>) -> String {
         Some(_) => format!(", {} in the queue for slots", time_text(run.reserved_wait)),
         None => String::new(),
     };
-    format!(
-        "Time: ran {}, waited {} for workers{queued}, {wasted}",
-        time_text(run.ran),
-        time_text(run.waited)
-    )
+    format!("Time: ran {}, waited {} to start{queued}, {wasted}", time_text(run.ran), time_text(run.waited))
 }
 
 fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {

@@ -172,7 +172,7 @@ pub(super) async fn inspect<S: Stage>(
     let mut tries = 0;
     loop {
         tries += 1;
-        match stage.inspect().await {
+        match stage.inspect(ledger).await {
             Err(error) if error.is_retryable() && tries < settings.max_attempts => {
                 let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
                 ledger.observe(&Event::StartHindered { cause, waited: began.elapsed() });
@@ -201,11 +201,11 @@ async fn bar_within_reach<S: Stage>(
     match settings.plan_shortfall {
         _ if settings.policy == Policy::Classic => return Ok(target),
         PlanShortfall::Ignore => return Ok(target),
-        PlanShortfall::Refuse => stage.check_reach(reach, target).await?,
+        PlanShortfall::Refuse => stage.check_reach(reach, target, ledger).await?,
         PlanShortfall::Lower if most < settings.minimum() => {
-            stage.check_reach(reach, settings.minimum()).await?;
+            stage.check_reach(reach, settings.minimum(), ledger).await?;
         }
-        PlanShortfall::Lower => match stage.check_reach(reach, target).await {
+        PlanShortfall::Lower => match stage.check_reach(reach, target, ledger).await {
             Err(error) if error.refusal().is_none() => return Err(error),
             Err(_) => {
                 ledger.observe(&Event::TargetLowered { target: most });

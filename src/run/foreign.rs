@@ -52,7 +52,7 @@ where
         spans::attempt(&self.hold.settings.task, attempt, &self.hold.inner.server, None, false)
     }
 
-    async fn inspect(&mut self) -> Result<Reach, Error> {
+    async fn inspect(&mut self, _ledger: &mut Ledger) -> Result<Reach, Error> {
         check_rights(&self.hold, self.leader).await?;
         let monitor = &self.hold.inner.monitor;
         let found = monitor.identify(self.leader.pid).await;
@@ -60,7 +60,7 @@ where
         Ok(Reach::default())
     }
 
-    async fn check_reach(&mut self, _reach: &Reach, _bar: u32) -> Result<(), Error> {
+    async fn check_reach(&mut self, _reach: &Reach, _bar: u32, _ledger: &mut Ledger) -> Result<(), Error> {
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::Span;
 
 use super::hold::Hold;
@@ -22,7 +22,7 @@ use crate::pg::{Failure, xact};
 use crate::telemetry::spans;
 
 /// How long planning may take until somebody is asked what it waits for; then between two questions.
-const LOOK_FOR_LOCKS: Duration = Duration::from_secs(1);
+const LOOK_FOR_LOCKS: Duration = Duration::from_millis(250);
 /// The pace of a watch that looks once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long to ask for the fate of a commit in doubt.
@@ -60,7 +60,7 @@ impl<W: Work> Leader<W> {
     }
 
     /// What the plan and the pool allow, inside a transaction with the statement's settings.
-    async fn reach(&mut self) -> Result<Reach, Error> {
+    async fn reach(&mut self, ledger: &mut Ledger) -> Result<Reach, Error> {
         let sql = |failure| Error::sql("inspecting the statement", failure);
         let client = self.hold.client().map_err(sql)?;
         let pool_size = Some(plan::pool_size(client).await.map_err(sql)?);
@@ -68,7 +68,7 @@ impl<W: Work> Leader<W> {
         let Some((statement, params)) = self.work.statement() else {
             return Ok(Reach { pool_size, apart, ..Reach::default() });
         };
-        let survey = self.attended(plan::survey(client, statement, params, None)).await;
+        let survey = self.attended(ledger, plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
         Ok(Reach {
             planned: survey.reachable(),
@@ -90,8 +90,9 @@ impl<W: Work> Leader<W> {
 
     /// Says so when planning waits for a lock: EXPLAIN takes those of the statement, and somebody who alters
     /// the table may hold them for hours.
-    async fn attended<T>(&self, planning: impl Future<Output = T>) -> T {
+    async fn attended<T>(&self, ledger: &mut Ledger, planning: impl Future<Output = T>) -> T {
         let mut planning = std::pin::pin!(planning);
+        let began = Instant::now();
         let leader = self.hold.leader().map_or(0, |leader| leader.pid);
         let mut said = false;
         loop {
@@ -100,7 +101,8 @@ impl<W: Work> Leader<W> {
                 () = sleep(LOOK_FOR_LOCKS), if !said => {
                     let blockers = self.hold.inner.monitor.blockers(leader).await.unwrap_or_default();
                     if let Some(&by) = blockers.first() {
-                        self.hold.observe(&Event::PlanBlocked { pid: leader, by });
+                        let waited = began.elapsed();
+                        ledger.observe(&Event::PlanBlocked { pid: leader, by, waited });
                         said = true;
                     }
                 }
@@ -109,11 +111,15 @@ impl<W: Work> Leader<W> {
     }
 
     /// Why the plan cannot have the target; `None` when nothing proves that it cannot.
-    async fn diagnose(&mut self, target: u32) -> Result<Option<Vec<plan::Reason>>, Failure> {
+    async fn diagnose(
+        &mut self,
+        target: u32,
+        ledger: &mut Ledger,
+    ) -> Result<Option<Vec<plan::Reason>>, Failure> {
         self.hold.begin(None).await?;
         let client = self.hold.client()?;
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
-        let survey = plan::survey(client, statement, params, Some(target)).await?;
+        let survey = self.attended(ledger, plan::survey(client, statement, params, Some(target))).await?;
         if survey.reachable().is_none_or(|most| most >= target) {
             return Ok(None);
         }
@@ -139,7 +145,7 @@ impl<W: Work> Stage for Leader<W> {
         spans::attempt(&self.hold.settings.task, attempt, &self.hold.inner.server, sql, false)
     }
 
-    async fn inspect(&mut self) -> Result<Reach, Error> {
+    async fn inspect(&mut self, ledger: &mut Ledger) -> Result<Reach, Error> {
         let server = self.hold.inner.endpoint.describe();
         let session = self.hold.session().await.map_err(|failure| Error::connect(server, failure))?;
         let (identity, version) = (session.identity, session.version);
@@ -148,15 +154,15 @@ impl<W: Work> Stage for Leader<W> {
         if let Err(failure) = self.hold.begin(None).await {
             return Err(self.unready(failure));
         }
-        let reach = self.reach().await;
+        let reach = self.reach(ledger).await;
         self.hold.abandon(self.hold.settings.cancel_grace).await;
         reach
     }
 
-    async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error> {
+    async fn check_reach(&mut self, reach: &Reach, bar: u32, ledger: &mut Ledger) -> Result<(), Error> {
         let diagnosis = match reach.planned {
             None => self.diagnose_pool(bar).await,
-            Some(_) => self.diagnose(bar).await,
+            Some(_) => self.diagnose(bar, ledger).await,
         };
         self.hold.abandon(self.hold.settings.cancel_grace).await;
         let Some(reasons) = diagnosis.map_err(|failure| Error::sql("inspecting the statement", failure))?

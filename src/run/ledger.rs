@@ -39,8 +39,8 @@ pub(crate) struct Ledger {
 /// A wait that has not ended: if the execution does first, it counts as far as it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Idle {
-    /// For room in the pool, or for the next attempt.
-    Room,
+    /// For what the next attempt needs: a session, a lock of its plan, a pause, room in the pool.
+    Start,
     /// In the fleet's queue for slots.
     Slots,
 }
@@ -98,30 +98,24 @@ impl Ledger {
             }
             Event::PlanInspected { planned } => self.planned = Some(*planned),
             Event::TargetLowered { target } => self.target = *target,
-            Event::ReservationQueued { waited, .. } | Event::ReservationShort { waited, .. } => {
-                let now = Instant::now();
-                self.idle = Some((Idle::Slots, now.checked_sub(*waited).unwrap_or(now)));
+            Event::StartHindered { waited, .. } | Event::PlanBlocked { waited, .. } => {
+                self.wait(Idle::Start, *waited);
             }
-            Event::AdmissionStarted { .. } => {
-                self.idle.get_or_insert_with(|| (Idle::Room, Instant::now()));
+            Event::ReservationQueued { waited, .. } | Event::ReservationShort { waited, .. } => {
+                self.wait(Idle::Slots, *waited);
             }
             Event::ReservationEnded { taken, waited, .. } => {
-                self.idle = None;
-                self.reserved_wait += *waited;
+                self.wait(Idle::Slots, *waited);
+                self.wait(Idle::Start, Duration::ZERO);
                 self.reserved_slots = Some(*taken);
             }
-            Event::AdmissionEnded { waited, attempt, .. } => {
+            Event::AdmissionStarted { .. } => self.wait(Idle::Start, Duration::ZERO),
+            Event::AdmissionEnded { waited, .. } => {
                 self.waited_before = *waited;
-                if *attempt == 1 {
-                    self.idle = None;
-                    self.waited += *waited;
-                }
-            }
-            Event::RetryDelayed { waited, .. } => {
-                self.idle = None;
-                self.waited += *waited;
+                self.wait(Idle::Start, *waited);
             }
             Event::AttemptStarted { attempt, bar, .. } => {
+                self.stop_waiting(Instant::now());
                 let end = AttemptEnd::Failed(None);
                 let facts =
                     AttemptFacts { attempt: *attempt, bar: *bar, end, workers: 0, ran: Duration::ZERO };
@@ -135,7 +129,7 @@ impl Ledger {
             Event::VerdictReached { after, .. } => self.verdict_after = Some(*after),
             Event::AttemptEnded(facts) => {
                 self.open = None;
-                self.idle = Some((Idle::Room, Instant::now()));
+                self.wait(Idle::Start, Duration::ZERO);
                 self.record(facts);
             }
             Event::ExecutionEnded(_) => self.ended = true,
@@ -189,13 +183,30 @@ impl Ledger {
         }
     }
 
+    /// It waits for this, and has so for that long. What it waited for before ended then; a wait goes on until
+    /// an attempt starts, so that connecting for one counts, too.
+    fn wait(&mut self, what: Idle, waited: Duration) {
+        if self.idle.is_some_and(|(idle, _)| idle == what) {
+            return;
+        }
+        let now = Instant::now();
+        let since = now.checked_sub(waited).unwrap_or(now);
+        self.stop_waiting(since);
+        self.idle = Some((what, since));
+    }
+
+    fn stop_waiting(&mut self, until: Instant) {
+        let Some((idle, since)) = self.idle.take() else { return };
+        let waited = until.saturating_duration_since(since);
+        match idle {
+            Idle::Start => self.waited += waited,
+            Idle::Slots => self.reserved_wait += waited,
+        }
+    }
+
     /// What is under way counts until now: what clears it away is neither leader time nor a wait.
     pub(crate) fn stop_clock(&mut self) {
-        match self.idle.take() {
-            Some((Idle::Room, since)) => self.waited += since.elapsed(),
-            Some((Idle::Slots, since)) => self.reserved_wait += since.elapsed(),
-            None => {}
-        }
+        self.stop_waiting(Instant::now());
         if let Some(open) = &mut self.open {
             open.ran.get_or_insert_with(|| open.began.elapsed());
         }

@@ -130,7 +130,7 @@ impl Stage for Script {
         Span::none()
     }
 
-    async fn inspect(&mut self) -> Result<Reach, Error> {
+    async fn inspect(&mut self, _ledger: &mut Ledger) -> Result<Reach, Error> {
         let found = self.reach.clone();
         if !self.later.is_empty() {
             self.reach = self.later.remove(0);
@@ -138,7 +138,7 @@ impl Stage for Script {
         Ok(found)
     }
 
-    async fn check_reach(&mut self, _reach: &Reach, bar: u32) -> Result<(), Error> {
+    async fn check_reach(&mut self, _reach: &Reach, bar: u32, _ledger: &mut Ledger) -> Result<(), Error> {
         Err(Error::refused(Refusal::PlanTooNarrow, format!("{bar} are demanded"), vec![]))
     }
 

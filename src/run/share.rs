@@ -42,7 +42,7 @@ impl Shared {
             // Its Gathers are limited already, so that only more of them can be too many.
             let fewer = reach.launch().share(grant.taken, u32::MAX).filter(|&fewer| Some(fewer) < share);
             let Some(fewer) = fewer else {
-                check_minimum(stage, &reach, settings).await?;
+                check_minimum(stage, &reach, settings, ledger).await?;
                 return Ok(Self { reach, share });
             };
             stage.narrow(fewer);
@@ -58,11 +58,16 @@ impl Shared {
     }
 }
 
-async fn check_minimum<S: Stage>(stage: &mut S, reach: &Reach, settings: &Settings) -> Result<(), Error> {
+async fn check_minimum<S: Stage>(
+    stage: &mut S,
+    reach: &Reach,
+    settings: &Settings,
+    ledger: &mut Ledger,
+) -> Result<(), Error> {
     let ignored = settings.policy == Policy::Classic || settings.plan_shortfall == PlanShortfall::Ignore;
     let minimum = settings.minimum();
     if ignored || reach.planned.is_none_or(|planned| planned >= minimum) {
         return Ok(());
     }
-    stage.check_reach(reach, minimum).await
+    stage.check_reach(reach, minimum, ledger).await
 }

@@ -77,10 +77,10 @@ pub(crate) trait Stage {
     fn span(&self, attempt: u32) -> Span;
 
     /// Checks versions and rights and inspects the plan. Nothing is executed.
-    async fn inspect(&mut self) -> Result<Reach, Error>;
+    async fn inspect(&mut self, ledger: &mut Ledger) -> Result<Reach, Error>;
 
     /// Refuses, with reasons and fixes, when it is proven that no attempt can have `bar` workers.
-    async fn check_reach(&mut self, reach: &Reach, bar: u32) -> Result<(), Error>;
+    async fn check_reach(&mut self, reach: &Reach, bar: u32, ledger: &mut Ledger) -> Result<(), Error>;
 
     /// Takes slots of the pool, unless it holds them already; `None` when none are asked for.
     async fn reserve(

@@ -164,7 +164,13 @@ async fn a_server_that_is_away_at_first_is_waited_for(major: u32) {
         bench.server().resume().await.unwrap();
     };
     let (run, ()) = soon("the execution", async { tokio::join!(job.execute(ROLLUP, &[]), resuming) }).await;
-    assert_eq!(unwrap(run).outcome, Outcome::OnTarget);
+    let run = unwrap(run);
+    assert_eq!(run.outcome, Outcome::OnTarget);
+    let hindered = bench.recorder.all().into_iter().rev().find_map(|event| match event {
+        Event::StartHindered { waited, .. } => Some(waited),
+        _ => None,
+    });
+    assert!(hindered.is_some_and(|waited| waited <= run.waited), "{hindered:?}: {run:?}");
     bench.reconnect().await;
     bench.nothing_is_left_behind().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headcount::{Event, Outcome};
 
-use crate::harness::{Bench, POOL, on_each_version};
+use crate::harness::{Bench, POOL, chain, eventually, on_each_version};
 
 /// Shorter than any wait below.
 const LAUNCH_WAIT: Duration = Duration::from_millis(300);
@@ -14,6 +14,7 @@ on_each_version! {
     a_full_pool_that_starts_no_worker_is_short_after_launch_wait,
     time_spent_waiting_for_a_lock_is_not_held_against_it,
     a_lock_wait_is_not_held_against_it_when_the_pool_is_unseen_either,
+    a_lock_that_the_plan_waits_for_is_time_waited,
     a_pool_smaller_than_an_ignored_target_is_not_waited_for,
 }
 
@@ -88,6 +89,45 @@ async fn waits_for_a_lock(bench: &Bench, dsn: &str, before_release: impl AsyncFn
     let (run, ()) = tokio::join!(job.execute(&statement, &[]), releasing);
     let run = run.unwrap();
     assert_eq!((run.outcome, run.achieved_workers, run.attempt_count), (Outcome::OnTarget, 4, 1));
+}
+
+async fn a_lock_that_the_plan_waits_for_is_time_waited(major: u32) {
+    let bench = Bench::new(major).await;
+    let locker = bench.client().await;
+    locker.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let holder: i32 = locker.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let job = bench.job().await;
+    let sql = "SELECT count(*) FROM t WHERE nap(id, 5)";
+
+    let error = job.clone().deadline(Duration::from_secs(1)).execute(sql, &[]).await.unwrap_err();
+    assert!(error.is_deadline(), "{}", chain(&error));
+    let history = error.history().unwrap();
+    assert!(history.waited >= blocked(&bench, holder), "{history:?}");
+
+    let releasing = async {
+        eventually("it is blocked again", async || bench.recorder.count(is_blocked) == 2).await;
+        locker.batch_execute("COMMIT").await.unwrap();
+    };
+    let (run, ()) = tokio::join!(job.execute(sql, &[]), releasing);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1));
+    assert!(run.waited >= blocked(&bench, holder), "{run:?}");
+    assert!(run.attempts[0].waited < run.waited, "the attempt itself waited for room alone: {run:?}");
+}
+
+const fn is_blocked(event: &Event) -> bool {
+    matches!(event, Event::PlanBlocked { .. })
+}
+
+/// How long the plan had waited when that was last said.
+fn blocked(bench: &Bench, holder: i32) -> Duration {
+    let said = bench.recorder.all().into_iter().rev().find_map(|event| match event {
+        Event::PlanBlocked { by, waited, .. } => Some((by, waited)),
+        _ => None,
+    });
+    let (by, waited) = said.expect("the plan was blocked");
+    assert_eq!(by, holder);
+    waited
 }
 
 async fn a_pool_smaller_than_an_ignored_target_is_not_waited_for(major: u32) {

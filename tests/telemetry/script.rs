@@ -74,7 +74,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 5 },
         Event::BackendEngaged { pid: 4711, backend_start: 1 },
         Event::StartHindered { cause: "sorry, too many clients already".to_owned(), waited: 10 * MS },
-        Event::PlanBlocked { pid: 4711, by: 815 },
+        Event::PlanBlocked { pid: 4711, by: 815, waited: 250 * MS },
         Event::BackendReleased { pid: 4711, backend_start: 1 },
         Event::PlanInspected { planned: 4 },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
