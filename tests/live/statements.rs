@@ -188,21 +188,23 @@ async fn vacuum_runs_outside_a_transaction(major: u32) {
     let bench = Bench::new(major).await;
     bench.run("CREATE INDEX ON t (id); CREATE INDEX ON t (grp); DELETE FROM t WHERE id > 150").await;
     let vacuumed = async || bench.number("SELECT pg_stat_get_vacuum_count('t'::regclass)").await;
-    let job = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    let within = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    let job = within.clone().no_transaction();
     let error = job.execute("VACUUM t", &[]).await.unwrap_err();
-    assert_eq!(error.sqlstate(), Some("25001"), "inside a transaction it is refused by the server");
-    assert_eq!(vacuumed().await, 0);
-
-    let job = job.no_transaction();
+    assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "two indexes have one worker: {error}");
+    bench.run("CREATE INDEX ON t (pad); CREATE INDEX ON t (id, grp); CREATE INDEX ON t (grp, id)").await;
     let error = job.execute("VACUUM (PARALLEL 2) t", &[]).await.unwrap_err();
     assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "{error}");
     assert!(error.to_string().contains("VACUUM (PARALLEL 2)"), "{error}");
+    let error = within.execute("VACUUM t", &[]).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("25001"), "inside a transaction it is refused by the server");
     assert_eq!(vacuumed().await, 0);
 
     let before = bench.number("SELECT pg_relation_size('t')").await;
     let run = job.execute("VACUUM t", &[]).await.unwrap();
-    // It asks for a worker for each index but the first; that is over before anything is settled.
-    assert_eq!((run.outcome, run.attempt_count), (Outcome::FinishedEarly, 1), "{run:?}");
+    // Its workers may be gone before anybody has seen them.
+    assert!(matches!(run.outcome, Outcome::OnTarget | Outcome::FinishedEarly), "{run:?}");
+    assert_eq!(run.attempt_count, 1, "{run:?}");
     assert!(
         bench.number("SELECT pg_relation_size('t')").await < before,
         "the deleted rows at its end are cut off"

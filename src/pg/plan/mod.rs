@@ -41,6 +41,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
+use self::maintenance::Indexes;
 use self::text::{Kind, Text};
 use self::tree::Tree;
 use super::Failure;
@@ -63,7 +64,7 @@ pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 #[derive(Debug, Clone)]
 pub(crate) enum Inspection {
     /// It has a plan.
-    Planned(Plan),
+    Planned(Box<Plan>),
     /// It cannot be explained: nothing is known of its workers.
     NotExplainable {
         /// Why, as a clause.
@@ -96,14 +97,14 @@ pub struct Plan {
 }
 
 /// What a bound on workers rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Nature {
     /// A plan of the planner's.
     Query,
     /// REFRESH on a server that has no workers for it.
     SerialRefresh,
-    /// Settings, and VACUUM's option PARALLEL.
-    Maintenance { asked: Option<u32> },
+    /// Settings, VACUUM's option PARALLEL, and the indexes that it is about.
+    Maintenance { asked: Option<u32>, indexes: Option<Indexes> },
 }
 
 /// A plan, and why it has not more workers: what `headcount explain` prints.
@@ -210,7 +211,7 @@ async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspe
     let Some(tree) = plan_tree(client, sql, params).await? else {
         return Ok(Inspection::NotExplainable { why: "EXPLAIN shows no plan for it" });
     };
-    Ok(Inspection::Planned(session.plan(tree)))
+    Ok(Inspection::Planned(Box::new(session.plan(tree))))
 }
 
 /// Lets the server read what it cannot explain: a typing error is to be found before any wait.

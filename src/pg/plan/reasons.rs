@@ -23,7 +23,7 @@ pub(super) async fn diagnose(
     target: u32,
 ) -> Result<Diagnosis, Failure> {
     let settings = server::settings(client).await?;
-    match plan.nature {
+    match &plan.nature {
         Nature::Query => {}
         Nature::SerialRefresh => {
             let serial = reason(
@@ -33,10 +33,10 @@ pub(super) async fn diagnose(
             );
             return Ok(Diagnosis { reasons: vec![serial], unseen: Vec::new() });
         }
-        Nature::Maintenance { asked } => {
+        Nature::Maintenance { asked, indexes } => {
             let mut reasons: Vec<Reason> =
                 pool_reason(&settings, plan.pool_size, target).into_iter().collect();
-            reasons.extend(maintenance::reasons(&settings, asked, target));
+            reasons.extend(maintenance::reasons(&settings, *asked, indexes.as_ref(), target));
             let unseen = Routines::read(client, sql, &plan.tree).await?.unseen;
             return Ok(Diagnosis { reasons, unseen });
         }

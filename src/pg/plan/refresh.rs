@@ -37,5 +37,5 @@ pub(super) async fn inspect(client: &Client, text: &Text) -> Result<Inspection, 
     if !parallel {
         plan.nature = Nature::SerialRefresh;
     }
-    Ok(Inspection::Planned(plan))
+    Ok(Inspection::Planned(Box::new(plan)))
 }

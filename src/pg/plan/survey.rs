@@ -58,7 +58,7 @@ impl Statement {
 
     fn of(sql: &str, inspection: Inspection) -> Self {
         match inspection {
-            Inspection::Planned(plan) => Self { plan: Some(plan), certain: true, ..Self::new(sql) },
+            Inspection::Planned(plan) => Self { plan: Some(*plan), certain: true, ..Self::new(sql) },
             Inspection::NotExplainable { why } => Self::unknown(sql, why),
         }
     }
@@ -202,7 +202,7 @@ impl<'a> Walk<'a> {
             }
             Kind::Setting => self.set(sql).await,
             Kind::Query | Kind::Cursor | Kind::Refresh => self.plan(sql, &text, target).await,
-            Kind::Maintenance => self.maintain(sql, target).await,
+            Kind::Maintenance => self.maintain(sql, &text, target).await,
         };
         let statement = match looked {
             Ok(statement) => statement,
@@ -235,9 +235,9 @@ impl<'a> Walk<'a> {
         Ok(Statement { certain: true, ..Statement::new(sql) })
     }
 
-    /// Its bound rests on settings alone.
-    async fn maintain(&self, sql: &str, target: Option<u32>) -> Result<Statement, Failure> {
-        let settled = self.changed.is_some();
+    /// Its bound rests on settings, and that of VACUUM on the indexes of what it names.
+    async fn maintain(&self, sql: &str, text: &Text, target: Option<u32>) -> Result<Statement, Failure> {
+        let settled = self.changed.is_some() && (text.vacuumed().is_none() || !self.touches(&text.names()));
         let bounded = async || {
             let mut statement = Statement::of(sql, inspect(self.client, sql, &[]).await?);
             statement.certain = settled;
@@ -258,8 +258,9 @@ impl<'a> Walk<'a> {
                     return Err(failure);
                 }
                 match self.apart(async || inspect(self.client, query, &[]).await).await? {
-                    Inspection::Planned(plan) => {
-                        Inspection::Planned(Plan { query: Some(query.to_owned()), ..plan })
+                    Inspection::Planned(mut plan) => {
+                        plan.query = Some(query.to_owned());
+                        Inspection::Planned(plan)
                     }
                     unknown @ Inspection::NotExplainable { .. } => unknown,
                 }
