@@ -276,8 +276,24 @@ impl Settings {
                 ));
             }
         }
+        let untracked = |(name, value): &&(String, String)| {
+            name.eq_ignore_ascii_case("track_activities") && !says_yes(value)
+        };
+        if self.settings.iter().any(|pair| untracked(&pair)) {
+            return Err(Error::configuration(
+                "settings (--set track_activities)",
+                "it must stay on: a running statement would look idle, and could not be cancelled",
+            ));
+        }
         Ok(())
     }
+}
+
+/// As the server reads a boolean (bool.c): a part of the word is enough.
+fn says_yes(value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    !value.is_empty()
+        && (["true", "yes"].iter().any(|word| word.starts_with(&*value)) || value == "on" || value == "1")
 }
 
 /// Checks a task name against its bounds.
@@ -342,6 +358,20 @@ mod tests {
         check("reserve_database", |s| s.reserve_database.clear());
         check("reserve_space", |s| s.reserve_space = "x".repeat(64));
         check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
+        for off in ["off", "OF", "false", "n", "0", ""] {
+            check("settings (--set track_activities)", |s| {
+                s.settings = vec![("Track_Activities".into(), off.into())];
+            });
+        }
+    }
+
+    #[test]
+    fn a_session_may_be_told_to_say_what_it_does() {
+        let mut settings = Settings::new("rollup");
+        for on in ["on", "TRUE", "y", "1"] {
+            settings.settings = vec![("track_activities".into(), on.into())];
+            settings.validate().unwrap();
+        }
     }
 
     #[test]

@@ -45,6 +45,8 @@ fn each_mistake_is_one_clear_line() {
         check(&lab, &["--sql", "COPY measurements TO STDOUT"], 2, "sql: COPY with STDOUT");
         check(&lab, &["--sql", "SELECT 1", "--set", "work_mem=abc"], 2, "--set work_mem): invalid value");
         check(&lab, &["--sql", "SELECT 1", "--set", "wrok_mem=1"], 2, "--set wrok_mem): unrecognized");
+        let unseen = ["--sql", "SELECT 1", "--set", "track_activities=off"];
+        check(&lab, &unseen, 2, "settings (--set track_activities): it must stay on");
         check(&lab, &["--sql", "SELECT 1", "--settle", "0s"], 2, "settle: 0s is not within 10ms to 1m");
         check(&lab, &[], 2, "nothing to run");
         check(&lab, &["-f", "/nowhere.sql"], 2, "cannot read /nowhere.sql");
