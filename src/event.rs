@@ -44,7 +44,8 @@ pub enum Event {
         /// Time since planning began.
         waited: Duration,
     },
-    /// From now on a backend may run something of this execution: its inspection, an attempt, its cleanup.
+    /// From now on a backend may run something of this execution: its inspection,
+    /// its wait for slots, an attempt, its cleanup.
     BackendEngaged {
         /// Its process id on the server.
         pid: i32,

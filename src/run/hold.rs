@@ -59,7 +59,7 @@ pub(crate) struct Hold {
     session: Option<Session>,
     /// The backend that may still run something of ours.
     leader: Option<Identity>,
-    /// The backend that the observers know of: the leader, or where the cleanup runs.
+    /// The backend that the observers know of: the leader, where the cleanup runs, or what waits for slots.
     engaged: Option<Identity>,
     /// Given back when this is dropped: after everything was cleared away.
     pub(crate) reserved: Option<Reserved>,
@@ -167,7 +167,7 @@ impl Hold {
     }
 
     /// Says which backend may run something of ours from now on: whoever outlives this process stops that one.
-    fn engage(&mut self, backend: Identity) {
+    pub(super) fn engage(&mut self, backend: Identity) {
         if self.engaged.replace(backend) != Some(backend) {
             let Identity { pid, started: backend_start } = backend;
             self.observe(&Event::BackendEngaged { pid, backend_start });
@@ -175,7 +175,7 @@ impl Hold {
     }
 
     /// Nothing is lost any more when this is dropped.
-    fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         self.busy = Busy::No;
         if let Some(Identity { pid, started: backend_start }) = self.engaged.take() {
             self.observe(&Event::BackendReleased { pid, backend_start });

@@ -157,8 +157,13 @@ impl Hold {
         let minimum = self.settings.minimum();
         let wish =
             Reservation::new(launch, target, minimum, reserve_wait, degrade_after).with_priority(priority);
-        let mut place = Place { inner: &self.inner, session, leaving: true };
+        // Before 14 a server does not notice that who waits in its queue has died. A wait that is broken off stays
+        // announced: the place is given up by a task, and whoever outlives this process looks after it.
+        self.engage(session.identity);
+        let inner = self.inner.clone();
+        let mut place = Place { inner: &inner, session, leaving: true };
         let granted = wait(&place, &wish, began, ledger).await;
+        self.rest();
         place.leaving = granted.is_err();
         if let Ok(grant) = granted
             && grant.end != Granted::GaveUp

@@ -114,6 +114,14 @@ impl Lab {
         Hog(self)
     }
 
+    /// Somebody who holds the strongest lock on that table until it is dropped.
+    pub(crate) fn locks(&self, table: &str) -> Client {
+        let client = connect(&self.runtime, &self.dsn());
+        let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        self.runtime.block_on(client.batch_execute(&lock)).unwrap();
+        client
+    }
+
     /// The command, against this server.
     pub(crate) fn headcount(&self, arguments: &[&str]) -> Ran {
         finish(self.spawn(arguments))

@@ -187,6 +187,44 @@ fn a_command_killed_while_its_plan_is_inspected_leaves_nothing() {
 }
 
 #[test]
+fn a_command_killed_while_its_plan_waits_for_a_lock_leaves_nothing() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        let _locker = lab.locks("measurements");
+        let running = lab.spawn(&["run", "--sql", SLOW]);
+        lab.wait("pg_locks WHERE NOT granted AND relation = 'measurements'::regclass", 1);
+        running.kill_group();
+        assert_eq!(finish(running).code, None);
+        // The lock is still held: nobody may wait for it any more.
+        lab.wait_for_nothing_left();
+    }
+}
+
+#[test]
+fn a_command_killed_while_it_waits_in_the_queue_leaves_it() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        let endless = SLOW.replace("0.005", "0.05");
+        let reserve = |task| ["run", "--reserve", "--task", task, "--sql", &endless];
+        let mut first = lab.spawn(&reserve("first"));
+        first.hear("workers seen 4");
+        let mut second = lab.spawn(&reserve("second"));
+        second.hear("next in the queue");
+        let mut third = lab.spawn(&reserve("third"));
+        third.hear("in the queue for 4 slots");
+        third.kill_group();
+        assert_eq!(finish(third).code, None);
+        // Both are still before it.
+        lab.wait("pg_stat_activity WHERE application_name LIKE '%headcount:third%'", 0);
+        for running in [second, first] {
+            running.signal(Signal::INT);
+            finish(running).ended(130);
+        }
+        lab.wait_for_nothing_left();
+    }
+}
+
+#[test]
 fn a_command_killed_while_it_cleans_up_on_a_new_session_leaves_nothing() {
     for binaries in Binaries::all() {
         let lab = Lab::on(binaries);
