@@ -152,3 +152,33 @@ async fn a_proxy_that_pools_sessions_is_no_hindrance() {
     drop(bouncer);
     lab.server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_update_is_refused_where_its_statements_could_be_anothers() {
+    let lab = Lab::start(15).await;
+    lab.client.batch_execute("CREATE TABLE orders AS SELECT 1 AS id, 'new' AS status").await.unwrap();
+    for (pool_mode, code) in [("transaction", 4), ("statement", 4), ("session", 0)] {
+        let bouncer = Bouncer::start(&lab, pool_mode).await;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args([
+            "update",
+            "--json",
+            "--quiet",
+            "--dsn",
+            &bouncer.dsn(),
+            "--table",
+            "orders",
+            "--key",
+            "id",
+        ]);
+        command.args(["--set", "status=paid", "--keys-query", "SELECT 1 AS id"]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{pool_mode}: {stderr}");
+        if code == 4 {
+            assert!(stderr.contains("pools transactions or statements"), "{stderr}");
+            assert!(stderr.contains("pool_mode = session"), "{stderr}");
+        }
+    }
+    lab.server.stop().await.unwrap();
+}
