@@ -250,10 +250,13 @@ fn every_panel_leads_to_traces_and_rejected_attempts_are_marked() {
             });
             assert!(to_traces, "{name}: {} leads to no traces", text(panel, "title"));
         }
-        // What counts on and what was pushed need an expression each; see the chain's tests for both.
-        for whose in ["instance!=\"\"", "instance=\"\""] {
-            let wanted = format!("headcount_attempts_total{{verdict=\"short\", {whose}");
-            assert!(annotations(&board).any(|mark| text(mark, "expr").contains(&wanted)), "{name}: {whose}");
+        // What counts on and what was pushed need an expression each; see the chain's tests for both. Of what
+        // counts on, one that sees attempts before the first scrape, too.
+        for wanted in [
+            "instance:headcount_counters:added{counter=\"headcount_attempts_total\", verdict=\"short\"",
+            "headcount_attempts_total{verdict=\"short\", instance=\"\"",
+        ] {
+            assert!(annotations(&board).any(|mark| text(mark, "expr").contains(wanted)), "{name}: {wanted}");
         }
     }
 }
