@@ -21,7 +21,8 @@ use crate::error::Error;
 pub struct Fleet {
     /// The pool.
     pub pool: PoolUse,
-    /// Backends that have parallel workers, or run a guarded execution; those with most workers first.
+    /// Backends that have parallel workers, or run a guarded execution; those with most workers first. Who waits behind
+    /// a proxy that pools, and holds no slots, leads nothing on the server yet and is not among them.
     pub leaders: Vec<Leader>,
     /// Executions that wait for slots, the next one first.
     pub queue: Vec<Waiting>,
@@ -173,6 +174,8 @@ struct Leaders {
     size: u32,
     visible: bool,
     rows: Vec<Leader>,
+    /// Backends that are a proxy's and run nothing.
+    pooled: Vec<i32>,
 }
 
 async fn leaders(client: &Client) -> Result<Leaders, Failure> {
@@ -197,6 +200,10 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
         found.visible = row.get(1);
         let Some(pid) = row.get(2) else { continue };
         let label = row.get::<_, Option<&str>>(3).map(label::read);
+        // In an attempt it has the name of that.
+        if label.is_some_and(|label| label.pooled) {
+            found.pooled.push(pid);
+        }
         found.rows.push(Leader {
             pid,
             task: label.and_then(|label| label.task).map(ToOwned::to_owned),
@@ -215,8 +222,8 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
 
 /// Puts the two together: whose slots serve which leader.
 fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
-    let Leaders { size, visible, rows } = found;
-    let mut leaders = known_leaders(rows, &members);
+    let Leaders { size, visible, rows, pooled } = found;
+    let mut leaders = known_leaders(rows, &pooled, &members);
     let held = members.iter().map(|member| member.slots).sum();
     let mut served = HashMap::new();
     let mut queue = Vec::new();
@@ -233,12 +240,19 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
                 waited_seconds: member.age,
             });
         } else if let Some(leader) = label.leader {
-            served.insert(leader, (member.slots, label.demand, label.attempt));
+            served.insert(
+                leader,
+                (member.slots, label.demand, label.attempt, label.task.map(ToOwned::to_owned)),
+            );
         }
     }
     for leader in &mut leaders {
-        if let Some(&(slots, demand, attempt)) = served.get(&leader.pid) {
+        if let Some((slots, demand, attempt, task)) = served.remove(&leader.pid) {
             leader.slots = slots;
+            // The proxy may have lent it to another task since.
+            if pooled.contains(&leader.pid) {
+                leader.task = task;
+            }
             // A leader knows best; for those whose name is too long, or not ours, their slots say it.
             leader.demand = leader.demand.or(demand);
             leader.attempt = leader.attempt.or(attempt);
@@ -255,14 +269,21 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
 
 /// Leaves out what may be a parallel worker. To a role that may not see it, a worker differs in nothing from
 /// its leader, whose name it has: known are a leader that slots are held for, and who is alone with its name.
-fn known_leaders(rows: Vec<Leader>, members: &[Member]) -> Vec<Leader> {
+/// Leaves out what a proxy keeps of a job, too: whether that still waits, its backends do not say.
+fn known_leaders(rows: Vec<Leader>, pooled: &[i32], members: &[Member]) -> Vec<Leader> {
     let served: Vec<_> = members.iter().filter_map(|member| label::read(&member.label).leader).collect();
     let name = |leader: &Leader| (leader.task.clone(), leader.role.clone(), leader.database.clone());
     let mut named = HashMap::new();
     for leader in rows.iter().filter(|leader| leader.workers.is_none()) {
         *named.entry(name(leader)).or_insert(0) += 1;
     }
+    let holds = |leader: &Leader| {
+        members.iter().any(|member| member.slots > 0 && label::read(&member.label).leader == Some(leader.pid))
+    };
     let known = |leader: &Leader| {
+        if pooled.contains(&leader.pid) {
+            return holds(leader);
+        }
         leader.workers.is_some() || served.contains(&leader.pid) || named[&name(leader)] == 1
     };
     rows.into_iter().filter(known).collect()
@@ -295,7 +316,8 @@ mod tests {
     fn slots_are_shown_with_the_leader_that_they_serve_and_the_rest_are_outsiders() {
         let holder =
             Member { pid: 1, label: label::serving(4, 4711, 2, "rollup"), slots: 4, ..Member::default() };
-        let found = Leaders { size: 8, visible: true, rows: vec![leader(99, 2), leader(4711, 3)] };
+        let rows = vec![leader(99, 2), leader(4711, 3)];
+        let found = Leaders { size: 8, visible: true, rows, ..Leaders::default() };
         let fleet = assemble(vec![holder], found);
         assert_eq!(fleet.pool, PoolUse { size: 8, used: 5, held: 4, outsiders: 2, visible: true });
         let first = &fleet.leaders[0];
@@ -317,6 +339,18 @@ mod tests {
         let fleet = assemble(vec![holder], Leaders { rows, ..Leaders::default() });
         let known: Vec<_> = fleet.leaders.iter().map(|leader| (leader.pid, leader.workers)).collect();
         assert_eq!(known, [(3, None), (4, None)]);
+    }
+
+    #[test]
+    fn a_backend_that_a_proxy_keeps_is_shown_only_where_slots_are_held_for_it() {
+        let at_rest = |pid| Leader { task: Some("other".into()), ..leader(pid, 0) };
+        let holder = Member { label: label::serving(4, 2, 1, "copy"), slots: 4, ..Member::default() };
+        let queued = Member { label: label::serving(4, 3, 1, "load"), queued: true, ..Member::default() };
+        let rows = vec![at_rest(1), at_rest(2), at_rest(3)];
+        let found = Leaders { rows, pooled: vec![1, 2, 3], ..Leaders::default() };
+        let fleet = assemble(vec![holder, queued], found);
+        let shown: Vec<_> = fleet.leaders.iter().map(|leader| (leader.pid, leader.task.as_deref())).collect();
+        assert_eq!((shown, fleet.queue.len()), (vec![(2, Some("copy"))], 1));
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! which attempt runs is said there instead of guessed from outside. A leader's name begins with
 //! `headcount:<task>` (`headcount:rollup want=4 try=2`): that much is a contract, and match on it with `LIKE`.
 //! A session that stands in the queue, or holds slots, says for whom
-//! (`want=4 for=4711 try=1 headcount:rollup`), and its task comes last because it is the one to be cut.
+//! (`want=4 for=4711 try=1 headcount:rollup`), and its task comes last because it is the one to be cut. A backend
+//! that a proxy lends to leaders says so while it runs none (`headcount:rollup want=4 pooled`).
 
 /// The server cuts a name after so many bytes.
 const LONGEST: usize = 63;
+/// The word of a backend that is a proxy's.
+const POOLED: &str = "pooled";
 
 /// A leader's name: its task, and as many of the other words as are known and fit. None is ever cut: half
 /// a number would be another number.
@@ -22,6 +25,12 @@ pub(crate) fn leading(task: &str, demand: Option<u32>, attempt: Option<u32>) -> 
     name
 }
 
+/// A leader's name between its transactions, where its backend is a proxy's; as it is where there is no room.
+pub(crate) fn pooled(leading: &str) -> String {
+    let word = if leading.len() + POOLED.len() < LONGEST { POOLED } else { "" };
+    format!("{leading} {word}").trim_end().to_owned()
+}
+
 /// The name of a session that waits for slots, or holds them, for a leader.
 pub(crate) fn serving(demand: u32, leader: i32, attempt: u32, task: &str) -> String {
     format!("want={demand} for={leader} try={attempt} headcount:{task}")
@@ -34,9 +43,10 @@ pub(super) struct Label<'a> {
     pub(super) demand: Option<u32>,
     pub(super) leader: Option<i32>,
     pub(super) attempt: Option<u32>,
+    pub(super) pooled: bool,
 }
 
-/// Reads what [`leading`] or [`serving`] wrote.
+/// Reads what [`leading`], [`pooled`] or [`serving`] wrote.
 pub(super) fn read(name: &str) -> Label<'_> {
     let word = |key: &str| name.split(' ').find_map(|word| word.strip_prefix(key));
     Label {
@@ -44,6 +54,7 @@ pub(super) fn read(name: &str) -> Label<'_> {
         demand: word("want=").and_then(|digits| digits.parse().ok()),
         leader: word("for=").and_then(|digits| digits.parse().ok()),
         attempt: word("try=").and_then(|digits| digits.parse().ok()),
+        pooled: name.split(' ').any(|word| word == POOLED),
     }
 }
 
@@ -53,12 +64,14 @@ mod tests {
 
     #[test]
     fn a_name_says_what_was_written_and_anything_else_says_nothing() {
-        let nothing = Label { task: None, demand: None, leader: None, attempt: None };
+        let nothing = Label { task: None, demand: None, leader: None, attempt: None, pooled: false };
         let leader = Label { task: Some("rollup"), demand: Some(4), attempt: Some(2), ..nothing };
         assert_eq!(read(&leading("rollup", Some(4), Some(2))), leader);
         assert_eq!(read(&serving(4, 4711, 2, "rollup")), Label { leader: Some(4711), ..leader });
         let at_rest = Label { demand: None, attempt: None, ..leader };
         assert_eq!(read(&leading("rollup", None, None)), at_rest);
+        let lent = Label { pooled: true, attempt: None, ..leader };
+        assert_eq!(read(&pooled(&leading("rollup", Some(4), None))), lent);
         assert_eq!(read("psql"), nothing);
     }
 
@@ -70,6 +83,14 @@ mod tests {
         assert_eq!(leading(&task, Some(1024), Some(1)), format!("headcount:{task} want=1024"));
         for length in 1..=52 {
             assert!(leading(&"x".repeat(length), Some(1024), Some(100)).len() <= LONGEST);
+        }
+    }
+
+    #[test]
+    fn a_word_that_does_not_fit_is_left_out() {
+        for length in 1..=53 {
+            let name = pooled(&leading(&"x".repeat(length), None, None));
+            assert_eq!((name.len() <= LONGEST, name.ends_with(" pooled")), (true, length <= 46), "{name}");
         }
     }
 

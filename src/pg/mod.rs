@@ -11,6 +11,7 @@ macro_rules! serial {
     };
 }
 
+mod backend_key;
 pub(crate) mod cancel;
 pub mod connect;
 pub mod doctor;

@@ -5,10 +5,11 @@
 //! (`pg_stat_activity.backend_start`, in microseconds since the Unix epoch).
 
 use tokio::task::JoinHandle;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::Failure;
 use super::connect::Endpoint;
+use super::{Failure, backend_key, label};
 
 /// The oldest server with `pg_stat_activity.leader_pid`.
 pub(crate) const OLDEST: i32 = 130_000;
@@ -31,13 +32,15 @@ pub(crate) struct Session {
     pub(crate) version: i32,
 }
 
-/// Who am I; and, since 14, stop my statement when my client dies. `backend_start` is the same value
+/// Who am I; and, since 14, stop my statement when my client dies. Behind a proxy that keeps its backends, each is to
+/// have the second name before it is at rest. `backend_start` is the same value
 /// that other sessions read, as one integer free of time zone and date style.
 const INTRODUCE: &str = "\
 SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        current_setting('server_version_num')::int,
        CASE WHEN current_setting('server_version_num')::int >= 140000
-            THEN set_config('client_connection_check_interval', '1s', false) END
+            THEN set_config('client_connection_check_interval', '1s', false) END,
+       CASE WHEN $1::int4 <> a.pid THEN set_config('application_name', $2::text, false) END
 FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
 
 const MYSELF: &str = "\
@@ -62,8 +65,19 @@ impl Session {
     /// Connects and introduces itself. On a server before 13 the identity is still known, and
     /// `version` says that nothing else will work.
     pub(crate) async fn open(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
-        let (client, driver) = endpoint.open(application_name).await?;
-        let rows = client.query_typed(INTRODUCE, &[]).await?;
+        Self::open_as(endpoint, application_name, None).await
+    }
+
+    /// The same for a leader: a proxy's backend says that it is one ([`label::pooled`]), because it keeps its name
+    /// when the leader is gone.
+    pub(crate) async fn lead(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
+        Self::open_as(endpoint, application_name, Some(label::pooled(application_name))).await
+    }
+
+    async fn open_as(endpoint: &Endpoint, name: &str, pooled: Option<String>) -> Result<Self, Failure> {
+        let (client, driver) = endpoint.open(name).await?;
+        let key = if pooled.is_some() { backend_key::process_id(&client).await } else { None };
+        let rows = client.query_typed(INTRODUCE, &[(&key, Type::INT4), (&pooled, Type::TEXT)]).await?;
         let row =
             rows.first().ok_or_else(|| Failure::client("the server did not say which backend this is"))?;
         let identity = Identity { pid: row.get(0), started: row.get(1) };

@@ -88,7 +88,7 @@ impl Hold {
         let open = self.session.take().filter(|session| !session.is_closed());
         let session = match open.or_else(|| self.inner.idle_session()) {
             Some(session) => session,
-            None => Session::open(&self.inner.endpoint, &self.application_name(None)).await?,
+            None => Session::lead(&self.inner.endpoint, &self.application_name(None)).await?,
         };
         Ok(self.session.insert(session))
     }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use headcount::pg::connect::Endpoint;
 
-use crate::lab::{Lab, rows_of};
+use crate::lab::{Lab, holders, queue, rows_of};
 
 /// `PgBouncer` on loopback, for as long as the value lives.
 struct Bouncer {
@@ -22,10 +22,15 @@ impl Bouncer {
         let config = folder.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = any\npool_mode = {pool_mode}\nmax_client_conn = 50\ndefault_pool_size = 20\n",
-            lab.server.port()
+             unix_socket_dir =\nauth_type = any\npool_mode = {pool_mode}\nmax_client_conn = 50\ndefault_pool_size = 20\n\
+             client_tls_sslmode = allow\nclient_tls_cert_file = {at}/cert.pem\nclient_tls_key_file = {at}/key.pem\n",
+            lab.server.port(),
+            at = folder.path().display()
         );
         std::fs::write(&config, text).unwrap();
+        let tls = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("cert.pem"), tls.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), tls.signing_key.serialize_pem()).unwrap();
         let mut command = Command::new(if Path::new("/usr/sbin/pgbouncer").exists() {
             "/usr/sbin/pgbouncer"
         } else {
@@ -180,5 +185,32 @@ async fn an_update_is_refused_where_its_statements_could_be_anothers() {
             assert!(stderr.contains("pool_mode = session"), "{stderr}");
         }
     }
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_proxy_keeps_of_a_job_is_no_leader_and_who_runs_behind_it_is() {
+    let (lab, bouncer) = behind("transaction").await;
+    let direct = lab.server.dsn();
+    let past = ["--monitor-dsn", &direct];
+    for mode in ["disable", "require"] {
+        let dsn = format!("{}&sslmode={mode}", bouncer.dsn());
+        assert_eq!(lab.job_at(&dsn, "done", &rows_of(5), &past).end().await.code, Some(0));
+        let kept =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'headcount:done want=4 pooled'";
+        assert_eq!(lab.client.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 1, "the proxy keeps it");
+    }
+    let fleet = lab.until("it is no leader", |_| true).await;
+    assert_eq!(fleet.leaders, []);
+    let reserve = ["--reserve", "--monitor-dsn", &direct];
+    let holder = lab.job_at(&bouncer.dsn(), "holder", &rows_of(10_000), &reserve);
+    lab.until_running("holder").await;
+    let waiting = lab.job_at(&bouncer.dsn(), "waiting", &rows_of(5), &reserve);
+    let fleet = lab.until_queued(1).await;
+    assert_eq!((holders(&fleet), queue(&fleet)), (vec!["holder".to_owned()], vec!["waiting"]));
+    assert_eq!((fleet.leaders.len(), fleet.leaders[0].attempt), (1, Some(1)), "{fleet:?}");
+    waiting.kill().await;
+    holder.kill().await;
+    drop(bouncer);
     lab.server.stop().await.unwrap();
 }
