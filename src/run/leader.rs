@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Span;
 
 use super::hold::Hold;
@@ -23,8 +23,8 @@ use crate::telemetry::spans;
 
 /// How long planning may take until somebody is asked what it waits for; then between two questions.
 const LOOK_FOR_LOCKS: Duration = Duration::from_millis(250);
-/// The pace of a watch that looks once.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long the monitor may take to say how large its pool is.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// How long to ask for the fate of a commit in doubt.
 const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
 
@@ -82,9 +82,9 @@ impl<W: Work> Leader<W> {
 
     /// The pool's size as the monitor's session is configured; `None` where it does not see the pool.
     async fn monitors_pool(&self) -> Option<u32> {
-        match self.watch_pool(AT_ONCE).next().await {
-            Sight::Seen { pool, .. } => pool.map(|pool| pool.size),
-            Sight::Blind => None,
+        match timeout(LOOK_LIMIT, self.watch_pool(LOOK_LIMIT).next()).await {
+            Ok(Sight::Seen { pool, .. }) => pool.map(|pool| pool.size),
+            Ok(Sight::Blind) | Err(_) => None,
         }
     }
 

@@ -27,7 +27,7 @@ pub(crate) struct Grant {
     pub(crate) taken: u32,
     pub(crate) end: Granted,
     /// The most workers that each Gather may ask for, so that all stay within what was taken; `None` where the
-    /// plan cannot have more.
+    /// plan cannot have more, and where there is no more.
     pub(crate) share: Option<u32>,
 }
 

@@ -227,7 +227,8 @@ impl Hold {
         self.inner.tracker.spawn(async move { session.relabel(&name).await });
     }
 
-    /// The most workers that each Gather may ask for; `None` when all that the statement may start is reserved.
+    /// The most workers that each Gather may ask for; `None` when all that the statement may start is
+    /// reserved, or all that there is.
     pub(crate) fn worker_limit(&self) -> Option<u32> {
         self.reserved.as_ref()?.grant.share
     }
