@@ -49,7 +49,11 @@ struct Report<'a> {
 async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
     let (endpoint, monitor) = endpoints(&args.server)?;
     let fleet = args.reserve_database.as_deref();
-    Ok(doctor::examine(&endpoint, monitor.as_ref(), args.target, fleet).await?)
+    let mut findings = doctor::examine(&endpoint, monitor.as_ref(), args.target, fleet).await?;
+    for finding in &mut findings {
+        finding.fix = finding.fix.take().map(|fix| output::typed(&fix));
+    }
+    Ok(findings)
 }
 
 fn lines(finding: &Finding) -> Vec<String> {

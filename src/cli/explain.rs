@@ -55,7 +55,12 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, Failed> {
     let mut client = endpoint.client("headcount:explain").await?;
     // With the settings that `run` would make.
     let effective = settings.effective_settings();
-    Ok(plan::explain(&mut client, &sql, &[], &effective, settings.target_workers).await?)
+    let mut explanation = plan::explain(&mut client, &sql, &[], &effective, settings.target_workers).await?;
+    let each = explanation.statements.iter_mut().flat_map(|statement| &mut statement.reasons);
+    for reason in explanation.reasons.iter_mut().chain(each) {
+        reason.fixes.iter_mut().for_each(|fix| *fix = output::typed(fix));
+    }
+    Ok(explanation)
 }
 
 fn words(explanation: &Explanation) -> Vec<String> {

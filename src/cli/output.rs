@@ -209,6 +209,7 @@ fn time<T>(run: &Execution<T>) -> String {
 fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     let any = |reason| run.attempts.iter().any(|attempt| attempt.reason == Some(reason));
     let (full, unseen) = (any("pool_exhausted"), any("no_launch"));
+    let started;
     let blame = if run.reserved_slots == Some(0) {
         "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if full {
@@ -217,6 +218,9 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         // Only where the pool cannot be seen is a statement without workers cancelled.
         "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \
          monitor see the pool with GRANT pg_read_all_stats"
+    } else if any("under_launched") {
+        started = under_launched(run);
+        &started
     } else {
         "see `headcount explain` and `headcount doctor`"
     };
@@ -248,6 +252,21 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             }
         }
         _ => "It is done and kept; nothing to do".to_owned(),
+    }
+}
+
+/// What may have kept workers away although nobody saw a full pool.
+fn under_launched<T>(run: &Execution<T>) -> String {
+    let (best, target) = (run.achieved_workers, run.target_workers);
+    match run.planned_workers.filter(|planned| *planned < target) {
+        Some(planned) => {
+            format!("the plan has {planned} workers and no more: `headcount explain` says why")
+        }
+        None => format!(
+            "{best} of {target} workers started though the pool was not seen to be full: raise max_worker_processes, \
+             from which replication and extensions take, too, or --settle where workers start slowly; \
+             `headcount doctor` tells whether the pool is seen"
+        ),
     }
 }
 

@@ -40,16 +40,20 @@ impl Lab {
         Self::with(PrivateServer::builder().binaries(binaries))
     }
 
+    /// Another one whose background processes take from the few that there are: one slot less than the pool
+    /// shows.
+    pub(crate) fn with_processes(number: u32) -> Self {
+        Self::furnish(scarce(PrivateServer::builder()).setting("max_worker_processes", number.to_string()))
+    }
+
     pub(crate) fn with(builder: Builder) -> Self {
+        Self::furnish(scarce(builder))
+    }
+
+    fn furnish(builder: Builder) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let server = builder
-            .setting("max_parallel_workers", "6")
-            .setting("max_worker_processes", "16")
-            .setting("parallel_setup_cost", "0")
-            .setting("parallel_tuple_cost", "0")
-            .setting("min_parallel_table_scan_size", "0");
-        let server = runtime.block_on(server.start()).unwrap();
+        let server = runtime.block_on(builder.start()).unwrap();
         let client = connect(&runtime, &server.dsn());
         let lab = Self { runtime, server, client };
         lab.sql(
@@ -146,6 +150,16 @@ impl Lab {
         all.extend(environment);
         finish(spawn(arguments, &all))
     }
+}
+
+/// Any table is worth workers, and there are six of them.
+fn scarce(builder: Builder) -> Builder {
+    builder
+        .setting("max_parallel_workers", "6")
+        .setting("max_worker_processes", "16")
+        .setting("parallel_setup_cost", "0")
+        .setting("parallel_tuple_cost", "0")
+        .setting("min_parallel_table_scan_size", "0")
 }
 
 /// See [`Lab::hog`].

@@ -44,6 +44,19 @@ fn the_target_is_met_at_a_later_attempt_when_others_leave() {
 }
 
 #[test]
+fn too_few_workers_without_a_full_pool_name_the_setting() {
+    // One process of the four is the logical replication launcher's.
+    let lab = Lab::with_processes(4);
+    let ran = lab.headcount(&["run", "--sql", QUICK, "--attempts", "2", "--min", "4"]).ended(3);
+    assert!(ran.said.contains("under_launched"), "{}", ran.said);
+    let last = ran.out.lines().last().unwrap();
+    assert!(
+        last.contains("3 of 4 workers started though") && last.contains("raise max_worker_processes"),
+        "{last}"
+    );
+}
+
+#[test]
 fn a_full_pool_is_waited_for_before_the_first_attempt() {
     let lab = Lab::start();
     let hog = lab.hog(5);

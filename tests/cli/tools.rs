@@ -22,6 +22,13 @@ fn explain_says_how_many_why_not_more_and_what_to_type() {
         .headcount(&["explain", "--target", "4", "--sql", QUICK, "--set", "parallel_setup_cost=1000000"])
         .ended(4);
     assert!(ran.out.contains("   fix: --set parallel_setup_cost="), "{}", ran.out);
+    // An object says what can be typed here, too.
+    let costly = ["explain", "--json", "--sql", QUICK, "--set", "parallel_setup_cost=1000000"];
+    let object = lab.headcount(&costly).ended(4).json();
+    for reasons in [&object["reasons"], &object["statements"][0]["reasons"]] {
+        let fix = reasons[0]["fixes"][0].as_str().unwrap();
+        assert!(fix.starts_with("--set parallel_setup_cost="), "{fix}");
+    }
     let ran = lab.headcount(&["explain", "--sql", "SELECT * FROM nope"]).ended(1);
     assert!(ran.said.contains("relation \"nope\" does not exist (SQLSTATE 42P01)"), "{}", ran.said);
 }
@@ -73,6 +80,16 @@ fn doctor_finds_what_a_run_would_stumble_over() {
     let pool =
         ran.json()["findings"].as_array().unwrap().iter().find(|f| f["check"] == "pool").cloned().unwrap();
     assert_eq!(pool["level"], "fail");
+}
+
+#[test]
+fn doctor_says_in_its_object_what_can_be_typed() {
+    let lab = Lab::start();
+    lab.sql("ALTER ROLE postgres SET statement_timeout = '1h'");
+    let object = lab.headcount(&["doctor", "--json"]).ended(0).json();
+    let findings = object["findings"].as_array().unwrap();
+    let timeout = findings.iter().find(|finding| finding["check"] == "timeout").unwrap();
+    assert_eq!(timeout["fix"], "--set statement_timeout=0");
 }
 
 #[test]

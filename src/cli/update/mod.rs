@@ -38,7 +38,8 @@ pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals)
             if args.json {
                 let (outcome, reason) = ("failed", failed.reason());
                 let error = failed.to_string();
-                output::print_json(&FailedUpdate { task: &args.task, outcome, reason, error });
+                let fixes = failed.fixes().into_iter().map(output::typed).collect();
+                output::print_json(&FailedUpdate { task: &args.task, outcome, reason, error, fixes });
             }
             failed.code()
         }
@@ -52,6 +53,7 @@ struct FailedUpdate<'a> {
     outcome: &'static str,
     reason: &'static str,
     error: String,
+    fixes: Vec<String>,
 }
 
 async fn execute(

@@ -123,7 +123,7 @@ impl Facts<'_> {
                 ReasonKind::Unknown,
                 "the planner preferred a plan with fewer workers; no single cause was found",
                 format!(
-                    "-- compare with the plan under SET LOCAL parallel_setup_cost = 0, parallel_tuple_cost = 0 \
+                    "-- compare with the plan under parallel_setup_cost = 0, parallel_tuple_cost = 0 \
                      and ALTER TABLE ... SET (parallel_workers = {})",
                     self.target
                 ),
