@@ -1,0 +1,131 @@
+//! Facts of a guarded execution: what an attempt came to, and what all of them did.
+
+use std::time::Duration;
+
+use super::SqlState;
+use crate::decide::attempt::Outcome;
+use crate::decide::verdict::{ShortReason, Verdict};
+
+/// What an attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttemptFacts {
+    /// From 1.
+    pub attempt: u32,
+    /// Workers it had to reach.
+    pub bar: u32,
+    /// How it ended.
+    pub end: AttemptEnd,
+    /// The most workers seen at once.
+    pub workers: u32,
+    /// Leader time: statement start to its end.
+    pub ran: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// Its result is kept.
+    Accepted(Verdict),
+    /// It was short and its result, if any, is gone.
+    Rejected(ShortReason),
+    /// It failed by itself; with the SQLSTATE, unless the failure was the client's own.
+    Failed(Option<SqlState>),
+}
+
+impl AttemptEnd {
+    /// The value of the `verdict` label.
+    #[must_use]
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::Accepted(verdict) => verdict.as_str(),
+            Self::Rejected(_) => "short",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// The value of the `reason` label; `none` unless the attempt was short.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Accepted(Verdict::Short(reason)) | Self::Rejected(reason) => reason.as_str(),
+            Self::Accepted(_) | Self::Failed(_) => "none",
+        }
+    }
+
+    /// Whether the attempt's result is kept.
+    #[must_use]
+    pub const fn is_accepted(self) -> bool {
+        matches!(self, Self::Accepted(_))
+    }
+}
+
+/// What an execution came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExecutionFacts {
+    /// Its outcome, or why there is none.
+    pub end: Result<Outcome, FailReason>,
+    /// Workers demanded of all attempts but the last.
+    pub target: u32,
+    /// Workers demanded of the last attempt.
+    pub minimum: u32,
+    /// The most workers seen in the accepted attempt, else in the best one.
+    pub achieved: u32,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// From start to end.
+    pub took: Duration,
+    /// Time spent waiting for a session, for a lock of the plan, for room, and between attempts.
+    pub waited: Duration,
+    /// Leader time of the accepted attempt.
+    pub ran: Duration,
+    /// Leader time of all others.
+    pub wasted: Duration,
+    /// When it ended: seconds since the Unix epoch.
+    pub ended_at_unix: f64,
+}
+
+/// Why an execution has no result. The word is the metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailReason {
+    /// Fewer workers than the minimum.
+    BelowMinimum,
+    /// A statement failed for good, or the cleanup did.
+    Sql,
+    /// No session could be had or kept.
+    Connection,
+    /// Refused before the first attempt.
+    Refused,
+    /// The deadline passed.
+    Deadline,
+    /// A COMMIT was sent and its fate is not known.
+    InDoubt,
+    /// The caller gave up: the future was dropped, or a signal came.
+    Interrupted,
+}
+
+impl FailReason {
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 7] = [
+        Self::BelowMinimum,
+        Self::Sql,
+        Self::Connection,
+        Self::Refused,
+        Self::Deadline,
+        Self::InDoubt,
+        Self::Interrupted,
+    ];
+
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BelowMinimum => "below_minimum",
+            Self::Sql => "sql",
+            Self::Connection => "connection",
+            Self::Refused => "refused",
+            Self::Deadline => "deadline",
+            Self::InDoubt => "in_doubt",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
