@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -40,7 +41,8 @@ pub(crate) struct OpenAttempt {
 /// Plays one attempt to its end, cleanup included.
 ///
 /// An error ends the whole execution: a leader that cannot be stopped, a commit whose fate is not
-/// known, a cleanup that failed.
+/// known, a cleanup that failed. `committing` is locked while a COMMIT is under way: what took effect must not be
+/// cut short.
 pub(crate) async fn play<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
@@ -48,6 +50,7 @@ pub(crate) async fn play<S: Stage>(
     reach: &Reach,
     (number, bar): (u32, u32),
     lost: &mut Option<SqlState>,
+    committing: &Mutex<()>,
 ) -> Result<Played<S::Value>, Error> {
     let mut facts =
         AttemptFacts { attempt: number, bar, end: AttemptEnd::Failed(None), workers: 0, ran: Duration::ZERO };
@@ -69,10 +72,13 @@ pub(crate) async fn play<S: Stage>(
     facts.workers = race.most_workers();
     let kept = match finish {
         Finish::Kept(value, verdict) if S::HANDS_OVER => Kept::Flowing(value, verdict),
-        Finish::Kept(value, verdict) => match commit(stage, ledger).await? {
-            Ok(()) => Kept::Value(value, verdict),
-            Err(failure) => Kept::Failed(failure),
-        },
+        Finish::Kept(value, verdict) => {
+            let _sent = committing.lock().await;
+            match commit(stage, ledger).await? {
+                Ok(()) => Kept::Value(value, verdict),
+                Err(failure) => Kept::Failed(failure),
+            }
+        }
         Finish::Rejected(reason) => Kept::Nothing(reason),
         Finish::Failed(failure) => Kept::Failed(failure),
         Finish::Stuck => {
@@ -126,7 +132,6 @@ pub(crate) async fn commit<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
 ) -> Result<Result<(), Failure>, Error> {
-    let _sent = ledger.committing().lock_owned().await;
     match stage.commit().await {
         Ok(()) => Ok(Ok(())),
         Err(CommitError::Failed(failure)) => Ok(Err(failure)),

@@ -1,7 +1,6 @@
 //! One guarded execution: attempts until one is kept, none is left, or one fails for good.
 
 use std::error::Error as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -46,10 +45,12 @@ pub(crate) async fn drive<S: Stage>(
 ) -> Result<Driven<S::Value>, Error> {
     let (target, minimum) = (settings.target_workers, settings.minimum());
     ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
-    let interrupted = interrupted(settings, stop, ledger.committing());
+    // Locked from before a COMMIT is sent until its fate is known.
+    let committing = Mutex::new(());
+    let interrupted = interrupted(settings, stop, &committing);
     let driven = tokio::select! {
         biased;
-        driven = attempts(stage, ledger, settings) => driven,
+        driven = attempts(stage, ledger, settings, &committing) => driven,
         error = interrupted => Err(error),
     };
     match driven {
@@ -82,7 +83,7 @@ async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Result<(), Fai
 
 /// Waits for the deadline or a stop. A COMMIT that was sent has its say first, for the time of a cancel: what took
 /// effect must not be told as undone.
-async fn interrupted(settings: &Settings, stop: &CancellationToken, committing: Arc<Mutex<()>>) -> Error {
+async fn interrupted(settings: &Settings, stop: &CancellationToken, committing: &Mutex<()>) -> Error {
     let error = tokio::select! {
         error = expired(settings.deadline) => error,
         () = stop.cancelled() => Error::stopped(),
@@ -105,6 +106,7 @@ async fn attempts<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
     settings: &Settings,
+    committing: &Mutex<()>,
 ) -> Result<Driven<S::Value>, Error> {
     let reach = inspect(stage, ledger, settings).await?;
     let target = bar_within_reach(stage, ledger, settings, &reach).await?;
@@ -135,8 +137,8 @@ async fn attempts<S: Stage>(
             });
         }
         let span = stage.span(number);
-        let played =
-            play(stage, ledger, settings, &plan.reach, (number, bar), &mut lost).instrument(span).await?;
+        let playing = play(stage, ledger, settings, &plan.reach, (number, bar), &mut lost, committing);
+        let played = playing.instrument(span).await?;
         let Played { ended, value, failure, pool_seen, open } = played;
         if let Some(sqlstate) =
             failure.as_ref().filter(|f| f.is_connection_lost()).and_then(Failure::event_sqlstate)

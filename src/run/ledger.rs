@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -33,7 +32,6 @@ pub(crate) struct Ledger {
     /// What it waits for, and since when, while it waits.
     idle: Option<(Idle, Instant)>,
     ended: bool,
-    committing: Arc<Mutex<()>>,
 }
 
 /// A wait that has not ended: if the execution does first, it counts as far as it went.
@@ -75,13 +73,7 @@ impl Ledger {
             open: None,
             idle: None,
             ended: false,
-            committing: Arc::default(),
         }
-    }
-
-    /// Locked from before a COMMIT is sent until its fate is known.
-    pub(crate) fn committing(&self) -> Arc<Mutex<()>> {
-        Arc::clone(&self.committing)
     }
 
     /// The crate's one telemetry verb.
