@@ -246,8 +246,9 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
     } else {
         warn(
             "orphans",
-            "before PostgreSQL 14 a statement whose client died runs on until it is done",
-            "-- give it a --deadline that the job scheduler does not undercut, or upgrade the server",
+            "before PostgreSQL 14 a statement whose client died runs on until it is done (`headcount run` has a \
+             watchdog for that, a program of your own has none)",
+            "-- in a program of your own, set a deadline that the job scheduler does not undercut, or upgrade the server",
         )
     });
     let limit = text(&row, 5);

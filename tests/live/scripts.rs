@@ -175,6 +175,10 @@ async fn vacuum_has_a_worker_for_each_large_index_but_one() {
         assert!(bench.explain("VACUUM big").await.reasons.is_empty(), "{major}: it helps");
         let fewer = &bench.explain("VACUUM parts").await.reasons[0].fixes;
         assert_eq!(fewer, &["-- demand 2 workers: there are no more indexes to share"]);
+        bench.set("max_parallel_maintenance_workers", "1");
+        let none = &bench.explain("VACUUM small").await.reasons;
+        assert!(none[0].explanation.ends_with("script_vacuum.small has no index"), "{none:?}");
+        assert_eq!(none[0].fixes, ["-- none: it runs in the leader alone"], "the hardest comes first");
     }
 }
 

@@ -60,20 +60,25 @@ impl Indexes {
             return None;
         }
         let Self { table, all, large } = self;
-        let size = least.map_or("min_parallel_index_scan_size", |setting| &setting.value);
-        let mut fixes = Vec::new();
-        if *all > target {
-            fixes.push("SET LOCAL min_parallel_index_scan_size = 0".to_owned());
-        } else {
-            fixes.push(format!(
-                "-- demand {} workers: there are no more indexes to share",
-                all.saturating_sub(1)
-            ));
-        }
-        let explanation = format!(
-            "VACUUM has a worker for each index but the leader's own: of the {all} of {table}, {large} have \
-             min_parallel_index_scan_size = {size}"
-        );
+        let size = least.map_or("?", |setting| &setting.value);
+        let share = "VACUUM has a worker for each index but the leader's own";
+        let (explanation, fix) = match all {
+            0 | 1 => {
+                let found = if *all == 0 { "no index" } else { "one index" };
+                (format!("{share}: {table} has {found}"), "-- none: it runs in the leader alone".to_owned())
+            }
+            _ => {
+                let fix = if *all > target {
+                    "SET LOCAL min_parallel_index_scan_size = 0".to_owned()
+                } else {
+                    format!("-- demand {} workers: there are no more indexes to share", all - 1)
+                };
+                let found =
+                    format!("of the {all} of {table}, {large} have min_parallel_index_scan_size = {size}");
+                (format!("{share}: {found}"), fix)
+            }
+        };
+        let fixes = vec![fix];
         Some(Reason { kind: ReasonKind::MaintenanceLimit, explanation, fixes })
     }
 }
@@ -103,6 +108,8 @@ pub(super) fn reasons(
         reasons.push(Reason { kind: ReasonKind::MaintenanceLimit, explanation, fixes: vec![fix] });
     };
     let named = |name| settings.iter().find(|setting| setting.name == name);
+    let least = named("min_parallel_index_scan_size");
+    let shared = indexes.and_then(|indexes| indexes.reason(least, target));
     let limit = named("max_parallel_maintenance_workers");
     if let Some(limit) = limit.filter(|limit| limit.number() < f64::from(target)) {
         add(
@@ -116,7 +123,5 @@ pub(super) fn reasons(
             format!("-- write PARALLEL {target}"),
         );
     }
-    let least = named("min_parallel_index_scan_size");
-    reasons.extend(indexes.and_then(|indexes| indexes.reason(least, target)));
-    reasons
+    shared.into_iter().chain(reasons).collect()
 }
