@@ -26,6 +26,7 @@ pub mod orphan;
 mod parameters;
 mod passfile;
 pub mod plan;
+pub(crate) mod pooling;
 pub(crate) mod privileges;
 mod service;
 pub(crate) mod session;

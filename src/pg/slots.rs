@@ -13,8 +13,7 @@
 //!   holds back vacuum in its own database, for as long as the queue is.
 //! - `application_name` says what a session wants and for whom ([`label`](super::label)), so that everybody
 //!   can read it; slots held are in `pg_locks`.
-//! - Behind a proxy that pools transactions nothing of this holds. It hides well, so two sessions are
-//!   interleaved ([`shares_backends`]). Only simple queries are sent: prepared ones would fail there first.
+//! - Behind a proxy that pools transactions nothing of this holds ([`pooling`](super::pooling)).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -33,8 +32,6 @@ pub(super) const MOST: u32 = 1024;
 pub(super) const TURNSTILE: u32 = 0;
 /// The same for those with priority.
 pub(super) const PRIORITY_TURNSTILE: u32 = 2048;
-/// How long a session behind a pooling proxy may wait for a backend before that is taken for the answer.
-const PROXY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The first key of a fleet's locks, from its name (FNV-1a); `pg_locks.classid`.
 pub(super) fn class(space: &str) -> u32 {
@@ -51,25 +48,6 @@ pub(crate) struct SlotSession {
     class: u32,
     turnstile: u32,
 }
-
-/// Whether two sessions of this endpoint may have one backend: a proxy pools transactions, or statements. While the
-/// second one holds a transaction open, nobody else can have its backend, and the first one keeps its own.
-pub(crate) async fn shares_backends(endpoint: &Endpoint) -> Result<bool, Failure> {
-    const WHO: &str = "SELECT pg_catalog.pg_backend_pid()";
-    let (first, second) = tokio::try_join!(endpoint.open(PROBE), endpoint.open(PROBE))?;
-    let mine = one(&first.0, WHO).await?;
-    let other = async {
-        if let Err(failure) = second.0.batch_execute("BEGIN").await.map_err(Failure::from) {
-            return if failure.refuses_to_begin() { Ok(None) } else { Err(failure) };
-        }
-        Ok(Some((one(&second.0, WHO).await?, one(&first.0, WHO).await?)))
-    };
-    let Ok(answers) = tokio::time::timeout(PROXY_PATIENCE, other).await else { return Ok(true) };
-    let Some((other, again)) = answers? else { return Ok(true) };
-    Ok(text(&mine, 0) == text(&other, 0) || text(&mine, 0) != text(&again, 0))
-}
-
-const PROBE: &str = "headcount:probe";
 
 impl SlotSession {
     /// Connects. `label` is from [`serving`](super::label::serving); `size` bounds the slots, which are never more than the pool.

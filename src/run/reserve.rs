@@ -21,7 +21,8 @@ use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::pg::Failure;
 use crate::pg::label;
-use crate::pg::slots::{SlotSession, shares_backends};
+use crate::pg::pooling::shares_backends;
+use crate::pg::slots::SlotSession;
 use crate::settings::Settings;
 use crate::telemetry::spans;
 

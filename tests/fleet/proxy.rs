@@ -17,12 +17,16 @@ struct Bouncer {
 
 impl Bouncer {
     async fn start(lab: &Lab, pool_mode: &str) -> Self {
+        Self::of(lab, pool_mode, 20).await
+    }
+
+    async fn of(lab: &Lab, pool_mode: &str, size: u32) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = any\npool_mode = {pool_mode}\nmax_client_conn = 50\ndefault_pool_size = 20\n\
+             unix_socket_dir =\nauth_type = any\npool_mode = {pool_mode}\nmax_client_conn = 50\ndefault_pool_size = {size}\n\
              client_tls_sslmode = allow\nclient_tls_cert_file = {at}/cert.pem\nclient_tls_key_file = {at}/key.pem\n",
             lab.server.port(),
             at = folder.path().display()
@@ -162,8 +166,15 @@ async fn a_proxy_that_pools_sessions_is_no_hindrance() {
 async fn an_update_is_refused_where_its_statements_could_be_anothers() {
     let lab = Lab::start(15).await;
     lab.client.batch_execute("CREATE TABLE orders AS SELECT 1 AS id, 'new' AS status").await.unwrap();
-    for (pool_mode, code) in [("transaction", 4), ("statement", 4), ("session", 0)] {
-        let bouncer = Bouncer::start(&lab, pool_mode).await;
+    let cases = [
+        ("transaction", 20, 4),
+        ("transaction", 1, 4),
+        ("statement", 20, 4),
+        ("session", 20, 0),
+        ("session", 1, 0),
+    ];
+    for (pool_mode, size, code) in cases {
+        let bouncer = Bouncer::of(&lab, pool_mode, size).await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
         command.args([
             "update",

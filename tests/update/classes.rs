@@ -94,7 +94,8 @@ async fn check_type(shop: &Shop, column_type: &str, constraint: &str, values: &[
 async fn keys_may_be_of_any_type_with_an_equality_operator() {
     let shop = Shop::with_orders(0).await;
     shop.run(
-        "CREATE TYPE color AS ENUM ('red', 'green'); CREATE DOMAIN code AS varchar(3) CHECK (value <> 'bad')",
+        "CREATE TYPE color AS ENUM ('red', 'green'); CREATE DOMAIN code AS varchar(3) CHECK (value <> 'bad');
+         CREATE DOMAIN paint AS color",
     )
     .await;
     check_type(&shop, "uuid", "PRIMARY KEY", &["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]).await;
@@ -103,6 +104,7 @@ async fn keys_may_be_of_any_type_with_an_equality_operator() {
     check_type(&shop, "bytea", "PRIMARY KEY", &["\\x00ff"]).await;
     check_type(&shop, "color", "PRIMARY KEY", &["red", "green"]).await;
     check_type(&shop, "code", "PRIMARY KEY", &["abc"]).await;
+    check_type(&shop, "paint", "PRIMARY KEY", &["red", "green"]).await;
     check_type(&shop, "int[]", "PRIMARY KEY", &["{1,2}", "{3}"]).await;
     check_type(&shop, "int4range", "PRIMARY KEY", &["[1,5)"]).await;
     check_type(&shop, "text", "PRIMARY KEY", &["it's", "\"quoted\"", "a,b", "päivä"]).await;

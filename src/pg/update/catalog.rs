@@ -23,6 +23,7 @@ pub(crate) struct Table {
 
 /// A column and how a text becomes its value.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "facts of the catalog, each for itself")]
 pub(crate) struct Column {
     /// Its name, quoted.
     pub(crate) name: String,
@@ -35,7 +36,16 @@ pub(crate) struct Column {
     /// Whether the same text may mean another value later, such as `now`.
     pub(crate) is_time: bool,
     pub(crate) is_not_null: bool,
+    is_domain_of_enum: bool,
     generated: bool,
+}
+
+impl Column {
+    /// The value in the row `t`. Enums find their operators only by themselves, not through a domain.
+    pub(crate) fn operand(&self) -> String {
+        let Self { name, cast, is_domain_of_enum, .. } = self;
+        if *is_domain_of_enum { format!("CAST(t.{name} AS {cast})") } else { format!("t.{name}") }
+    }
 }
 
 /// What a type's equality operator is worth.
@@ -68,20 +78,20 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 /// `equalimage` function, and the collation is deterministic (manual, "B-Tree Support Functions").
 const COLUMNS: &str = "\
 WITH RECURSIVE base AS (
-    SELECT a.attname, a.attgenerated <> '' AS generated, a.attnotnull, a.atttypid AS type, a.atttypmod AS modifier,
+    SELECT a.attname, a.attgenerated <> '' AS generated, a.attnotnull, false AS domain, a.atttypid AS type, a.atttypmod AS modifier,
            pg_catalog.format_type(a.atttypid, a.atttypmod) AS stored,
            coalesce((SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation), true)
              AS deterministic
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
-    SELECT b.attname, b.generated, b.attnotnull, t.typbasetype, t.typtypmod, b.stored, b.deterministic
+    SELECT b.attname, b.generated, b.attnotnull, true, t.typbasetype, t.typtypmod, b.stored, b.deterministic
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
 SELECT b.attname::text, b.generated,
        pg_catalog.format_type(b.type, CASE
            WHEN coalesce(nullif(t.typelem, 0), t.oid) IN ('pg_catalog.bpchar'::regtype, 'pg_catalog.varchar'::regtype,
                 'pg_catalog.bit'::regtype, 'pg_catalog.varbit'::regtype) THEN -1
            ELSE b.modifier END),
-       b.stored, b.attnotnull, t.typcategory = 'D',
+       b.stored, b.attnotnull, t.typcategory = 'D', t.typtype = 'e' AND b.domain,
        b.deterministic AND EXISTS (
            SELECT FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_amproc p
              ON p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype
@@ -134,9 +144,10 @@ impl Table {
                 name: quote(row.get(0)),
                 cast: row.get(2),
                 stored: row.get(3),
-                equality: if row.get(6) { Equality::Exact } else { Equality::Loose },
+                equality: if row.get(7) { Equality::Exact } else { Equality::Loose },
                 is_time: row.get(5),
                 is_not_null: row.get(4),
+                is_domain_of_enum: row.get(6),
                 generated: row.get(1),
             };
             (row.get::<_, String>(0), column)

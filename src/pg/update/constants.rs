@@ -91,7 +91,7 @@ async fn differs(
     let Column { stored, cast, equality, .. } = column;
     let text = if *equality == Equality::None { "::pg_catalog.text COLLATE pg_catalog.\"C\"" } else { "" };
     let sql = format!(
-        "SELECT CAST(CAST($1 AS pg_catalog.text) AS {stored}){text} \
+        "SELECT CAST(CAST(CAST($1 AS pg_catalog.text) AS {stored}) AS {cast}){text} \
          IS DISTINCT FROM CAST(CAST($2 AS pg_catalog.text) AS {cast}){text}"
     );
     match client.query_one(&sql, &[&assigned, &expected]).await {

@@ -57,7 +57,7 @@ pub(crate) struct Statements {
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) table: String,
-    /// Quoted, with their casts.
+    /// Of the row, with their casts.
     pub(crate) key: Vec<(String, String)>,
     /// True of a row that is to be updated; `t` is the row, `i` the input's.
     pub(crate) eligible: String,
@@ -177,7 +177,7 @@ impl Statements {
         let matches: Vec<String> = key
             .iter()
             .zip(1..)
-            .map(|(column, n)| format!("t.{} = CAST(i.c{n} AS {})", column.name, column.cast))
+            .map(|(column, n)| format!("{} = CAST(i.c{n} AS {})", column.operand(), column.cast))
             .collect();
         let matches = matches.join(" AND ");
         let (name, sets) = (&table.name, sets.join(", "));
@@ -186,26 +186,32 @@ impl Statements {
         );
         let fast = match &*key {
             // A tenth cheaper than a join. Two texts may be one key: its row counts for one of them.
-            [Column { name: key, cast, .. }] if by_list => done(
-                &format!(
-                    "WITH changed AS (UPDATE {name} AS t SET {sets} \
-                     WHERE t.{key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} RETURNING t.{key})"
-                ),
-                &format!(
-                    "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.{key} = CAST(i.c1 AS {cast}) \
-                     GROUP BY c.{key}"
-                ),
-            ),
+            [column] if by_list => {
+                let (cast, key) = (&column.cast, column.operand());
+                done(
+                    &format!(
+                        "WITH changed AS (UPDATE {name} AS t SET {sets} \
+                         WHERE {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} \
+                         RETURNING {key} AS key)"
+                    ),
+                    &format!(
+                        "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) \
+                         GROUP BY c.key"
+                    ),
+                )
+            }
             _ => done(&changed, "SELECT n FROM changed"),
         };
         let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
         let unique = table.is_unique(&names);
+        // Of a row that was found no key is NULL.
+        let found = key.first().map_or_else(String::new, |column| column.operand());
         // In the order of enum `Verdict`.
         let judge = |with: &str, updated: &str, join: &str, eligible: &str| {
             format!(
                 "{with}SELECT {XID}, array_agg(j.verdict ORDER BY j.n) FROM (\
-                 SELECT i.n, CASE WHEN count(t.tableoid) > 1 THEN 5 WHEN {updated} THEN 0 \
-                 WHEN count(t.tableoid) = 0 THEN 3 WHEN bool_and({already}) THEN 1 \
+                 SELECT i.n, CASE WHEN count({found}) > 1 THEN 5 WHEN {updated} THEN 0 \
+                 WHEN count({found}) = 0 THEN 3 WHEN bool_and({already}) THEN 1 \
                  WHEN NOT bool_and({expected}) THEN 2 ELSE {eligible} END AS verdict \
                  FROM {input} LEFT JOIN {name} AS t ON {matches}{join} GROUP BY i.n) j"
             )
@@ -234,7 +240,7 @@ impl Statements {
             settings: (unique && !table.has_triggers).then_some(BY_INDEX),
             parts: Parts {
                 table: name.clone(),
-                key: key.iter().map(|column| (column.name.clone(), column.cast.clone())).collect(),
+                key: key.iter().map(|column| (column.operand(), column.cast.clone())).collect(),
                 eligible,
             },
         })
@@ -252,12 +258,12 @@ fn done(changed: &str, places: &str) -> String {
 
 /// True when the row holds the value, NULL included: by the type's operator, or as text.
 fn same(column: &Column, by_operator: bool, value: &str) -> String {
-    let name = &column.name;
+    let name = column.operand();
     if by_operator {
-        format!("t.{name} IS NOT DISTINCT FROM {value}")
+        format!("{name} IS NOT DISTINCT FROM {value}")
     } else {
         format!(
-            "t.{name}::pg_catalog.text COLLATE pg_catalog.\"C\" IS NOT DISTINCT FROM ({value})::pg_catalog.text"
+            "{name}::pg_catalog.text COLLATE pg_catalog.\"C\" IS NOT DISTINCT FROM ({value})::pg_catalog.text"
         )
     }
 }

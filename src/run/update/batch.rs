@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::feed::Feed;
 use super::labor::Closure;
 use super::options::{ChunkSize, Options, shared_options};
-use super::{Site, Supply, refuse_pooling, work_off};
+use super::{Site, Supply, work_off};
 use crate::error::{Error, Source};
 use crate::report::Updated;
 use crate::telemetry::spans;
@@ -41,7 +41,7 @@ impl Batch {
     /// work must be such that it finds its own traces, as a comparison with the expected value does.
     ///
     /// # Errors
-    /// A bad option, a proxy that pools transactions. An error of the closure is retried if a `tokio_postgres::Error` is in its chain of
+    /// A bad option. An error of the closure is retried if a `tokio_postgres::Error` is in its chain of
     /// causes and is transient; otherwise the chunk is halved, until the items that are to blame
     /// stand alone and count as `failed`.
     pub async fn run<I, T, F, E>(&self, items: I, work: F) -> Result<Updated, Error>
@@ -52,7 +52,6 @@ impl Batch {
         E: Into<Source>,
     {
         self.options.validate()?;
-        refuse_pooling(&self.site).await?;
         let labor = Closure { work, types: PhantomData };
         let supply = Supply {
             feed: Feed::stream(Box::pin(items.map(Ok))),

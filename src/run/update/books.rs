@@ -13,14 +13,11 @@ use crate::event::{
     ChunkEnd, ChunkFacts, Event, Observer, Observers, Resolution, RowCounts, Scope, SqlState, UpdateFacts,
 };
 use crate::pg::Failure;
-use crate::pg::update::Key;
 use crate::report::{InDoubt, KeyFailure, UpdateOutcome, Updated};
 
 /// Failures kept for the report, and keys kept of each; the file of rejects has all of them.
 const FAILURES: usize = 100;
 const FAILED_KEYS: usize = 100;
-/// Keys given up that later claims leave out; a run that has more stops.
-const GIVEN_UP: usize = 10_000;
 
 /// Shared by all workers of a run.
 pub(crate) struct Books {
@@ -42,7 +39,6 @@ struct Page {
     in_doubt: InDoubt,
     failures: Vec<KeyFailure>,
     rejects: Option<Rejects>,
-    given_up: Arc<Vec<Key>>,
     /// What stopped the run.
     error: Option<String>,
     /// Why a worker has no session any more. The others may well finish.
@@ -134,55 +130,33 @@ impl Books {
         self.ended(closing, ChunkEnd::Retried(sqlstate(failure)), RowCounts::default());
     }
 
-    /// A chunk is given up. Returns whether the run may go on.
+    /// A chunk is given up.
     pub(crate) fn failed<'i, T>(
         &self,
         closing: &Closing<'i, T>,
         failure: &Failure,
-        claimed: bool,
-        keys: usize,
         show: impl Fn(&'i T) -> Option<&'i Item>,
-    ) -> bool {
+    ) {
         let mut page = self.page();
         let reason = failure.to_string();
         let twins = closing.twins.iter().map(|twin| &twin.item);
-        let mut items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(show).collect();
-        let mut count = closing.items.len() + closing.twins.len();
-        if claimed {
-            // Two workers may have had a key, one after the other, before the first could say so.
-            items.retain(|item| page.given_up.iter().all(|key| key[..] != item.fields[..keys]));
-            count = items.len();
-            if count == 0 {
-                return true;
-            }
-        }
+        let items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(show).collect();
         if let Some(rejects) = &mut page.rejects {
             for item in &items {
                 rejects.write(item, Class::Failed, &reason);
             }
         }
-        if claimed {
-            let left_out = items.iter().map(|item| item.fields[..keys].to_vec());
-            Arc::make_mut(&mut page.given_up).extend(left_out);
-        }
-        page.failed += count as u64;
+        page.failed += (closing.items.len() + closing.twins.len()) as u64;
         page.failed_chunks += 1;
         page.keep(KeyFailure::of(items.iter().copied().take(FAILED_KEYS), failure.shown_sqlstate(), &reason));
-        let go_on = page.given_up.len() < GIVEN_UP;
         drop(page);
         self.ended(closing, ChunkEnd::Failed(sqlstate(failure)), RowCounts::default());
-        go_on
     }
 
     fn ended<T>(&self, closing: &Closing<'_, T>, end: ChunkEnd, rows: RowCounts) {
         let size = (closing.items.len() + closing.twins.len()) as u32;
         let Closing { chunk, attempt, took, .. } = *closing;
         self.observe(&Event::ChunkEnded(ChunkFacts { chunk, attempt, end, size, rows, took }));
-    }
-
-    /// Keys that later claims must leave out.
-    pub(crate) fn given_up(&self) -> Arc<Vec<Key>> {
-        Arc::clone(&self.page().given_up)
     }
 
     pub(crate) fn resolved(&self, resolution: Resolution) {

@@ -1,13 +1,11 @@
 //! Where chunks come from: a stream that all workers share, or claims.
 
-use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::Mutex;
 
+use super::claims::Claims;
 use crate::error::Error;
 
 /// Items on their way to the workers.
@@ -16,25 +14,6 @@ pub(crate) enum Feed<T> {
     Stream(Mutex<Flow<T>>),
     /// Each chunk claims its items inside its own transaction, until a claim has found that none is left.
     Claims(Claims),
-}
-
-/// What is known of the claims.
-#[derive(Default)]
-pub(crate) struct Claims {
-    over: AtomicBool,
-    /// The run's transactions that took effect or may have, as `xmin` has them: four bytes a chunk.
-    own: std::sync::Mutex<HashSet<u32>>,
-}
-
-impl Claims {
-    /// Whether a row with this `xmin` was changed by this run.
-    pub(crate) fn is_own(&self, xmin: u32) -> bool {
-        self.own().contains(&xmin)
-    }
-
-    fn own(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 pub(crate) type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>;
@@ -66,7 +45,7 @@ impl<T> Feed<T> {
     pub(crate) async fn next(&self, size: u32) -> Result<Portion<T>, Error> {
         let flow = match self {
             Self::Stream(flow) => flow,
-            Self::Claims(claims) if claims.over.load(Ordering::Relaxed) => return Ok(Portion::End),
+            Self::Claims(claims) if claims.is_over() => return Ok(Portion::End),
             Self::Claims(_) => return Ok(Portion::Claim),
         };
         let mut flow = flow.lock().await;
@@ -96,30 +75,15 @@ impl<T> Feed<T> {
                 let flow = flow.lock().await;
                 flow.ended && flow.ahead.is_empty()
             }
-            Self::Claims(claims) => claims.over.load(Ordering::Relaxed),
+            Self::Claims(claims) => claims.is_over(),
         }
     }
 
-    /// A claim that waited for others' rows found none.
-    pub(crate) fn claims_are_over(&self) {
-        if let Self::Claims(claims) = self {
-            claims.over.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// The COMMIT of a claimed chunk is about to be sent; `xid` is its transaction's id with the epoch (`xid8`).
-    pub(crate) fn commits(&self, xid: &str) {
-        if let Self::Claims(claims) = self
-            && let Ok(xid) = xid.parse::<u64>()
-        {
-            claims.own().insert(xid as u32);
-        }
-    }
-
-    /// The server may give the same ids to others.
-    pub(crate) fn era_ended(&self) {
-        if let Self::Claims(claims) = self {
-            claims.own().clear();
+    /// What is known of the claims, where there are any.
+    pub(crate) const fn as_claims(&self) -> Option<&Claims> {
+        match self {
+            Self::Stream(_) => None,
+            Self::Claims(claims) => Some(claims),
         }
     }
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use futures_util::future::{BoxFuture, join};
 use tokio_postgres::Client;
 
-use super::feed::Claims;
+use super::claims::Claims;
 use super::keys::Item;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::Blame;
@@ -43,7 +43,8 @@ pub(crate) trait Labor {
         &self,
         client: &Client,
         desk: &Self::Desk,
-        request: Request<'_, Self::Item>,
+        ask: Ask<'_, Self::Item>,
+        claims: &Claims,
     ) -> Result<(Vec<Self::Item>, Result<Answer, Failure>), Failure>;
 
     /// What the spans' summary is made of.
@@ -53,33 +54,27 @@ pub(crate) trait Labor {
     fn show<'a>(&self, item: &'a Self::Item) -> Option<&'a Item>;
 }
 
-/// A request for items of one's own.
-#[derive(Clone, Copy)]
-pub(crate) struct Request<'a, T> {
-    pub(crate) ask: Ask<'a, T>,
-    /// Items given up, which must not come again.
-    pub(crate) given_up: &'a [Key],
-    /// What is known of the claims before.
-    pub(crate) claims: &'a Claims,
-}
-
 /// Which items to claim.
+#[derive(Debug)]
 pub(crate) enum Ask<'a, T> {
     /// At most so many that nobody else has.
     Free(u32),
-    /// One that others may have: wait for it.
-    Locked,
-    /// These, had before, as far as nobody has taken them since.
+    /// One; fails (55P03) where somebody has it.
+    Unlocked,
+    /// One; waits for whoever has it.
+    WaitedFor,
+    /// These, had before, as far as they are still to be updated; waits for whoever has them.
     Again(&'a [T]),
+    /// The same, and nothing is done with them.
+    Hold(&'a [T]),
 }
 
-impl<T> Clone for Ask<'_, T> {
-    fn clone(&self) -> Self {
-        *self
+impl<T> Ask<'_, T> {
+    /// Whether it may have to wait for others.
+    pub(crate) const fn waits(&self) -> bool {
+        !matches!(self, Self::Free(_) | Self::Unlocked)
     }
 }
-
-impl<T> Copy for Ask<'_, T> {}
 
 /// Updates of one table.
 pub(crate) struct TableUpdate {
@@ -97,12 +92,12 @@ pub(crate) struct TableDesk {
 }
 
 impl TableUpdate {
-    /// It would go on for ever.
-    fn came_back(&self, fields: &[Option<Box<str>>]) -> Failure {
+    /// The row would be claimed for ever.
+    fn comes_back(&self, fields: &[Option<Box<str>>]) -> Failure {
         let key: Vec<&str> =
             fields[..self.keys].iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect();
         Failure::client(format!(
-            "the query yields {} again after this run has updated it; have the query, or expect, leave out what is done",
+            "{} would be claimed again after its update; have the query, or expect, leave out what is done",
             key.join(",")
         ))
     }
@@ -141,35 +136,51 @@ impl Labor for TableUpdate {
         &self,
         client: &Client,
         desk: &TableDesk,
-        request: Request<'_, Item>,
+        ask: Ask<'_, Item>,
+        claims: &Claims,
     ) -> Result<(Vec<Item>, Result<Answer, Failure>), Failure> {
-        let Request { ask, given_up, claims } = request;
         let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
-        let mut had: Vec<Key> = Vec::new();
+        let key = |item: &Item| item.fields[..self.keys].to_vec();
+        let keys: Vec<Key> = match &ask {
+            Ask::Again(items) | Ask::Hold(items) => items.iter().map(key).collect(),
+            _ => claims.left_out(),
+        };
         let which = match ask {
-            Ask::Free(size) => Which::Free(size, given_up),
-            Ask::Locked => Which::Locked(given_up),
-            Ask::Again(items) => {
-                had.extend(items.iter().map(|item| item.fields[..self.keys].to_vec()));
-                had.retain(|key| !given_up.contains(key));
-                Which::Again(&had)
-            }
+            Ask::Free(size) => Which::Free(size, &keys),
+            Ask::Unlocked => Which::Unlocked(&keys),
+            Ask::WaitedFor => Which::WaitedFor(&keys),
+            Ask::Again(_) | Ask::Hold(_) => Which::Again(&keys),
         };
         let taken = claim.take(client, &self.statements, which);
         let (began, taken) = join(client.batch_execute("BEGIN"), taken).await;
         began?;
-        let taken = taken?;
-        if let Some(claimed) = taken.iter().find(|claimed| claims.is_own(claimed.written_by)) {
-            return Err(self.came_back(&claimed.fields));
+        let mut taken = taken?;
+        // Others may have said something while we waited.
+        match ask {
+            Ask::Again(_) | Ask::Hold(_) => {
+                taken.retain(|fields| !claims.has_given_up(&fields[..self.keys]));
+            }
+            _ => taken.retain(|fields| !claims.leaves_out(&fields[..self.keys])),
         }
-        let items = taken.into_iter().map(|claimed| Item { line: 0, fields: claimed.fields }).collect();
+        let items = taken.into_iter().map(|fields| Item { line: 0, fields }).collect();
         // A query that joins may yield a row twice.
         let items = self.gather(items).items;
-        if items.is_empty() {
+        if items.is_empty() || matches!(ask, Ask::Hold(_)) {
             return Ok((items, Ok(Answer { xid: None, classes: Vec::new() })));
         }
         let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
         let answer = desk.prepared.work_inside(client, &self.statements, &rows).await;
+        let is_last = !matches!(ask, Ask::Free(size) if items.len() == size as usize);
+        if let Ok(answer) = &answer
+            && (is_last || claims.is_sample())
+        {
+            let updated = items.iter().zip(&answer.classes).filter(|(_, class)| **class == Class::Updated);
+            let updated: Vec<Key> = updated.map(|(item, _)| key(item)).collect();
+            let left = claim.take(client, &self.statements, Which::Again(&updated)).await?;
+            if let Some(fields) = left.first() {
+                return Err(self.comes_back(fields));
+            }
+        }
         Ok((items, answer))
     }
 
@@ -224,7 +235,8 @@ where
         &self,
         _client: &Client,
         (): &(),
-        _request: Request<'_, T>,
+        _ask: Ask<'_, T>,
+        _claims: &Claims,
     ) -> Result<(Vec<T>, Result<Answer, Failure>), Failure> {
         Err(Failure::client("a closure's items cannot be claimed"))
     }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod books;
+mod claims;
 mod feed;
 mod keys;
 mod labor;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -37,8 +39,8 @@ use crate::error::{Error, Refusal};
 use crate::event::{Event, Observers};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
+use crate::pg::pooling::shares_its_backend;
 use crate::pg::session::{OLDEST, Session};
-use crate::pg::slots::shares_backends;
 use crate::pg::update::{Assign, Statements, Table, Wish};
 use crate::report::Updated;
 use crate::telemetry::spans::{self, Server};
@@ -260,7 +262,7 @@ impl Update {
                 vec!["-- upgrade the server".into()],
             ));
         }
-        refuse_pooling(site).await?;
+        refuse_pooling(session.client(), site).await?;
         let mut table = Table::find(session.client(), &wish.table).await?;
         table.probe_equality(session.client()).await?;
         let wish = wish.spell_out(session.client(), &table).await?;
@@ -275,7 +277,8 @@ impl Update {
             statements,
             keys: wish.key.len(),
             dry: self.dry_run,
-            may_be_repeated: undone && !self.dry_run,
+            // Others may claim what a crash takes back before it is looked at again.
+            may_be_repeated: undone && !self.dry_run && !claims,
             claims: query.clone().filter(|_| claims),
         };
         // What the server thinks of the statements is known before the first chunk.
@@ -345,9 +348,9 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
 }
 
 /// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
-/// another's there, of the same name. A server that has no place to spare for the question cannot be asked.
-async fn refuse_pooling(site: &Site) -> Result<(), Error> {
-    if !shares_backends(&site.endpoint).await.unwrap_or(false) {
+/// another's there, of the same name. A proxy that has no backend to spare for the question cannot be asked.
+async fn refuse_pooling(client: &Client, site: &Site) -> Result<(), Error> {
+    if !shares_its_backend(client, &site.endpoint).await.unwrap_or(false) {
         return Ok(());
     }
     Err(Error::refused(

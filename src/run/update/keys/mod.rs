@@ -76,9 +76,12 @@ impl Keys {
 
     /// From a query, shared out among all processes that run the same update at once: each chunk locks
     /// its rows with `FOR UPDATE SKIP LOCKED` in its own transaction, so that none is done twice, and the run ends when
-    /// none is left. Rows that hold the new value, or not the expected one, are passed over. A row that comes
-    /// back after this run has updated it ends the run: it would go on for ever. A key that fails is reported
-    /// by each process that has tried it.
+    /// none is left. Rows that hold the new value, or not the expected one, are passed over. A chunk in which a row
+    /// would be claimed again after its update is taken back, and the run ends: it would go on for ever.
+    ///
+    /// A key that fails is reported by each process that has tried it. Each chunk waits for the disk; of the one per
+    /// connection whose COMMIT a crash of the server has caught, the keys are compared again, and *already* when they
+    /// are done, also by another claimer.
     #[must_use]
     pub fn claim(sql: impl Into<String>) -> Self {
         Self { source: Source::Claims(sql.into()) }

@@ -13,10 +13,8 @@ use crate::error::Error;
 /// What a worker does next.
 pub(super) enum Move<T> {
     Work(Box<Chunk<T>>),
-    /// Claim a chunk of its own; with `wait`, wait for rows that others hold.
-    Claim {
-        wait: bool,
-    },
+    /// Claim a chunk of its own.
+    Claim,
     /// Nothing to work on at the moment, or enough for once: commit, and make all that was committed last.
     Settle,
     Leave,
@@ -73,8 +71,8 @@ impl<L: Labor> Worker<'_, L> {
         };
         match portion {
             Ok(Portion::Items(items)) => Move::Work(Box::new(self.put_together(items))),
-            Ok(Portion::Claim) if self.nothing_free && self.is_unsettled() => Move::Settle,
-            Ok(Portion::Claim) => Move::Claim { wait: self.nothing_free },
+            Ok(Portion::Claim) if self.hunt.may_wait() && self.is_unsettled() => Move::Settle,
+            Ok(Portion::Claim) => Move::Claim,
             Ok(Portion::End) => self.settle_or_leave(),
             Err(error) => {
                 self.feed_broke(&error);

@@ -89,10 +89,6 @@ impl<L: Labor> Worker<'_, L> {
             let opened = timeout(deadline.saturating_duration_since(Instant::now()), Line::open(shop)).await;
             let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
                 Ok(line) => {
-                    let before = self.era.replace(Arc::clone(&line.era));
-                    if before.is_some_and(|before| !before.is_same(&line.era)) {
-                        shop.feed.era_ended();
-                    }
                     self.line = Some(line);
                     if let Some(lost) = self.lost.take() {
                         shop.books.reconnected(lost);

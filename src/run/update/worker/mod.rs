@@ -7,18 +7,18 @@
 //! Where a chunk may be worked on twice, these COMMITs do not wait for the disk; many of them are made to last at
 //! once ([`held`]).
 //!
-//! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], what
+//! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], or [`claim`]; what
 //! comes of it [`outcome`]; a lost session is replaced in [`line`], and a commit in doubt cleared up in [`doubt`].
 
 mod choice;
 mod chunk;
+mod claim;
 mod doubt;
 mod held;
 mod line;
 mod outcome;
 mod trip;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,10 @@ use tracing::Span;
 
 use self::choice::Move;
 use self::chunk::Chunk;
+use self::claim::Hunt;
 use self::line::Line;
 use super::books::Books;
+use super::claims::Claims;
 use super::feed::Feed;
 use super::labor::Labor;
 use crate::decide::backoff::Backoff;
@@ -35,7 +37,6 @@ use crate::decide::chunk::size::Sizer;
 use crate::event::{Event, Resolution, SqlState};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
-use crate::pg::era::Era;
 use crate::telemetry::spans::Server;
 
 /// What a run's workers share.
@@ -61,8 +62,6 @@ pub(crate) struct Worker<'a, L: Labor> {
     line: Option<Line<L::Desk>>,
     /// What the last session was lost with.
     lost: Option<SqlState>,
-    /// That of the last session.
-    era: Option<Arc<Era>>,
     sizer: Sizer,
     /// Worked, COMMIT not sent.
     open: Option<Chunk<L::Item>>,
@@ -72,8 +71,7 @@ pub(crate) struct Worker<'a, L: Labor> {
     doubtful: Option<(Chunk<L::Item>, Failure)>,
     /// To be tried again, and one put together ahead of time; the last is next.
     again: Vec<Chunk<L::Item>>,
-    /// The last claim found nothing that is free.
-    nothing_free: bool,
+    hunt: Hunt,
     claim_failures: u32,
 }
 
@@ -83,13 +81,12 @@ impl<'a, L: Labor> Worker<'a, L> {
             shop,
             line: None,
             lost: None,
-            era: None,
             sizer: shop.sizer,
             open: None,
             held: Vec::new(),
             doubtful: None,
             again: Vec::new(),
-            nothing_free: false,
+            hunt: Hunt::Free { quiet: 0 },
             claim_failures: 0,
         }
     }
@@ -114,7 +111,7 @@ impl<'a, L: Labor> Worker<'a, L> {
                 Move::Settle => self.settle().await,
                 Move::Work(chunk) if chunk.is_to_be_claimed() => self.claim_again(*chunk).await,
                 Move::Work(chunk) => self.work(*chunk).await,
-                Move::Claim { wait } => self.claim(wait).await,
+                Move::Claim => self.claim().await,
             }
         }
     }
@@ -133,9 +130,15 @@ impl<'a, L: Labor> Worker<'a, L> {
             self.unresolved(&chunk, &Failure::lost("no session to ask whether the commit was flushed"));
         }
         for chunk in std::mem::take(&mut self.again) {
-            match failure {
-                Some(failure) => self.give_up(&chunk, failure),
-                None => shop.books.left_behind(chunk.len()),
+            self.let_go(chunk.is_to_be_claimed(), &chunk.items);
+            match (&chunk.condemned, failure) {
+                (Some(cause), _) => self.give_up(&chunk, cause),
+                // Its rows are free for others.
+                (None, Some(_)) if chunk.is_to_be_claimed() => {
+                    shop.feed.as_claims().into_iter().for_each(Claims::are_not_over);
+                }
+                (None, Some(failure)) => self.give_up(&chunk, failure),
+                (None, None) => shop.books.left_behind(chunk.len()),
             }
         }
     }

@@ -99,13 +99,14 @@ impl<L: Labor> Worker<'_, L> {
                 self.sizer.on_retried();
                 chunk.due = Instant::now() + pause;
                 chunk.attempt = Attempt::none();
-                self.again.push(chunk);
+                self.keep(chunk);
             }
             Next::Split => {
                 shop.books.retried(&chunk.closing(), &failure);
                 // The last is taken first.
-                self.again.extend(shop.halves(chunk).into_iter().rev());
+                shop.halves(chunk).into_iter().rev().for_each(|half| self.keep(half));
             }
+            Next::GiveUp if chunk.is_to_be_claimed() => self.condemn(chunk, failure),
             Next::GiveUp => self.give_up(&chunk, &failure),
             Next::Stop => {
                 shop.books.stopped_by(&failure);
@@ -116,8 +117,11 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     pub(super) fn give_up(&self, chunk: &Chunk<L::Item>, failure: &Failure) {
-        let Shop { books, labor, keys, stop, .. } = *self.shop;
-        if !books.failed(&chunk.closing(), failure, chunk.claimed, keys, |item| labor.show(item)) {
+        let Shop { books, labor, feed, stop, .. } = *self.shop;
+        books.failed(&chunk.closing(), failure, |item| labor.show(item));
+        if let Some(claims) = feed.as_claims()
+            && !claims.give_up(self.keys_of(&chunk.items))
+        {
             books.stopped_by(&"too many keys failed to go on claiming");
             stop.cancel();
         }
