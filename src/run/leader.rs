@@ -17,6 +17,7 @@ use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;
 use crate::pg::plan;
+use crate::pg::pooling::shares_its_backend;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
 use crate::telemetry::spans;
@@ -57,6 +58,23 @@ impl<W: Work> Leader<W> {
             None if failure.refuses_to_begin() => pools_statements(&self.hold.inner.endpoint.describe()),
             None => Error::sql("beginning the transaction", failure),
         }
+    }
+
+    /// Outside a transaction a proxy may give the settings to one backend and the statement to another.
+    async fn check_line(&self) -> Result<(), Error> {
+        let endpoint = &self.hold.inner.endpoint;
+        let client = self.hold.client().map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+        if !shares_its_backend(client, endpoint).await.unwrap_or(false) {
+            return Ok(());
+        }
+        Err(Error::refused(
+            Refusal::PooledConnection,
+            format!(
+                "a proxy at {} pools transactions, and outside of one nobody knows which backend runs the statement",
+                endpoint.describe()
+            ),
+            vec!["-- connect to the server itself, or to a pool with pool_mode = session".to_owned()],
+        ))
     }
 
     /// What the plan and the pool allow, inside a transaction with the statement's settings.
@@ -151,6 +169,9 @@ impl<W: Work> Stage for Leader<W> {
         let (identity, version) = (session.identity, session.version);
         check_version(version)?;
         check_rights(&self.hold, identity).await?;
+        if !self.hold.settings.transaction {
+            self.check_line().await?;
+        }
         if let Err(failure) = self.hold.begin(None).await {
             return Err(self.unready(failure));
         }

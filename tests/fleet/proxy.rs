@@ -225,3 +225,16 @@ async fn what_a_proxy_keeps_of_a_job_is_no_leader_and_who_runs_behind_it_is() {
     drop(bouncer);
     lab.server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_statement_outside_a_transaction_is_refused_where_nobody_knows_its_backend() {
+    let (lab, bouncer) = behind("transaction").await;
+    let direct = lab.server.dsn();
+    let outside = ["--no-transaction", "--monitor-dsn", &direct, "--plan-shortfall", "ignore"];
+    let ended = lab.job_at(&bouncer.dsn(), "outside", "VACUUM slow", &outside).end().await;
+    assert_eq!(ended.code, Some(4), "{ended:#?}");
+    assert!(ended.json["error"].as_str().unwrap().contains("pools transactions"), "{ended:#?}");
+    assert!(ended.json["fixes"][0].as_str().unwrap().contains("pool_mode = session"), "{ended:#?}");
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
