@@ -179,3 +179,80 @@ async fn rights_on_the_columns_that_are_used_suffice_and_the_query_names_its_col
     assert_eq!(classes(&update.run(ids(50)).await.unwrap()), [0, 50, 0, 0, 0]);
     shop.run("DROP ROLE typist").await;
 }
+
+#[tokio::test]
+async fn a_slow_query_with_a_limit_ends_no_run_before_the_last_row() {
+    let shop = Shop::with_orders(300).await;
+    // Each look sees what others are just doing, and nothing else.
+    let query =
+        "SELECT id FROM orders, (SELECT pg_sleep(0.02)) AS z WHERE status = 'new' ORDER BY id LIMIT 10";
+    let update = shop.pay().connections(4).chunk(ChunkSize::Keys(10));
+    let report = update.run(Keys::claim(query)).await.unwrap();
+    assert_eq!((report.is_complete(), classes(&report)), (true, [300, 0, 0, 0, 0]), "{report:?}");
+}
+
+#[tokio::test]
+async fn rows_that_a_worker_will_try_again_hide_no_others() {
+    let shop = Shop::with_orders(300).await;
+    shop.run(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.id = 5 AND nextval('tries') = 1 THEN RAISE 'not now' USING ERRCODE = '40001'; END IF;
+           RETURN NEW; END $$;
+         CREATE TRIGGER once BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION once()",
+    )
+    .await;
+    let query = "SELECT id FROM orders WHERE status = 'new' ORDER BY id LIMIT 10";
+    let update = shop.pay().connections(2).chunk(ChunkSize::Keys(10)).retry_delay(Duration::from_secs(1));
+    let report = update.run(Keys::claim(query)).await.unwrap();
+    assert_eq!((report.is_complete(), classes(&report)), (true, [300, 0, 0, 0, 0]), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_table_that_is_partitioned_by_what_changes_is_done_to_the_last_row() {
+    let shop = Shop::with_orders(0).await;
+    shop.run(
+        "DROP TABLE orders; CREATE TABLE orders (id int, status text, version int DEFAULT 0) PARTITION BY LIST (status);
+         CREATE TABLE fresh PARTITION OF orders FOR VALUES IN ('new');
+         CREATE TABLE done PARTITION OF orders FOR VALUES IN ('paid'); CREATE INDEX ON orders (id);
+         INSERT INTO orders SELECT n, 'new' FROM generate_series(1, 2000) AS n",
+    )
+    .await;
+    let update = shop.pay().connections(8).chunk(ChunkSize::Keys(10)).max_attempts(50);
+    let report = update.run(new_orders()).await.unwrap();
+    assert_eq!((report.is_complete(), report.updated), (true, 2_000), "{report:?}");
+}
+
+#[tokio::test]
+async fn rows_that_may_be_seen_and_not_be_changed_end_the_run_and_are_named() {
+    let shop = Shop::with_orders(20).await;
+    shop.run(
+        "CREATE ROLE reader LOGIN; GRANT SELECT, UPDATE ON orders TO reader;
+         ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY see ON orders FOR SELECT USING (true);
+         CREATE POLICY change ON orders FOR UPDATE USING (id <> 7)",
+    )
+    .await;
+    let update = pay(&shop.server.dsn_for("reader", &shop.database));
+    let report = update.run(new_orders()).await.unwrap();
+    assert_eq!((report.is_complete(), report.updated), (false, 19), "{report:?}");
+    assert!(
+        report.error.as_deref().unwrap_or_default().starts_with("7 can be seen and not be claimed"),
+        "{report:?}"
+    );
+    shop.run("DROP OWNED BY reader; DROP ROLE reader").await;
+}
+
+#[tokio::test]
+async fn a_claimed_key_may_be_of_a_domain_over_an_enum_and_be_given_as_text() {
+    let shop = Shop::with_orders(10).await;
+    shop.run(
+        "CREATE TYPE color AS ENUM ('red', 'green'); CREATE DOMAIN paint AS color;
+         CREATE TABLE cans (id paint PRIMARY KEY, status text); INSERT INTO cans VALUES ('red', 'new'), ('green', 'new')",
+    )
+    .await;
+    let cans = updater(&shop.dsn(), Vec::new()).update("cans").key(["id"]).set("status", "paid");
+    let report = cans.run(Keys::claim("SELECT id FROM cans WHERE status = 'new'")).await.unwrap();
+    assert_eq!(classes(&report), [2, 0, 0, 0, 0]);
+    let text = "SELECT id::text AS id FROM orders WHERE status = 'new'";
+    assert_eq!(classes(&shop.pay().run(Keys::claim(text)).await.unwrap()), [10, 0, 0, 0, 0]);
+}

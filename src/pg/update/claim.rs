@@ -3,8 +3,9 @@
 //! A claim locks the next rows that nobody else has locked (`SKIP LOCKED`) and that are still to be
 //! updated, inside the transaction that then updates them. A process that dies gives its rows back with
 //! its locks. An empty claim does not mean that nothing is left: others may hold rows that they will
-//! give back. So one more *looks* whether a row is locked, and if so the next *waits* for it, without skipping. Only
-//! where a look meets neither a row nor a lock, every row was done by somebody.
+//! give back. So one more *looks* whether a row is locked, and if so the next *waits* for it, without skipping. That
+//! a look meets neither a row nor a lock is no proof either: with a `LIMIT` in the query, all that it saw may have been
+//! done by others at that moment. Only a look without locks that sees no row proves that none is left.
 //!
 //! Rows are only ours while their transaction lasts. A chunk that has to be tried again is claimed *again*, so that
 //! what others have done meanwhile is theirs.
@@ -21,6 +22,7 @@ pub(crate) struct Claim {
     unlocked: Statement,
     waited_for: Statement,
     again: Statement,
+    left: Statement,
 }
 
 /// Which rows to claim.
@@ -34,6 +36,8 @@ pub(crate) enum Which<'a> {
     WaitedFor(&'a [Key]),
     /// All of these keys that are still to be updated; waits for their locks.
     Again(&'a [Key]),
+    /// One, none of these keys, locked or not; it is only looked at.
+    Left(&'a [Key]),
 }
 
 /// The values of a key's columns.
@@ -47,14 +51,15 @@ impl Claim {
     pub(crate) async fn new(client: &Client, sql: &Statements, query: &str) -> Result<Self, Failure> {
         let (others, these) = (write(sql, query, "NOT EXISTS"), write(sql, query, "EXISTS"));
         Ok(Self {
-            free: client.prepare(&format!("{others} SKIP LOCKED")).await?,
-            unlocked: client.prepare(&format!("{others} NOWAIT")).await?,
-            waited_for: client.prepare(&others).await?,
-            again: client.prepare(&these).await?,
+            free: client.prepare(&format!("{others} FOR UPDATE OF t SKIP LOCKED")).await?,
+            unlocked: client.prepare(&format!("{others} FOR UPDATE OF t NOWAIT")).await?,
+            waited_for: client.prepare(&format!("{others} FOR UPDATE OF t")).await?,
+            again: client.prepare(&format!("{these} FOR UPDATE OF t")).await?,
+            left: client.prepare(&others).await?,
         })
     }
 
-    /// Locks rows that are still to be updated.
+    /// Locks rows that are still to be updated, or looks at one.
     pub(crate) async fn take(
         &self,
         client: &Client,
@@ -66,6 +71,7 @@ impl Claim {
             Which::Unlocked(keys) => (&self.unlocked, keys, 1),
             Which::WaitedFor(keys) => (&self.waited_for, keys, 1),
             Which::Again(keys) => (&self.again, keys, i64::MAX),
+            Which::Left(keys) => (&self.left, keys, 1),
         };
         let keys: Vec<Vec<Option<&str>>> =
             (0..sql.parts.key.len()).map(|n| keys.iter().map(|key| key[n].as_deref()).collect()).collect();
@@ -89,13 +95,10 @@ impl Claim {
 fn write(sql: &Statements, query: &str, listed: &str) -> String {
     let parts = &sql.parts;
     let quote = crate::pg::privileges::quote;
-    // The query's columns under names of our own: its key as it is, and all as the texts that the eligibility
-    // speaks of (`i.c1`..).
-    let keys = sql.inputs.iter().zip(1..).take(parts.key.len());
-    let keys = keys.map(|(input, n)| format!("q.{} AS k{n}", quote(input)));
+    // The query's columns under names of our own, as texts: the eligibility speaks of `i.c1`..
     let texts = sql.inputs.iter().zip(1..);
-    let texts = texts.map(|(input, n)| format!("q.{}::pg_catalog.text AS c{n}", quote(input)));
-    let renamed: Vec<String> = keys.chain(texts).collect();
+    let renamed: Vec<String> =
+        texts.map(|(input, n)| format!("q.{}::pg_catalog.text AS c{n}", quote(input))).collect();
     let outputs: Vec<String> = (1..=sql.inputs.len())
         .map(|n| match parts.key.get(n - 1) {
             Some((key, _)) => format!("{key}::pg_catalog.text"),
@@ -103,7 +106,7 @@ fn write(sql: &Statements, query: &str, listed: &str) -> String {
         })
         .collect();
     let matches: Vec<String> =
-        parts.key.iter().zip(1..).map(|((key, _), n)| format!("{key} = i.k{n}")).collect();
+        parts.key.iter().zip(1..).map(|((key, cast), n)| format!("{key} = CAST(i.c{n} AS {cast})")).collect();
     let arrays: Vec<String> = (1..=sql.inputs.len()).map(|n| format!("${n}::pg_catalog.text[]")).collect();
     let columns: Vec<String> = (1..=sql.inputs.len()).map(|n| format!("c{n}")).collect();
     let matches_listed: Vec<String> =
@@ -111,7 +114,7 @@ fn write(sql: &Statements, query: &str, listed: &str) -> String {
     format!(
         "SELECT {outputs} FROM (SELECT {renamed} FROM ({query}\n) AS q) AS i JOIN {table} AS t ON {matches} \
          WHERE {eligible} AND {listed} (SELECT FROM unnest({arrays}) AS g({columns}) WHERE {matches_listed}) \
-         LIMIT ${limit}::pg_catalog.int8 FOR UPDATE OF t",
+         LIMIT ${limit}::pg_catalog.int8",
         outputs = outputs.join(", "),
         renamed = renamed.join(", "),
         query = query.trim_end().trim_end_matches(';'),

@@ -1,16 +1,14 @@
 //! What this process knows of keys that are claimed.
 //!
 //! A claimed row is ours while its transaction lasts. When that fails, the server frees the row at once, and
-//! whoever looks next may have it. So that each key keeps its budget of attempts, and is counted once:
+//! whoever looks next may have it. So that each key keeps its budget of attempts and is counted once, a worker *takes
+//! on* the keys that it claims, until it has said what became of them. The other workers of this process leave them
+//! alone, and so they do with those that were *given up*.
 //!
-//! - *Kept* are the keys of chunks that will be tried again. The other workers of this process leave them alone.
-//! - *Given up* are keys that used their budget up. A key is given up while its row is locked by us (it is
-//!   claimed once more for that), so that nobody can be updating it meanwhile.
-//!
-//! Both are looked at before a claim, to spare the server the rows, and again when the rows are had.
+//! Other processes know nothing of that. What they take meanwhile is theirs.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::pg::update::Key;
@@ -18,73 +16,65 @@ use crate::pg::update::Key;
 /// Keys given up that later claims leave out; a run that has more stops.
 const GIVEN_UP: usize = 10_000;
 
-/// One chunk in so many is looked at once more, beginning with the first.
-const SAMPLE: u64 = 32;
-
 /// Shared by the workers of a run.
 #[derive(Default)]
 pub(crate) struct Claims {
     over: AtomicBool,
-    worked: AtomicU64,
-    left_out: Mutex<LeftOut>,
+    keys: Mutex<Keys>,
 }
 
 #[derive(Default)]
-struct LeftOut {
+struct Keys {
+    /// By a worker, and not yet counted.
+    taken_on: HashSet<Key>,
+    /// Of these, those whose rows are free: a worker will try again.
+    waiting: HashSet<Key>,
     given_up: HashSet<Key>,
-    /// By how many chunks.
-    kept: HashMap<Key, u32>,
 }
 
 impl Claims {
-    /// Keys that a claim must leave out.
+    /// Keys that a claim need not ask the server for.
     pub(crate) fn left_out(&self) -> Vec<Key> {
-        let left_out = self.lock();
-        left_out.given_up.iter().chain(left_out.kept.keys()).cloned().collect()
+        let keys = self.lock();
+        keys.given_up.iter().chain(&keys.waiting).cloned().collect()
     }
 
-    /// Whether a row that was had must be left to another, or to nobody.
-    pub(crate) fn leaves_out(&self, key: &[Option<Box<str>>]) -> bool {
-        let left_out = self.lock();
-        left_out.given_up.contains(key) || left_out.kept.contains_key(key)
+    /// Keys that nobody will try again.
+    pub(crate) fn given_up(&self) -> Vec<Key> {
+        self.lock().given_up.iter().cloned().collect()
     }
 
-    /// Whether nobody is to try it any more.
-    pub(crate) fn has_given_up(&self, key: &[Option<Box<str>>]) -> bool {
-        self.lock().given_up.contains(key)
+    /// Takes a key on whose row was had; `false` where it is another worker's, or nobody's.
+    pub(crate) fn take_on(&self, key: &[Option<Box<str>>]) -> bool {
+        let mut keys = self.lock();
+        !keys.given_up.contains(key) && keys.taken_on.insert(key.to_vec())
     }
 
-    /// Somebody will try these again.
-    pub(crate) fn keep(&self, keys: Vec<Key>) {
-        let mut left_out = self.lock();
-        for key in keys {
-            *left_out.kept.entry(key).or_default() += 1;
-        }
+    /// They were taken on, their rows are free, and they will be tried again.
+    pub(crate) fn wait(&self, keys: Vec<Key>) {
+        self.lock().waiting.extend(keys);
     }
 
-    /// Undoes [`keep`](Self::keep).
-    pub(crate) fn release(&self, keys: &[Key]) {
-        let mut left_out = self.lock();
-        for key in keys {
-            if let Some(count) = left_out.kept.get_mut(key) {
-                *count -= 1;
-                if *count == 0 {
-                    left_out.kept.remove(key);
-                }
-            }
+    /// They were counted, or are left to whoever comes.
+    pub(crate) fn let_go(&self, gone: &[Key]) {
+        let mut keys = self.lock();
+        for key in gone {
+            keys.taken_on.remove(key);
+            keys.waiting.remove(key);
         }
     }
 
     /// Returns whether the run may go on.
-    pub(crate) fn give_up(&self, keys: Vec<Key>) -> bool {
-        let mut left_out = self.lock();
-        left_out.given_up.extend(keys);
-        left_out.given_up.len() < GIVEN_UP
+    pub(crate) fn give_up(&self, gone: Vec<Key>) -> bool {
+        self.let_go(&gone);
+        let mut keys = self.lock();
+        keys.given_up.extend(gone);
+        keys.given_up.len() < GIVEN_UP
     }
 
-    /// Whether a chunk is one of those whose rows are looked at once more: would they be claimed for ever?
-    pub(crate) fn is_sample(&self) -> bool {
-        self.worked.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE)
+    /// Whether some worker has keys that are not counted yet.
+    pub(crate) fn is_anybody_at_work(&self) -> bool {
+        !self.lock().taken_on.is_empty()
     }
 
     /// Nothing is left to claim.
@@ -92,17 +82,12 @@ impl Claims {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Somebody leaves behind what was kept from the others.
-    pub(crate) fn are_not_over(&self) {
-        self.over.store(false, Ordering::Relaxed);
-    }
-
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, LeftOut> {
-        self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,15 +100,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_left_out_until_the_last_who_keeps_it_lets_go_or_for_good() {
+    fn a_key_is_one_workers_until_it_is_counted_and_nobodys_once_it_is_given_up() {
         let claims = Claims::default();
-        claims.keep(vec![key("a"), key("b")]);
-        claims.keep(vec![key("b")]);
-        claims.release(&[key("a"), key("b")]);
-        assert!(!claims.leaves_out(&key("a")) && claims.leaves_out(&key("b")));
-        assert!(claims.give_up(vec![key("b")]));
-        claims.release(&[key("b")]);
-        assert!(claims.leaves_out(&key("b")) && claims.has_given_up(&key("b")));
-        assert_eq!(claims.left_out(), [key("b")]);
+        assert!(claims.take_on(&key("a")) && !claims.take_on(&key("a")));
+        claims.wait(vec![key("a")]);
+        assert_eq!((claims.left_out(), claims.is_anybody_at_work()), (vec![key("a")], true));
+        claims.let_go(&[key("a")]);
+        assert!(claims.left_out().is_empty() && !claims.is_anybody_at_work());
+        assert!(claims.take_on(&key("a")) && claims.give_up(vec![key("a")]));
+        assert!(!claims.take_on(&key("a")) && !claims.is_anybody_at_work());
+        assert_eq!((claims.left_out(), claims.given_up()), (vec![key("a")], vec![key("a")]));
     }
 }

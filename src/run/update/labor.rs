@@ -37,7 +37,7 @@ pub(crate) trait Labor {
     async fn work(&self, client: &Client, desk: &Self::Desk, items: &[Self::Item])
     -> Result<Answer, Failure>;
 
-    /// Opens a transaction, takes items that nobody else has, and works on them. Only where keys are
+    /// Opens a transaction, takes items that nobody else has, takes them on, and works on them. Only where keys are
     /// [claimed](super::feed::Feed::Claims).
     async fn claim(
         &self,
@@ -46,6 +46,14 @@ pub(crate) trait Labor {
         ask: Ask<'_, Self::Item>,
         claims: &Claims,
     ) -> Result<(Vec<Self::Item>, Result<Answer, Failure>), Failure>;
+
+    /// A key that is still to be updated, whoever has it; none of those given up. Only where keys are claimed.
+    async fn left(
+        &self,
+        client: &Client,
+        desk: &Self::Desk,
+        given_up: &[Key],
+    ) -> Result<Option<Key>, Failure>;
 
     /// What the spans' summary is made of.
     fn sql(&self) -> &str;
@@ -65,8 +73,6 @@ pub(crate) enum Ask<'a, T> {
     WaitedFor,
     /// These, had before, as far as they are still to be updated; waits for whoever has them.
     Again(&'a [T]),
-    /// The same, and nothing is done with them.
-    Hold(&'a [T]),
 }
 
 impl<T> Ask<'_, T> {
@@ -92,15 +98,28 @@ pub(crate) struct TableDesk {
 }
 
 impl TableUpdate {
-    /// The row would be claimed for ever.
-    fn comes_back(&self, fields: &[Option<Box<str>>]) -> Failure {
-        let key: Vec<&str> =
-            fields[..self.keys].iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect();
-        Failure::client(format!(
+    /// Fails where a row would be claimed again after its update, and so for ever.
+    async fn check_done(
+        &self,
+        client: &Client,
+        claim: &Claim,
+        items: &[Item],
+        answer: &Answer,
+    ) -> Result<(), Failure> {
+        let updated = items.iter().zip(&answer.classes).filter(|(_, class)| **class == Class::Updated);
+        let updated: Vec<Key> = updated.map(|(item, _)| item.fields[..self.keys].to_vec()).collect();
+        let left = claim.take(client, &self.statements, Which::Again(&updated)).await?;
+        let Some(fields) = left.first() else { return Ok(()) };
+        Err(Failure::client(format!(
             "{} would be claimed again after its update; have the query, or expect, leave out what is done",
-            key.join(",")
-        ))
+            spelled(&fields[..self.keys])
+        )))
     }
+}
+
+/// A key for people.
+pub(crate) fn spelled(key: &[Option<Box<str>>]) -> String {
+    key.iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect::<Vec<_>>().join(",")
 }
 
 impl Labor for TableUpdate {
@@ -141,47 +160,44 @@ impl Labor for TableUpdate {
     ) -> Result<(Vec<Item>, Result<Answer, Failure>), Failure> {
         let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
         let key = |item: &Item| item.fields[..self.keys].to_vec();
-        let keys: Vec<Key> = match &ask {
-            Ask::Again(items) | Ask::Hold(items) => items.iter().map(key).collect(),
+        let again = matches!(ask, Ask::Again(_));
+        let keys: Vec<Key> = match ask {
+            Ask::Again(items) => items.iter().map(key).collect(),
             _ => claims.left_out(),
         };
         let which = match ask {
             Ask::Free(size) => Which::Free(size, &keys),
             Ask::Unlocked => Which::Unlocked(&keys),
             Ask::WaitedFor => Which::WaitedFor(&keys),
-            Ask::Again(_) | Ask::Hold(_) => Which::Again(&keys),
+            Ask::Again(_) => Which::Again(&keys),
         };
         let taken = claim.take(client, &self.statements, which);
         let (began, taken) = join(client.batch_execute("BEGIN"), taken).await;
         began?;
-        let mut taken = taken?;
-        // Others may have said something while we waited.
-        match ask {
-            Ask::Again(_) | Ask::Hold(_) => {
-                taken.retain(|fields| !claims.has_given_up(&fields[..self.keys]));
-            }
-            _ => taken.retain(|fields| !claims.leaves_out(&fields[..self.keys])),
-        }
-        let items = taken.into_iter().map(|fields| Item { line: 0, fields }).collect();
+        let items = taken?.into_iter().map(|fields| Item { line: 0, fields }).collect();
         // A query that joins may yield a row twice.
-        let items = self.gather(items).items;
-        if items.is_empty() || matches!(ask, Ask::Hold(_)) {
+        let mut items = self.gather(items).items;
+        items.retain(|item| again || claims.take_on(&item.fields[..self.keys]));
+        if items.is_empty() {
             return Ok((items, Ok(Answer { xid: None, classes: Vec::new() })));
         }
         let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
-        let answer = desk.prepared.work_inside(client, &self.statements, &rows).await;
-        let is_last = !matches!(ask, Ask::Free(size) if items.len() == size as usize);
-        if let Ok(answer) = &answer
-            && (is_last || claims.is_sample())
-        {
-            let updated = items.iter().zip(&answer.classes).filter(|(_, class)| **class == Class::Updated);
-            let updated: Vec<Key> = updated.map(|(item, _)| key(item)).collect();
-            let left = claim.take(client, &self.statements, Which::Again(&updated)).await?;
-            if let Some(fields) = left.first() {
-                return Err(self.comes_back(fields));
-            }
-        }
+        let answer = match desk.prepared.work_inside(client, &self.statements, &rows).await {
+            Ok(answer) => self.check_done(client, claim, &items, &answer).await.map(|()| answer),
+            Err(failure) => Err(failure),
+        };
         Ok((items, answer))
+    }
+
+    async fn left(
+        &self,
+        client: &Client,
+        desk: &TableDesk,
+        given_up: &[Key],
+    ) -> Result<Option<Key>, Failure> {
+        let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
+        let left = claim.take(client, &self.statements, Which::Left(given_up)).await?;
+        Ok(left.first().map(|fields| fields[..self.keys].to_vec()))
     }
 
     fn sql(&self) -> &str {
@@ -239,6 +255,10 @@ where
         _claims: &Claims,
     ) -> Result<(Vec<T>, Result<Answer, Failure>), Failure> {
         Err(Failure::client("a closure's items cannot be claimed"))
+    }
+
+    async fn left(&self, _client: &Client, (): &(), _given_up: &[Key]) -> Result<Option<Key>, Failure> {
+        Ok(None)
     }
 
     fn sql(&self) -> &'static str {

@@ -79,7 +79,8 @@ impl Keys {
     /// none is left. Rows that hold the new value, or not the expected one, are passed over. A chunk in which a row
     /// would be claimed again after its update is taken back, and the run ends: it would go on for ever.
     ///
-    /// A key that fails is reported by each process that has tried it. Each chunk waits for the disk; of the one per
+    /// A key that fails is reported by each process that has tried it; with a `LIMIT` in the query, what has failed
+    /// keeps its place in it. Each chunk waits for the disk; of the one per
     /// connection whose COMMIT a crash of the server has caught, the keys are compared again, and *already* when they
     /// are done, also by another claimer.
     #[must_use]

@@ -12,7 +12,6 @@ use super::Shop;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::course::Course;
 use crate::decide::chunk::gather::Twin;
-use crate::pg::Failure;
 use crate::pg::era::Era;
 use crate::telemetry::spans;
 
@@ -26,8 +25,6 @@ pub(super) struct Chunk<T> {
     pub(super) claimed: bool,
     /// It may have taken effect: what is in its rows is to be read, whoever wrote it.
     pub(super) reread: bool,
-    /// Claimed, to be given up for this, and not ours at the moment.
-    pub(super) condemned: Option<Failure>,
     pub(super) attempt: Attempt,
 }
 
@@ -54,7 +51,7 @@ impl<L: Labor> Shop<'_, L> {
         let course = Course::new(self.max_attempts, self.retry);
         let number = self.books.number();
         let (due, attempt) = (Instant::now(), Attempt::none());
-        Chunk { number, items, twins, course, due, claimed, reread: false, condemned: None, attempt }
+        Chunk { number, items, twins, course, due, claimed, reread: false, attempt }
     }
 
     /// Opens an attempt, and its span.
@@ -82,7 +79,7 @@ impl<L: Labor> Shop<'_, L> {
         [(items, low), (upper, high)].map(|(items, twins)| {
             let course = Course::new(self.max_attempts, self.retry);
             let (due, attempt) = (Instant::now(), Attempt::none());
-            Chunk { number, items, twins, course, due, claimed, reread, condemned: None, attempt }
+            Chunk { number, items, twins, course, due, claimed, reread, attempt }
         })
     }
 }

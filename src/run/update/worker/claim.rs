@@ -1,36 +1,40 @@
 //! Claims: chunks whose rows are had in the transaction that changes them.
 
+use std::time::Duration;
+
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 
-use super::super::claims::Claims;
-use super::super::labor::{Ask, Labor};
+use super::super::labor::{Ask, Labor, spelled};
 use super::Worker;
 use super::chunk::Chunk;
 use crate::pg::Failure;
 use crate::pg::update::{Answer, Key};
 
 /// What the next claim asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Hunt {
-    /// What is free; so many looks in a row met neither a row nor a lock.
-    Free { quiet: u32 },
+    /// What is free.
+    Free,
     /// Nothing was free: whether somebody has something.
-    Look { quiet: u32 },
+    Look,
     /// Somebody had: to wait for it.
     Wait,
 }
 
-/// Looks in a row that must meet nothing. With a `LIMIT` in the query, what a look sees may be done by
-/// others at that moment, and more come into sight.
-const QUIET: u32 = 2;
-/// Somebody has the row (`lock_not_available`).
-const LOCKED: &str = "55P03";
+/// Between two looks where others are at work, or have just been.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Looks in a row, with a pause after each, at one row that nobody has locked and nobody can lock.
+const STUCK: u32 = 40;
+/// Claims in a row that may fail for a reason that passes, before any row was had.
+const CLAIMS: u32 = 100;
+/// Somebody has the row (`lock_not_available`), or had it for too long (`query_canceled`).
+const BUSY: [&str; 2] = ["55P03", "57014"];
 
 impl Hunt {
     /// Whether nobody else should be kept waiting meanwhile.
-    pub(super) const fn may_wait(self) -> bool {
-        !matches!(self, Self::Free { .. })
+    pub(super) fn may_wait(&self) -> bool {
+        *self != Self::Free
     }
 }
 
@@ -41,8 +45,8 @@ impl<L: Labor> Worker<'_, L> {
     pub(super) async fn claim(&mut self) {
         let began = Instant::now();
         let ask = match self.hunt {
-            Hunt::Free { .. } => Ask::Free(self.sizer.next()),
-            Hunt::Look { .. } => Ask::Unlocked,
+            Hunt::Free => Ask::Free(self.sizer.next()),
+            Hunt::Look => Ask::Unlocked,
             Hunt::Wait => Ask::WaitedFor,
         };
         let Some(taken) = self.claim_these(ask).await else { return };
@@ -50,90 +54,89 @@ impl<L: Labor> Worker<'_, L> {
             Ok((items, _)) if items.is_empty() => {
                 self.claim_failures = 0;
                 self.roll_back().await;
-                self.nothing_found().await;
+                match self.hunt {
+                    Hunt::Free => self.hunt = Hunt::Look,
+                    Hunt::Wait => self.hunt = Hunt::Free,
+                    Hunt::Look => self.nothing_found().await,
+                }
             }
             Ok((items, answer)) => {
                 self.claim_failures = 0;
-                self.hunt = Hunt::Free { quiet: 0 };
+                self.stuck = (None, 0);
+                self.hunt = Hunt::Free;
                 let mut chunk = self.shop.chunk(items, Vec::new(), true);
                 self.shop.begin(&mut chunk);
                 chunk.attempt.began = began;
                 self.on_work(chunk, answer).await;
             }
-            Err(failure) if self.hunt.may_wait() && failure.sqlstate() == Some(LOCKED) => {
-                self.hunt = if self.hunt == Hunt::Wait { Hunt::Free { quiet: 0 } } else { Hunt::Wait };
+            Err(failure)
+                if self.hunt.may_wait() && failure.sqlstate().is_some_and(|code| BUSY.contains(&code)) =>
+            {
+                self.hunt = if self.hunt == Hunt::Wait { Hunt::Free } else { Hunt::Wait };
                 self.roll_back().await;
             }
             Err(failure) => self.claim_failed(failure).await,
         }
     }
 
+    /// A look met neither a row nor a lock. Nothing is left if nobody of us is at work and no row is to be seen.
     async fn nothing_found(&mut self) {
-        self.hunt = match self.hunt {
-            Hunt::Free { quiet } => Hunt::Look { quiet },
-            Hunt::Look { quiet } if quiet + 1 >= QUIET => {
+        self.hunt = Hunt::Free;
+        let (Some(claims), Some(line)) = (self.shop.feed.as_claims(), &self.line) else { return };
+        let at_work = claims.is_anybody_at_work();
+        let left = self.shop.labor.left(&line.client, &line.desk, &claims.given_up()).await;
+        match left {
+            Ok(None) if !at_work => {
                 // What was found done may be another's, and not yet on the disk.
                 if self.flush().await {
-                    self.shop.feed.as_claims().into_iter().for_each(Claims::are_over);
+                    claims.are_over();
                 }
-                Hunt::Free { quiet: 0 }
             }
-            Hunt::Look { quiet } => Hunt::Free { quiet: quiet + 1 },
-            Hunt::Wait => Hunt::Free { quiet: 0 },
-        };
+            Ok(left) => {
+                let again = left.is_some() && left == self.stuck.0;
+                self.stuck = (left, if again && !at_work { self.stuck.1 + 1 } else { 0 });
+                if let (Some(key), STUCK..) = &self.stuck {
+                    let problem = "can be seen and not be claimed: a row-level security policy withholds it";
+                    self.shop.books.stopped_by(&format!("{} {problem}", spelled(key)));
+                    self.shop.stop.cancel();
+                }
+                tokio::select! {
+                    () = sleep(PAUSE) => {}
+                    () = self.shop.stop.cancelled() => {}
+                }
+            }
+            Err(failure) => self.claim_failed(failure).await,
+        }
     }
 
     /// The same for a chunk that was claimed before, and whose rows are free since its transaction ended. What others
     /// have done is theirs.
     pub(super) async fn claim_again(&mut self, mut chunk: Chunk<L::Item>) {
-        let cause = chunk.condemned.take();
-        if cause.is_none() {
-            self.shop.begin(&mut chunk);
-        }
+        self.shop.begin(&mut chunk);
         let had = std::mem::take(&mut chunk.items);
-        let ask = if cause.is_some() { Ask::Hold(&had) } else { Ask::Again(&had) };
-        let taken = self.claim_these(ask).await;
-        match taken {
+        match self.claim_these(Ask::Again(&had)).await {
             None => {
                 chunk.items = had;
-                match cause {
-                    None => chunk.course.on_withdrawn(),
-                    Some(_) => chunk.condemned = cause,
-                }
+                chunk.course.on_withdrawn();
                 self.again.push(chunk);
             }
-            Some(taken) => {
-                self.let_go(chunk.is_to_be_claimed(), &had);
-                let (items, answer) = taken.unwrap_or_else(|failure| (had, Err(failure)));
+            Some(Ok((items, answer))) => {
+                let ours = self.keys_of(&items);
+                let mut theirs = self.keys_of(&had);
+                theirs.retain(|key| !ours.contains(key));
+                self.shop.feed.as_claims().into_iter().for_each(|claims| claims.let_go(&theirs));
                 chunk.items = items;
-                match cause {
-                    Some(cause) => self.on_held(chunk, cause, answer).await,
-                    None if chunk.items.is_empty() => self.roll_back().await,
-                    None => self.on_work(chunk, answer).await,
+                if chunk.items.is_empty() {
+                    self.roll_back().await;
+                } else {
+                    self.on_work(chunk, answer).await;
                 }
             }
+            Some(Err(failure)) => {
+                chunk.items = had;
+                self.on_work(chunk, Err(failure)).await;
+            }
         }
-    }
-
-    /// A chunk that is to be given up was had once more, as far as it is still to be updated: nobody is at work on it.
-    async fn on_held(&mut self, chunk: Chunk<L::Item>, cause: Failure, held: Result<Answer, Failure>) {
-        if let Err(failure) = held
-            && failure.is_connection_lost()
-        {
-            self.lose(&failure);
-            return self.condemn(chunk, cause);
-        }
-        if !chunk.items.is_empty() {
-            self.give_up(&chunk, &cause);
-        }
-        self.roll_back().await;
-    }
-
-    /// Gives a claimed chunk up, as soon as its rows are had once more.
-    pub(super) fn condemn(&mut self, mut chunk: Chunk<L::Item>, cause: Failure) {
-        chunk.condemned = Some(cause);
-        chunk.due = Instant::now();
-        self.keep(chunk);
     }
 
     /// Will try a chunk again; nobody else of this process is to claim its rows.
@@ -141,15 +144,15 @@ impl<L: Labor> Worker<'_, L> {
         if chunk.is_to_be_claimed()
             && let Some(claims) = self.shop.feed.as_claims()
         {
-            claims.keep(self.keys_of(&chunk.items));
+            claims.wait(self.keys_of(&chunk.items));
         }
         self.again.push(chunk);
     }
 
-    /// Undoes that.
-    pub(super) fn let_go(&self, kept: bool, items: &[L::Item]) {
-        if kept && let Some(claims) = self.shop.feed.as_claims() {
-            claims.release(&self.keys_of(items));
+    /// Others may have the rows.
+    pub(super) fn let_go(&self, items: &[L::Item]) {
+        if let Some(claims) = self.shop.feed.as_claims() {
+            claims.let_go(&self.keys_of(items));
         }
     }
 
@@ -167,7 +170,7 @@ impl<L: Labor> Worker<'_, L> {
         self.line.as_ref()?;
         let commit = self.commit_next();
         let line = self.line.as_ref()?;
-        let waits = ask.waits();
+        let (waits, again) = (ask.waits(), matches!(ask, Ask::Again(_)));
         let claim = shop.labor.claim(&line.client, &line.desk, ask, claims);
         // Waiting for others' rows may be broken off; a COMMIT under way may not.
         let claim = async {
@@ -184,6 +187,11 @@ impl<L: Labor> Worker<'_, L> {
         }
         if self.on_commit(commit, committed).await {
             self.roll_back().await;
+            if let Some(Ok((items, _))) = &claimed
+                && !again
+            {
+                self.let_go(items);
+            }
             return None;
         }
         claimed
@@ -198,10 +206,14 @@ impl<L: Labor> Worker<'_, L> {
         } else {
             self.roll_back().await;
         }
-        // Somebody cancelled the statement, or it took too long: as good a reason to try again as a deadlock.
+        // Nothing was had, so nothing is lost by another try.
+        let tries = if failure.is_connection_lost() { shop.max_attempts } else { CLAIMS };
         let transient = failure.is_retryable() || failure.sqlstate() == Some("57014");
-        if transient && self.claim_failures < shop.max_attempts {
-            sleep(shop.retry.delay(self.claim_failures, fastrand::f64())).await;
+        if transient && self.claim_failures < tries {
+            tokio::select! {
+                () = sleep(shop.retry.delay(self.claim_failures, fastrand::f64())) => {}
+                () = shop.stop.cancelled() => {}
+            }
         } else {
             shop.books.stopped_by(&format!("claiming rows failed: {failure}"));
             shop.stop.cancel();

@@ -29,7 +29,6 @@ use self::chunk::Chunk;
 use self::claim::Hunt;
 use self::line::Line;
 use super::books::Books;
-use super::claims::Claims;
 use super::feed::Feed;
 use super::labor::Labor;
 use crate::decide::backoff::Backoff;
@@ -37,6 +36,7 @@ use crate::decide::chunk::size::Sizer;
 use crate::event::{Event, Resolution, SqlState};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
+use crate::pg::update::Key;
 use crate::telemetry::spans::Server;
 
 /// What a run's workers share.
@@ -72,6 +72,8 @@ pub(crate) struct Worker<'a, L: Labor> {
     /// To be tried again, and one put together ahead of time; the last is next.
     again: Vec<Chunk<L::Item>>,
     hunt: Hunt,
+    /// A row that is left and cannot be claimed, and how often it was met.
+    stuck: (Option<Key>, u32),
     claim_failures: u32,
 }
 
@@ -86,7 +88,8 @@ impl<'a, L: Labor> Worker<'a, L> {
             held: Vec::new(),
             doubtful: None,
             again: Vec::new(),
-            hunt: Hunt::Free { quiet: 0 },
+            hunt: Hunt::Free,
+            stuck: (None, 0),
             claim_failures: 0,
         }
     }
@@ -130,15 +133,14 @@ impl<'a, L: Labor> Worker<'a, L> {
             self.unresolved(&chunk, &Failure::lost("no session to ask whether the commit was flushed"));
         }
         for chunk in std::mem::take(&mut self.again) {
-            self.let_go(chunk.is_to_be_claimed(), &chunk.items);
-            match (&chunk.condemned, failure) {
-                (Some(cause), _) => self.give_up(&chunk, cause),
-                // Its rows are free for others.
-                (None, Some(_)) if chunk.is_to_be_claimed() => {
-                    shop.feed.as_claims().into_iter().for_each(Claims::are_not_over);
+            match failure {
+                // Its rows are free for others, and if there are none, the claims are not over.
+                Some(_) if chunk.is_to_be_claimed() => self.let_go(&chunk.items),
+                Some(failure) => self.give_up(&chunk, failure),
+                None => {
+                    self.let_go(&chunk.items);
+                    shop.books.left_behind(chunk.len());
                 }
-                (None, Some(failure)) => self.give_up(&chunk, failure),
-                (None, None) => shop.books.left_behind(chunk.len()),
             }
         }
     }

@@ -71,6 +71,7 @@ impl<L: Labor> Worker<'_, L> {
         let Shop { books, labor, .. } = *self.shop;
         let Attempt { classes, span, .. } = &chunk.attempt;
         span.in_scope(|| books.committed(&chunk.closing(), classes, |item| labor.show(item)));
+        self.let_go(&chunk.items);
     }
 
     pub(super) fn on_failure(&mut self, mut chunk: Chunk<L::Item>, failure: Failure) {
@@ -106,7 +107,6 @@ impl<L: Labor> Worker<'_, L> {
                 // The last is taken first.
                 shop.halves(chunk).into_iter().rev().for_each(|half| self.keep(half));
             }
-            Next::GiveUp if chunk.is_to_be_claimed() => self.condemn(chunk, failure),
             Next::GiveUp => self.give_up(&chunk, &failure),
             Next::Stop => {
                 shop.books.stopped_by(&failure);
