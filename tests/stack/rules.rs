@@ -158,6 +158,11 @@ fn the_demo_of_docker_compose_is_scraped_where_it_listens() {
     let script = read("dashboards/demo.sh");
     let play = script.lines().find(|line| line.trim().starts_with("headcount demo ")).unwrap();
     assert!(play.contains("--listen \"$LISTEN\"") && play.contains("--keep-metrics "), "{play}");
+    // Started again, it is not healthy before it is built.
+    let first = demo.split("      - |\n").nth(1).unwrap();
+    let first = first.lines().find(|line| !line.trim().starts_with('#')).unwrap();
+    assert_eq!(first.trim(), "rm -f /tmp/built");
+    assert!(demo.contains("test: [CMD, test, -e, /tmp/built]"));
     // It has a server of its own only where the programs for one are.
     assert!(demo.contains("apt-get install -y --no-install-recommends postgresql-"));
     output(Command::new("sh").arg("-n").arg(file("dashboards/demo.sh")));
