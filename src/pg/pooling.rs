@@ -1,11 +1,11 @@
 //! Whether a proxy gives the transactions of one session to several backends.
 //!
-//! It hides well: one idle client gets the same backend every time. So a second session is begun beside the first one,
-//! and holds a transaction open; meanwhile the first one is asked for its backend again. With one of its own it cannot have
+//! It hides well: one idle client gets the same backend every time. So other sessions are begun beside the first one,
+//! and hold a transaction open; meanwhile the first one is asked for its backend again. With one of its own it cannot have
 //! changed, and nobody else can have it. Only simple queries are sent: prepared ones would fail there first.
 //!
-//! Where the session's key names the backend that answers ([`backend_key`]), nobody
-//! lends backends, and a second session is not needed.
+//! Where the session's key names the backend that answers ([`backend_key`]), nobody lends backends, and no other
+//! session is needed.
 
 use std::time::Duration;
 
@@ -17,6 +17,10 @@ use super::{Failure, backend_key};
 
 /// How long a session behind a proxy may wait for a backend before that is taken for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sessions that are begun beside the first one, and how long each may wait. One would do, if nobody else used
+/// the backend of the first just then.
+const BESIDE: [Duration; 3] = [PATIENCE, Duration::from_secs(1), Duration::from_secs(1)];
 
 const PROBE: &str = "headcount:probe";
 
@@ -37,21 +41,31 @@ pub(crate) async fn shares_its_backend(first: &Client, endpoint: &Endpoint) -> R
     if backend_key::process_id(first).await == Some(mine) {
         return Ok(false);
     }
-    let second = async {
-        let (second, _driver) = endpoint.open(PROBE).await?;
-        second.batch_execute("BEGIN").await?;
-        let other = backend(&second).await?;
-        Ok((second, other))
-    };
-    match timeout(PATIENCE, second).await.map_err(full)? {
-        // While the transaction is open.
-        Ok((_begun, other)) => match timeout(PATIENCE, backend(first)).await {
-            Ok(again) => Ok(mine == other || again? != mine),
-            Err(_) => Ok(true),
-        },
-        Err(failure) if Failure::refuses_to_begin(&failure) => Ok(true),
-        Err(failure) => Err(failure),
+    let mut begun = Vec::new();
+    for patience in BESIDE {
+        let (session, other) = match timeout(patience, begin(endpoint)).await.map_err(full) {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(failure)) if failure.refuses_to_begin() => return Ok(true),
+            // None to spare for another doubt.
+            _ if !begun.is_empty() => return Ok(false),
+            Ok(Err(failure)) | Err(failure) => return Err(failure),
+        };
+        begun.push(session);
+        // While the transactions are open.
+        let Ok(again) = timeout(PATIENCE, backend(first)).await else { return Ok(true) };
+        if mine == other || again? != mine {
+            return Ok(true);
+        }
     }
+    Ok(false)
+}
+
+/// A session in a transaction, and its backend.
+async fn begin(endpoint: &Endpoint) -> Result<(Client, i32), Failure> {
+    let (client, _driver) = endpoint.open(PROBE).await?;
+    client.batch_execute("BEGIN").await?;
+    let backend = backend(&client).await?;
+    Ok((client, backend))
 }
 
 async fn backend(client: &Client) -> Result<i32, Failure> {
