@@ -180,6 +180,9 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
     };
     let next = match failed.reason() {
         "in_doubt" => return "Look whether it took effect before you run it again".to_owned(),
+        "refused" if hopeless(failed) => {
+            "nothing gives it workers: run it with --plan-shortfall ignore, or without headcount"
+        }
         "refused" | "configuration" if !failed.fixes().is_empty() => {
             "do what the fix above says and run it again"
         }
@@ -190,6 +193,12 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
         _ => "correct what the error names and run it again",
     };
     format!("{left}; {next}")
+}
+
+/// Whether all advice is that there is none.
+fn hopeless(failed: &Failed) -> bool {
+    let fixes = failed.fixes();
+    !fixes.is_empty() && fixes.iter().all(|fix| fix.starts_with("-- none"))
 }
 
 fn time<T>(run: &Execution<T>) -> String {

@@ -13,6 +13,7 @@
 //! | [`monitor`] | one monitor for all, silent when nothing is watched |
 //! | [`edge`] | private servers; connecting with passwords, files, TLS |
 //! | [`plan`] | the plan, and each reason why it has too few workers |
+//! | [`maintenance`] | the bounds of VACUUM and CREATE INDEX, and that the server asks for no more |
 //! | [`scripts`] | each statement of a script, and REFRESH, inspected before anything runs |
 //!
 //! Most claims are tried on PostgreSQL 13, 15 and 18; `harness` starts one server a version and
@@ -23,6 +24,7 @@ mod cancels;
 mod edge;
 mod faults;
 mod harness;
+mod maintenance;
 mod monitor;
 mod patience;
 mod plan;

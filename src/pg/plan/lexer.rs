@@ -17,7 +17,7 @@ pub(super) enum Token {
 }
 
 /// Cuts a text into tokens; comments and blanks are none.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Lexer<'a> {
     text: &'a str,
     rest: &'a str,

@@ -23,6 +23,7 @@
 //! Sources: execParallel.c, nodeGather.c, nodeHashjoin.c, clauses.c (`max_parallel_hazard`),
 //! allpaths.c (`compute_parallel_worker`), and the manual's chapter "Parallel Query".
 
+mod build;
 mod lexer;
 mod maintenance;
 mod probe;
@@ -35,13 +36,14 @@ mod statements;
 mod survey;
 mod text;
 mod tree;
+mod vacuum;
 
 use serde::Serialize;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
-use self::maintenance::Indexes;
+use self::maintenance::Bound;
 use self::text::{Kind, Text};
 use self::tree::Tree;
 use super::Failure;
@@ -103,8 +105,8 @@ enum Nature {
     Query,
     /// REFRESH on a server that has no workers for it.
     SerialRefresh,
-    /// Settings, VACUUM's option PARALLEL, and the indexes that it is about.
-    Maintenance { asked: Option<u32>, indexes: Option<Indexes> },
+    /// What the settings and the catalog leave to VACUUM or CREATE INDEX.
+    Maintenance(Bound),
 }
 
 /// A plan, and why it has not more workers: what `headcount explain` prints.
@@ -192,7 +194,7 @@ async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspe
     match text.kind() {
         Kind::Query | Kind::Cursor => {}
         Kind::Refresh => return refresh::inspect(client, &text).await,
-        Kind::Maintenance => return maintenance::inspect(client, sql).await,
+        Kind::Maintenance => return maintenance::inspect(client, sql, true).await,
         Kind::Setting | Kind::Definition => {
             parse(client, sql).await?;
             return Ok(Inspection::NotExplainable { why: text::NO_PLAN });

@@ -24,12 +24,16 @@ pub enum ReasonKind {
     GatherLimit,
     /// `max_parallel_maintenance_workers`, or VACUUM's own PARALLEL.
     MaintenanceLimit,
+    /// An index whose access method has no workers to build it.
+    AccessMethod,
     /// The plan reads no table.
     NoTable,
     /// The storage parameter `parallel_workers` of a table.
     TableParallelWorkers,
     /// The largest table is small against `min_parallel_table_scan_size`.
     SmallTable,
+    /// `maintenance_work_mem` is too little for more workers to build an index.
+    MaintenanceMemory,
     /// Temporary tables are read by the leader alone.
     TemporaryTable,
     /// Foreign tables are read by the leader alone unless their wrapper knows better.
@@ -63,9 +67,11 @@ impl ReasonKind {
             Self::PoolSize => "pool_size",
             Self::GatherLimit => "gather_limit",
             Self::MaintenanceLimit => "maintenance_limit",
+            Self::AccessMethod => "access_method",
             Self::NoTable => "no_table",
             Self::TableParallelWorkers => "table_parallel_workers",
             Self::SmallTable => "small_table",
+            Self::MaintenanceMemory => "maintenance_memory",
             Self::TemporaryTable => "temporary_table",
             Self::ForeignTable => "foreign_table",
             Self::CteScan => "cte_scan",

@@ -12,7 +12,7 @@ use super::routines::{Hazard, Routine, Routines};
 use super::server::{self, Setting, Table, threshold_for, workers_for};
 use super::text::{Kind, Text};
 use super::tree::Tree;
-use super::{Failure, Nature, Params, Plan, maintenance};
+use super::{Failure, Nature, Params, Plan};
 
 /// Finds the reasons why `plan` cannot reach `target`, in the transaction that the plan was made in.
 pub(super) async fn diagnose(
@@ -33,11 +33,14 @@ pub(super) async fn diagnose(
             );
             return Ok(Diagnosis { reasons: vec![serial], unseen: Vec::new() });
         }
-        Nature::Maintenance { asked, indexes } => {
+        Nature::Maintenance(bound) => {
+            let unseen = Routines::read(client, sql, &plan.tree).await?.unseen;
+            if let Some(serial) = bound.serial() {
+                return Ok(Diagnosis { reasons: vec![serial], unseen });
+            }
             let mut reasons: Vec<Reason> =
                 pool_reason(&settings, plan.pool_size, target).into_iter().collect();
-            reasons.extend(maintenance::reasons(&settings, *asked, indexes.as_ref(), target));
-            let unseen = Routines::read(client, sql, &plan.tree).await?.unseen;
+            reasons.extend(bound.reasons(&settings, target));
             return Ok(Diagnosis { reasons, unseen });
         }
     }
@@ -75,7 +78,7 @@ fn reason(kind: ReasonKind, explanation: impl Into<String>, fix: impl Into<Strin
     Reason { kind, explanation: explanation.into(), fixes: vec![fix.into()] }
 }
 
-fn number(settings: &[Setting], name: &str) -> u64 {
+pub(super) fn number(settings: &[Setting], name: &str) -> u64 {
     settings.iter().find(|setting| setting.name == name).map_or(0, |setting| setting.number() as u64)
 }
 
@@ -359,7 +362,7 @@ fn mark_safe(routine: &Routine) -> String {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{} kB", bytes.div_ceil(1024)),
         _ => format!("{} MB", bytes / 1_048_576),
@@ -387,7 +390,15 @@ mod tests {
 
     fn table(bytes: u64) -> Table {
         let name = "public.big".to_owned();
-        Table { name, bytes, temporary: false, foreign: false, parallel_workers: None }
+        Table {
+            name,
+            bytes,
+            temporary: false,
+            foreign: false,
+            heap: true,
+            fresh: false,
+            parallel_workers: None,
+        }
     }
 
     /// The kinds found for a target of 4, after a change to facts in which nothing stands in the way.

@@ -31,7 +31,7 @@ const SETTINGS: &str = "
     FROM pg_catalog.pg_settings
     WHERE name = ANY (ARRAY['max_parallel_workers_per_gather', 'max_parallel_workers', 'max_worker_processes',
                             'min_parallel_table_scan_size', 'min_parallel_index_scan_size',
-                            'max_parallel_maintenance_workers',
+                            'max_parallel_maintenance_workers', 'maintenance_work_mem',
                             'parallel_setup_cost', 'parallel_tuple_cost', 'parallel_leader_participation',
                             'debug_parallel_query', 'force_parallel_mode', 'block_size'])
        OR name LIKE 'enable\\_%' AND setting = 'off' AND boot_val = 'on'
@@ -53,12 +53,17 @@ pub(super) async fn settings(client: &Client) -> Result<Vec<Setting>, Failure> {
 
 /// A table that the plan reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of a catalog, not states")]
 pub(super) struct Table {
     /// Qualified and quoted.
     pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) temporary: bool,
     pub(super) foreign: bool,
+    /// Stored by the server's own table access method.
+    pub(super) heap: bool,
+    /// Never vacuumed or analyzed, as far as its statistics tell.
+    pub(super) fresh: bool,
     /// The storage parameter `parallel_workers`.
     pub(super) parallel_workers: Option<u32>,
 }
@@ -67,7 +72,8 @@ const TABLES: &str = "
     SELECT pg_catalog.format('%I.%I', t.schema, t.name), c.relpersistence = 't', c.relkind = 'f',
            CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END,
            (SELECT option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions)
-            WHERE option_name = 'parallel_workers')
+            WHERE option_name = 'parallel_workers'),
+           c.relam = 2, c.relpages = 0 OR c.reltuples < 0
     FROM unnest($1::text[], $2::text[]) AS t (schema, name)
     JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))";
 
@@ -81,6 +87,8 @@ pub(super) async fn tables(client: &Client, names: &[(String, String)]) -> Resul
             foreign: row.try_get(2)?,
             bytes: row.try_get::<_, Option<i64>>(3)?.and_then(|bytes| bytes.try_into().ok()).unwrap_or(0),
             parallel_workers: row.try_get::<_, Option<i32>>(4)?.and_then(|n| n.try_into().ok()),
+            heap: row.try_get(5)?,
+            fresh: row.try_get(6)?,
         })
     };
     rows.iter().map(table).collect()

@@ -128,15 +128,6 @@ pub(crate) fn copy_flaw(statement: &str) -> Option<String> {
     })
 }
 
-/// The number in VACUUM (PARALLEL n).
-pub(super) fn parallel_option(statement: &str) -> Option<u32> {
-    let mut lexer = Lexer::new(statement);
-    lexer.find(|token| matches!(token, Token::Word(word) if word == "parallel"))?;
-    let before = lexer.read();
-    lexer.next()?;
-    lexer.token_since(before).parse().ok()
-}
-
 /// The first `$1`.
 fn parameter(statement: &str) -> Option<&str> {
     let mut lexer = Lexer::new(statement);
@@ -181,14 +172,6 @@ mod tests {
         assert_eq!(query_of("CREATE TABLE a AS (TABLE b) WITH NO DATA"), Some("(TABLE b)"));
         assert_eq!(query_of("create table a as table data"), Some("table data"));
         assert_eq!(query_of("create table a (x int)"), None);
-    }
-
-    #[test]
-    fn the_workers_that_vacuum_is_given_are_read() {
-        assert_eq!(parallel_option("VACUUM (VERBOSE, PARALLEL 3) t"), Some(3));
-        assert_eq!(parallel_option("vacuum (parallel /* none */ 0, analyze) t"), Some(0));
-        assert_eq!(parallel_option("vacuum \"parallel\""), None);
-        assert_eq!(parallel_option("vacuum (parallel) t"), None);
     }
 
     #[test]

@@ -19,7 +19,8 @@ use tokio_postgres::error::SqlState;
 use super::routines::Routines;
 use super::statements::{query_of, split};
 use super::text::{Kind, Text};
-use super::{Diagnosis, Failure, Inspection, Params, Plan, Reason, ReasonKind, diagnose, inspect, parse};
+use super::{Diagnosis, Failure, Inspection, Params, Plan, Reason, ReasonKind};
+use super::{diagnose, inspect, maintenance, parse};
 
 /// A statement, and what is known of its workers before it runs.
 #[derive(Debug, Clone, Serialize)]
@@ -235,13 +236,14 @@ impl<'a> Walk<'a> {
         Ok(Statement { certain: true, ..Statement::new(sql) })
     }
 
-    /// Its bound rests on settings, and that of VACUUM on the indexes of what it names.
+    /// Its bound rests on settings, and on the tables that it names unless a statement ahead may change them.
     async fn maintain(&self, sql: &str, text: &Text, target: Option<u32>) -> Result<Statement, Failure> {
-        let settled = self.changed.is_some() && (text.vacuumed().is_none() || !self.touches(&text.names()));
+        let settled = !self.touches(&text.names());
         let bounded = async || {
-            let mut statement = Statement::of(sql, inspect(self.client, sql, &[]).await?);
-            statement.certain = settled;
-            if settled {
+            let inspection = maintenance::inspect(self.client, sql, settled).await?;
+            let mut statement = Statement::of(sql, inspection);
+            statement.certain = self.changed.is_some();
+            if statement.certain {
                 explain_shortfall(self.client, &mut statement, &[], target).await?;
             }
             Ok(statement)

@@ -124,33 +124,6 @@ impl Text {
         Some((name, concurrently))
     }
 
-    /// The tables that VACUUM names, quoted. `None` where it names none, and for FULL, which builds them anew.
-    pub(super) fn vacuumed(&self) -> Option<Vec<String>> {
-        let is = |token: &Token, words: &[&str]| matches!(token, Token::Word(word) if words.contains(&word.as_str()));
-        if !self.0.first().is_some_and(|first| is(first, &["vacuum"])) || self.mentions(&["full"]) {
-            return None;
-        }
-        let mut names = vec![String::new()];
-        let mut depth = 0;
-        for token in &self.0[1..] {
-            let name = names.last_mut()?;
-            match token {
-                Token::Mark('(') => depth += 1,
-                Token::Mark(')') => depth -= 1,
-                // Options before the tables, and columns after one.
-                _ if depth > 0 => {}
-                Token::Mark(',') => names.push(String::new()),
-                Token::Mark('.') => name.push('.'),
-                token if is(token, &["freeze", "verbose", "analyze", "analyse", "only"]) => {}
-                Token::Word(part) | Token::Quoted(part) => {
-                    let _ = write!(name, "\"{}\"", part.replace('"', "\"\""));
-                }
-                _ => {}
-            }
-        }
-        names.iter().all(|name| !name.is_empty()).then_some(names)
-    }
-
     /// The names of what it makes or changes, when it is no more than that: for a query, the table that
     /// it makes, if it makes one.
     pub(super) fn changed(&self) -> BTreeSet<String> {
@@ -373,20 +346,6 @@ mod tests {
             refreshed("refresh materialized view concurrently m with data"),
             Some((r#""m""#.to_owned(), true))
         );
-    }
-
-    #[test]
-    fn the_tables_that_vacuum_names_are_found_and_nothing_else() {
-        let found = |sql| Text::new(sql).vacuumed().map(|names| names.join(" "));
-        assert_eq!(found("vacuum S.\"a\"\"b\"").as_deref(), Some(r#""s"."a""b""#));
-        assert_eq!(
-            found("VACUUM (PARALLEL 2, ANALYZE true) a (x, y), public.b;").as_deref(),
-            Some(r#""a" "public"."b""#)
-        );
-        assert_eq!(found("vacuum freeze verbose analyze only a *").as_deref(), Some(r#""a""#));
-        for sql in ["vacuum", "vacuum (verbose)", "vacuum full a", "vacuum (full, verbose) a", "analyze a"] {
-            assert_eq!(found(sql), None, "{sql}");
-        }
     }
 
     #[test]
