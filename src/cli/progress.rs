@@ -144,7 +144,7 @@ impl Story {
             Event::PlanBlocked { by, .. } => {
                 Some(format!("inspecting the plan waits for a lock that backend {by} holds or waits for"))
             }
-            Event::PlanInspected { planned } => Some(format!("planned: {planned} workers")),
+            Event::PlanInspected { planned } => Some(format!("planned: at most {planned} workers")),
             Event::TargetLowered { target } => {
                 self.target = *target;
                 Some(format!("target lowered to {target}, which is all that the plan can have"))

@@ -174,3 +174,38 @@ fn help_has_examples_and_exit_codes() {
         assert!(help.contains(word), "{word} is missing in:\n{help}");
     }
 }
+
+#[test]
+fn maintenance_is_told_what_helps_where_something_does_and_a_missing_table_as_such() {
+    let lab = Lab::start();
+    lab.sql("CREATE TABLE bare AS SELECT generate_series(1, 1000) AS id");
+    let run = |sql: &str, code| {
+        lab.headcount(&["run", "--no-transaction", "--attempts", "1", "--sql", sql]).ended(code)
+    };
+    let closing = |out: &str| out.lines().last().unwrap().to_owned();
+    for sql in ["VACUUM bare", "CREATE INDEX ON bare USING hash (id)"] {
+        let alone = run(sql, 4);
+        assert!(alone.said.contains("hint: none: ") && !alone.said.contains("fix: "), "{}", alone.said);
+        assert!(
+            closing(&alone.out).starts_with("Nothing was run; nothing gives it workers"),
+            "{}",
+            alone.out
+        );
+    }
+    let built = run("CREATE INDEX ON bare (id)", 4);
+    assert!(built.said.contains("fix: --set maintenance_work_mem=160MB"), "{}", built.said);
+    assert_eq!(closing(&built.out), "Nothing was run; do what the fix above says and run it again");
+    for (sql, sqlstate) in [
+        ("VACUUM nope", "42P01"),
+        ("CREATE INDEX ON nope (id)", "42P01"),
+        ("CREATE INDEX ON bare (nope)", "42703"),
+    ] {
+        let missing = run(sql, 1);
+        assert!(missing.said.contains(sqlstate), "{}", missing.said);
+        assert!(!missing.said.contains("fix: "), "{}", missing.said);
+    }
+    lab.sql("ALTER TABLE bare SET (parallel_workers = 4)");
+    let most = ["--set", "max_parallel_maintenance_workers=4", "--target", "4"];
+    let built = lab.headcount(&[&["run", "--sql", "CREATE INDEX ON bare (id)"][..], &most].concat()).ended(0);
+    assert!(built.said.contains("planned: at most 4 workers"), "{}", built.said);
+}
