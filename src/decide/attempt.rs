@@ -176,7 +176,7 @@ impl Attempts {
                 Next::Retry(self.pause(shown, 1, draw))
             }
             Ended::Failed(class) if !class.is_retryable() || self.attempt >= self.max => Next::Fail,
-            Ended::Failed(FailureClass::NewSessionLater) => {
+            Ended::Failed(class) if class.needs_longer() => {
                 Next::Retry(self.pause(false, LATER_FACTOR, draw))
             }
             Ended::Failed(_) => Next::Retry(self.pause(false, 1, draw)),

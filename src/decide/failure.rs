@@ -3,7 +3,8 @@
 //! A SQLSTATE alone does not say whether trying again can help, and a broken socket brings none at
 //! all: the driver reports "closed" or an I/O error, and it is we who count that as class 08. The
 //! classes follow the manual, appendix A ("PostgreSQL Error Codes"), and what real servers were
-//! seen to send. An unknown code is never retried: a wrong guess there repeats a mistake at night.
+//! seen to send. The severity has its say, too: only FATAL ends a session. A leader passes on the error of a parallel
+//! worker that was terminated as its own, 57P01 with the severity ERROR, and lives. An unknown code is never retried: a wrong guess there repeats a mistake at night.
 
 /// What is known of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Signal<'a> {
         code: &'a str,
         /// The primary message, in the server's language.
         message: &'a str,
+        /// Whether the session lives on: the severity was ERROR, and neither FATAL nor unknown.
+        survived: bool,
     },
     /// The connection broke, or was refused, without a word from the server.
     ConnectionLost,
@@ -24,9 +27,12 @@ pub enum Signal<'a> {
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// A new transaction on the same session may succeed: 40001, 40P01, 55P03 and a parallel worker
-    /// that died while it started.
+    /// A new transaction on the same session may succeed: 40001, 40P01, 55P03, a parallel worker that died, and
+    /// what stands below where the session survived it.
     NewTransaction,
+    /// The server is short of something (53000, 53200...) and the session survived: as
+    /// [`Self::NewTransaction`], after a longer wait.
+    NewTransactionLater,
     /// The session is gone: class 08, 57P01, 57P02, 57P05, or the socket broke.
     NewSession,
     /// The server is short of something, or still starting: as [`Self::NewSession`], after a longer wait.
@@ -47,6 +53,21 @@ impl FailureClass {
     pub const fn is_session_lost(self) -> bool {
         matches!(self, Self::NewSession | Self::NewSessionLater)
     }
+
+    /// Whether the cause takes longer to pass: the server is short of something, or still starting.
+    #[must_use]
+    pub const fn needs_longer(self) -> bool {
+        matches!(self, Self::NewTransactionLater | Self::NewSessionLater)
+    }
+
+    /// The same failure where the session lives on.
+    const fn survived(self) -> Self {
+        match self {
+            Self::NewSession => Self::NewTransaction,
+            Self::NewSessionLater => Self::NewTransactionLater,
+            class => class,
+        }
+    }
 }
 
 /// Sorts a failure into its class.
@@ -55,14 +76,21 @@ pub fn classify(signal: Signal<'_>) -> FailureClass {
     match signal {
         Signal::ConnectionLost => FailureClass::NewSession,
         Signal::Client => FailureClass::Never,
-        Signal::SqlState { code, message } => match code {
-            "40001" | "40P01" | "55P03" => FailureClass::NewTransaction,
-            "55000" if message.contains("failed to initialize") => FailureClass::NewTransaction,
-            "57P01" | "57P02" | "57P05" => FailureClass::NewSession,
-            "57P03" | "53300" | "53000" | "53200" | "53400" => FailureClass::NewSessionLater,
-            _ if code.starts_with("08") => FailureClass::NewSession,
-            _ => FailureClass::Never,
-        },
+        Signal::SqlState { code, message, survived } => {
+            let class = by_code(code, message);
+            if survived { class.survived() } else { class }
+        }
+    }
+}
+
+fn by_code(code: &str, message: &str) -> FailureClass {
+    match code {
+        "40001" | "40P01" | "55P03" => FailureClass::NewTransaction,
+        "55000" if message.contains("failed to initialize") => FailureClass::NewTransaction,
+        "57P01" | "57P02" | "57P05" => FailureClass::NewSession,
+        "57P03" | "53300" | "53000" | "53200" | "53400" => FailureClass::NewSessionLater,
+        _ if code.starts_with("08") => FailureClass::NewSession,
+        _ => FailureClass::Never,
     }
 }
 
@@ -71,7 +99,8 @@ mod tests {
     use super::*;
 
     fn check(code: &str, expected: FailureClass) {
-        assert_eq!(classify(Signal::SqlState { code, message: "" }), expected, "{code}");
+        let signal = Signal::SqlState { code, message: "", survived: false };
+        assert_eq!(classify(signal), expected, "{code}");
     }
 
     #[test]
@@ -94,8 +123,25 @@ mod tests {
     #[test]
     fn object_not_in_prerequisite_state_is_transient_only_for_a_worker_that_died_while_starting() {
         check("55000", FailureClass::Never);
-        let dying = Signal::SqlState { code: "55000", message: "parallel worker failed to initialize" };
+        let message = "parallel worker failed to initialize";
+        let dying = Signal::SqlState { code: "55000", message, survived: true };
         assert_eq!(classify(dying), FailureClass::NewTransaction);
+    }
+
+    #[test]
+    fn a_session_that_survived_is_not_lost_whatever_the_code_says() {
+        let survived = |code| classify(Signal::SqlState { code, message: "", survived: true });
+        for (code, expected) in [
+            ("57P01", FailureClass::NewTransaction),
+            ("08001", FailureClass::NewTransaction),
+            ("53200", FailureClass::NewTransactionLater),
+            ("40P01", FailureClass::NewTransaction),
+            ("42P01", FailureClass::Never),
+        ] {
+            assert_eq!(survived(code), expected, "{code}");
+            assert!(!survived(code).is_session_lost(), "{code}");
+        }
+        assert!(survived("53200").is_retryable() && survived("53200").needs_longer());
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use tokio_postgres::error::Severity;
+
 use crate::decide::failure::{FailureClass, Signal, classify};
 use crate::error::Source;
 use crate::event::SqlState;
@@ -41,7 +43,7 @@ impl Failure {
     /// What we found in the data and PostgreSQL has a code for.
     pub(crate) fn found(code: &str, message: impl Into<String>) -> Self {
         let message = message.into();
-        let class = classify(Signal::SqlState { code, message: &message });
+        let class = classify(Signal::SqlState { code, message: &message, survived: true });
         Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false }
     }
 
@@ -92,7 +94,9 @@ impl Failure {
     fn read(error: &tokio_postgres::Error) -> Self {
         if let Some(server) = error.as_db_error() {
             let code = server.code().code();
-            let class = classify(Signal::SqlState { code, message: server.message() });
+            // A proxy may leave it out, and then the code alone must do.
+            let survived = server.parsed_severity() == Some(Severity::Error);
+            let class = classify(Signal::SqlState { code, message: server.message(), survived });
             return Self {
                 sqlstate: Some(code.to_owned()),
                 message: server.message().to_owned(),

@@ -18,7 +18,6 @@ use tokio_postgres::{Client, Statement};
 use tracing::Span;
 
 use crate::decide::backoff::Backoff;
-use crate::decide::failure::FailureClass;
 use crate::decide::verdict::{LeaderState, Pool, Tick};
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Scope};
@@ -181,7 +180,7 @@ impl Link {
         loop {
             tried += 1;
             match Self::open(endpoint, true).await {
-                Err(failure) if failure.class() == FailureClass::NewSessionLater && tried < most => {
+                Err(failure) if failure.class().needs_longer() && tried < most => {
                     say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
                     sleep(backoff.delay(tried, fastrand::f64())).await;
                 }

@@ -62,8 +62,10 @@ fn what_the_pool_does_not_show_is_given_time() {
 
 #[test]
 fn a_server_short_of_something_is_given_more_time() {
-    let next = attempts().on_ended(Ended::Failed(FailureClass::NewSessionLater), true, 1.0);
-    assert_eq!(next, Next::Retry(Pause::For(CAP / 2)));
+    for class in [FailureClass::NewSessionLater, FailureClass::NewTransactionLater] {
+        let next = attempts().on_ended(Ended::Failed(class), true, 1.0);
+        assert_eq!(next, Next::Retry(Pause::For(CAP / 2)));
+    }
 }
 
 #[test]
@@ -77,6 +79,7 @@ fn any_end() -> impl Strategy<Value = Ended> {
         (0u32..6).prop_map(|n| Ended::Rejected(ShortReason::UnderLaunched, n)),
         (0u32..6).prop_map(|n| Ended::Rejected(ShortReason::NoLaunch, n)),
         Just(Ended::Failed(FailureClass::NewTransaction)),
+        Just(Ended::Failed(FailureClass::NewTransactionLater)),
         Just(Ended::Failed(FailureClass::NewSession)),
         Just(Ended::Failed(FailureClass::NewSessionLater)),
     ]

@@ -15,6 +15,7 @@ use crate::harness::{
 
 on_each_version! {
     a_killed_leader_costs_an_attempt,
+    a_killed_worker_costs_an_attempt_and_no_session,
     a_killed_monitor_comes_back_and_the_verdict_waits_for_it,
     a_monitor_that_stays_away_leaves_the_result_unverified,
     a_fast_restart_costs_attempts_and_no_more,
@@ -80,6 +81,28 @@ async fn a_killed_leader_costs_an_attempt(major: u32) {
     };
     let (run, ()) = tokio::join!(job.execute(ROLLUP, &[]), killing);
     made_at_the_second_attempt(&bench, &unwrap(run), "57P01").await;
+}
+
+async fn a_killed_worker_costs_an_attempt_and_no_session(major: u32) {
+    let bench = Bench::new(major).await;
+    let job = bench.job().await.cleanup("INSERT INTO log VALUES ('undone')");
+    let killing = async {
+        in_full_swing(&bench).await;
+        let leader = bench.recorder.pid();
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE leader_pid =";
+        bench.run(&format!("{kill} {leader} AND pid <> {leader} LIMIT 1")).await;
+        leader
+    };
+    let (run, leader) = tokio::join!(job.execute(ROLLUP, &[]), killing);
+    let run = unwrap(run);
+    assert_eq!((run.outcome, run.achieved_workers, run.attempt_count), (Outcome::OnTarget, 4, 2));
+    assert_eq!((run.attempts[0].verdict, run.attempts[0].sqlstate.as_deref()), ("failed", Some("57P01")));
+    let told = |event: &Event| matches!(event, Event::SessionLost { .. } | Event::SessionRestored { .. });
+    assert_eq!(bench.recorder.find(told), None);
+    assert_eq!(bench.recorder.pid(), leader, "the session lived on");
+    assert_eq!(bench.number("SELECT sum(n)::bigint FROM made").await, 200);
+    assert_eq!(bench.number("SELECT count(*) FROM log WHERE what = 'undone'").await, 1);
+    bench.nothing_is_left_behind().await;
 }
 
 const KILL_MONITOR: &str =
