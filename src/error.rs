@@ -202,6 +202,14 @@ impl Error {
         }
     }
 
+    /// Whether that takes longer: the server is short of something, or still starting.
+    pub(crate) fn needs_longer(&self) -> bool {
+        match &*self.kind {
+            Kind::Connect { source, .. } | Kind::Sql { source, .. } => source.class().needs_longer(),
+            _ => false,
+        }
+    }
+
     /// The deadline passed.
     #[must_use]
     pub fn is_deadline(&self) -> bool {

@@ -100,8 +100,6 @@ impl<'a> FailedRun<'a> {
     /// `task`, target and minimum as far as they are known by now.
     pub(crate) fn new(failed: &'a Failed, task: &'a str, demanded: Option<(u32, u32)>) -> Self {
         let history = failed.error().and_then(headcount::Error::history);
-        // To the microsecond, as in the object of a run with a result.
-        let rounded = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e6;
         let seconds = |of: fn(&Execution<()>) -> Duration| history.map_or(0.0, |run| rounded(of(run)));
         Self {
             task,
@@ -125,6 +123,16 @@ impl<'a> FailedRun<'a> {
             fixes: failed.fixes().into_iter().map(typed).collect(),
         }
     }
+
+    /// The same of one that never began, after so long a wait for a connection.
+    pub(crate) fn after(self, waited: Duration) -> Self {
+        Self { waited_seconds: rounded(waited), ..self }
+    }
+}
+
+/// To the microsecond, as in the object of a run with a result.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
 }
 
 /// A statement that ran longer was worth watching.

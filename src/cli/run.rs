@@ -1,7 +1,7 @@
 //! `headcount run`: a statement with a guaranteed number of workers.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headcount::event::{ExecutionFacts, FailReason, Scope};
 use headcount::pg::connect::Endpoint;
@@ -27,11 +27,12 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
     let wanted = match Wanted::resolve(&args.demand, Some(&args.timing)) {
         Ok(wanted) => wanted,
         Err(failed) => {
-            return fail(&failed, args.json, &options::task(&args.demand), None);
+            return fail(&failed, args.json, &options::task(&args.demand), None, Duration::ZERO);
         }
     };
     let settings = &wanted.settings;
-    match execute(args, &wanted, words, signals).await {
+    let mut shut_out = Duration::ZERO;
+    match execute(args, &wanted, words, signals, &mut shut_out).await {
         Ok(run) => {
             let accepted = run.outcome.is_accepted();
             if args.json {
@@ -43,7 +44,7 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
         }
         Err(failed) => {
             let demanded = (settings.target_workers, settings.minimum());
-            let code = fail(&failed, args.json, &settings.task, Some(demanded));
+            let code = fail(&failed, args.json, &settings.task, Some(demanded), shut_out);
             let history = failed.error().and_then(headcount::Error::history);
             if let Some(history) = history.filter(|_| !args.json && !words.quiet) {
                 output::print(&output::remains(history, &failed, settings).join("\n"));
@@ -53,10 +54,13 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
     }
 }
 
-fn fail(failed: &Failed, json: bool, task: &str, demanded: Option<(u32, u32)>) -> u8 {
+/// `waited`: for a connection, where nothing came of it.
+fn fail(failed: &Failed, json: bool, task: &str, demanded: Option<(u32, u32)>, waited: Duration) -> u8 {
     output::complain(failed);
     if json {
-        output::print_json(&FailedRun::new(failed, task, demanded));
+        let run = FailedRun::new(failed, task, demanded);
+        let began = failed.error().is_some_and(|error| error.history().is_some());
+        output::print_json(&if began { run } else { run.after(waited) });
     }
     failed.code()
 }
@@ -66,6 +70,7 @@ async fn execute(
     wanted: &Wanted,
     words: &Words,
     signals: &mut Signals,
+    shut_out: &mut Duration,
 ) -> Result<Execution<u64>, Failed> {
     let ends = endpoints(&args.server)?;
     let telemetry = telemetry::start(&wanted.settings.task, &args.exporters, words).await?;
@@ -73,7 +78,7 @@ async fn execute(
     if wanted.settings.trace_comment && !telemetry.exports_spans() && trace_context().is_none() {
         output::say("headcount: warning: --trace-comment has nothing to append: no TRACEPARENT, no --otlp");
     }
-    let result = guarded(ends, &args.server, wanted, observers, signals).await;
+    let result = guarded(ends, &args.server, wanted, observers, signals, shut_out).await;
     signals.or_leave(telemetry::finish(telemetry)).await;
     result
 }
@@ -110,10 +115,15 @@ async fn guarded(
     wanted: &Wanted,
     observers: Vec<Arc<dyn Observer>>,
     signals: &mut Signals,
+    shut_out: &mut Duration,
 ) -> Result<Execution<u64>, Failed> {
+    // The monitor and the job share one deadline, and what either waited for is waited.
+    let began = Instant::now();
     let Settings { max_attempts, retry_delay, .. } = wanted.settings;
-    let mut builder =
-        Headcount::builder(endpoint).without_default_observers().connect_attempts(max_attempts, retry_delay);
+    let mut builder = Headcount::builder(endpoint)
+        .without_default_observers()
+        .connect_attempts(max_attempts, retry_delay)
+        .connect_for(&wanted.settings.task);
     if let Some(monitor) = monitor {
         builder = builder.monitor(monitor);
     }
@@ -126,7 +136,8 @@ async fn guarded(
         builder = builder.connect_within(deadline);
     }
     let connecting = signals.unless(Box::pin(builder.connect())).await;
-    let never_began = |end| say_never_began(end, &wanted.settings, &observers);
+    *shut_out = began.elapsed();
+    let never_began = |end| say_never_began(end, &wanted.settings, *shut_out, &observers);
     let connected = connecting.map_err(|code| {
         never_began(FailReason::Interrupted);
         Failed::Interrupted(code, None)
@@ -140,7 +151,7 @@ async fn guarded(
         ));
     }
     let stop = CancellationToken::new();
-    let job = headcount.job(wanted.settings.clone()).stop(stop.clone());
+    let job = headcount.job(wanted.settings.clone()).since(began).stop(stop.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
     let mut running = Box::pin(job.execute_script(&wanted.sql));
     let (ended, code) = match signals.unless(&mut running).await {
@@ -167,7 +178,7 @@ async fn guarded(
 }
 
 /// A run that found no server is a failed run: alerts and dashboards must hear of it.
-fn say_never_began(end: FailReason, settings: &Settings, observers: &[Arc<dyn Observer>]) {
+fn say_never_began(end: FailReason, settings: &Settings, waited: Duration, observers: &[Arc<dyn Observer>]) {
     let scope = Scope { task: settings.task.as_str().into() };
     let (target, minimum) = (settings.target_workers, settings.minimum());
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -177,8 +188,8 @@ fn say_never_began(end: FailReason, settings: &Settings, observers: &[Arc<dyn Ob
         minimum,
         achieved: 0,
         attempts: 0,
-        took: Duration::ZERO,
-        waited: Duration::ZERO,
+        took: waited,
+        waited,
         ran: Duration::ZERO,
         wasted: Duration::ZERO,
         ended_at_unix: now.map_or(0.0, |now| now.as_secs_f64()),

@@ -96,9 +96,6 @@ pub enum Spacing {
     Fixed(Duration),
 }
 
-/// A longer cap for a server that is starting, or short of memory or connections.
-const LATER_FACTOR: u32 = 4;
-
 /// Counts the attempts of one execution.
 #[derive(Debug, Clone)]
 pub struct Attempts {
@@ -173,13 +170,10 @@ impl Attempts {
                 }
                 // Only a full pool empties under admission's eyes; any other cause needs time.
                 let shown = admission_sees && reason == ShortReason::PoolExhausted;
-                Next::Retry(self.pause(shown, 1, draw))
+                Next::Retry(self.pause(shown, false, draw))
             }
             Ended::Failed(class) if !class.is_retryable() || self.attempt >= self.max => Next::Fail,
-            Ended::Failed(class) if class.needs_longer() => {
-                Next::Retry(self.pause(false, LATER_FACTOR, draw))
-            }
-            Ended::Failed(_) => Next::Retry(self.pause(false, 1, draw)),
+            Ended::Failed(class) => Next::Retry(self.pause(false, class.needs_longer(), draw)),
         }
     }
 
@@ -195,12 +189,12 @@ impl Attempts {
         }
     }
 
-    fn pause(&self, pool_shows_the_cause: bool, factor: u32, draw: f64) -> Pause {
+    fn pause(&self, pool_shows_the_cause: bool, needs_longer: bool, draw: f64) -> Pause {
         match self.spacing {
             Spacing::Fixed(delay) => Pause::For(delay),
             Spacing::Jittered(_) if pool_shows_the_cause => Pause::UntilRoom,
             Spacing::Jittered(cap) => {
-                Pause::For(Backoff::up_to(cap.saturating_mul(factor)).delay(self.attempt, draw))
+                Pause::For(Backoff::patient(cap, needs_longer).delay(self.attempt, draw))
             }
         }
     }

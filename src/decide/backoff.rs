@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+/// A server that is starting, or short of memory or connections, takes so many times longer to recover.
+const LONGER: u32 = 4;
+
 /// A sequence of delays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -20,6 +23,13 @@ impl Backoff {
     #[must_use]
     pub fn up_to(cap: Duration) -> Self {
         Self { first: cap / 8, cap }
+    }
+
+    /// The same with four times the delays where the cause needs longer
+    /// ([`FailureClass::needs_longer`](super::failure::FailureClass::needs_longer)).
+    #[must_use]
+    pub fn patient(cap: Duration, needs_longer: bool) -> Self {
+        Self::up_to(if needs_longer { cap.saturating_mul(LONGER) } else { cap })
     }
 
     /// The delay after `failures` failures in a row (1 or more); `draw` is in `0.0..1.0`.

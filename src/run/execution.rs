@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -47,7 +47,7 @@ pub(crate) async fn drive<S: Stage>(
     ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
     // Locked from before a COMMIT is sent until its fate is known.
     let committing = Mutex::new(());
-    let interrupted = interrupted(settings, stop, &committing);
+    let interrupted = interrupted(settings, ledger.started(), stop, &committing);
     let driven = tokio::select! {
         biased;
         driven = attempts(stage, ledger, settings, &committing) => driven,
@@ -83,19 +83,24 @@ async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Result<(), Fai
 
 /// Waits for the deadline or a stop. A COMMIT that was sent has its say first, for the time of a cancel: what took
 /// effect must not be told as undone.
-async fn interrupted(settings: &Settings, stop: &CancellationToken, committing: &Mutex<()>) -> Error {
+async fn interrupted(
+    settings: &Settings,
+    began: Instant,
+    stop: &CancellationToken,
+    committing: &Mutex<()>,
+) -> Error {
     let error = tokio::select! {
-        error = expired(settings.deadline) => error,
+        error = expired(settings.deadline, began) => error,
         () = stop.cancelled() => Error::stopped(),
     };
     let _ = timeout(settings.cancel_grace, committing.lock()).await;
     error
 }
 
-async fn expired(deadline: Option<Duration>) -> Error {
+async fn expired(deadline: Option<Duration>, began: Instant) -> Error {
     match deadline {
         Some(deadline) => {
-            sleep(deadline).await;
+            sleep_until(began + deadline).await;
             Error::deadline(deadline)
         }
         None => std::future::pending().await,
@@ -169,7 +174,6 @@ pub(super) async fn inspect<S: Stage>(
     ledger: &mut Ledger,
     settings: &Settings,
 ) -> Result<Reach, Error> {
-    let backoff = Backoff::up_to(settings.retry_delay);
     let began = Instant::now();
     let mut tries = 0;
     loop {
@@ -178,6 +182,7 @@ pub(super) async fn inspect<S: Stage>(
             Err(error) if error.is_retryable() && tries < settings.max_attempts => {
                 let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
                 ledger.observe(&Event::StartHindered { cause, waited: began.elapsed() });
+                let backoff = Backoff::patient(settings.retry_delay, error.needs_longer());
                 sleep(backoff.delay(tries, fastrand::f64())).await;
             }
             Err(error) => return Err(error),

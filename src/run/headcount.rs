@@ -10,7 +10,6 @@ use super::job::Job;
 use super::monitor::{Monitor, Tries};
 use super::update::{Batch, Site, Update};
 use super::updater;
-use crate::decide::backoff::Backoff;
 use crate::error::Error;
 use crate::event::{Observer, Observers};
 use crate::pg::connect::Endpoint;
@@ -51,6 +50,7 @@ pub struct Builder {
     within: Option<Duration>,
     attempts: u32,
     retry_delay: Duration,
+    task: Option<Arc<str>>,
     observers: Vec<Arc<dyn Observer>>,
 }
 
@@ -75,6 +75,7 @@ impl Headcount {
             within: None,
             attempts: 5,
             retry_delay: Duration::from_secs(2),
+            task: None,
             observers: Vec::new(),
         }
     }
@@ -193,13 +194,21 @@ impl Builder {
     }
 
     /// Asks so often for a connection while the server has none to give (SQLSTATE 53300, `max_connections`) or
-    /// is still starting (57P03), with at most `retry_delay` between two times. Default: 5 and 2 s, as an
+    /// is still starting (57P03), with at most four times `retry_delay` between two times. Default: 5 and 2 s, as an
     /// execution does with [`Settings::max_attempts`] and [`Settings::retry_delay`]. A server that does not
     /// answer at all is asked once.
     #[must_use]
     pub const fn connect_attempts(mut self, attempts: u32, retry_delay: Duration) -> Self {
         self.attempts = attempts;
         self.retry_delay = retry_delay;
+        self
+    }
+
+    /// Names the task that waits for the connection: that it has to ([`Event::StartHindered`](crate::Event)) is an
+    /// event of that task then. Default: `monitor`, whose connection all tasks share.
+    #[must_use]
+    pub fn connect_for(mut self, task: &str) -> Self {
+        self.task = Some(task.into());
         self
     }
 
@@ -214,7 +223,7 @@ impl Builder {
         let apart = self.monitor.is_some();
         let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
         let starting = async {
-            let tries = Tries { most: self.attempts, backoff: Backoff::up_to(self.retry_delay) };
+            let tries = Tries { most: self.attempts, retry_delay: self.retry_delay, task: self.task };
             let started = Monitor::start(watched.clone(), observers.clone(), tries).await;
             started.map_err(|error| if apart { error.blamed_on("--monitor-dsn") } else { error })
         };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
@@ -37,11 +37,12 @@ pub struct Job {
     settings: Settings,
     cleanup: Option<Cleanup>,
     stop: CancellationToken,
+    since: Option<Instant>,
 }
 
 impl Job {
     pub(crate) fn new(inner: Arc<Inner>, settings: Settings) -> Self {
-        Self { inner, settings, cleanup: None, stop: CancellationToken::new() }
+        Self { inner, settings, cleanup: None, stop: CancellationToken::new(), since: None }
     }
 
     /// The options, all of them.
@@ -120,7 +121,7 @@ impl Job {
         self
     }
 
-    /// Bounds the whole execution. Default: no bound.
+    /// Bounds the whole execution, from its call or from [`since`](Self::since). Default: no bound.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = Some(deadline);
@@ -172,6 +173,14 @@ impl Job {
         self
     }
 
+    /// Counts the execution from that moment and not from its call: its deadline and its duration. What passed since
+    /// is time waited. For a caller who connected for this job alone, and whose deadline bounds both.
+    #[must_use]
+    pub fn since(mut self, began: Instant) -> Self {
+        self.since = Some(began);
+        self
+    }
+
     /// Runs one statement with parameters; the value is the number of rows.
     ///
     /// Parameters cost nothing in parallelism; a row limit would, and is never used.
@@ -214,7 +223,7 @@ impl Job {
         let (settings, cleanup) = self.validated()?;
         let span = spans::execution(&settings.task);
         let work = Query::new(sql, params, settings.trace_comment);
-        let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
+        let mut ledger = self.ledger(&settings.task);
         let mut leader = Leader::new(Hold::new(self.inner.clone(), settings.clone(), cleanup), work);
         let driven =
             Box::pin(drive(&mut leader, &mut ledger, &settings, &self.stop)).instrument(span.clone()).await?;
@@ -266,11 +275,19 @@ impl Job {
     }
 
     async fn play<S: Stage>(&self, mut stage: S, settings: &Settings) -> Result<Execution<S::Value>, Error> {
-        let mut ledger = Ledger::new(&settings.task, self.inner.observers.clone());
+        let mut ledger = self.ledger(&settings.task);
         // Boxed: the state of all that may happen is 20 KB, too much for a caller's stack.
         let Driven { outcome, value, .. } =
             Box::pin(drive(&mut stage, &mut ledger, settings, &self.stop)).await?;
         Ok(ledger.execution(outcome, value))
+    }
+
+    fn ledger(&self, task: &str) -> Ledger {
+        let ledger = Ledger::new(task, self.inner.observers.clone());
+        match self.since {
+            Some(began) => ledger.since(began.into()),
+            None => ledger,
+        }
     }
 
     fn validated(&self) -> Result<(Arc<Settings>, Cleanup), Error> {

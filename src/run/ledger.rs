@@ -76,6 +76,18 @@ impl Ledger {
         }
     }
 
+    /// Counts from that moment on: what passed since was a wait.
+    pub(crate) fn since(mut self, began: Instant) -> Self {
+        self.waited = began.elapsed();
+        self.started = began;
+        self
+    }
+
+    /// When the execution began.
+    pub(crate) const fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The crate's one telemetry verb.
     pub(crate) fn observe(&mut self, event: &Event) {
         self.take(event);

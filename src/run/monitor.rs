@@ -36,10 +36,12 @@ const POLL_LIMIT: Duration = Duration::from_secs(5);
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(2) };
 
 /// How often to ask for the first connection, and how long to pause between.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tries {
     pub(crate) most: u32,
-    pub(crate) backoff: Backoff,
+    pub(crate) retry_delay: Duration,
+    /// Who waits for it, where that is known.
+    pub(crate) task: Option<Arc<str>>,
 }
 
 /// What a watch is told.
@@ -93,8 +95,9 @@ impl Monitor {
     /// Connects, and starts to poll once something is watched.
     pub(crate) async fn start(endpoint: Endpoint, observers: Observers, tries: Tries) -> Result<Self, Error> {
         let scope = Scope { task: "monitor".into() };
-        let hindered = |event: &Event| observers.observe(&scope, event);
-        let opened = Link::open_within(&endpoint, tries, hindered).await;
+        let waiting = Scope { task: tries.task.clone().unwrap_or_else(|| scope.task.clone()) };
+        let hindered = |event: &Event| observers.observe(&waiting, event);
+        let opened = Link::open_within(&endpoint, &tries, hindered).await;
         let link = opened.map_err(|failure| Error::connect(endpoint.describe(), failure))?;
         let version = link.session.version;
         let shared = Arc::new(Shared {
@@ -170,19 +173,16 @@ impl Link {
 
     /// Asks a server again that has no session to give, or is still starting. One that is not there may be
     /// a mistake in the DSN: that is told at once.
-    async fn open_within(
-        endpoint: &Endpoint,
-        Tries { most, backoff }: Tries,
-        say: impl Fn(&Event),
-    ) -> Result<Self, Failure> {
+    async fn open_within(endpoint: &Endpoint, tries: &Tries, say: impl Fn(&Event)) -> Result<Self, Failure> {
         let began = Instant::now();
-        let mut tried = 0;
+        let backoff = Backoff::patient(tries.retry_delay, true);
+        let mut asked = 0;
         loop {
-            tried += 1;
+            asked += 1;
             match Self::open(endpoint, true).await {
-                Err(failure) if failure.class().needs_longer() && tried < most => {
+                Err(failure) if failure.class().needs_longer() && asked < tries.most => {
                     say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
-                    sleep(backoff.delay(tried, fastrand::f64())).await;
+                    sleep(backoff.delay(asked, fastrand::f64())).await;
                 }
                 opened => return opened,
             }

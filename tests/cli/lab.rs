@@ -126,6 +126,17 @@ impl Lab {
         client
     }
 
+    /// Everybody whom the server still has a connection for.
+    pub(crate) fn crowd(&self) -> Vec<Client> {
+        let dsn = self.dsn();
+        let arrive = || self.runtime.block_on(tokio_postgres::connect(&dsn, NoTls)).ok();
+        let client = |(client, connection)| {
+            self.runtime.spawn(connection);
+            client
+        };
+        std::iter::from_fn(|| arrive().map(client)).collect()
+    }
+
     /// The command, against this server.
     pub(crate) fn headcount(&self, arguments: &[&str]) -> Ran {
         finish(self.spawn(arguments))

@@ -5,12 +5,14 @@
 //! - `run`: on target, above the minimum, below it, refused; what is left behind: nothing
 //! - `signals`: SIGINT, SIGTERM, a second one, SIGKILL
 //! - `cleanups`: one that does not end
+//! - `crowded`: a server whose connections are all taken
 //! - `environment`: what its variables and files ask for, and what of that cannot be had
 //! - `exporters`: `--listen`, `--push`, `--textfile`, and what did not arrive
 //! - `tools`: explain, doctor, demo, completions, man
 //! - `lab`: a server with a hog on it, and the command under test
 
 mod cleanups;
+mod crowded;
 mod environment;
 mod exporters;
 mod lab;

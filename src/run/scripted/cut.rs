@@ -50,3 +50,19 @@ async fn a_server_that_never_answers_does_not_keep_the_execution_beyond_its_limi
     assert!(error.cleanup_failure().unwrap().contains("did not answer within 85s"), "{error:?}");
     assert_eq!(began.elapsed(), Duration::from_secs(88));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_counts_from_when_the_execution_began_and_not_from_its_call() {
+    let waited = Duration::from_secs(2);
+    let began = Instant::now();
+    sleep(waited).await;
+    let mut ledger = Ledger::new("rollup", Observers::default()).since(began);
+    let mut settings = Settings::new("rollup");
+    settings.deadline = Some(Duration::from_secs(3));
+    let mut script = Script::new(vec![act(4)]);
+    let driven = drive(&mut script, &mut ledger, &settings, &CancellationToken::new()).await;
+    let Err(error) = driven else { panic!("it takes longer") };
+    assert!(error.is_deadline());
+    let history = error.history().unwrap();
+    assert_eq!((history.waited, history.wasted), (waited, Duration::from_secs(1)));
+}
