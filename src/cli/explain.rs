@@ -1,28 +1,29 @@
 //! `headcount explain`: how many workers a statement can have, why not more, and what would give it more.
 
-use headcount::Error;
-use headcount::pg::plan::{self, Explanation, Statement};
+use std::sync::Arc;
+
+use headcount::pg::plan::{Explanation, Statement};
+use headcount::{Error, Headcount};
 use serde::Serialize;
 
-use super::args::ExplainArgs;
+use super::args::{ExplainArgs, Words};
 use super::exit::{self, Failed};
 use super::options::Wanted;
 use super::output;
-use super::run::endpoint;
+use super::progress::Progress;
+use super::run::{ANSWER_LIMIT, endpoint, put_in_order};
 use super::signals::Signals;
+use super::telemetry;
+use super::watchdog::Watchdog;
 
 /// Explains it, and returns the exit code.
-pub(crate) async fn run(args: &ExplainArgs, signals: &mut Signals) -> u8 {
-    let explained = match signals.unless(explain(args)).await {
-        Ok(explained) => explained,
-        Err(code) => return code,
-    };
-    match explained {
+pub(crate) async fn run(args: &ExplainArgs, words: &Words, signals: &mut Signals) -> u8 {
+    match explain(args, words, signals).await {
         Ok(explanation) => {
             if args.json {
                 output::print_json(&explanation);
             } else {
-                output::print(&words(&explanation).join("\n"));
+                output::print(&lines(&explanation).join("\n"));
             }
             if explanation.reasons.is_empty() || !explanation.unseen.is_empty() {
                 exit::DONE
@@ -49,13 +50,28 @@ struct Unexplained<'a> {
     sqlstate: Option<&'a str>,
 }
 
-async fn explain(args: &ExplainArgs) -> Result<Explanation, Failed> {
-    let Wanted { sql, settings } = Wanted::resolve(&args.demand, None)?;
-    let endpoint = endpoint(args.dsn.as_deref())?;
-    let mut client = endpoint.client("headcount:explain").await?;
-    // With the settings that `run` would make.
-    let effective = settings.effective_settings();
-    let mut explanation = plan::explain(&mut client, &sql, &[], &effective, settings.target_workers).await?;
+async fn explain(args: &ExplainArgs, words: &Words, signals: &mut Signals) -> Result<Explanation, Failed> {
+    let Wanted { sql, mut settings } = Wanted::resolve(&args.demand, None)?;
+    "explain".clone_into(&mut settings.task);
+    let limit = 2 * settings.cancel_grace + ANSWER_LIMIT;
+    let watchdog = Arc::new(Watchdog::default());
+    let mut builder = Headcount::builder(endpoint(args.dsn.as_deref())?)
+        .without_default_observers()
+        // A session that may be kept demands no workers, and this one never will.
+        .keep_sessions(1)
+        .connect_for(&settings.task)
+        .observer(watchdog.clone());
+    if telemetry::tells(words, args.json) {
+        builder = builder.observer(Arc::new(Progress::in_lines()));
+    }
+    let interrupted = |code| Failed::Interrupted(code, None);
+    let headcount = signals.unless(Box::pin(builder.connect())).await.map_err(interrupted)??;
+    watchdog.guard(headcount.server_version(), args.dsn.as_deref());
+    // With the settings that `run` would make. A signal drops it, which cancels it on the server.
+    let job = headcount.job(settings);
+    let explained = signals.unless(Box::pin(job.explain(&sql, &[]))).await;
+    put_in_order(&headcount, limit, signals).await;
+    let mut explanation = explained.map_err(interrupted)??;
     let each = explanation.statements.iter_mut().flat_map(|statement| &mut statement.reasons);
     for reason in explanation.reasons.iter_mut().chain(each) {
         reason.fixes.iter_mut().for_each(|fix| *fix = output::typed(fix));
@@ -63,7 +79,7 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, Failed> {
     Ok(explanation)
 }
 
-fn words(explanation: &Explanation) -> Vec<String> {
+fn lines(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
     let several = explanation.statements.len() > 1;
     for (number, statement) in explanation.statements.iter().enumerate() {

@@ -56,7 +56,7 @@ fn on_runtime(command: Command, words: args::Words) -> u8 {
         match command {
             Command::Run(args) => run::run(&args, &words, &mut signals).await,
             Command::Update(args) => update::run(&args, &words, &mut signals).await,
-            Command::Explain(args) => explain::run(&args, &mut signals).await,
+            Command::Explain(args) => explain::run(&args, &words, &mut signals).await,
             Command::Watch(args) => watch::run(&args, &mut signals).await,
             Command::Demo(args) => demo::run(&args, words, &mut signals).await,
             Command::Doctor(args) => doctor::run(&args, &mut signals).await,

@@ -32,6 +32,11 @@ impl Progress {
         Self { story: Mutex::new(Story::default()), bar, indent }
     }
 
+    /// Without a live line, for what has no workers to show.
+    pub(crate) fn in_lines() -> Self {
+        Self { story: Mutex::new(Story::default()), bar: None, indent: "" }
+    }
+
     fn line(&self, text: &str) {
         let text = format!("{}{text}", self.indent);
         match &self.bar {

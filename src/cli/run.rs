@@ -18,7 +18,7 @@ use super::telemetry;
 use super::watchdog::Watchdog;
 
 /// How long a server may be away at the end.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The same for slots whose workers do not leave. A second signal leaves them to the server.
 const SLOTS_LIMIT: Duration = Duration::from_hours(1);
 
@@ -145,11 +145,7 @@ async fn guarded(
     let headcount = connected.inspect_err(|error| {
         never_began(if error.is_deadline() { FailReason::Deadline } else { FailReason::Connection });
     })?;
-    if let Err(error) = watchdog.guard(headcount.server_version(), server) {
-        output::say(&format!(
-            "headcount: warning: no watchdog ({error}): this server would not notice a kill -9, and run the query on"
-        ));
-    }
+    watchdog.guard(headcount.server_version(), server.monitor_dsn.as_deref().or(server.dsn.as_deref()));
     let stop = CancellationToken::new();
     let job = headcount.job(wanted.settings.clone()).since(began).stop(stop.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
@@ -165,9 +161,7 @@ async fn guarded(
     // What was dropped on the way, such as a place in the queue, is given up by tasks of its own.
     let slots = if wanted.settings.reserve { SLOTS_LIMIT } else { Duration::ZERO };
     let limit = 2 * wanted.settings.cancel_grace + ANSWER_LIMIT + slots;
-    if !signals.or_leave(headcount.shutdown(limit)).await {
-        output::say("headcount: warning: a session did not end in time; look at pg_stat_activity");
-    }
+    put_in_order(&headcount, limit, signals).await;
     ended.map_err(|error| {
         if error.is_stopped() {
             return Failed::Interrupted(code, Some(Box::new(error)));
@@ -175,6 +169,13 @@ async fn guarded(
         // If there was a signal, it was over before it could be stopped.
         explained(error, wanted)
     })
+}
+
+/// Waits until nothing that was given up is under way on the server.
+pub(crate) async fn put_in_order(headcount: &Headcount, limit: Duration, signals: &mut Signals) {
+    if !signals.or_leave(headcount.shutdown(limit)).await {
+        output::say("headcount: warning: a session did not end in time; look at pg_stat_activity");
+    }
 }
 
 /// A run that found no server is a failed run: alerts and dashboards must hear of it.

@@ -22,7 +22,7 @@ use headcount::pg::orphan;
 use headcount::{Event, Observer};
 use serde::Serialize;
 
-use super::args::Server;
+use super::output::say;
 use super::{WATCHDOG, exit};
 
 /// The first `server_version_num` with `client_connection_check_interval`.
@@ -39,11 +39,20 @@ type Backend = (i32, i64);
 pub(crate) struct Watchdog(Mutex<Option<Child>>);
 
 impl Watchdog {
-    /// Starts the process if a server of this version needs one.
-    pub(crate) fn guard(&self, version: u32, server: &Server) -> io::Result<()> {
+    /// Starts the process if a server of this version needs one; it connects to `dsn`, else as the environment says.
+    /// Without it the job still runs.
+    pub(crate) fn guard(&self, version: u32, dsn: Option<&str>) {
         if version >= NOTICES_BY_ITSELF {
-            return Ok(());
+            return;
         }
+        if let Err(error) = self.start(dsn) {
+            say(&format!(
+                "headcount: warning: no watchdog ({error}): this server would not notice a kill -9, and run the query on"
+            ));
+        }
+    }
+
+    fn start(&self, dsn: Option<&str>) -> io::Result<()> {
         let child = Command::new(std::env::current_exe()?)
             .arg(WATCHDOG)
             .process_group(0)
@@ -53,7 +62,7 @@ impl Watchdog {
             .stderr(Stdio::null())
             .spawn()?;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-        self.tell(&server.monitor_dsn.as_ref().or(server.dsn.as_ref()))
+        self.tell(&dsn)
     }
 
     /// One line; the pipe holds thousands of them, so this does not block.

@@ -18,9 +18,9 @@ use super::leader::Leader;
 use super::ledger::Ledger;
 use super::rows::Rows;
 use super::stage::Stage;
-use super::work::{Closure, Params, Query, Script, Statement, Work};
+use super::work::{Closure, Nothing, Params, Query, Script, Statement, Work};
 use crate::error::{Error, Source};
-use crate::pg::plan;
+use crate::pg::plan::{self, Explanation};
 use crate::report::Execution;
 use crate::settings::{Minimum, PlanShortfall, Policy, Settings};
 use crate::telemetry::spans;
@@ -179,6 +179,22 @@ impl Job {
     pub fn since(mut self, began: Instant) -> Self {
         self.since = Some(began);
         self
+    }
+
+    /// How many workers a statement, or each of several, can have with this job's settings, and why not more. Nothing
+    /// is run.
+    ///
+    /// EXPLAIN takes the statement's locks, and waits for them as long as it must: what it waits for is said
+    /// ([`Event::PlanBlocked`](crate::Event)). Dropped, it is cancelled on the server.
+    ///
+    /// # Errors
+    /// A bad option, no session, or SQL that is wrong.
+    pub async fn explain(&self, sql: &str, params: Params<'_>) -> Result<Explanation, Error> {
+        self.settings.validate()?;
+        // Also what runs outside of one is explained in a transaction: nothing of it stays.
+        let settings = Settings { transaction: true, ..self.settings.clone() };
+        let hold = Hold::new(self.inner.clone(), Arc::new(settings), Cleanup::Nothing);
+        Box::pin(Leader::new(hold, Nothing).explain(sql, params)).await
     }
 
     /// Runs one statement with parameters; the value is the number of rows.

@@ -11,12 +11,12 @@ use super::monitor::{Sight, Watch};
 use super::queue::Grant;
 use super::reserve::Wanted;
 use super::stage::{CommitError, Reach, Stage};
-use super::work::{Nothing, Work};
+use super::work::{Nothing, Params, Work};
 use crate::decide::reservation::Launch;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;
-use crate::pg::plan;
+use crate::pg::plan::{self, Explanation};
 use crate::pg::pooling::shares_its_backend;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
@@ -86,7 +86,8 @@ impl<W: Work> Leader<W> {
         let Some((statement, params)) = self.work.statement() else {
             return Ok(Reach { pool_size, apart, ..Reach::default() });
         };
-        let survey = self.attended(ledger, plan::survey(client, statement, params, None)).await;
+        let survey =
+            self.attended(|event| ledger.observe(event), plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
         Ok(Reach {
             planned: survey.reachable(),
@@ -108,7 +109,7 @@ impl<W: Work> Leader<W> {
 
     /// Says so when planning waits for a lock: EXPLAIN takes those of the statement, and somebody who alters
     /// the table may hold them for hours.
-    async fn attended<T>(&self, ledger: &mut Ledger, planning: impl Future<Output = T>) -> T {
+    async fn attended<T>(&self, mut say: impl FnMut(&Event), planning: impl Future<Output = T>) -> T {
         let mut planning = std::pin::pin!(planning);
         let began = Instant::now();
         let leader = self.hold.leader().map_or(0, |leader| leader.pid);
@@ -120,12 +121,27 @@ impl<W: Work> Leader<W> {
                     let blockers = self.hold.inner.monitor.blockers(leader).await.unwrap_or_default();
                     if let Some(&by) = blockers.first() {
                         let waited = began.elapsed();
-                        ledger.observe(&Event::PlanBlocked { pid: leader, by, waited });
+                        say(&Event::PlanBlocked { pid: leader, by, waited });
                         said = true;
                     }
                 }
             }
         }
+    }
+
+    /// How many workers a statement can have and why not more, in a transaction that is rolled back.
+    pub(crate) async fn explain(&mut self, sql: &str, params: Params<'_>) -> Result<Explanation, Error> {
+        let server = self.hold.inner.endpoint.describe();
+        self.hold.session().await.map_err(|failure| Error::connect(server, failure))?;
+        if let Err(failure) = self.hold.begin(None).await {
+            return Err(self.unready(failure));
+        }
+        let failed = |failure| Error::sql("explaining the statement", failure);
+        let client = self.hold.client().map_err(failed)?;
+        let planning = plan::describe(client, sql, params, self.hold.settings.target_workers);
+        let explanation = self.attended(|event| self.hold.observe(event), planning).await;
+        self.hold.abandon(self.hold.settings.cancel_grace).await;
+        explanation.map_err(failed)
     }
 
     /// Why the plan cannot have the target; `None` when nothing proves that it cannot.
@@ -137,7 +153,8 @@ impl<W: Work> Leader<W> {
         self.hold.begin(None).await?;
         let client = self.hold.client()?;
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
-        let survey = self.attended(ledger, plan::survey(client, statement, params, Some(target))).await?;
+        let planning = plan::survey(client, statement, params, Some(target));
+        let survey = self.attended(|event| ledger.observe(event), planning).await?;
         if survey.reachable().is_none_or(|most| most >= target) {
             return Ok(None);
         }

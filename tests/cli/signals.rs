@@ -191,12 +191,33 @@ fn a_command_killed_while_its_plan_waits_for_a_lock_leaves_nothing() {
     for binaries in Binaries::all() {
         let lab = Lab::on(binaries);
         let _locker = lab.locks("measurements");
-        let running = lab.spawn(&["run", "--sql", SLOW]);
-        lab.wait("pg_locks WHERE NOT granted AND relation = 'measurements'::regclass", 1);
-        running.kill_group();
-        assert_eq!(finish(running).code, None);
-        // The lock is still held: nobody may wait for it any more.
-        lab.wait_for_nothing_left();
+        for command in ["run", "explain"] {
+            let running = lab.spawn(&[command, "--sql", SLOW]);
+            lab.wait("pg_locks WHERE NOT granted AND relation = 'measurements'::regclass", 1);
+            running.kill_group();
+            assert_eq!(finish(running).code, None);
+            // The lock is still held: nobody may wait for it any more.
+            lab.wait_for_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn an_explain_that_waits_for_a_lock_says_so_and_a_signal_ends_it_on_the_server() {
+    for binaries in Binaries::all() {
+        let lab = Lab::on(binaries);
+        let locker = lab.locks("measurements");
+        let mut running = lab.spawn(&["explain", "--sql", SLOW]);
+        running.hear("inspecting the plan waits for a lock that backend ");
+        running.signal(Signal::INT);
+        let ran = finish(running).ended(130);
+        assert!(ran.said.contains("interrupted; nothing of it is running any more"), "{}", ran.said);
+        // It was over before the command was.
+        assert_eq!(lab.count("pg_locks WHERE NOT granted"), 0);
+        let mut running = lab.spawn(&["explain", "--sql", SLOW]);
+        running.hear("inspecting the plan waits for a lock that backend ");
+        drop(locker);
+        assert!(finish(running).ended(0).out.contains("planned: 4 of 4 workers"));
     }
 }
 

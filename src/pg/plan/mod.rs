@@ -156,7 +156,8 @@ pub async fn explain(
     Ok(explanation)
 }
 
-async fn describe(
+/// The same in the caller's transaction, with the settings that it made.
+pub(crate) async fn describe(
     client: &Client,
     sql: &str,
     params: Params<'_>,
