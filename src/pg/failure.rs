@@ -85,6 +85,13 @@ impl Failure {
         self.class.is_session_lost()
     }
 
+    /// Whether a COMMIT that failed so may have taken effect all the same: nobody answered, or who answered speaks of
+    /// the connection. That may be a proxy, which says ERROR where a server would say FATAL.
+    pub(crate) fn leaves_commit_open(&self) -> bool {
+        self.is_connection_lost()
+            || self.sqlstate().is_none_or(|code| code.starts_with("08") || code.starts_with("57P0"))
+    }
+
     pub(crate) const fn is_retryable(&self) -> bool {
         self.class.is_retryable()
     }

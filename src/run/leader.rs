@@ -274,7 +274,7 @@ impl<W: Work> Stage for Leader<W> {
         let committed = client.batch_execute("COMMIT").await.map_err(Failure::from);
         match (committed, xid) {
             (Ok(()), _) => {}
-            (Err(failure), _) if !failure.is_connection_lost() => return Err(CommitError::Failed(failure)),
+            (Err(failure), _) if !failure.leaves_commit_open() => return Err(CommitError::Failed(failure)),
             // It wrote nothing: there is nothing to lose.
             (Err(_), None) => {}
             (Err(cause), Some(xid)) => {

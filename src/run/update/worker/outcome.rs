@@ -50,16 +50,15 @@ impl<L: Labor> Worker<'_, L> {
                 }
                 false
             }
-            // Whatever is no word of the server's leaves open what the server did.
-            Err(failure) if failure.sqlstate().is_none() => {
-                self.on_failure(chunk, Failure::lost(failure.to_string()));
+            Err(failure) if failure.leaves_commit_open() => {
+                let lost =
+                    if failure.is_connection_lost() { failure } else { Failure::lost(failure.to_string()) };
+                self.on_failure(chunk, lost);
                 false
             }
             Err(failure) => {
                 // A COMMIT that is cancelled before it begins leaves the transaction open.
-                if !failure.is_connection_lost() {
-                    self.roll_back().await;
-                }
+                self.roll_back().await;
                 self.on_failure(chunk, failure);
                 true
             }
