@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
 use tracing::Span;
 
 use super::hold::Hold;
@@ -20,6 +21,7 @@ use crate::pg::plan::{self, Explanation};
 use crate::pg::pooling::shares_its_backend;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
+use crate::settings::Settings;
 use crate::telemetry::spans;
 
 /// How long planning may take until somebody is asked what it waits for; then between two questions.
@@ -86,12 +88,17 @@ impl<W: Work> Leader<W> {
         let Some((statement, params)) = self.work.statement() else {
             return Ok(Reach { pool_size, apart, ..Reach::default() });
         };
+        let failed = |failure| Error::sql("the statement", failure);
         let survey =
             self.attended(|event| ledger.observe(event), plan::survey(client, statement, params, None)).await;
-        let survey = survey.map_err(|failure| Error::sql("the statement", failure))?;
+        let survey = survey.map_err(failed)?;
+        // Slots are taken for what the plan shows, so what it does not show has to be known of.
+        let Settings { reserve, target_workers: target, .. } = *self.hold.settings;
+        let suspect = reserve && survey.reachable().is_some_and(|most| most < target);
+        let complete = !suspect || shows_all(client, statement, params, target).await.map_err(failed)?;
         Ok(Reach {
             planned: survey.reachable(),
-            asked: survey.asked(),
+            asked: survey.asked().filter(|_| complete),
             gathers: survey.gathers(),
             launches: survey.launches(),
             pool_size,
@@ -304,6 +311,19 @@ impl<W: Work> Stage for Leader<W> {
     async fn clear_away(&mut self) -> Result<(), Failure> {
         self.hold.clear_away().await
     }
+}
+
+/// Whether no function of the statement is known to run queries that the plan does not show. Asked last, and in
+/// the transaction alone that only looks: what it asks the catalog may have no workers, for they would have no slots.
+async fn shows_all(
+    client: &Client,
+    statement: &str,
+    params: plan::Params<'_>,
+    target: u32,
+) -> Result<bool, Failure> {
+    client.batch_execute("SET LOCAL max_parallel_workers TO 0").await?;
+    let survey = plan::survey(client, statement, params, Some(target)).await?;
+    Ok(survey.0.iter().all(|statement| statement.unseen.is_empty()))
 }
 
 /// The refusal of a line on which no transaction can begin.

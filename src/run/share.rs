@@ -54,7 +54,8 @@ impl Shared {
     pub(crate) fn bar(&self, taken: u32) -> u32 {
         let Some(share) = self.share else { return taken };
         // A Gather may be alone, and may have planned fewer.
-        self.reach.planned.map_or(share, |planned| planned.min(share))
+        let launch = self.reach.launch();
+        self.reach.planned.filter(|_| launch.workers.is_some()).map_or(share, |planned| planned.min(share))
     }
 }
 

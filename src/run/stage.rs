@@ -24,7 +24,7 @@ pub(crate) struct Reach {
     pub(crate) launches: Vec<u32>,
     /// The most workers the plan can have at once, in the pool as it was.
     pub(crate) planned: Option<u32>,
-    /// The same in any pool.
+    /// The same in any pool; `None`, too, where a function is known to run queries that the plan does not show.
     pub(crate) asked: Option<u32>,
     /// Gathers of one statement that may have workers at once.
     pub(crate) gathers: u32,
