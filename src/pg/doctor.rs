@@ -10,6 +10,9 @@
 //! time. So two sessions are interleaved: while the second one holds a transaction open, the first one
 //! asks for its pid again. With a backend of its own it cannot have changed, and nobody else can have it.
 //! One that pools statements lets no transaction begin, and so gives itself away.
+//!
+//! The statement may stay behind one that pools transactions if the monitor goes past it: an attempt is a
+//! transaction, which keeps its backend. The monitor may not, nor may anything outside a transaction.
 
 use std::time::Duration;
 
@@ -78,8 +81,8 @@ fn fail(check: &'static str, text: impl Into<String>, fix: impl Into<String>) ->
 
 /// Asks everything, for runs with `target` workers. `monitor` is where the monitor connects when it
 /// does not connect as the statement does. `fleet` is the database where the slots of a fleet are to be held;
-/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools transactions or statements, or a server that is too
-/// old, ends the examination: what follows would be answered by chance.
+/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools statements, or
+/// transactions with no `monitor` that goes past it, or a server that is too old, ends the examination: what follows would be answered by chance.
 ///
 /// # Errors
 /// When no session can be had, or one is lost.
@@ -92,17 +95,34 @@ pub async fn examine(
     let failed = |failure: Failure| Error::sql("examining the server", failure);
     let leader = endpoint.client("headcount:doctor").await?;
     let mut findings = vec![version(&leader).await.map_err(failed)?];
-    findings.extend(between(endpoint, &leader, "proxy").await?);
+    findings.push(match between(endpoint, &leader, "proxy").await? {
+        Line::Pools(how) if monitor.is_some() => warn(
+            "proxy",
+            pools(endpoint, "transactions", how),
+            "-- an attempt is a transaction and keeps its backend, and --monitor-dsn goes past the proxy; what runs outside of one (--no-transaction, update) is refused",
+        ),
+        Line::Pools(how) => fail(
+            "proxy",
+            pools(endpoint, "transactions", how),
+            "-- let --monitor-dsn lead to the server itself, or connect to a pool with pool_mode = session",
+        ),
+        Line::Judged(finding) => finding,
+    });
     if findings.iter().any(|finding| finding.level == Level::Fail) {
         return Ok(findings);
     }
+    // It keeps its backend for as long as it is examined, whatever lies between.
+    leader.batch_execute("BEGIN").await.map_err(|failure| failed(failure.into()))?;
     findings.extend(settings(&leader, target).await.map_err(failed)?);
     let watching = match monitor {
         Some(monitor) => {
             let client = monitor.client("headcount:doctor").await?;
-            let found = between(monitor, &client, "monitor proxy").await?;
-            let pooled = found.iter().any(|finding| finding.level == Level::Fail);
-            findings.extend(found);
+            let found = match between(monitor, &client, "monitor proxy").await? {
+                Line::Pools(how) => fail("monitor proxy", pools(monitor, "transactions", how), ITSELF),
+                Line::Judged(finding) => finding,
+            };
+            let pooled = found.level == Level::Fail;
+            findings.push(found);
             if pooled {
                 return Ok(findings);
             }
@@ -146,16 +166,22 @@ async fn version(client: &Client) -> Result<Finding, Failure> {
 }
 
 /// What lies between us and the server.
-async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Result<Vec<Finding>, Error> {
+enum Line {
+    /// A proxy that pools transactions, as could be seen by this.
+    Pools(&'static str),
+    /// Anything else.
+    Judged(Finding),
+}
+
+const ITSELF: &str = "-- connect to the server itself, or to a pool with pool_mode = session";
+
+fn pools(endpoint: &Endpoint, what: &str, how: &str) -> String {
+    format!("a proxy at {} pools {what}: {how}", endpoint.describe())
+}
+
+async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Result<Line, Error> {
     const WHO: &str = "SELECT pg_backend_pid(), inet_server_port()";
     let failed = |failure: Failure| Error::sql("looking for a proxy", failure);
-    let pooled = |what: &str, how: &str| {
-        fail(
-            check,
-            format!("a proxy at {} pools {what}: {how}", endpoint.describe()),
-            "-- connect to the server itself, or to a pool with pool_mode = session",
-        )
-    };
     let mine = one(first, WHO).await.map_err(failed)?;
     let second = endpoint.client("headcount:doctor").await?;
     let other = async {
@@ -165,36 +191,32 @@ async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Re
     let other = match timeout(PATIENCE, other).await {
         Ok(Ok(other)) => other,
         Ok(Err(failure)) if failure.refuses_to_begin() => {
-            return Ok(vec![pooled("statements", "no transaction can begin")]);
+            let said = pools(endpoint, "statements", "no transaction can begin");
+            return Ok(Line::Judged(fail(check, said, ITSELF)));
         }
         Ok(Err(failure)) => return Err(failed(failure)),
-        Err(_) => {
-            return Ok(vec![pooled(
-                "transactions",
-                "a second session waits for the backend of the first one",
-            )]);
-        }
+        Err(_) => return Ok(Line::Pools("a second session waits for the backend of the first one")),
     };
     if text(&mine, 0) == text(&other, 0) {
-        return Ok(vec![pooled("transactions", "two sessions were given the same backend")]);
+        return Ok(Line::Pools("two sessions were given the same backend"));
     }
     let again = timeout(PATIENCE, one(first, WHO)).await;
     let stayed = matches!(&again, Ok(Ok(again)) if text(again, 0) == text(&mine, 0));
     if !stayed {
-        return Ok(vec![pooled("transactions", "a session was given another backend")]);
+        return Ok(Line::Pools("a session was given another backend"));
     }
     let dialled = endpoint.port().to_string();
     let port = text(&mine, 1);
     if endpoint.host().starts_with(['/', '@']) || port == dialled {
-        return Ok(vec![ok(check, "each session has a backend of its own")]);
+        return Ok(Line::Judged(ok(check, "each session has a backend of its own")));
     }
     let reached = if port.is_empty() { "a socket".to_owned() } else { format!("port {port}") };
-    Ok(vec![ok(
+    Ok(Line::Judged(ok(
         check,
         format!(
             "something forwards port {dialled} to {reached} of the server; each session has a backend of its own"
         ),
-    )])
+    )))
 }
 
 async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure> {

@@ -141,6 +141,35 @@ async fn the_doctor_names_a_proxy_that_pools_and_what_it_pools() {
 }
 
 #[tokio::test]
+async fn the_doctor_is_content_with_a_monitor_that_goes_past_the_proxy_and_names_it_otherwise() {
+    let lab = Lab::start(15).await;
+    let examined = |dsn: String, monitor: Option<String>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args(["doctor", "--json", "--dsn", &dsn]);
+        command.args(monitor.iter().flat_map(|monitor| ["--monitor-dsn", monitor]));
+        let output = command.output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let proxy = report["findings"].as_array().unwrap().iter().find(|f| f["check"] == "proxy").cloned();
+        (output.status.code(), proxy.unwrap(), report)
+    };
+    // With one backend there is none for a second session.
+    for size in [20, 1] {
+        let bouncer = Bouncer::of(&lab, "transaction", size).await;
+        let (code, proxy, report) = examined(bouncer.dsn(), Some(lab.server.dsn()));
+        assert_eq!((code, proxy["level"].as_str()), (Some(0), Some("warn")), "{report}");
+        let asked = |check| report["findings"].as_array().unwrap().iter().any(|f| f["check"] == check);
+        assert!(asked("cancel") && asked("reservation"), "the rest is examined: {report}");
+        let (code, proxy, report) = examined(bouncer.dsn(), None);
+        assert_eq!((code, proxy["level"].as_str()), (Some(4), Some("fail")), "{report}");
+        assert!(proxy["fix"].as_str().unwrap().contains("--monitor-dsn"), "{report}");
+    }
+    let bouncer = Bouncer::start(&lab, "statement").await;
+    let (code, proxy, report) = examined(bouncer.dsn(), Some(lab.server.dsn()));
+    assert_eq!((code, proxy["level"].as_str()), (Some(4), Some("fail")), "{report}");
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
     let (lab, bouncer) = behind("transaction").await;
     let direct = lab.server.dsn();
