@@ -36,6 +36,7 @@ impl Admitted {
 #[derive(Debug, Clone, Copy)]
 pub struct Admission {
     bar: u32,
+    floor: u32,
     limit: Duration,
 }
 
@@ -43,7 +44,15 @@ impl Admission {
     /// Waits for `bar` free slots, at most `limit`.
     #[must_use]
     pub const fn new(bar: u32, limit: Duration) -> Self {
-        Self { bar, limit }
+        Self { bar, floor: 0, limit }
+    }
+
+    /// Waits, too, for a pool that has less than `minimum` slots in all: no attempt can succeed there, and a pool
+    /// that has shrunk may grow again. Default 0.
+    #[must_use]
+    pub const fn with_floor(mut self, minimum: u32) -> Self {
+        self.floor = minimum;
+        self
     }
 
     /// A look at the pool, `waited` after the wait began. `None` means: look again.
@@ -51,8 +60,10 @@ impl Admission {
     pub fn on_look(&self, waited: Duration, pool: Option<Pool>) -> Option<Admitted> {
         match pool {
             None => Some(Admitted::Unseen),
-            // More than the whole pool is never free: a bar above its size asks for all of it.
-            Some(pool) if pool.has_room_for(self.bar.min(pool.size), 0) => Some(Admitted::Room),
+            // More than the whole pool is never free: a bar above its size asks for all of it, if that is enough.
+            Some(pool) if pool.has_room_for(self.bar.min(pool.size).max(self.floor), 0) => {
+                Some(Admitted::Room)
+            }
             Some(_) if waited >= self.limit => Some(Admitted::TimedOut),
             Some(_) => None,
         }
@@ -85,6 +96,15 @@ mod tests {
     fn a_bar_above_the_pools_size_waits_for_the_whole_pool_and_no_longer() {
         check(0, Some((1, 3)), None);
         check(0, Some((0, 3)), Some(Admitted::Room));
+    }
+
+    #[test]
+    fn a_pool_below_the_minimum_is_waited_for_until_it_grows() {
+        let admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
+        let look =
+            |waited, size| admission.on_look(Duration::from_secs(waited), Some(Pool { used: 0, size }));
+        assert_eq!([look(0, 1), look(59, 0)], [None; 2]);
+        assert_eq!([look(60, 1), look(0, 2)], [Some(Admitted::TimedOut), Some(Admitted::Room)]);
     }
 
     #[test]
