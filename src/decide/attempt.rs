@@ -130,6 +130,12 @@ impl Attempts {
         self.attempt
     }
 
+    /// The workers that the outcome is measured against.
+    #[must_use]
+    pub const fn target(&self) -> u32 {
+        self.target
+    }
+
     /// The most workers seen in any attempt.
     #[must_use]
     pub const fn best(&self) -> u32 {

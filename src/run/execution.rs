@@ -124,17 +124,12 @@ async fn attempts<S: Stage>(
         if let Pause::For(delay) = pause {
             sleep(delay).await;
         }
-        let reserving = Instant::now();
-        if let Some(grant) = stage.reserve(reach.launch(), target, ledger).await? {
-            if grant.end == Granted::GaveUp {
-                return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
-            }
-            plan = plan.under(grant, stage, ledger, settings).await?;
-            attempts.within(plan.bar(grant.taken));
-        }
-        let reserved = reserving.elapsed();
+        let ready = make_room(stage, ledger, settings, &reach, plan, &mut attempts).await?;
+        let Some((within, reserved)) = ready else {
+            return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
+        };
+        plan = within;
         let (number, bar) = attempts.begin();
-        admit(stage, ledger, settings, number, bar, &plan.reach).await;
         if number > 1 {
             ledger.observe(&Event::RetryDelayed {
                 attempt: number,
@@ -224,6 +219,36 @@ async fn bar_within_reach<S: Stage>(
     Ok(target)
 }
 
+/// Waits for what the next attempt needs: slots, if any are asked for, and room in the pool. The plan within the
+/// slots, and the time that it took to get them; `None` when there were none.
+async fn make_room<S: Stage>(
+    stage: &mut S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+    reach: &Reach,
+    mut plan: Shared,
+    attempts: &mut Attempts,
+) -> Result<Option<(Shared, Duration)>, Error> {
+    let mut reserved = Duration::ZERO;
+    loop {
+        let reserving = Instant::now();
+        if let Some(grant) = stage.reserve(reach.launch(), attempts.target(), ledger).await? {
+            if grant.end == Granted::GaveUp {
+                return Ok(None);
+            }
+            plan = plan.under(grant, stage, ledger, settings).await?;
+            attempts.within(plan.bar(grant.taken));
+        }
+        reserved += reserving.elapsed();
+        let next = attempts.current() + 1;
+        admit(stage, ledger, settings, next, attempts.bar(next), &plan.reach).await;
+        // Others may have taken the slots while it waited for room.
+        if !stage.has_lost_slots() {
+            return Ok(Some((plan, reserved)));
+        }
+    }
+}
+
 /// Waits until the pool has room for the bar, at most `admission_wait`.
 async fn admit<S: Stage>(
     stage: &S,
@@ -236,7 +261,9 @@ async fn admit<S: Stage>(
     if bar == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
         return;
     }
-    let admission = Admission::new(bar, settings.admission_wait);
+    // Who ignores what the pool cannot give is not to wait for it.
+    let minimum = if settings.plan_shortfall == PlanShortfall::Ignore { 0 } else { settings.minimum() };
+    let admission = Admission::new(bar, settings.admission_wait).with_floor(minimum.min(bar));
     let began = Instant::now();
     let mut watch = stage.watch_pool(ADMISSION_INTERVAL);
     let mut announced = false;

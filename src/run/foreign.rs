@@ -73,6 +73,10 @@ where
         self.hold.reserve(Wanted { launch, target, leader: self.leader.pid }, ledger).await
     }
 
+    fn has_lost_slots(&self) -> bool {
+        self.hold.has_lost_slots()
+    }
+
     fn narrow(&mut self, share: u32) {
         self.hold.narrow(share);
     }

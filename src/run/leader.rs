@@ -230,6 +230,10 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.reserve(Wanted { launch, target, leader }, ledger).await
     }
 
+    fn has_lost_slots(&self) -> bool {
+        self.hold.has_lost_slots()
+    }
+
     fn narrow(&mut self, share: u32) {
         self.hold.narrow(share);
     }

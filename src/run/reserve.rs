@@ -105,7 +105,7 @@ impl Hold {
             return Ok(None);
         }
         if let Some(reserved) = &self.reserved {
-            if !reserved.session.is_closed() {
+            if !reserved.is_lost() {
                 return Ok(Some(reserved.grant));
             }
             self.reserved = None;
@@ -232,6 +232,11 @@ impl Hold {
     /// reserved, or all that there is.
     pub(crate) fn worker_limit(&self) -> Option<u32> {
         self.reserved.as_ref()?.grant.share
+    }
+
+    /// Whether the server has given its slots to others.
+    pub(crate) fn has_lost_slots(&self) -> bool {
+        self.reserved.as_ref().is_some_and(Reserved::is_lost)
     }
 
     /// Lowers that limit.

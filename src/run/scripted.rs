@@ -83,6 +83,9 @@ struct Script {
     /// How long it takes to clear away.
     clearing: Duration,
     grant: Option<Grant>,
+    /// How often slots are taken, and how many of those times they are lost during admission.
+    reservations: u32,
+    losses: u32,
     /// What later inspections find.
     later: Vec<Reach>,
     narrowed: Vec<u32>,
@@ -102,6 +105,8 @@ impl Script {
             cleared: 0,
             clearing: Duration::from_secs(10),
             grant: None,
+            reservations: 0,
+            losses: 0,
             later: vec![],
             narrowed: vec![],
         }
@@ -148,7 +153,12 @@ impl Stage for Script {
         _target: u32,
         _ledger: &mut Ledger,
     ) -> Result<Option<Grant>, Error> {
+        self.reservations += 1;
         Ok(self.grant)
+    }
+
+    fn has_lost_slots(&self) -> bool {
+        self.reservations <= self.losses
     }
 
     fn narrow(&mut self, share: u32) {
@@ -264,6 +274,7 @@ struct Played {
     result: Result<Execution<u64>, Error>,
     cleared: u32,
     narrowed: Vec<u32>,
+    reservations: u32,
 }
 
 async fn play(script: Script, change: impl FnOnce(&mut Settings)) -> Played {
@@ -282,7 +293,8 @@ async fn play_until(
     let driven = drive(&mut script, &mut ledger, &settings, stop).await;
     let result = driven.map(|Driven { outcome, value, .. }| ledger.execution(outcome, value));
     let words = recorder.0.lock().expect("the driver has ended").clone();
-    Played { words, result, cleared: script.cleared, narrowed: script.narrowed }
+    let Script { cleared, narrowed, reservations, .. } = script;
+    Played { words, result, cleared, narrowed, reservations }
 }
 
 async fn check(acts: Vec<Act>, expected: &[&str]) -> Played {

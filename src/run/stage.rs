@@ -90,6 +90,9 @@ pub(crate) trait Stage {
         ledger: &mut Ledger,
     ) -> Result<Option<Grant>, Error>;
 
+    /// Whether the slots that it took are no longer held.
+    fn has_lost_slots(&self) -> bool;
+
     /// Lets each Gather ask for no more than `share` of the slots that it holds, from now on.
     fn narrow(&mut self, share: u32);
 

@@ -21,6 +21,16 @@ async fn without_slots_nothing_runs_and_the_outcome_is_below_the_minimum() {
     assert_eq!(played.result.unwrap().attempt_count, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn slots_that_are_lost_during_admission_are_taken_again_before_the_attempt() {
+    let mut script = Script::new(vec![act(4)]);
+    script.grant = Some(Grant { taken: 4, end: Granted::Full, share: None });
+    script.losses = 2;
+    let played = play(script, |_| {}).await;
+    assert_eq!(played.reservations, 3);
+    assert_eq!(played.words, ["attempt 1 bar 4", "enough 4", "ended enough", "on_target"]);
+}
+
 fn within(taken: u32, share: u32, later: &[Reach]) -> Script {
     let grant = Some(Grant { taken, end: Granted::Degraded, share: Some(share) });
     Script { grant, later: later.to_vec(), ..Script::new(vec![act(3)]) }
