@@ -236,7 +236,18 @@ async fn make_room<S: Stage>(
             if grant.end == Granted::GaveUp {
                 return Ok(None);
             }
-            plan = plan.under(grant, stage, ledger, settings).await?;
+            plan = match plan.under(grant, stage, ledger, settings).await {
+                Ok(plan) => plan,
+                // More slots make another plan, and there is time left to wait for them.
+                Err(error)
+                    if error.refusal().is_some() && grant.end == Granted::Degraded && stage.insist() =>
+                {
+                    plan = Shared::unlimited(reach.clone());
+                    reserved += reserving.elapsed();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             attempts.within(plan.bar(grant.taken));
         }
         reserved += reserving.elapsed();

@@ -77,6 +77,10 @@ where
         self.hold.has_lost_slots()
     }
 
+    fn insist(&mut self) -> bool {
+        self.hold.insist()
+    }
+
     fn narrow(&mut self, share: u32) {
         self.hold.narrow(share);
     }

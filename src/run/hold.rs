@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 use super::headcount::Inner;
 use super::release::Straggler;
-use super::reserve::Reserved;
+use super::reserve::{Insistence, Reserved};
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
@@ -63,6 +63,7 @@ pub(crate) struct Hold {
     engaged: Option<Identity>,
     /// Given back when this is dropped: after everything was cleared away.
     pub(crate) reserved: Option<Reserved>,
+    pub(super) insistence: Insistence,
     busy: Busy,
     /// Whether this is what the task that clears away holds: nobody takes over from that.
     last: bool,
@@ -78,6 +79,7 @@ impl Hold {
             leader: None,
             engaged: None,
             reserved: None,
+            insistence: Insistence::No,
             busy: Busy::No,
             last: false,
         }
@@ -319,6 +321,7 @@ impl Hold {
             leader: self.leader.take(),
             engaged: self.engaged.take(),
             reserved: self.reserved.take(),
+            insistence: self.insistence,
             busy: std::mem::take(&mut self.busy),
             last: true,
         }

@@ -9,6 +9,7 @@ use tracing::Span;
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
+use super::narrow::{too_narrow, too_narrow_within};
 use super::queue::Grant;
 use super::reserve::Wanted;
 use super::stage::{CommitError, Reach, Stage};
@@ -215,7 +216,7 @@ impl<W: Work> Stage for Leader<W> {
             return Ok(());
         };
         Err(match self.hold.worker_limit() {
-            Some(share) => too_narrow_within(share, reach, bar, reasons),
+            Some(share) => too_narrow_within(share, self.hold.more_slots(), reach, bar, reasons),
             None => too_narrow(reach, bar, &reasons),
         })
     }
@@ -232,6 +233,10 @@ impl<W: Work> Stage for Leader<W> {
 
     fn has_lost_slots(&self) -> bool {
         self.hold.has_lost_slots()
+    }
+
+    fn insist(&mut self) -> bool {
+        self.hold.insist()
     }
 
     fn narrow(&mut self, share: u32) {
@@ -374,38 +379,4 @@ pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Er
         )),
         Err(_) => Ok(()),
     }
-}
-
-/// The same for a statement whose Gathers share the slots that it holds. What limits them is no mistake of the
-/// caller's, who can ask for more slots, or for less of them.
-fn too_narrow_within(share: u32, reach: &Reach, bar: u32, mut reasons: Vec<plan::Reason>) -> Error {
-    reasons.retain(|reason| reason.kind != plan::ReasonKind::GatherLimit);
-    reasons.insert(
-        0,
-        plan::Reason {
-            kind: plan::ReasonKind::GatherLimit,
-            explanation: format!("its slots leave each Gather {share} workers"),
-            fixes: vec!["-- wait longer for all slots (--degrade-after), or accept less (--min)".to_owned()],
-        },
-    );
-    too_narrow(reach, bar, &reasons)
-}
-
-/// The refusal of a statement that cannot have `bar` workers.
-fn too_narrow(reach: &Reach, bar: u32, reasons: &[plan::Reason]) -> Error {
-    let mut fixes: Vec<String> = Vec::new();
-    for fix in reasons.iter().flat_map(|reason| &reason.fixes) {
-        if !fixes.contains(fix) {
-            fixes.push(fix.clone());
-        }
-    }
-    let mut explanation = match reach.planned {
-        Some(planned) => format!("the plan can have {planned} of the {bar} workers demanded"),
-        None => format!("{bar} workers are demanded"),
-    };
-    for reason in reasons {
-        explanation.push_str("; ");
-        explanation.push_str(&reason.explanation);
-    }
-    Error::refused(Refusal::PlanTooNarrow, explanation, fixes)
 }

@@ -12,6 +12,7 @@ mod job;
 mod leader;
 mod ledger;
 mod monitor;
+mod narrow;
 mod queue;
 mod race;
 mod release;

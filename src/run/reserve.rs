@@ -37,10 +37,23 @@ pub(crate) struct Reserved {
     grant: Grant,
     demand: u32,
     since: Instant,
+    /// What was left of the wait when they were taken.
+    left: Duration,
     /// The leader that they serve, and its attempt, as the server was told.
     told: (i32, u32),
     /// Leaders that had not gone when they should have: the slots are theirs until they have.
     pub(super) stragglers: Vec<Straggler>,
+}
+
+/// Whether fewer slots than all that are wanted will do after a patience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Insistence {
+    /// They will.
+    No,
+    /// They did not: the plan within them could not have the minimum. The wait goes on for what was left of it.
+    Resumes(Duration),
+    /// They have not before.
+    Yes,
 }
 
 /// What an execution wants slots for.
@@ -119,14 +132,21 @@ impl Hold {
     /// said when it begins and when it changes: the wait may last for hours.
     async fn stand_in_queue(&mut self, wanted: Wanted, ledger: &mut Ledger) -> Result<Grant, Error> {
         let began = Instant::now();
+        let limit = match self.insistence {
+            Insistence::Resumes(left) => left,
+            Insistence::No | Insistence::Yes => self.settings.reserve_wait,
+        };
+        if self.insistence != Insistence::No {
+            self.insistence = Insistence::Yes;
+        }
         let (mut tries, mut told) = (0, None);
         loop {
-            match self.wait_for_slots(wanted, began, ledger).await? {
+            match self.wait_for_slots(wanted, began, limit, ledger).await? {
                 Ok(grant) => return Ok(grant),
                 Err(failure) => {
                     tries += 1;
                     let delay = RETURN.delay(tries, fastrand::f64());
-                    if !failure.is_retryable() || began.elapsed() + delay > self.settings.reserve_wait {
+                    if !failure.is_retryable() || began.elapsed() + delay > limit {
                         return Err(Error::sql("reserving slots", failure));
                     }
                     let cause = failure.to_string();
@@ -146,6 +166,7 @@ impl Hold {
         &mut self,
         wanted: Wanted,
         began: Instant,
+        limit: Duration,
         ledger: &mut Ledger,
     ) -> Result<Result<Grant, Failure>, Error> {
         let Wanted { launch, target, leader } = wanted;
@@ -154,10 +175,10 @@ impl Hold {
             Ok(session) => session,
             Err(failure) => return Ok(Err(failure)),
         };
-        let Settings { reserve_wait, degrade_after, priority, .. } = *self.settings;
+        let Settings { degrade_after, priority, .. } = *self.settings;
+        let degrade_after = degrade_after.filter(|_| self.insistence == Insistence::No);
         let minimum = self.settings.minimum();
-        let wish =
-            Reservation::new(launch, target, minimum, reserve_wait, degrade_after).with_priority(priority);
+        let wish = Reservation::new(launch, target, minimum, limit, degrade_after).with_priority(priority);
         // Before 14 a server does not notice that who waits in its queue has died. A wait that is broken off stays
         // announced: the place is given up by a task, and whoever outlives this process looks after it.
         self.engage(session.identity);
@@ -176,6 +197,7 @@ impl Hold {
                 grant,
                 demand,
                 since: Instant::now(),
+                left: wish.left(began.elapsed()),
                 told: (leader, 1),
                 stragglers: Vec::new(),
             });
@@ -237,6 +259,25 @@ impl Hold {
     /// Whether the server has given its slots to others.
     pub(crate) fn has_lost_slots(&self) -> bool {
         self.reserved.as_ref().is_some_and(Reserved::is_lost)
+    }
+
+    /// Gives fewer slots than all back, and wants all or none from now on; see [`Stage::insist`](super::stage::Stage::insist).
+    pub(crate) fn insist(&mut self) -> bool {
+        let left = self.reserved.as_ref().map_or(Duration::ZERO, |reserved| reserved.left);
+        if self.insistence != Insistence::No || left.is_zero() {
+            return false;
+        }
+        self.reserved = None;
+        self.insistence = Insistence::Resumes(left);
+        true
+    }
+
+    /// What gives it more slots than it has.
+    pub(crate) fn more_slots(&self) -> &'static str {
+        match self.reserved.as_ref().map(|reserved| reserved.grant.end) {
+            Some(Granted::Degraded) => "wait longer for all slots (--reserve-wait)",
+            _ => "let the fleet have more slots (--pool-size, max_parallel_workers)",
+        }
     }
 
     /// Lowers that limit.

@@ -1,6 +1,7 @@
 //! Driver tests: a scripted stage, paused time, and the sequence of events.
 
 mod cut;
+mod plans;
 mod pools;
 mod slots;
 
@@ -83,6 +84,8 @@ struct Script {
     /// How long it takes to clear away.
     clearing: Duration,
     grant: Option<Grant>,
+    /// What is granted when less will not do.
+    in_full: Option<Grant>,
     /// How often slots are taken, and how many of those times they are lost during admission.
     reservations: u32,
     losses: u32,
@@ -105,6 +108,7 @@ impl Script {
             cleared: 0,
             clearing: Duration::from_secs(10),
             grant: None,
+            in_full: None,
             reservations: 0,
             losses: 0,
             later: vec![],
@@ -155,6 +159,12 @@ impl Stage for Script {
     ) -> Result<Option<Grant>, Error> {
         self.reservations += 1;
         Ok(self.grant)
+    }
+
+    fn insist(&mut self) -> bool {
+        let insists = self.in_full.is_some();
+        self.grant = self.in_full.take().or(self.grant);
+        insists
     }
 
     fn has_lost_slots(&self) -> bool {
@@ -457,31 +467,6 @@ async fn a_cleanup_that_fails_ends_the_execution() {
     let played = play(script, |_| {}).await;
     assert!(played.words.contains(&"cleanup failed".to_owned()));
     assert_eq!(played.result.unwrap_err().to_string(), "the cleanup failed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_plan_out_of_reach_is_refused_before_anything_runs() {
-    let mut script = Script::new(vec![]);
-    script.reach.planned = Some(3);
-    let played = play(script, |_| {}).await;
-    assert_eq!(played.words, ["failed refused"]);
-    assert_eq!(played.result.unwrap_err().refusal(), Some(Refusal::PlanTooNarrow));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_plan_out_of_reach_lowers_the_target_when_that_is_allowed() {
-    let mut script = Script::new(vec![act(3)]);
-    script.reach.planned = Some(3);
-    let played = play(script, |s| s.plan_shortfall = PlanShortfall::Lower).await;
-    assert_eq!(played.words, ["lowered to 3", "attempt 1 bar 3", "enough 3", "ended enough", "on_target"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn lowering_never_goes_under_the_minimum() {
-    let mut script = Script::new(vec![]);
-    script.reach.planned = Some(1);
-    let played = play(script, |s| s.plan_shortfall = PlanShortfall::Lower).await;
-    assert_eq!(played.words, ["failed refused"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,6 +93,10 @@ pub(crate) trait Stage {
     /// Whether the slots that it took are no longer held.
     fn has_lost_slots(&self) -> bool;
 
+    /// Gives its slots back and is content with all or none from now on, for what is left of its wait; `false`
+    /// when nothing is left, or it was so already.
+    fn insist(&mut self) -> bool;
+
     /// Lets each Gather ask for no more than `share` of the slots that it holds, from now on.
     fn narrow(&mut self, share: u32);
 

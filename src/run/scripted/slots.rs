@@ -58,6 +58,15 @@ async fn a_plan_below_the_minimum_within_its_share_is_refused_before_anything_ru
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plan_below_the_minimum_within_its_share_goes_on_waiting_for_all_slots() {
+    let mut script = within(3, 3, &[plan(&[1])]);
+    script.acts = vec![act(4)];
+    script.in_full = Some(Grant { taken: 4, end: Granted::Full, share: None });
+    let played = play(script, |_| {}).await;
+    assert_eq!(played.words, ["attempt 1 bar 4", "enough 4", "ended enough", "on_target"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_gathers_within_a_share_share_anew_until_their_workers_have_slots() {
     let played = play(within(6, 3, &[plan(&[3, 3, 3]), plan(&[2, 2, 2])]), |_| {}).await;
     assert_eq!((&*played.words[0], played.narrowed), ("attempt 1 bar 2", vec![2]));
