@@ -340,6 +340,7 @@ fn reserved(demand: u32, taken: u32, end: Granted, waited: Duration, slots: Opti
         Granted::Full => format!("{taken} slots reserved after {after}"),
         Granted::Degraded => format!("only {taken} of {demand} slots reserved after {after}{why}"),
         Granted::GaveUp => format!("no slots after {after}{why}; giving up"),
+        Granted::Interrupted => format!("left the queue for slots after {after}{why}"),
     }
 }
 

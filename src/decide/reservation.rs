@@ -125,11 +125,13 @@ pub enum Granted {
     Degraded,
     /// None: the longest wait passed.
     GaveUp,
+    /// None: the execution ended first, by its deadline, a stop or a failure.
+    Interrupted,
 }
 
 impl Granted {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Degraded, Self::GaveUp];
+    pub const ALL: [Self; 4] = [Self::Full, Self::Degraded, Self::GaveUp, Self::Interrupted];
 
     /// The word for labels, attributes and people.
     #[must_use]
@@ -138,6 +140,7 @@ impl Granted {
             Self::Full => "full",
             Self::Degraded => "degraded",
             Self::GaveUp => "gave_up",
+            Self::Interrupted => "interrupted",
         }
     }
 }

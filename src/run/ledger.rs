@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::decide::attempt::Outcome;
+use crate::decide::reservation::{Granted, Slots};
 use crate::event::{AttemptEnd, AttemptFacts, Event, ExecutionFacts, FailReason, Observer, Observers, Scope};
 use crate::report::{Attempt, Execution};
 
@@ -31,6 +32,8 @@ pub(crate) struct Ledger {
     open: Option<Open>,
     /// What it waits for, and since when, while it waits.
     idle: Option<(Idle, Instant)>,
+    /// Its place in the queue for slots, while it has one.
+    place: Option<Place>,
     ended: bool,
 }
 
@@ -41,6 +44,14 @@ enum Idle {
     Start,
     /// In the fleet's queue for slots.
     Slots,
+}
+
+/// What is known of a place in the queue: if the execution ends first, so does the wait.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    demand: u32,
+    ahead: u32,
+    slots: Option<Slots>,
 }
 
 /// An attempt that has not ended: if the execution does first, it ends with it.
@@ -72,6 +83,7 @@ impl Ledger {
             attempts: Vec::new(),
             open: None,
             idle: None,
+            place: None,
             ended: false,
         }
     }
@@ -105,10 +117,19 @@ impl Ledger {
             Event::StartHindered { waited, .. } | Event::PlanBlocked { waited, .. } => {
                 self.wait(Idle::Start, *waited);
             }
-            Event::ReservationQueued { waited, .. } | Event::ReservationShort { waited, .. } => {
+            Event::ReservationQueued { demand, ahead, waited } => {
                 self.wait(Idle::Slots, *waited);
+                let place = self.place.get_or_insert(Place { ahead: *ahead, ..Place::default() });
+                place.demand = *demand;
             }
+            Event::ReservationShort { demand, slots, waited, .. } => {
+                self.wait(Idle::Slots, *waited);
+                let place = self.place.get_or_insert_default();
+                (place.demand, place.slots) = (*demand, Some(*slots));
+            }
+            Event::ReservationEnded { end: Granted::Interrupted, .. } => self.place = None,
             Event::ReservationEnded { taken, waited, .. } => {
+                self.place = None;
                 self.wait(Idle::Slots, *waited);
                 self.wait(Idle::Start, Duration::ZERO);
                 self.reserved_slots = Some(*taken);
@@ -208,8 +229,13 @@ impl Ledger {
         }
     }
 
-    /// What is under way counts until now: what clears it away is neither leader time nor a wait.
+    /// What is under way counts until now: what clears it away is neither leader time nor a wait. A wait for slots
+    /// ends with that.
     pub(crate) fn stop_clock(&mut self) {
+        if let (Some(Place { demand, ahead, slots }), Some((Idle::Slots, since))) = (self.place, self.idle) {
+            let (end, waited) = (Granted::Interrupted, since.elapsed());
+            self.observe(&Event::ReservationEnded { demand, taken: 0, ahead, end, waited, slots });
+        }
         self.stop_waiting(Instant::now());
         if let Some(open) = &mut self.open {
             open.ran.get_or_insert_with(|| open.began.elapsed());
@@ -259,12 +285,25 @@ impl Drop for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::reservation::Slots;
+    use std::sync::Mutex;
+
+    /// How waits for slots ended, and after how long.
+    #[derive(Default)]
+    struct Ends(Mutex<Vec<(Granted, u32, Duration)>>);
+
+    impl Observer for Ends {
+        fn observe(&self, _: &Scope, event: &Event) {
+            if let Event::ReservationEnded { end, ahead, waited, .. } = event {
+                self.0.lock().unwrap().push((*end, *ahead, *waited));
+            }
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_in_the_queue_that_is_cut_short_counts_as_far_as_it_went() {
         let pause = Duration::from_secs(2);
-        let mut ledger = Ledger::new("rollup", Observers::default());
+        let ends = Arc::new(Ends::default());
+        let mut ledger = Ledger::new("rollup", Observers::new(vec![ends.clone()]));
         tokio::time::sleep(pause).await;
         ledger.observe(&Event::ReservationQueued { demand: 4, ahead: 1, waited: pause });
         tokio::time::sleep(pause).await;
@@ -275,5 +314,11 @@ mod tests {
         tokio::time::sleep(pause).await;
         let history = ledger.execution::<()>(Outcome::BelowMinimum, None);
         assert_eq!((history.reserved_wait, history.waited), (3 * pause, Duration::ZERO));
+        drop(ledger);
+        assert_eq!(
+            *ends.0.lock().unwrap(),
+            [(Granted::Interrupted, 1, 3 * pause)],
+            "once, as a wait of its own"
+        );
     }
 }

@@ -198,6 +198,9 @@ fn reservation_ended(
         Granted::GaveUp => {
             warn!(target: TARGET, task, demand, held, outsiders, waited_seconds, "no slots within the longest wait");
         }
+        Granted::Interrupted => {
+            warn!(target: TARGET, task, demand, held, outsiders, waited_seconds, "left the queue for slots");
+        }
     }
 }
 

@@ -95,7 +95,7 @@ contract! {
     RESERVED_WAIT = "headcount_reserved_wait_seconds", Histogram(WAITS), Seconds, ["task"],
         "Time that an execution waited in its fleet's queue for slots of the pool.", fed_by ["ReservationEnded"];
     RESERVATIONS = "headcount_reservations_total", Counter, Count, ["task", "end"],
-        "Waits for slots of the pool, by how they ended.", fed_by ["ReservationEnded"];
+        "Waits for slots of the pool, by how they ended: full, degraded, gave_up, interrupted.", fed_by ["ReservationEnded"];
     RETRY_DELAY = "headcount_retry_delay_seconds", Histogram(WAITS), Seconds, ["task"],
         "Time between the end of an attempt and the start of the next.", fed_by ["RetryDelayed"];
     ATTEMPTS_ENDED = "headcount_attempts_total", Counter, Count, ["task", "verdict", "reason"],

@@ -207,9 +207,14 @@ fn slots_reserved_by_this_process_are_a_state_of_the_pool_until_they_are_given_b
     let reserved = "headcount_pool_workers{state=\"reserved\"}";
     let taken =
         |taken, end| Event::ReservationEnded { demand: 4, taken, ahead: 0, end, waited: MS, slots: None };
-    let text = rendered(&[taken(4, Granted::Full), taken(0, Granted::GaveUp), taken(2, Granted::Degraded)]);
+    let text = rendered(&[
+        taken(4, Granted::Full),
+        taken(0, Granted::GaveUp),
+        taken(2, Granted::Degraded),
+        taken(0, Granted::Interrupted),
+    ]);
     assert_eq!(value(&text, reserved), Some(6.0));
-    for end in ["full", "gave_up", "degraded"] {
+    for end in ["full", "gave_up", "degraded", "interrupted"] {
         let series = format!("headcount_reservations_total{{task=\"rollup\",end=\"{end}\"}}");
         assert_eq!(value(&text, &series), Some(1.0), "{end}");
     }
