@@ -6,28 +6,20 @@
 //!
 //! The hard one is a proxy that pools transactions (`PgBouncer` with `pool_mode = transaction`): each
 //! transaction may run on another backend, so the backend that is watched is not the one that works, and
-//! prepared statements appear and vanish. It hides well: one idle client gets the same backend every
-//! time. So two sessions are interleaved: while the second one holds a transaction open, the first one
-//! asks for its pid again. With a backend of its own it cannot have changed, and nobody else can have it.
-//! One that pools statements lets no transaction begin, and so gives itself away.
+//! prepared statements appear and vanish. It hides well; how it is found is said in `pooling`.
 //!
 //! The statement may stay behind one that pools transactions if the monitor goes past it: an attempt is a
 //! transaction, which keeps its backend. The monitor may not, nor may anything outside a transaction.
 
-use std::time::Duration;
-
 use serde::Serialize;
-use tokio::time::timeout;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::connect::Endpoint;
+use super::pooling::Pooling;
 use super::privileges;
 use super::session::{Identity, OLDEST};
 use super::{Failure, plan};
 use crate::error::Error;
-
-/// How long a pooled session may wait for a backend before that is taken for the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How good an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -180,33 +172,17 @@ fn pools(endpoint: &Endpoint, what: &str, how: &str) -> String {
 }
 
 async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Result<Line, Error> {
-    const WHO: &str = "SELECT pg_backend_pid(), inet_server_port()";
     let failed = |failure: Failure| Error::sql("looking for a proxy", failure);
-    let mine = one(first, WHO).await.map_err(failed)?;
-    let second = endpoint.client("headcount:doctor").await?;
-    let other = async {
-        second.batch_execute("BEGIN").await?;
-        one(&second, WHO).await
-    };
-    let other = match timeout(PATIENCE, other).await {
-        Ok(Ok(other)) => other,
-        Ok(Err(failure)) if failure.refuses_to_begin() => {
-            let said = pools(endpoint, "statements", "no transaction can begin");
-            return Ok(Line::Judged(fail(check, said, ITSELF)));
+    match Pooling::of(first, endpoint).await.map_err(failed)? {
+        Pooling::Transactions(how) => return Ok(Line::Pools(how)),
+        Pooling::Statements(how) => {
+            return Ok(Line::Judged(fail(check, pools(endpoint, "statements", how), ITSELF)));
         }
-        Ok(Err(failure)) => return Err(failed(failure)),
-        Err(_) => return Ok(Line::Pools("a second session waits for the backend of the first one")),
-    };
-    if text(&mine, 0) == text(&other, 0) {
-        return Ok(Line::Pools("two sessions were given the same backend"));
+        Pooling::Nothing => {}
     }
-    let again = timeout(PATIENCE, one(first, WHO)).await;
-    let stayed = matches!(&again, Ok(Ok(again)) if text(again, 0) == text(&mine, 0));
-    if !stayed {
-        return Ok(Line::Pools("a session was given another backend"));
-    }
+    let reached = one(first, "SELECT inet_server_port()").await.map_err(failed)?;
     let dialled = endpoint.port().to_string();
-    let port = text(&mine, 1);
+    let port = text(&reached, 0);
     if endpoint.host().starts_with(['/', '@']) || port == dialled {
         return Ok(Line::Judged(ok(check, "each session has a backend of its own")));
     }

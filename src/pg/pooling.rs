@@ -24,40 +24,63 @@ const BESIDE: [Duration; 3] = [PATIENCE, Duration::from_secs(1), Duration::from_
 
 const PROBE: &str = "headcount:probe";
 
-/// Opens a session and asks [`shares_its_backend`].
-pub(crate) async fn shares_backends(endpoint: &Endpoint) -> Result<bool, Failure> {
-    let (first, _driver) = endpoint.open(PROBE).await?;
-    shares_its_backend(&first, endpoint).await
+/// What a proxy pools, and how that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// Nothing: the session has a backend of its own. There may be no proxy.
+    Nothing,
+    Transactions(&'static str),
+    Statements(&'static str),
 }
 
-/// Whether the backend of this session, at rest, may be another's as well: a proxy pools transactions, or statements.
-///
-/// # Errors
-/// As of a server that is full (53300) where a proxy has no backend to spare for the question: it may pool
-/// sessions, and have few.
-pub(crate) async fn shares_its_backend(first: &Client, endpoint: &Endpoint) -> Result<bool, Failure> {
-    let full = |_| Failure::found("53300", "a proxy has no backend to spare");
-    let mine = timeout(PATIENCE, backend(first)).await.map_err(full)??;
-    if backend_key::process_id(first).await == Some(mine) {
-        return Ok(false);
+impl Pooling {
+    /// Whether the backend of a session at rest may be another's as well.
+    pub(crate) fn shares_backends(self) -> bool {
+        self != Self::Nothing
     }
-    let mut begun = Vec::new();
-    for patience in BESIDE {
-        let (session, other) = match timeout(patience, begin(endpoint)).await.map_err(full) {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(failure)) if failure.refuses_to_begin() => return Ok(true),
-            // None to spare for another doubt.
-            _ if !begun.is_empty() => return Ok(false),
-            Ok(Err(failure)) | Err(failure) => return Err(failure),
-        };
-        begun.push(session);
-        // While the transactions are open.
-        let Ok(again) = timeout(PATIENCE, backend(first)).await else { return Ok(true) };
-        if mine == other || again? != mine {
-            return Ok(true);
+
+    /// Opens a session and asks it.
+    pub(crate) async fn at(endpoint: &Endpoint) -> Result<Self, Failure> {
+        let (first, _driver) = endpoint.open(PROBE).await?;
+        Self::of(&first, endpoint).await
+    }
+
+    /// Asks a session that is at rest.
+    ///
+    /// # Errors
+    /// As of a server that is full (53300) where a proxy has no backend to spare for the question: it may pool
+    /// sessions, and have few.
+    pub(crate) async fn of(first: &Client, endpoint: &Endpoint) -> Result<Self, Failure> {
+        let full = |_| Failure::found("53300", "a proxy has no backend to spare");
+        let mine = timeout(PATIENCE, backend(first)).await.map_err(full)??;
+        if backend_key::process_id(first).await == Some(mine) {
+            return Ok(Self::Nothing);
         }
+        let mut begun = Vec::new();
+        for patience in BESIDE {
+            let (session, other) = match timeout(patience, begin(endpoint)).await.map_err(full) {
+                Ok(Ok(begun)) => begun,
+                Ok(Err(failure)) if failure.refuses_to_begin() => {
+                    return Ok(Self::Statements("no transaction can begin"));
+                }
+                // None to spare for another doubt.
+                _ if !begun.is_empty() => return Ok(Self::Nothing),
+                Ok(Err(failure)) | Err(failure) => return Err(failure),
+            };
+            begun.push(session);
+            // While the transactions are open.
+            let Ok(again) = timeout(PATIENCE, backend(first)).await else {
+                return Ok(Self::Transactions("a session waits for the backend of another one"));
+            };
+            if mine == other {
+                return Ok(Self::Transactions("two sessions were given the same backend"));
+            }
+            if again? != mine {
+                return Ok(Self::Transactions("a session was given another backend"));
+            }
+        }
+        Ok(Self::Nothing)
     }
-    Ok(false)
 }
 
 /// A session in a transaction, and its backend.

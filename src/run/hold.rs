@@ -163,11 +163,6 @@ impl Hold {
         script
     }
 
-    /// The attempt is committed: nothing is left to undo.
-    pub(crate) fn done(&mut self) {
-        self.rest();
-    }
-
     /// Says which backend may run something of ours from now on: whoever outlives this process stops that one.
     pub(super) fn engage(&mut self, backend: Identity) {
         if self.engaged.replace(backend) != Some(backend) {
@@ -176,7 +171,7 @@ impl Hold {
         }
     }
 
-    /// Nothing is lost any more when this is dropped.
+    /// Nothing is left to undo, and nothing is lost any more when this is dropped.
     pub(super) fn rest(&mut self) {
         self.busy = Busy::No;
         if let Some(Identity { pid, started: backend_start }) = self.engaged.take() {

@@ -19,7 +19,7 @@ use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;
 use crate::pg::plan::{self, Explanation};
-use crate::pg::pooling::shares_its_backend;
+use crate::pg::pooling::Pooling;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::{Failure, xact};
 use crate::settings::Settings;
@@ -67,7 +67,7 @@ impl<W: Work> Leader<W> {
     async fn check_line(&self) -> Result<(), Error> {
         let endpoint = &self.hold.inner.endpoint;
         let client = self.hold.client().map_err(|failure| Error::connect(endpoint.describe(), failure))?;
-        if !shares_its_backend(client, endpoint).await.unwrap_or(false) {
+        if !Pooling::of(client, endpoint).await.is_ok_and(Pooling::shares_backends) {
             return Ok(());
         }
         Err(Error::refused(
@@ -278,7 +278,7 @@ impl<W: Work> Stage for Leader<W> {
 
     async fn commit(&mut self) -> Result<(), CommitError> {
         if !self.hold.settings.transaction {
-            self.hold.done();
+            self.hold.rest();
             return Ok(());
         }
         let client = self.hold.client().map_err(CommitError::Failed)?;
@@ -294,11 +294,11 @@ impl<W: Work> Stage for Leader<W> {
             // It wrote nothing: there is nothing to lose.
             (Err(_), None) => {}
             (Err(cause), Some(xid)) => {
-                self.hold.done();
+                self.hold.rest();
                 return Err(CommitError::InDoubt { xid, cause });
             }
         }
-        self.hold.done();
+        self.hold.rest();
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::pg::Failure;
 use crate::pg::label;
-use crate::pg::pooling::shares_backends;
+use crate::pg::pooling::Pooling;
 use crate::pg::slots::SlotSession;
 use crate::settings::Settings;
 use crate::telemetry::spans;
@@ -212,7 +212,7 @@ impl Hold {
         let open = async {
             let pooled = match self.inner.pooled.get() {
                 Some(pooled) => *pooled,
-                None => shares_backends(&endpoint).await?,
+                None => Pooling::at(&endpoint).await?.shares_backends(),
             };
             if pooled {
                 return Ok(None);

@@ -39,7 +39,7 @@ use crate::error::{Error, Refusal};
 use crate::event::{Event, Observers};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
-use crate::pg::pooling::shares_its_backend;
+use crate::pg::pooling::Pooling;
 use crate::pg::session::{OLDEST, Session};
 use crate::pg::update::{Assign, Statements, Table, Wish};
 use crate::report::Updated;
@@ -350,7 +350,7 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
 /// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
 /// another's there, of the same name. A proxy that has no backend to spare for the question cannot be asked.
 async fn refuse_pooling(client: &Client, site: &Site) -> Result<(), Error> {
-    if !shares_its_backend(client, &site.endpoint).await.unwrap_or(false) {
+    if !Pooling::of(client, &site.endpoint).await.is_ok_and(Pooling::shares_backends) {
         return Ok(());
     }
     Err(Error::refused(
