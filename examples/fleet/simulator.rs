@@ -199,7 +199,8 @@ impl World {
 
     /// Its Gathers run together, and share its target.
     fn launch(&self, n: usize) -> Launch {
-        Launch { workers: Some(self.jobs[n].plan.target), gathers: self.scenario.gathers }
+        let workers = Some(self.jobs[n].plan.target);
+        Launch { workers, gathers: self.scenario.gathers, own_pool: None }
     }
 
     fn wish(&self, n: usize) -> Reservation {

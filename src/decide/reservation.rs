@@ -89,6 +89,9 @@ pub struct Launch {
     pub workers: Option<u32>,
     /// Gathers that may have workers at the same time; 0 counts as 1.
     pub gathers: u32,
+    /// The pool as its own session has it, where a setting of the session, its role or its database
+    /// (`max_parallel_workers`) hides the server's: the server holds each leader to its own.
+    pub own_pool: Option<u32>,
 }
 
 impl Launch {
@@ -110,6 +113,7 @@ impl Launch {
     /// Should the pool grow later, workers beyond the slots count as outsiders.
     #[must_use]
     pub fn share(self, taken: u32, pool: u32) -> Option<u32> {
+        let pool = self.own_pool.unwrap_or(pool);
         let fits = taken >= pool || self.workers.is_some_and(|workers| workers <= taken);
         (!fits).then(|| taken / self.gathers.max(1))
     }
@@ -265,9 +269,13 @@ mod tests {
         Slots { pool: 12, size: 6, held, outsiders: Some(outsiders), priority_waits: false }
     }
 
+    fn launch(workers: Option<u32>, gathers: u32) -> Launch {
+        Launch { workers, gathers, own_pool: None }
+    }
+
     /// A plan that may have so many workers in one Gather.
     fn one(workers: u32) -> Launch {
-        Launch { workers: Some(workers), gathers: 1 }
+        launch(Some(workers), 1)
     }
 
     fn check(waited: u64, slots: Slots, expected: Move) {
@@ -354,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_pool_too_small_for_the_minimum_of_each_gather_is_taken_as_a_whole() {
-        let two = Launch { workers: Some(8), gathers: 2 };
+        let two = launch(Some(8), 2);
         let wish = Reservation::new(two, 4, 4, HOUR, Some(Duration::ZERO));
         let of = |size, held| wish.on_look(Duration::ZERO, Slots { size, ..slots(held, 0) });
         assert_eq!([of(8, 0), of(7, 0), of(4, 0)], [8, 7, 4].map(Move::Take));
@@ -363,7 +371,6 @@ mod tests {
 
     #[test]
     fn slots_that_do_not_suffice_are_divided_among_the_gathers() {
-        let launch = |workers, gathers| Launch { workers, gathers };
         let two = launch(Some(8), 2);
         assert_eq!((two.demand(4), two.floor(2)), (8, 4));
         assert_eq!([8, 7, 4, 1].map(|taken| two.share(taken, 16)), [None, Some(3), Some(2), Some(0)]);
@@ -375,9 +382,17 @@ mod tests {
 
     #[test]
     fn the_gathers_of_who_has_the_whole_pool_share_nothing() {
-        let two = Launch { workers: Some(8), gathers: 2 };
+        let two = launch(Some(8), 2);
         assert_eq!([two.share(6, 6), two.share(6, 7), two.share(5, 6)], [None, Some(3), Some(2)]);
         assert_eq!(Launch::default().share(6, 6), None);
+    }
+
+    #[test]
+    fn who_has_a_pool_of_its_own_is_held_to_that() {
+        let larger = Launch { own_pool: Some(12), ..launch(Some(8), 2) };
+        assert_eq!([larger.share(6, 6), larger.share(8, 8)], [Some(3), None]);
+        let smaller = Launch { own_pool: Some(4), ..launch(Some(8), 2) };
+        assert_eq!([smaller.share(4, 6), smaller.share(3, 6)], [None, Some(1)]);
     }
 
     /// Often none, so that pools which are free as a whole are among the cases.
@@ -389,11 +404,12 @@ mod tests {
         #[test]
         fn workers_never_outnumber_slots(
             each in proptest::collection::vec(1u32..64, 1..6), taken in 0u32..128, others in 0u32..4,
+            own_pool in proptest::option::of(0u32..130),
         ) {
-            let launch = Launch { workers: Some(each.iter().sum()), gathers: each.len() as u32 };
-            let pool = taken + others;
-            let limit = launch.share(taken, pool).unwrap_or(u32::MAX);
-            // The server starts no more than its pool has.
+            let launch = Launch { own_pool, ..launch(Some(each.iter().sum()), each.len() as u32) };
+            let limit = launch.share(taken, taken + others).unwrap_or(u32::MAX);
+            // The server starts no more than the pool of the leader's session has.
+            let pool = own_pool.unwrap_or(taken + others);
             prop_assert!(each.iter().map(|&own| own.min(limit)).sum::<u32>().min(pool) <= taken);
         }
 
@@ -405,7 +421,7 @@ mod tests {
             waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
         ) {
             let secs = Duration::from_secs;
-            let launch = Launch { workers, gathers };
+            let launch = launch(workers, gathers);
             let wish = Reservation::new(launch, target, minimum, secs(limit), patience.map(secs))
                 .with_priority(priority);
             let slots = Slots { pool: size, size, held, outsiders, priority_waits };

@@ -182,7 +182,9 @@ async fn leaders(client: &Client) -> Result<Leaders, Failure> {
     const LEADERS: &str = concat!(
         "WITH ",
         serial!(),
-        " SELECT least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
+        " SELECT ",
+        pool!(),
+        ",
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        l.pid, l.application_name, l.usename::text, l.datname::text, l.state,
        CASE WHEN l.backend_type IS NOT NULL THEN coalesce(w.workers, 0) END, extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8

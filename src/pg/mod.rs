@@ -11,6 +11,13 @@ macro_rules! serial {
     };
 }
 
+/// Slots of the pool, as the session that asks is configured.
+macro_rules! pool {
+    () => {
+        "least(pg_catalog.current_setting('max_parallel_workers')::int, pg_catalog.current_setting('max_worker_processes')::int)"
+    };
+}
+
 mod backend_key;
 pub(crate) mod cancel;
 pub mod connect;

@@ -43,6 +43,8 @@ pub(super) fn class(space: &str) -> u32 {
 pub(crate) struct SlotSession {
     client: Arc<Client>,
     pub(crate) identity: Identity,
+    /// The server's pool as it was on connecting.
+    pub(crate) pool: u32,
     /// The most slots that the fleet may have; the pool may be smaller, and change.
     bound: u32,
     class: u32,
@@ -64,6 +66,7 @@ impl SlotSession {
         Ok(Self {
             client: Arc::new(client),
             identity: Identity { pid: number(0) as i32, started: number(1) },
+            pool: number(2) as u32,
             bound: size.unwrap_or(MOST).min(MOST),
             class: class(space),
             turnstile: if priority { PRIORITY_TURNSTILE } else { TURNSTILE },
@@ -129,9 +132,10 @@ impl SlotSession {
                     EXISTS (SELECT FROM locks WHERE key = {PRIORITY_TURNSTILE}),
                     pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
                     leaders.workers, coalesce((SELECT sum(slots) FROM holders WHERE leader = leaders.leader), 0),
-                    least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int)
+                    {}
              FROM (VALUES (0)) AS always LEFT JOIN leaders ON true",
             serial!(),
+            pool!(),
         )
     }
 
@@ -175,8 +179,11 @@ impl SlotSession {
 
 /// Nothing that an administrator configured for statements may end a wait or a hold; a dead client is to be
 /// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
-const PREPARE: &str = "\
-SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
+const PREPARE: &str = concat!(
+    "\
+SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",
+    pool!(),
+    ",
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
@@ -186,7 +193,8 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
                  || set_config('idle_session_timeout', '0', false) END,
        CASE WHEN current_setting('server_version_num')::int >= 170000
             THEN set_config('transaction_timeout', '0', false) END
-FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()"
+);
 
 /// How many are before the session with that pid, on any connection of the cluster: who holds the lock that
 /// it waits for, and who waits before it (`pg_blocking_pids` counts both). 0 when it waits for nothing.

@@ -25,8 +25,9 @@ const LOOK: &str = concat!(
   SELECT leader_pid, count(*)::int AS running FROM activity
   WHERE backend_type = 'parallel worker' GROUP BY leader_pid
 )
-SELECT coalesce((SELECT sum(running) FROM workers), 0)::int,
-       least(current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int),
+SELECT coalesce((SELECT sum(running) FROM workers), 0)::int, ",
+    pool!(),
+    ",
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        leader.pid, round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
        leader.state, leader.wait_event_type,

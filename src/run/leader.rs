@@ -84,17 +84,19 @@ impl<W: Work> Leader<W> {
     async fn reach(&mut self, ledger: &mut Ledger) -> Result<Reach, Error> {
         let sql = |failure| Error::sql("inspecting the statement", failure);
         let client = self.hold.client().map_err(sql)?;
+        let Settings { reserve, target_workers: target, .. } = *self.hold.settings;
         let pool_size = Some(plan::pool_size(client).await.map_err(sql)?);
+        let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
+        let own_pool = pool_size.filter(|_| own);
         let apart = self.monitors_pool().await != pool_size;
         let Some((statement, params)) = self.work.statement() else {
-            return Ok(Reach { pool_size, apart, ..Reach::default() });
+            return Ok(Reach { pool_size, own_pool, apart, ..Reach::default() });
         };
         let failed = |failure| Error::sql("the statement", failure);
         let survey =
             self.attended(|event| ledger.observe(event), plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(failed)?;
         // Slots are taken for what the plan shows, so what it does not show has to be known of.
-        let Settings { reserve, target_workers: target, .. } = *self.hold.settings;
         let suspect = reserve && survey.reachable().is_some_and(|most| most < target);
         let complete = !suspect || shows_all(client, statement, params, target).await.map_err(failed)?;
         Ok(Reach {
@@ -103,6 +105,7 @@ impl<W: Work> Leader<W> {
             gathers: survey.gathers(),
             launches: survey.launches(),
             pool_size,
+            own_pool,
             apart,
         })
     }
@@ -211,10 +214,15 @@ impl<W: Work> Stage for Leader<W> {
             Some(_) => self.diagnose(bar, ledger).await,
         };
         self.hold.abandon(self.hold.settings.cancel_grace).await;
-        let Some(reasons) = diagnosis.map_err(|failure| Error::sql("inspecting the statement", failure))?
+        let Some(mut reasons) =
+            diagnosis.map_err(|failure| Error::sql("inspecting the statement", failure))?
         else {
             return Ok(());
         };
+        // Slots are the server's, unless the session has too small a pool of its own.
+        if self.hold.settings.reserve && reach.own_pool.is_none() {
+            reasons = reasons.into_iter().map(|reason| reason.for_all_sessions(bar)).collect();
+        }
         Err(match self.hold.worker_limit() {
             Some(share) => too_narrow_within(share, self.hold.more_slots(), reach, bar, reasons),
             None => too_narrow(reach, bar, &reasons),

@@ -23,6 +23,13 @@ pub(super) fn too_narrow(reach: &Reach, bar: u32, reasons: &[plan::Reason]) -> E
     Error::refused(Refusal::PlanTooNarrow, explanation, fixes)
 }
 
+/// The same where slots are wanted in a pool that has too few. The leader's session may have set a larger one for
+/// itself, and the wait would have no end.
+pub(super) fn too_few_slots(size: u32, bar: u32) -> Error {
+    let reach = Reach { planned: Some(size), ..Reach::default() };
+    too_narrow(&reach, bar, &[plan::Reason::server_pool(size, bar)])
+}
+
 /// The same for a statement whose Gathers share the slots that it holds. What limits them is no mistake of the
 /// caller's, who can ask for more slots, or for less of them.
 pub(super) fn too_narrow_within(

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::headcount::Inner;
 use super::hold::Hold;
 use super::ledger::Ledger;
+use super::narrow::too_few_slots;
 use super::queue::{Grant, Queue, wait};
 use super::release::Straggler;
 use crate::decide::backoff::Backoff;
@@ -23,7 +24,7 @@ use crate::pg::Failure;
 use crate::pg::label;
 use crate::pg::pooling::Pooling;
 use crate::pg::slots::SlotSession;
-use crate::settings::Settings;
+use crate::settings::{PlanShortfall, Policy, Settings};
 use crate::telemetry::spans;
 
 /// Between two tries to get a session for the queue.
@@ -175,6 +176,7 @@ impl Hold {
             Ok(session) => session,
             Err(failure) => return Ok(Err(failure)),
         };
+        self.check_pool(launch, session.pool)?;
         let Settings { degrade_after, priority, .. } = *self.settings;
         let degrade_after = degrade_after.filter(|_| self.insistence == Insistence::No);
         let minimum = self.settings.minimum();
@@ -203,6 +205,18 @@ impl Hold {
             });
         }
         Ok(granted)
+    }
+
+    /// Refuses to wait for what the server does not have while the leader's own session looks as if it had.
+    fn check_pool(&self, launch: Launch, size: u32) -> Result<(), Error> {
+        let bar = match self.settings.plan_shortfall {
+            _ if self.settings.policy == Policy::Classic => return Ok(()),
+            PlanShortfall::Ignore => return Ok(()),
+            PlanShortfall::Refuse => self.settings.target_workers,
+            PlanShortfall::Lower => self.settings.minimum(),
+        };
+        let hidden = launch.own_pool.is_some_and(|own| own > size);
+        if hidden && size < bar { Err(too_few_slots(size, bar)) } else { Ok(()) }
     }
 
     /// A session in the fleet's database, past the check that it keeps its backend.

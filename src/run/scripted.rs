@@ -97,7 +97,7 @@ struct Script {
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
         let (planned, asked, pool_size) = (Some(4), Some(4), Some(POOL));
-        let reach = Reach { launches: vec![4], planned, asked, gathers: 1, pool_size, apart: false };
+        let reach = Reach { launches: vec![4], planned, asked, gathers: 1, pool_size, ..Reach::default() };
         let stopped = tokio::sync::watch::Sender::new(false);
         Self {
             acts,

@@ -30,6 +30,9 @@ pub(crate) struct Reach {
     pub(crate) gathers: u32,
     /// The pool's size as the leader's session was configured then.
     pub(crate) pool_size: Option<u32>,
+    /// The same where it hides the server's: a setting of the session, its role or its database. Asked only for
+    /// who takes slots.
+    pub(crate) own_pool: Option<u32>,
     /// Whether the monitor's session was configured otherwise: one of them has a size of its own.
     pub(crate) apart: bool,
 }
@@ -44,7 +47,7 @@ impl Reach {
 
     /// What a statement may start at once, which is what must be reserved.
     pub(crate) const fn launch(&self) -> Launch {
-        Launch { workers: self.asked, gathers: self.gathers }
+        Launch { workers: self.asked, gathers: self.gathers, own_pool: self.own_pool }
     }
 
     /// The most workers that any attempt can have; `None` when there is no bound to know of.

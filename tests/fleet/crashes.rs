@@ -86,6 +86,23 @@ async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
 }
 
 #[tokio::test]
+async fn a_deadline_in_the_queue_ends_a_wait_that_is_counted() {
+    let lab = Lab::start(18).await;
+    let holder = lab.holder().await;
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = folder.path().join("late.prom");
+    let late = ["--reserve", "--deadline", "1s", "--textfile", metrics.to_str().unwrap()];
+    let ended = lab.job("late", &rows_of(5), &late).end().await;
+    assert_eq!((ended.code, &ended.json["reason"]), (Some(1), &"deadline".into()), "{ended:#?}");
+    let text = std::fs::read_to_string(metrics).unwrap();
+    assert!(text.contains("headcount_reservations_total{task=\"late\",end=\"interrupted\"} 1"), "{text}");
+    assert!(text.contains("headcount_reserved_wait_seconds_count{task=\"late\"} 1"), "{text}");
+    assert!(lab.until_queued(0).await.queue.is_empty());
+    holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn who_loses_its_slots_finishes_and_says_so() {
     let lab = Lab::start(18).await;
     let job = lab.job("job", &rows_of(50), &["--reserve"]);

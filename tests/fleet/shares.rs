@@ -193,3 +193,36 @@ async fn queries_that_a_plan_does_not_show_keep_to_the_slots() {
     holder.kill().await;
     lab.server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_session_with_a_larger_pool_of_its_own_keeps_to_its_slots() {
+    let lab = Lab::start(18).await;
+    let own = ["--reserve", "--set", "max_parallel_workers=12"];
+    let ended = lab.job("larger", &two_gathers(), &own).end().await;
+    assert_eq!(ended.json["reserved_slots"], 6, "{ended:#?}");
+    assert_eq!(ended.json["achieved_workers"], 3, "a half of them for each Gather: {ended:#?}");
+    assert_eq!(asked_for(&lab).await, 6, "by the settings of the session: eight");
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn slots_that_the_server_does_not_have_are_not_waited_for_and_the_fix_is_the_servers() {
+    let lab = Lab::start(18).await;
+    let eight = ["--reserve", "--target", "8"];
+    let own = [&eight[..], &["--set", "max_parallel_workers=8"]].concat();
+    let fix = "ALTER SYSTEM SET max_parallel_workers = 8; SELECT pg_reload_conf();";
+    for (options, cause) in [(&eight[..], "the pool has 6 slots"), (&own, "the server's pool has 6 slots")] {
+        let ended = lab.job("narrow", &two_gathers(), options).end().await;
+        assert_eq!((ended.code, &ended.json["attempt_count"]), (Some(4), &0.into()), "{ended:#?}");
+        assert!(ended.json["error"].as_str().unwrap().contains(cause), "{ended:#?}");
+        let fixes = ended.json["fixes"].as_array().unwrap();
+        assert!(fixes.contains(&fix.into()), "{ended:#?}");
+    }
+    for statement in fix.split_terminator(';') {
+        lab.client.batch_execute(statement).await.unwrap();
+    }
+    lab.until("the fix helps", |fleet| fleet.pool.size == 8).await;
+    let ended = lab.job("wide", &two_gathers(), &[&eight[..], &["--min", "4"]].concat()).end().await;
+    assert_eq!((ended.code, &ended.json["reserved_slots"]), (Some(0), &8.into()), "{ended:#?}");
+    lab.server.stop().await.unwrap();
+}

@@ -189,6 +189,13 @@ pub(crate) async fn pool_size(client: &Client) -> Result<u32, Failure> {
     Ok(Session::read(client).await?.pool_size)
 }
 
+/// Whether the pool's size is this session's, its role's or its database's own (`pg_settings.source`).
+pub(crate) async fn has_own_pool(client: &Client) -> Result<bool, Failure> {
+    let sql = "SELECT source NOT IN ('default', 'environment variable', 'configuration file', 'command line')
+               FROM pg_catalog.pg_settings WHERE name = 'max_parallel_workers'";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
 /// Asks for the plan of one statement. The caller has opened the transaction and made its settings.
 async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspection, Failure> {
     let text = Text::new(sql);
@@ -270,12 +277,13 @@ impl Session {
     }
 
     // The parameter was named force_parallel_mode before 16.
-    const SQL: &str = "
-        SELECT least(pg_catalog.current_setting('max_parallel_workers')::int,
-                     pg_catalog.current_setting('max_worker_processes')::int),
-               coalesce(pg_catalog.current_setting('debug_parallel_query', true),
+    const SQL: &str = concat!(
+        "SELECT ",
+        pool!(),
+        ", coalesce(pg_catalog.current_setting('debug_parallel_query', true),
                         pg_catalog.current_setting('force_parallel_mode', true)) = 'regress',
-               pg_catalog.current_setting('plan_cache_mode') = 'force_generic_plan'";
+               pg_catalog.current_setting('plan_cache_mode') = 'force_generic_plan'"
+    );
 
     async fn read(client: &Client) -> Result<Self, Failure> {
         let row = client.query_one(Self::SQL, &[]).await?;

@@ -99,6 +99,29 @@ pub struct Reason {
     pub fixes: Vec<String>,
 }
 
+impl Reason {
+    /// The server has too few slots for this many workers, which no session can change for itself.
+    pub(crate) fn server_pool(size: u32, workers: u32) -> Self {
+        Self {
+            kind: ReasonKind::PoolSize,
+            explanation: format!("the server's pool has {size} slots, whatever the session sets for itself"),
+            fixes: vec![Self::larger_pool(workers)],
+        }
+    }
+
+    /// Lets what helps help everybody who takes slots: they are the server's, not the session's.
+    pub(crate) fn for_all_sessions(mut self, workers: u32) -> Self {
+        for fix in self.fixes.iter_mut().filter(|fix| fix.starts_with("SET LOCAL max_parallel_workers =")) {
+            *fix = Self::larger_pool(workers);
+        }
+        self
+    }
+
+    fn larger_pool(workers: u32) -> String {
+        format!("ALTER SYSTEM SET max_parallel_workers = {workers}; SELECT pg_reload_conf();")
+    }
+}
+
 /// Why a plan cannot reach the target.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
