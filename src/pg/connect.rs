@@ -139,10 +139,13 @@ impl Endpoint {
         let name = self.parameters.application_name.as_deref().unwrap_or("headcount");
         let (client, driver) =
             self.open(name).await.map_err(|failure| Error::connect(self.describe(), failure))?;
-        let answer = client.query_one(FACTS, &[]).await;
+        let answer = client.query_typed(FACTS, &[]).await;
         drop(client);
         let _ = driver.await;
-        let facts = answer.and_then(|row| {
+        let answered = answer.map_err(Failure::from).and_then(|rows| {
+            rows.into_iter().next().ok_or_else(|| Failure::client("the server answered without a row"))
+        });
+        let facts = answered.and_then(|row| {
             Ok(ServerFacts {
                 version_number: row.try_get::<_, i32>(0)?.unsigned_abs(),
                 version: row.try_get(1)?,
@@ -151,7 +154,7 @@ impl Endpoint {
                 tls: row.try_get(4)?,
             })
         });
-        facts.map_err(|error| Error::sql("asking the server for its version", error.into()))
+        facts.map_err(|failure: Failure| Error::sql("asking the server for its version", failure))
     }
 
     /// Opens a session of the caller's own, with all that this endpoint knows of hosts, TLS and passwords.

@@ -155,7 +155,7 @@ async fn members(client: &Client, space: &str) -> Result<Vec<Member>, Failure> {
          GROUP BY a.pid, a.application_name, a.backend_start",
         serial!(),
     );
-    let rows = client.query(&*sql, &[]).await?;
+    let rows = client.query_typed(&sql, &[]).await?;
     let member = |row: &tokio_postgres::Row| Member {
         pid: row.get(0),
         label: row.get::<_, Option<String>>(1).unwrap_or_default(),
@@ -197,7 +197,7 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
      AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor', 'headcount:in-doubt'))"
     );
     let mut found = Leaders::default();
-    for row in client.query(LEADERS, &[]).await? {
+    for row in client.query_typed(LEADERS, &[]).await? {
         found.size = count(row.get(0));
         found.visible = row.get(1);
         let Some(pid) = row.get(2) else { continue };

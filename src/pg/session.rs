@@ -30,6 +30,9 @@ pub(crate) struct Session {
     driver: JoinHandle<()>,
     pub(crate) identity: Identity,
     pub(crate) version: i32,
+    /// Whether somebody between has lent it its backend ([`backend_key`]), and may lend another one for the next
+    /// transaction: a statement that was prepared is not found there, or is somebody else's.
+    pub(crate) lent: bool,
 }
 
 /// Who am I; and, since 14, stop my statement when my client dies. Behind a proxy that keeps its backends, each is to
@@ -40,7 +43,7 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        current_setting('server_version_num')::int,
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false) END,
-       CASE WHEN $1::int4 <> a.pid THEN set_config('application_name', $2::text, false) END
+       CASE WHEN $1::int4 <> a.pid AND $2::text IS NOT NULL THEN set_config('application_name', $2::text, false) END
 FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
 
 const MYSELF: &str = "\
@@ -76,13 +79,14 @@ impl Session {
 
     async fn open_as(endpoint: &Endpoint, name: &str, pooled: Option<String>) -> Result<Self, Failure> {
         let (client, driver) = endpoint.open(name).await?;
-        let key = if pooled.is_some() { backend_key::process_id(&client).await } else { None };
+        let key = backend_key::process_id(&client).await;
         let rows = client.query_typed(INTRODUCE, &[(&key, Type::INT4), (&pooled, Type::TEXT)]).await?;
         let row =
             rows.first().ok_or_else(|| Failure::client("the server did not say which backend this is"))?;
         let identity = Identity { pid: row.get(0), started: row.get(1) };
         let version = row.get(2);
-        Ok(Self { client, driver, identity, version })
+        let lent = key.is_some_and(|key| key != identity.pid);
+        Ok(Self { client, driver, identity, version, lent })
     }
 
     pub(crate) const fn client(&self) -> &Client {

@@ -126,7 +126,7 @@ pub(crate) async fn identify(client: &Client, pid: i32) -> Result<Identity, Fail
     const WHO: &str = "\
 SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
 FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start IS NOT NULL";
-    match client.query_opt(WHO, &[&pid]).await? {
+    match client.query_typed(WHO, &[(&pid, Type::INT4)]).await?.first() {
         Some(row) => Ok(Identity { pid, started: row.get(0) }),
         None => Err(Failure::lost(format!("no backend has the pid {pid}"))),
     }

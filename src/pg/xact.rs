@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use super::Failure;
 use super::connect::Endpoint;
@@ -68,14 +69,15 @@ async fn ask(endpoint: &Endpoint, xid: &str, era: Option<&Era>) -> Result<(Statu
 
 /// What this server says of the transaction.
 pub(crate) async fn status(client: &Client, xid: &str) -> Result<Status, Failure> {
-    let answer = client.query_one("SELECT pg_catalog.pg_xact_status($1::text::xid8)", &[&xid]).await;
-    let row = match answer.map_err(Failure::from) {
-        Ok(row) => row,
+    const STATUS: &str = "SELECT pg_catalog.pg_xact_status($1::text::xid8)";
+    let answer = client.query_typed(STATUS, &[(&xid, Type::TEXT)]).await;
+    let rows = match answer.map_err(Failure::from) {
+        Ok(rows) => rows,
         // "transaction ID is in the future": a promoted standby that never heard of it.
         Err(failure) if failure.sqlstate() == Some("22023") => return Ok(Status::Unknown),
         Err(failure) => return Err(failure),
     };
-    Ok(match row.get::<_, Option<&str>>(0) {
+    Ok(match rows.first().and_then(|row| row.get::<_, Option<&str>>(0)) {
         Some("committed") => Status::Committed,
         Some("aborted") => Status::Aborted,
         Some(_) => Status::InProgress,

@@ -6,7 +6,7 @@
 //! open. The same connection carries cancels, so what is seen and what is stopped have one order.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,14 +71,13 @@ struct Shared {
     next_id: AtomicU64,
     changed: Notify,
     link: Mutex<Option<Arc<Link>>>,
-    /// A proxy that gives each statement another backend lost our prepared one: do without.
-    unprepared: AtomicBool,
 }
 
 /// The monitor's connection while it works.
 #[derive(Debug)]
 struct Link {
     session: Session,
+    /// Prepared, unless its backend is lent.
     look: Option<Statement>,
 }
 
@@ -108,7 +107,6 @@ impl Monitor {
             next_id: AtomicU64::new(0),
             changed: Notify::new(),
             link: Mutex::new(Some(Arc::new(link))),
-            unprepared: AtomicBool::new(false),
         });
         let task = tokio::spawn(poll_for_ever(shared.clone()));
         Ok(Self { shared, version, task })
@@ -165,9 +163,9 @@ impl Drop for Monitor {
 }
 
 impl Link {
-    async fn open(endpoint: &Endpoint, prepared: bool) -> Result<Self, Failure> {
+    async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
         let session = Session::open(endpoint, "headcount:monitor").await?;
-        let look = if prepared { Some(workers::prepare(session.client()).await?) } else { None };
+        let look = if session.lent { None } else { Some(workers::prepare(session.client()).await?) };
         Ok(Self { session, look })
     }
 
@@ -179,7 +177,7 @@ impl Link {
         let mut asked = 0;
         loop {
             asked += 1;
-            match Self::open(endpoint, true).await {
+            match Self::open(endpoint).await {
                 Err(failure) if failure.class().needs_longer() && asked < tries.most => {
                     say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
                     sleep(backoff.delay(asked, fastrand::f64())).await;
@@ -272,9 +270,6 @@ impl Shared {
     /// Tells all watches that nothing is seen, and comes back with a new connection.
     async fn reconnect(&self, failure: &Failure) {
         let lost_at = Instant::now();
-        if matches!(failure.sqlstate(), Some("26000" | "42P05")) {
-            self.unprepared.store(true, Ordering::Relaxed);
-        }
         self.set_link(None);
         self.observe(&Event::MonitorLost { cause: failure.to_string() });
         let mut tries = 0;
@@ -284,7 +279,7 @@ impl Shared {
             }
             tries += 1;
             sleep(RECONNECT.delay(tries, fastrand::f64())).await;
-            if let Ok(link) = Link::open(&self.endpoint, !self.unprepared.load(Ordering::Relaxed)).await {
+            if let Ok(link) = Link::open(&self.endpoint).await {
                 break link;
             }
         };

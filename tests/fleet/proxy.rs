@@ -80,17 +80,43 @@ async fn behind(pool_mode: &str) -> (Lab, Bouncer) {
 #[tokio::test]
 async fn transactions_pooled_by_a_proxy_are_refused_with_the_fix() {
     let (lab, bouncer) = behind("transaction").await;
-    let ended = lab.job_at(&bouncer.dsn(), "pooled", &rows_of(5), &["--reserve"]).end().await;
-    assert_eq!(ended.code, Some(4), "{ended:#?}");
-    assert_eq!(ended.json["reason"], "refused");
-    assert!(ended.json["error"].as_str().unwrap().contains("pools transactions"), "{ended:#?}");
-    assert!(ended.json["fixes"][0].as_str().unwrap().contains("--monitor-dsn"), "{ended:#?}");
+    let pooled = bouncer.dsn();
+    for through in [[&*pooled, &*pooled], [&*lab.server.dsn(), &*pooled]] {
+        // Some at once, so that the pool has several backends, and knows other people's statements on each.
+        let options = ["--reserve", "--monitor-dsn", through[1]];
+        let jobs: Vec<_> = (0..4).map(|_| lab.job_at(through[0], "pooled", &rows_of(5), &options)).collect();
+        for job in jobs {
+            let ended = job.end().await;
+            assert_eq!(ended.code, Some(4), "{ended:#?}");
+            assert_eq!(ended.json["reason"], "refused");
+            assert!(ended.json["error"].as_str().unwrap().contains("pools transactions"), "{ended:#?}");
+            assert!(ended.json["fixes"][0].as_str().unwrap().contains("--monitor-dsn"), "{ended:#?}");
+            assert!(!ended.said.contains("the monitor"), "it sees all the time: {ended:#?}");
+        }
+    }
     let left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
     assert_eq!(
         lab.client.query_one(left, &[]).await.unwrap().get::<_, i64>(0),
         0,
         "no lock leaked into the pool"
     );
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_monitor_sees_through_a_proxy_that_pools_transactions_whoever_used_its_backends() {
+    let (lab, bouncer) = behind("transaction").await;
+    for _ in 0..3 {
+        let jobs: Vec<_> = (0..3)
+            .map(|_| lab.job_at(&bouncer.dsn(), "through", &rows_of(5), &["--target", "2", "--min", "1"]))
+            .collect();
+        for job in jobs {
+            let ended = job.end().await;
+            assert_eq!((ended.code, &ended.json["outcome"]), (Some(0), &"on_target".into()), "{ended:#?}");
+            assert!(!ended.said.contains("the monitor"), "it sees all the time: {ended:#?}");
+        }
+    }
     drop(bouncer);
     lab.server.stop().await.unwrap();
 }
