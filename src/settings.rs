@@ -122,7 +122,7 @@ pub struct Settings {
     /// Whether to stand in the queue that goes first. Default `false`. Many of these starve the others.
     pub priority: bool,
     /// Slots that the fleet shares; 1 to 1024, at least the target. Default `None`: the server's pool. A
-    /// part of the pool leaves the rest to others. All members of a fleet must say the same.
+    /// part of the pool leaves the rest to others, whose workers are in the way only beyond that rest. All members of a fleet must say the same.
     pub pool_size: Option<u32>,
     /// The database where slots are held. Default `postgres`. Advisory locks belong to a database and the
     /// pool belongs to the cluster, so all members of a fleet must name the same one.

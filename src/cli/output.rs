@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use headcount::{Attempt, Execution, Outcome, Settings};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::exit::Failed;
@@ -26,6 +27,14 @@ pub(crate) fn print(text: &str) {
     {
         say(&format!("headcount: cannot write to standard output: {error}"));
     }
+}
+
+/// Whether somebody may still read what is printed. A pipe whose other end is closed says so before it is written to.
+pub(crate) fn is_read() -> bool {
+    let out = io::stdout();
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let gone = PollFlags::ERR | PollFlags::HUP;
+    poll(&mut polled, Some(&Timespec::default())).map_or(true, |_| !polled[0].revents().intersects(gone))
 }
 
 /// Whether all that was printed has arrived, as far as anybody can know.

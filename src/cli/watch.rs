@@ -58,7 +58,7 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
                 last = news;
             }
         }
-        if args.once {
+        if args.once || !output::is_read() {
             return Ok(());
         }
         tokio::time::sleep(args.interval).await;

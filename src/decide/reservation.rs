@@ -41,10 +41,12 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Slots that are neither held nor occupied by outsiders.
+    /// Slots that the fleet has left, as far as the pool has room for them: outsiders may use what is not the
+    /// fleet's, and nobody is in their way there.
     #[must_use]
     pub fn free(self) -> u32 {
-        self.size.saturating_sub(self.held).saturating_sub(self.outsiders.unwrap_or(0))
+        let room = self.pool.saturating_sub(self.held).saturating_sub(self.outsiders.unwrap_or(0));
+        self.size.saturating_sub(self.held).min(room)
     }
 
     /// Whether so many will not be free, whoever leaves.
@@ -291,9 +293,19 @@ mod tests {
 
     #[test]
     fn outsiders_are_subtracted() {
-        check(0, slots(1, 1), Move::Take(4));
-        check(0, slots(1, 2), Move::Wait);
-        check(0, slots(6, 6), Move::Wait);
+        let whole = |held, outsiders| Slots { pool: 6, ..slots(held, outsiders) };
+        check(0, whole(1, 1), Move::Take(4));
+        check(0, whole(1, 2), Move::Wait);
+        check(0, whole(6, 6), Move::Wait);
+    }
+
+    #[test]
+    fn outsiders_in_the_rest_of_the_pool_are_in_nobodys_way() {
+        // Six of twelve are the fleet's.
+        check(0, slots(2, 6), Move::Take(4));
+        check(0, slots(2, 7), Move::Wait);
+        check(0, slots(0, 8), Move::Take(4));
+        check(0, slots(3, 0), Move::Wait);
     }
 
     #[test]
@@ -429,7 +441,7 @@ mod tests {
                 Move::Take(taken) => {
                     let demand = launch.demand(target);
                     let minimum = minimum.min(target);
-                    prop_assert!(taken <= slots.free() && taken <= demand && taken >= minimum);
+                    prop_assert!(taken <= slots.free() && held + taken <= size && taken <= demand && taken >= minimum);
                     // Less than the minimum of each Gather only where that is all there is.
                     prop_assert!(taken == size || taken >= launch.floor(minimum).min(demand));
                     prop_assert!(priority || !priority_waits);

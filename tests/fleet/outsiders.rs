@@ -4,6 +4,7 @@ use headcount::pg::connect::Endpoint;
 use headcount::pg::fleet::Fleet;
 
 use crate::lab::{Lab, VERSIONS, rows_of};
+use crate::shares::resize;
 
 pub(crate) const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
 
@@ -48,6 +49,25 @@ async fn a_reservation_waits_for_outsiders_to_leave() {
     lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
     task.await.unwrap();
     patient.end_well().await;
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn outsiders_in_the_rest_of_the_pool_are_in_nobodys_way() {
+    let lab = Lab::start(18).await;
+    resize(&lab, 8).await;
+    let task = outsider(&lab).await;
+    let part = lab.job("part", &rows_of(5), &["--reserve", "--pool-size", "4"]);
+    let ended = part.end_well().await;
+    assert!(!ended.said.contains("waiting for free slots"), "{ended:#?}");
+    // Two fleets, half of the pool for each.
+    lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
+    task.await.unwrap();
+    let half = |space| ["--reserve", "--pool-size", "4", "--reserve-space", space];
+    let first = lab.job("first", &rows_of(10_000), &half("first"));
+    lab.until_running("first").await;
+    lab.job("second", &rows_of(5), &half("second")).end_well().await;
+    first.kill().await;
     lab.server.stop().await.unwrap();
 }
 

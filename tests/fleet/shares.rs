@@ -15,7 +15,7 @@ async fn asked_for(lab: &Lab) -> i64 {
 }
 
 /// The pool of a server that runs.
-async fn resize(lab: &Lab, size: u32) {
+pub(crate) async fn resize(lab: &Lab, size: u32) {
     let alter = format!("ALTER SYSTEM SET max_parallel_workers = {size}");
     for sql in [&alter, "SELECT pg_reload_conf()"] {
         lab.client.batch_execute(sql).await.unwrap();

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
+use std::time::Duration;
 
 use headcount::pg::embedded::Shutdown;
 use headcount::pg::fleet::{Fleet, Leader};
@@ -171,6 +172,20 @@ async fn it_goes_on_when_the_server_was_restarted_and_says_so() {
     lab.server.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn it_leaves_when_nobody_reads_any_more() {
+    let lab = Lab::start(18).await;
+    for format in [&["--interval", "100ms"][..], &["--interval", "100ms", "--json"]] {
+        let mut child = watch(&lab, format).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next_line().await.unwrap().unwrap();
+        drop(lines);
+        let left = tokio::time::timeout(Duration::from_secs(30), child.wait()).await;
+        assert_eq!(left.expect("it looks for ever").unwrap().code(), Some(0));
+    }
+    lab.server.stop().await.unwrap();
+}
+
 /// Reads what a terminal shows until all of this stands in one picture.
 fn read_until(terminal: &mut File, words: &[&str]) -> String {
     let mut shown = String::new();
@@ -208,7 +223,7 @@ async fn on_a_terminal_one_picture_is_drawn_over_itself_and_kept_within_the_scre
     }
     let words = ["pool 4/6 used", "holder ", "... 3 more"];
     let reading = tokio::task::spawn_blocking(move || read_until(&mut File::from(terminal), &words));
-    let picture = tokio::time::timeout(std::time::Duration::from_mins(1), reading).await.unwrap().unwrap();
+    let picture = tokio::time::timeout(Duration::from_mins(1), reading).await.unwrap().unwrap();
     assert!(picture.ends_with("\x1b[K\x1b[J\r\n"), "the rest of the screen is wiped: {picture:?}");
     let lines: Vec<_> = picture.lines().collect();
     assert_eq!(lines.len(), 3, "one row is the cursor's: {picture:?}");
