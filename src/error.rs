@@ -21,6 +21,7 @@ pub struct Error {
     kind: Box<Kind>,
     history: Option<Box<Execution<()>>>,
     cleanup_failure: Option<String>,
+    processes_left: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +159,19 @@ impl Error {
         self
     }
 
+    /// Processes of the statement, its leader among them, that had not gone when this was told, although they were
+    /// cancelled and, after [`Settings::cancel_grace`](crate::Settings::cancel_grace), terminated. 0 when all had:
+    /// more means a backend that does not react. Nothing of its transaction can be committed.
+    #[must_use]
+    pub const fn processes_left(&self) -> u32 {
+        self.processes_left
+    }
+
+    pub(crate) const fn with_processes_left(mut self, left: u32) -> Self {
+        self.processes_left = left;
+        self
+    }
+
     /// An option, a connection string or a server setting was wrong; no statement was run.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
@@ -254,7 +268,7 @@ pub(crate) fn human(time: std::time::Duration) -> String {
 
 impl From<Kind> for Error {
     fn from(kind: Kind) -> Self {
-        Self { kind: Box::new(kind), history: None, cleanup_failure: None }
+        Self { kind: Box::new(kind), history: None, cleanup_failure: None, processes_left: 0 }
     }
 }
 

@@ -93,6 +93,11 @@ impl Failed {
         }
     }
 
+    /// Processes of the statement that did not end in time.
+    pub(crate) fn processes_left(&self) -> u32 {
+        self.error().map_or(0, Error::processes_left)
+    }
+
     /// What to change, one sentence each.
     pub(crate) fn fixes(&self) -> Vec<&str> {
         match self {
@@ -115,6 +120,7 @@ impl fmt::Display for Failed {
         match self {
             Self::Usage(problem) => f.write_str(problem)?,
             Self::Interrupted(..) if uncleaned.is_some() => f.write_str(self.ended())?,
+            Self::Interrupted(..) if self.processes_left() > 0 => f.write_str(self.ended())?,
             Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended())?,
             Self::Library { error, .. } => {
                 let mut line = error.to_string();
@@ -127,6 +133,10 @@ impl fmt::Display for Failed {
                 // A server's message may have several lines; the reader's `grep` has one.
                 f.write_str(line.trim_end().replace('\n', "; ").as_str())?;
             }
+        }
+        match self.processes_left() {
+            0 => {}
+            left => write!(f, "; {left} of its processes did not end in time")?,
         }
         match uncleaned {
             Some(why) => write!(f, "; the cleanup failed, what it undoes is still there: {why}"),

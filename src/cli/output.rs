@@ -100,6 +100,7 @@ pub(crate) struct FailedRun<'a> {
     ran_seconds: f64,
     wasted_seconds: f64,
     attempts: &'a [Attempt],
+    processes_left: u32,
     error: String,
     sqlstate: Option<&'a str>,
     fixes: Vec<String>,
@@ -127,6 +128,7 @@ impl<'a> FailedRun<'a> {
             ran_seconds: seconds(|run| run.ran),
             wasted_seconds: seconds(|run| run.wasted),
             attempts: history.map_or(&[], |run| &run.attempts),
+            processes_left: failed.processes_left(),
             error: failed.to_string(),
             sqlstate: failed.error().and_then(headcount::Error::sqlstate),
             fixes: failed.fixes().into_iter().map(typed).collect(),
@@ -188,6 +190,9 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
     let uncleaned = failed.error().is_some_and(|error| error.cleanup_failure().is_some());
     let left = if uncleaned {
         "What the cleanup undoes is still there: undo it by hand"
+    } else if failed.processes_left() > 0 {
+        "Its processes ignore the server: look at pg_stat_activity (application_name headcount:...), and what it did is \
+         rolled back when they end"
     } else if history.attempt_count == 0 {
         "Nothing was run"
     } else if in_transaction {

@@ -430,18 +430,19 @@ mod tests {
             workers in proptest::option::of(0u32..1100), gathers in 0u32..4, target in 0u32..1100,
             minimum in 0u32..1100, size in 0u32..1025, held in few(),
             outsiders in proptest::option::of(few()), priority: bool, priority_waits: bool,
-            waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
+            rest in few(), waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
         ) {
             let secs = Duration::from_secs;
             let launch = launch(workers, gathers);
             let wish = Reservation::new(launch, target, minimum, secs(limit), patience.map(secs))
                 .with_priority(priority);
-            let slots = Slots { pool: size, size, held, outsiders, priority_waits };
+            let slots = Slots { pool: size + rest, size, held, outsiders, priority_waits };
             match wish.on_look(secs(waited), slots) {
                 Move::Take(taken) => {
                     let demand = launch.demand(target);
                     let minimum = minimum.min(target);
-                    prop_assert!(taken <= slots.free() && held + taken <= size && taken <= demand && taken >= minimum);
+                    prop_assert!(taken == 0 || held + taken <= size && held + taken + outsiders.unwrap_or(0) <= slots.pool);
+                    prop_assert!(taken <= slots.free() && taken <= demand && taken >= minimum);
                     // Less than the minimum of each Gather only where that is all there is.
                     prop_assert!(taken == size || taken >= launch.floor(minimum).min(demand));
                     prop_assert!(priority || !priority_waits);

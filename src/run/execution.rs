@@ -12,7 +12,7 @@ use super::attempt::{OpenAttempt, Played, play};
 use super::ledger::Ledger;
 use super::monitor::Sight;
 use super::share::Shared;
-use super::stage::{Reach, Stage};
+use super::stage::{Cleared, Reach, Stage};
 use crate::decide::admission::Admission;
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
@@ -66,7 +66,8 @@ pub(crate) async fn drive<S: Stage>(
             let cleared = cleared(stage, settings).await;
             ledger.end(Err(fail_reason(&error)));
             let error = error.with_history(ledger.execution(Outcome::BelowMinimum, None));
-            Err(match cleared {
+            let error = error.with_processes_left(cleared.left);
+            Err(match cleared.cleanup {
                 Ok(()) => error,
                 Err(failure) => error.with_cleanup_failure(&failure),
             })
@@ -75,10 +76,11 @@ pub(crate) async fn drive<S: Stage>(
 }
 
 /// Clears away, within what a cancel, a rollback, a cleanup and its own end may take.
-async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Result<(), Failure> {
+async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Cleared {
     let limit = 3 * settings.cancel_grace + settings.cleanup_limit + ANSWER_LIMIT;
-    let unanswered = |_| Failure::lost(format!("the server did not answer within {limit:?}"));
-    timeout(limit, stage.clear_away()).await.map_err(unanswered)?
+    let unanswered = || Failure::lost(format!("the server did not answer within {limit:?}"));
+    let cleared = timeout(limit, stage.clear_away()).await;
+    cleared.unwrap_or_else(|_| Cleared { cleanup: Err(unanswered()), left: 0 })
 }
 
 /// Waits for the deadline or a stop. A COMMIT that was sent has its say first, for the time of a cancel: what took

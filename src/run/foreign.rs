@@ -13,7 +13,7 @@ use super::monitor::Watch;
 use super::queue::Grant;
 use super::release::Straggler;
 use super::reserve::Wanted;
-use super::stage::{CommitError, Reach, Stage};
+use super::stage::{Cleared, CommitError, Reach, Stage};
 use crate::decide::reservation::Launch;
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -126,13 +126,13 @@ where
         self.hold.cleanup().await
     }
 
-    async fn clear_away(&mut self) -> Result<(), Failure> {
+    async fn clear_away(&mut self) -> Cleared {
         if !self.running {
             return self.hold.clear_away().await;
         }
         self.stop(CancelMethod::Cancel).await;
-        self.abandon(self.hold.settings.cancel_grace).await;
-        self.hold.cleanup().await.unwrap_or(Ok(()))
+        let left = self.abandon(self.hold.settings.cancel_grace).await;
+        Cleared { cleanup: self.hold.cleanup().await.unwrap_or(Ok(())), left }
     }
 }
 

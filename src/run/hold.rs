@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use super::headcount::Inner;
 use super::release::Straggler;
 use super::reserve::{Insistence, Reserved};
+use super::stage::Cleared;
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
@@ -282,10 +283,11 @@ impl Hold {
     }
 
     /// Stops whatever is under way: cancel, roll back, drain, clean up. A cleanup that was under way is begun
-    /// again. The failure is the cleanup's.
-    pub(crate) async fn clear_away(&mut self) -> Result<(), Failure> {
+    /// again.
+    pub(crate) async fn clear_away(&mut self) -> Cleared {
+        let mut cleared = Cleared::NOTHING;
         match self.busy {
-            Busy::No => return Ok(()),
+            Busy::No => return cleared,
             Busy::Cleanup => self.break_off().await,
             Busy::Attempt => {
                 let result = self.stop(CancelMethod::Cancel).await;
@@ -293,12 +295,15 @@ impl Hold {
                 let began = Instant::now();
                 let left = self.abandon(self.settings.cancel_grace).await;
                 self.observe(&Event::WorkersDrained { attempt: 0, waited: began.elapsed(), left });
+                cleared.left = left;
             }
         }
         let began = Instant::now();
-        let Some(cleaned) = self.cleanup().await else { return Ok(()) };
-        self.observe(&Event::CleanupEnded { attempt: 0, took: began.elapsed(), ok: cleaned.is_ok() });
-        cleaned
+        if let Some(cleaned) = self.cleanup().await {
+            self.observe(&Event::CleanupEnded { attempt: 0, took: began.elapsed(), ok: cleaned.is_ok() });
+            cleared.cleanup = cleaned;
+        }
+        cleared
     }
 
     pub(crate) fn observe(&self, event: &Event) {
@@ -340,7 +345,7 @@ impl Drop for Hold {
             let tracker = self.inner.tracker.clone();
             tracker.spawn(async move {
                 // Nobody is left to be told; the observers were.
-                let _ = rest.clear_away().await;
+                rest.clear_away().await;
                 rest.outlast().await;
             });
         }

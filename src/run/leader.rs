@@ -12,7 +12,7 @@ use super::monitor::{Sight, Watch};
 use super::narrow::{too_narrow, too_narrow_within};
 use super::queue::Grant;
 use super::reserve::Wanted;
-use super::stage::{CommitError, Reach, Stage};
+use super::stage::{Cleared, CommitError, Reach, Stage};
 use super::work::{Nothing, Params, Work};
 use crate::decide::reservation::Launch;
 use crate::error::{Error, Refusal};
@@ -325,7 +325,7 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.cleanup().await
     }
 
-    async fn clear_away(&mut self) -> Result<(), Failure> {
+    async fn clear_away(&mut self) -> Cleared {
         self.hold.clear_away().await
     }
 }

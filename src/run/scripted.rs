@@ -17,7 +17,7 @@ use super::execution::{Driven, drive};
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
 use super::queue::Grant;
-use super::stage::{CommitError, Reach, Stage};
+use super::stage::{Cleared, CommitError, Reach, Stage};
 use crate::decide::attempt::Outcome;
 use crate::decide::reservation::{Granted, Launch};
 use crate::decide::verdict::{LeaderState, Pool};
@@ -241,11 +241,11 @@ impl Stage for Script {
         self.cleanup.clone()
     }
 
-    async fn clear_away(&mut self) -> Result<(), Failure> {
+    async fn clear_away(&mut self) -> Cleared {
         self.cleared += 1;
         // Neither leader time nor a wait.
         sleep(self.clearing).await;
-        self.cleanup.clone().unwrap_or(Ok(()))
+        Cleared { cleanup: self.cleanup.clone().unwrap_or(Ok(())), left: 0 }
     }
 }
 

@@ -68,6 +68,20 @@ pub(crate) enum CommitError {
     InDoubt { xid: String, cause: Failure },
 }
 
+/// What clearing away came to.
+#[derive(Debug)]
+pub(crate) struct Cleared {
+    /// The cleanup's end; of none, that of nothing to do.
+    pub(crate) cleanup: Result<(), Failure>,
+    /// Processes that neither a cancel nor its own end had stopped in time.
+    pub(crate) left: u32,
+}
+
+impl Cleared {
+    /// There was nothing to clear away.
+    pub(crate) const NOTHING: Self = Self { cleanup: Ok(()), left: 0 };
+}
+
 /// A place where attempts are played. All of it is cancel-safe by [`Stage::clear_away`].
 pub(crate) trait Stage {
     /// What the statement returns.
@@ -141,7 +155,6 @@ pub(crate) trait Stage {
     /// Runs the cleanup action in a transaction of its own; `None` when there is none.
     async fn cleanup(&mut self) -> Option<Result<(), Failure>>;
 
-    /// Stops whatever is under way, in any state: cancel, roll back, drain, clean up. The failure is the
-    /// cleanup's.
-    async fn clear_away(&mut self) -> Result<(), Failure>;
+    /// Stops whatever is under way, in any state: cancel, roll back, drain, clean up.
+    async fn clear_away(&mut self) -> Cleared;
 }

@@ -78,10 +78,12 @@ impl Lab {
     }
 
     pub(crate) fn count(&self, of: &str) -> i64 {
-        self.runtime
-            .block_on(self.client.query_one(&format!("SELECT count(*) FROM {of}"), &[]))
-            .unwrap()
-            .get(0)
+        self.number(&format!("SELECT count(*) FROM {of}"))
+    }
+
+    /// What a query says, which is one bigint.
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        self.runtime.block_on(self.client.query_one(sql, &[])).unwrap().get(0)
     }
 
     /// Waits until a count is what it should be.

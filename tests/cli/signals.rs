@@ -1,7 +1,7 @@
 //! Signals: an orderly end, an end at once, and no chance to do either.
 
 use headcount::pg::embedded::Binaries;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
@@ -42,6 +42,46 @@ fn a_terminated_run_does_the_same() {
 #[test]
 fn a_run_whose_terminal_went_away_does_the_same() {
     interrupted(Signal::HUP, 129);
+}
+
+/// A process that does not react, as if the kernel held it in a read. It goes on when this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: i64) -> Self {
+        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+#[test]
+fn processes_that_did_not_end_are_told_and_not_said_to_be_gone() {
+    for format in [&[][..], &["--json"]] {
+        let lab = Lab::start();
+        let arguments = [&["run", "--sql", SLOW, "--cancel-grace", "100ms", "-v"], format].concat();
+        let mut running = lab.spawn(&arguments);
+        running.hear("enough workers");
+        let leader = "SELECT leader_pid::bigint FROM pg_stat_activity WHERE leader_pid IS NOT NULL LIMIT 1";
+        let stopped = Stopped::new(lab.number(leader));
+        running.signal(Signal::TERM);
+        let ran = finish(running).ended(143);
+        assert!(ran.said.contains("of its processes did not end in time"), "{}", ran.said);
+        assert!(!ran.said.contains("nothing of it is running"), "{}", ran.said);
+        if format.is_empty() {
+            assert!(ran.out.contains("look at pg_stat_activity"), "{}", ran.out);
+        } else {
+            assert!(ran.json()["processes_left"].as_u64() > Some(0), "{}", ran.out);
+        }
+        drop(stopped);
+        lab.wait_for_nothing_left();
+    }
 }
 
 #[test]
