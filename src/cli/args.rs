@@ -192,10 +192,12 @@ pub(crate) struct Timing {
     /// `prompt` decides on evidence; `classic` waits 1 s, looks every 0.5 s, sleeps 2 s. Default prompt
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<PolicyWord>,
-    /// When the plan cannot reach the target: refuse, lower the target to it, or ignore that. Default refuse
+    /// When the plan cannot reach the target: refuse, lower the target to it, or ignore that, as
+    /// `classic` always does. Default refuse
     #[arg(long, value_name = "WHAT")]
     pub(crate) plan_shortfall: Option<ShortfallWord>,
-    /// Run outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY
+    /// Run outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY. What an attempt that is tried again
+    /// has committed stays: it must be safe to run twice, or have a --cleanup
     #[arg(long)]
     pub(crate) no_transaction: bool,
     /// The longest wait for room in the pool, before each attempt; 0s starts at once. Default 60s

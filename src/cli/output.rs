@@ -205,8 +205,11 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
         "refused" if hopeless(failed) => {
             "nothing gives it workers: run it with --plan-shortfall ignore, or without headcount"
         }
-        "refused" | "configuration" if !failed.fixes().is_empty() => {
+        "refused" | "configuration" if failed.fixes().iter().any(|fix| !fix.starts_with("-- ")) => {
             "do what the fix above says and run it again"
+        }
+        "refused" | "configuration" if !failed.fixes().is_empty() => {
+            "do what the hint above says and run it again"
         }
         "refused" | "configuration" => "see `headcount doctor` and `headcount explain`",
         "deadline" => "give it a longer --deadline, or start it when fewer hold the pool (`headcount watch`)",
@@ -243,6 +246,8 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     let started;
     let blame = if run.reserved_slots == Some(0) {
         "no slots could be had within --reserve-wait: see `headcount watch`"
+    } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
+        "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`"
     } else if full {
         "others held the pool: start at another time, or raise max_parallel_workers"
     } else if unseen {

@@ -356,7 +356,7 @@ fn admitted(waited: Duration, end: Admitted, pool: Option<Pool>) -> Option<Strin
             Some(format!("the pool has room{waited}: {} of {} slots are in use", pool.used, pool.size))
         }
         (Admitted::TimedOut, _) => {
-            Some(format!("the pool is still full after {waited_text}; starting all the same"))
+            Some(format!("the pool still has too little room after {waited_text}; starting all the same"))
         }
         (Admitted::Room | Admitted::Unseen, _) => None,
     }

@@ -16,7 +16,7 @@ pub enum Admitted {
     Room,
     /// The pool cannot be seen: nothing to wait for.
     Unseen,
-    /// The limit passed and the pool is still full.
+    /// The limit passed and the pool still has too little room.
     TimedOut,
 }
 

@@ -175,6 +175,7 @@ pub struct Window {
     most: u32,
     active: Duration,
     last: Option<Tick>,
+    saw_pool: bool,
     saw_no_room: bool,
     exhausted_ticks: u32,
     blind: bool,
@@ -199,6 +200,7 @@ impl Window {
             most: 0,
             active: Duration::ZERO,
             last: None,
+            saw_pool: false,
             saw_no_room: false,
             exhausted_ticks: 0,
             blind: false,
@@ -261,6 +263,7 @@ impl Window {
             self.peak = tick.workers;
             self.grown_at = tick.at;
         }
+        self.saw_pool |= tick.pool.is_some();
         self.saw_no_room |= tick.pool.is_some_and(|pool| !pool.has_room_for(self.bar, tick.workers));
         let exhausted = tick.workers > 0 && tick.pool.is_some_and(|pool| pool.free() == 0);
         self.exhausted_ticks = if exhausted { self.exhausted_ticks + 1 } else { 0 };
@@ -299,7 +302,7 @@ impl Window {
     const fn short(&self) -> Verdict {
         Verdict::Short(if self.saw_no_room {
             ShortReason::PoolExhausted
-        } else if self.peak == 0 {
+        } else if self.peak == 0 && !self.saw_pool {
             ShortReason::NoLaunch
         } else {
             ShortReason::UnderLaunched

@@ -210,7 +210,7 @@ fn admitted(task: &str, attempt: u32, waited: Duration, end: Admitted) {
         Admitted::Room => debug!(target: TARGET, task, attempt, waited_seconds, "the pool has room"),
         Admitted::Unseen => debug!(target: TARGET, task, attempt, waited_seconds, "the pool cannot be seen"),
         Admitted::TimedOut => {
-            warn!(target: TARGET, task, attempt, waited_seconds, "the pool is still full; starting all the same");
+            warn!(target: TARGET, task, attempt, waited_seconds, "the pool still has too little room; starting all the same");
         }
     }
 }

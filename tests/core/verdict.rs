@@ -3,7 +3,7 @@
 use headcount::decide::verdict::{LeaderState, ShortReason, Tick, Verdict, Window};
 use proptest::prelude::*;
 
-use crate::ticks::{PROMPT, first_verdict, ms, tick};
+use crate::ticks::{CLASSIC, PROMPT, first_verdict, ms, tick};
 
 const ROOM: Option<(u32, u32)> = Some((0, 8));
 const FULL: Option<(u32, u32)> = Some((8, 8));
@@ -94,6 +94,14 @@ fn no_worker_in_a_full_pool_is_pool_exhausted_after_launch_wait() {
 fn a_pool_that_was_full_once_may_have_been_met_by_the_gather() {
     let ticks: Vec<_> = (0..=200).map(|n| (n * 10, 0, if n == 3 { FULL } else { ROOM })).collect();
     check(4, &ticks, Some((1000, Verdict::Short(ShortReason::PoolExhausted))));
+}
+
+#[test]
+fn classic_without_a_worker_in_a_pool_with_room_is_no_matter_of_sight() {
+    let mut classic = Window::new(4, CLASSIC, &[]);
+    let ticks = (0..=20).map(|n| tick(n * 100, 0, ROOM));
+    let verdict = Verdict::Short(ShortReason::UnderLaunched);
+    assert_eq!(first_verdict(&mut classic, ticks), Some((ms(2000), verdict)));
 }
 
 #[test]

@@ -81,7 +81,7 @@ async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
     lab.until_queued(1).await;
     resize(&lab, 12).await;
     let ended = waiting.end_well().await;
-    assert!(!ended.said.contains("the pool is still full"), "admission sees it, too: {ended:#?}");
+    assert!(!ended.said.contains("still has too little room"), "admission sees it, too: {ended:#?}");
     holder.kill().await;
     lab.server.stop().await.unwrap();
 }

@@ -183,6 +183,24 @@ async fn a_table_or_a_column_that_is_not_there_is_the_servers_error() {
 }
 
 #[tokio::test]
+async fn a_limit_that_would_give_no_more_is_not_named() {
+    let mut bench = Bench::new(18, "maintenance_limit").await;
+    bench.set("max_parallel_maintenance_workers", "2");
+    bench.set("min_parallel_index_scan_size", "0");
+    bench.run("CREATE TABLE two (a int PRIMARY KEY, b int UNIQUE)").await;
+    let named = async |bench: &mut Bench| {
+        let explanation = bench.explain("VACUUM two").await;
+        explanation
+            .reasons
+            .iter()
+            .any(|reason| reason.explanation.contains("max_parallel_maintenance_workers"))
+    };
+    assert!(!named(&mut bench).await, "one worker is all that two indexes give");
+    bench.run("CREATE INDEX ON two (a); CREATE INDEX ON two (b)").await;
+    assert!(named(&mut bench).await, "three, if it were not for the limit");
+}
+
+#[tokio::test]
 async fn vacuum_of_a_parent_is_about_those_that_inherit_from_it_since_18() {
     for major in MAJORS {
         let mut bench = Bench::new(major, "maintenance_inherit").await;

@@ -290,6 +290,16 @@ async fn settings_below_the_target_are_named_with_the_value_that_helps() {
 }
 
 #[tokio::test]
+async fn a_catalog_of_the_servers_own_is_not_to_be_altered() {
+    let mut bench = Bench::new(18, "plan_catalog").await;
+    bench.set("min_parallel_table_scan_size", "8MB");
+    let explanation = bench.explain("SELECT count(*) FROM pg_class").await;
+    let small = explanation.reasons.iter().find(|reason| reason.kind == ReasonKind::SmallTable).unwrap();
+    assert!(small.explanation.contains("pg_catalog.pg_class, the largest"), "{small:?}");
+    assert!(!small.fixes.is_empty() && small.fixes.iter().all(|fix| !fix.contains("ALTER")), "{small:?}");
+}
+
+#[tokio::test]
 async fn a_small_table_is_named_with_its_size_and_both_fixes_work() {
     for major in MAJORS {
         let mut bench = Bench::new(major, "plan_small").await;

@@ -56,7 +56,7 @@ async fn each_event_is_a_line_whose_level_says_who_must_act() {
     };
     for (sentence, expected) in [
         ("started", "INFO"),
-        ("the pool is still full; starting all the same", "WARN"),
+        ("the pool still has too little room; starting all the same", "WARN"),
         ("attempt started", "DEBUG"),
         ("workers seen", "TRACE"),
         ("too few workers", "WARN"),

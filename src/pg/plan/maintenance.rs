@@ -61,7 +61,9 @@ impl Bound {
         let mut add = |explanation, fix| {
             reasons.push(Reason { kind: ReasonKind::MaintenanceLimit, explanation, fixes: vec![fix] });
         };
-        if let Some(limit) = limit(settings).filter(|limit| limit.number() < f64::from(target)) {
+        // A limit is named where raising it gives more workers.
+        let most = self.indexes.as_ref().map_or(target, |indexes| indexes.most().min(target));
+        if let Some(limit) = limit(settings).filter(|limit| limit.number() < f64::from(most)) {
             add(
                 format!("{} = {} (set by: {})", limit.name, limit.value, limit.source),
                 format!("SET LOCAL {} = {target}", limit.name),

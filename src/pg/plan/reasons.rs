@@ -238,9 +238,16 @@ impl Facts<'_> {
             return None;
         }
         let (name, size, threshold) = (&table.name, size(table.bytes), &threshold.value);
-        let mut fixes = vec![format!("ALTER TABLE {name} SET (parallel_workers = {target})")];
+        let mut fixes = Vec::new();
+        // The server's own catalogs are not to be altered.
+        if !name.starts_with("pg_") {
+            fixes.push(format!("ALTER TABLE {name} SET (parallel_workers = {target})"));
+        }
         if let Some(pages) = threshold_for(pages, target) {
             fixes.push(format!("SET LOCAL min_parallel_table_scan_size = '{}kB'", pages * block / 1024));
+        }
+        if fixes.is_empty() {
+            fixes.push("-- none: it is too small to be shared, and a catalog of the server's own".to_owned());
         }
         let explanation = format!(
             "{name}, the largest table that the plan reads, has {size}: the planner counts {workers} \

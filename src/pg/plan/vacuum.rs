@@ -132,13 +132,18 @@ impl Indexes {
         })
     }
 
+    /// The most that any setting gives it.
+    pub(super) const fn most(&self) -> u32 {
+        self.all.saturating_sub(1)
+    }
+
     pub(super) fn reason(&self, least: Option<&Setting>, target: u32) -> Option<Reason> {
         if self.workers() >= target {
             return None;
         }
         let Self { table, all, large } = self;
         let size = least.map_or("?", |setting| &setting.value);
-        let most = all.saturating_sub(1);
+        let most = self.most();
         let fix = if most >= target {
             "SET LOCAL min_parallel_index_scan_size = 0".to_owned()
         } else {
