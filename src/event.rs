@@ -281,6 +281,6 @@ pub enum Event {
     },
     /// A chunk's transaction is over: committed, to be tried again, or given up.
     ChunkEnded(ChunkFacts),
-    /// A chunked update is over.
+    /// A chunked update is over; without [`UpdateStarted`](Self::UpdateStarted) before if it could not begin.
     UpdateEnded(UpdateFacts),
 }

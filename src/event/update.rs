@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::SqlState;
+use super::{FailReason, SqlState};
 
 /// What one transaction of a chunk came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +81,11 @@ impl std::ops::AddAssign for RowCounts {
 /// What a chunked update came to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpdateFacts {
-    /// Whether each key ended in a class; else some chunks were given up, or the run was stopped.
+    /// Whether each key ended in a class; else some chunks were given up, or the run was stopped, or never began.
     pub complete: bool,
+    /// Why it ended before its first chunk, if it did: no session, no such table, keys that cannot be read. Nothing
+    /// was changed then.
+    pub never_began: Option<FailReason>,
     /// Keys by class.
     pub rows: RowCounts,
     /// Chunks committed.

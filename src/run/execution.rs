@@ -297,7 +297,8 @@ async fn admit<S: Stage>(
     }
 }
 
-fn fail_reason(error: &Error) -> FailReason {
+/// What a run without a result is counted under.
+pub(super) fn fail_reason(error: &Error) -> FailReason {
     if error.refusal().is_some() {
         FailReason::Refused
     } else if error.is_deadline() {

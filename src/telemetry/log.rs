@@ -290,7 +290,12 @@ fn chunk_ended(task: &str, facts: &ChunkFacts) {
 }
 
 fn update_ended(task: &str, facts: &UpdateFacts) {
-    let UpdateFacts { complete, rows, chunks, failed_chunks, took, .. } = *facts;
+    let UpdateFacts { complete, never_began, rows, chunks, failed_chunks, took, .. } = *facts;
+    if let Some(reason) = never_began {
+        let (reason, took_seconds) = (reason.as_str(), took.as_secs_f64());
+        error!(target: TARGET, task, reason, took_seconds, "update could not begin");
+        return;
+    }
     macro_rules! line {
         ($level:ident, $sentence:literal) => {
             $level!(target: TARGET, task, updated = rows.updated, already = rows.already, stale = rows.stale,

@@ -18,7 +18,8 @@ use tracing::{Level, Span, span};
 use super::{TARGET, leader_word, query_summary, summary, trace_context};
 use crate::decide::verdict::Tick;
 use crate::event::{
-    AttemptEnd, AttemptFacts, ChunkFacts, Event, ExecutionFacts, Observer, Scope, SqlState, UpdateFacts,
+    AttemptEnd, AttemptFacts, ChunkFacts, Event, ExecutionFacts, FailReason, Observer, Scope, SqlState,
+    UpdateFacts,
 };
 
 /// Where statements go, in OpenTelemetry's words.
@@ -347,7 +348,7 @@ fn update_ended(span: &Span, facts: &UpdateFacts) {
     span.record("headcount.failed_chunks", signed(facts.failed_chunks));
     rows(span, facts.rows);
     if !facts.complete {
-        error(span, "incomplete");
+        error(span, facts.never_began.map_or("incomplete", FailReason::as_str));
     }
 }
 

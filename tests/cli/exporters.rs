@@ -71,6 +71,53 @@ fn a_run_that_finds_no_server_is_a_failed_run_to_those_who_watch() {
 }
 
 #[test]
+fn an_update_that_cannot_begin_is_a_failed_run_to_those_who_watch() {
+    let lab = Lab::start();
+    lab.sql("CREATE TABLE orders (id int PRIMARY KEY, status text)");
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let keys = keys.path().to_str().unwrap();
+    let (here, nowhere) = (lab.dsn(), "postgres://nobody@127.0.0.1:1/none");
+    for (dsn, table, keys, code) in [
+        (nowhere, "orders", keys, 1),
+        (&here, "nosuch", keys, 2),
+        (&here, "orders", "/nosuch", 2),
+        (&here, "orders", keys, 0),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let receiver = std::thread::spawn(move || receive(&listener).1);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ship.prom");
+        let update = ["update", "--task", "ship", "--key", "id", "--set", "status=shipped"];
+        let place = ["--dsn", dsn, "--table", table, "--keys", keys, "--reconnect-wait", "1s"];
+        let exporters = ["--push", &url, "--textfile", file.to_str().unwrap()];
+        let ran = lab.headcount(&[&update[..], &place, &exporters].concat()).ended(code);
+        for text in [receiver.join().unwrap(), std::fs::read_to_string(&file).unwrap()] {
+            let success = format!("headcount_last_run_success{{task=\"ship\"}} {}\n", u8::from(code == 0));
+            assert!(text.contains(&success), "{}{text}", ran.said);
+            assert!(text.contains("\nheadcount_last_run_timestamp_seconds{task=\"ship\"} "), "{text}");
+            let succeeded = text.contains("\nheadcount_last_success_timestamp_seconds{");
+            assert_eq!(succeeded, code == 0, "{text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_as_it_was_typed_is_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("typed.prom");
+    let dsn = ["--dsn", "postgres://nobody@127.0.0.1:1/none", "--textfile", file.to_str().unwrap()];
+    let twice =
+        ["update", "--table", "orders", "--key", "id", "--set", "a=1", "--set", "a=2", "--keys", "keys"];
+    let unread = ["run", "--file", "/nosuch"];
+    for typed in [&twice[..], &unread] {
+        headcount(&[typed, &dsn].concat()).ended(2);
+        let written = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(!written.contains("headcount_last_run_"), "{written}");
+    }
+}
+
+#[test]
 fn a_run_that_a_silent_server_keeps_waiting_ends_for_the_same_reason_everywhere() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let dsn = format!("postgres://me@{}/none?sslmode=disable", silent.local_addr().unwrap());

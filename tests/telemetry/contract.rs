@@ -11,7 +11,7 @@ use headcount::telemetry::exporters::prometheus;
 use headcount::telemetry::names::{self, Kind};
 use headcount::{Event, Observer, Outcome};
 
-use crate::script::{MS, NOW, POOL, ended, feed, good, rendered, scope, script, value};
+use crate::script::{MS, NOW, POOL, ended, feed, good, never_began, rendered, scope, script, value};
 
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
@@ -145,6 +145,15 @@ fn a_failed_run_is_counted_and_leaves_the_last_success_alone() {
     check("headcount_last_success_timestamp_seconds", None);
     let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}";
     assert_eq!(value(&text, failed), Some(1.0));
+}
+
+#[test]
+fn an_update_that_could_not_begin_is_a_run_that_failed() {
+    let text = rendered(&[never_began()]);
+    let last = |what: &str| value(&text, &format!("headcount_last_{what}{{task=\"rollup\"}}"));
+    assert_eq!((last("run_success"), last("run_timestamp_seconds")), (Some(0.0), Some(NOW)));
+    assert_eq!(last("success_timestamp_seconds"), None);
+    assert_eq!(value(&text, "headcount_executions_total{task=\"rollup\"}"), Some(0.0));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use headcount::event::FailReason;
 use headcount::telemetry::exporters::{LogFormat, LogOptions};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::script::{ended, observe, script, start};
+use crate::script::{ended, never_began, observe, script, start};
 
 /// Log lines in memory.
 #[derive(Clone, Default)]
@@ -43,6 +43,7 @@ async fn each_event_is_a_line_whose_level_says_who_must_act() {
     let mut events = script();
     events.push(ended(Err(FailReason::Sql), 0));
     events.push(ended(Ok(Outcome::AboveMinimum), 3));
+    events.push(never_began());
     tracing::dispatcher::with_default(telemetry.dispatch(), || observe(&telemetry, "rollup", &events));
 
     let text = buffer.text();
@@ -69,6 +70,7 @@ async fn each_event_is_a_line_whose_level_says_who_must_act() {
         ("gave up", "ERROR"),
         ("chunk given up", "ERROR"),
         ("update is incomplete", "ERROR"),
+        ("update could not begin", "ERROR"),
     ] {
         assert_eq!(level(sentence), expected, "{sentence}");
     }

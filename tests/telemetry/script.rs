@@ -116,6 +116,7 @@ pub(crate) fn script() -> Vec<Event> {
         chunk(ChunkEnd::Failed(lost)),
         Event::UpdateEnded(UpdateFacts {
             complete: false,
+            never_began: None,
             rows: RowCounts { updated: 97, already: 1, stale: 1, missing: 1 },
             chunks: 1,
             failed_chunks: 1,
@@ -123,6 +124,19 @@ pub(crate) fn script() -> Vec<Event> {
             ended_at_unix: NOW,
         }),
     ]
+}
+
+/// An update that found no server.
+pub(crate) fn never_began() -> Event {
+    Event::UpdateEnded(UpdateFacts {
+        complete: false,
+        never_began: Some(FailReason::Connection),
+        rows: RowCounts::default(),
+        chunks: 0,
+        failed_chunks: 0,
+        took: MS,
+        ended_at_unix: NOW,
+    })
 }
 
 pub(crate) fn feed(metrics: &Metrics, events: &[Event]) {

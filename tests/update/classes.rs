@@ -1,10 +1,13 @@
 //! Each key ends in one class; keys, types, duplicates, what cannot be.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use headcount::{ChunkSize, Keys};
+use headcount::event::FailReason;
+use headcount::{ChunkSize, Event, Keys, Update};
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Shop, classes, ids, on_each_version, updater};
+use crate::support::{Recorder, Shop, classes, ids, on_each_version, paying, updater};
 
 on_each_version!(each_key_ends_in_one_class_and_the_table_agrees, a_dry_run_classes_and_changes_nothing,);
 
@@ -22,6 +25,52 @@ async fn each_key_ends_in_one_class_and_the_table_agrees(major: u32) {
     let again = shop.pay().run(ids(1050)).await.unwrap();
     assert_eq!(classes(&again), [0, 900, 100, 50, 0]);
     assert_eq!(shop.count("version > 0").await, 800);
+}
+
+/// What observers hear of an update that ends before its first chunk: why, once, and of no start.
+#[tokio::test]
+async fn an_update_that_cannot_begin_ends_with_the_reason() {
+    let shop = Shop::with_orders(1).await;
+    let nowhere = "postgres://nobody@127.0.0.1:1/none";
+    let check = async |dsn: &str, change: fn(Update) -> Update, keys, expected| {
+        let recorder = Arc::new(Recorder::default());
+        let update = change(paying(updater(dsn, vec![recorder.clone()]).update("orders")));
+        assert!(update.run(keys).await.is_err());
+        let ended = |event: &Event| match event {
+            Event::UpdateEnded(facts) => facts.never_began == Some(expected) && !facts.complete,
+            _ => false,
+        };
+        assert_eq!(recorder.count(ended), 1, "{expected:?}");
+        assert_eq!(recorder.count(|_| true), 1, "{expected:?}");
+    };
+    check(nowhere, |update| update, ids(1), FailReason::Connection).await;
+    check(&shop.dsn(), |update| update.set("nosuch", "x"), ids(1), FailReason::Refused).await;
+    check(&shop.dsn(), |update| update, Keys::file("/nosuch"), FailReason::Refused).await;
+    check(&shop.dsn(), |update| update, Keys::query("SELECT 1/0"), FailReason::Sql).await;
+    let halted = |update: Update| {
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        update.stop(stopped)
+    };
+    check(nowhere, halted, ids(1), FailReason::Interrupted).await;
+}
+
+/// Its future dropped while it looks the table up is a run that failed, too.
+#[tokio::test]
+async fn an_update_that_is_dropped_before_it_began_was_interrupted() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dsn = format!("postgres://me@{}/none?sslmode=disable", silent.local_addr().unwrap());
+    let recorder = Arc::new(Recorder::default());
+    let update = paying(updater(&dsn, vec![recorder.clone()]).update("orders"));
+    tokio::select! {
+        ended = update.run(ids(1)) => panic!("{ended:?}"),
+        line = silent.accept() => drop(line.unwrap()),
+    }
+    let interrupted = |event: &Event| match event {
+        Event::UpdateEnded(facts) => facts.never_began == Some(FailReason::Interrupted),
+        _ => false,
+    };
+    assert_eq!(recorder.count(interrupted), 1);
 }
 
 #[tokio::test]
@@ -217,7 +266,7 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
     let shop = Shop::with_orders(5).await;
     shop.run("ALTER TABLE orders ADD twice bigint GENERATED ALWAYS AS (id * 2) STORED, ADD tag text; CREATE VIEW v AS SELECT * FROM orders").await;
     let updater = updater(&shop.dsn(), vec![]);
-    let check = async |update: headcount::Update, keys: Keys, expected: &str| {
+    let check = async |update: Update, keys: Keys, expected: &str| {
         let error = update.run(keys).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert!(error.is_configuration());

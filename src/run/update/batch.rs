@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::books::Books;
 use super::feed::Feed;
 use super::labor::Closure;
 use super::options::{ChunkSize, Options, shared_options};
@@ -62,7 +63,11 @@ impl Batch {
             keys: 0,
         };
         let span = spans::update(&self.options.task);
-        Ok(work_off(&labor, &self.site, &self.options, supply).instrument(span).await)
+        let working = async {
+            let books = Books::open(&self.options.task, self.site.observers.clone());
+            work_off(&labor, &self.site, &self.options, &books, supply).await
+        };
+        Ok(working.instrument(span).await)
     }
 }
 

@@ -10,7 +10,8 @@ use super::rejects::Rejects;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::gather::Twin;
 use crate::event::{
-    ChunkEnd, ChunkFacts, Event, Observer, Observers, Resolution, RowCounts, Scope, SqlState, UpdateFacts,
+    ChunkEnd, ChunkFacts, Event, FailReason, Observer, Observers, Resolution, RowCounts, Scope, SqlState,
+    UpdateFacts,
 };
 use crate::pg::Failure;
 use crate::report::{InDoubt, KeyFailure, UpdateOutcome, Updated};
@@ -29,6 +30,8 @@ pub(crate) struct Books {
 
 #[derive(Default)]
 struct Page {
+    /// Why there is nothing to work on, until there is.
+    never_began: Option<FailReason>,
     chunks_begun: u64,
     chunks: u64,
     failed_chunks: u64,
@@ -58,11 +61,27 @@ pub(crate) struct Closing<'a, T> {
 }
 
 impl Books {
-    pub(crate) fn open(task: &str, observers: Observers, rejects: Option<Rejects>) -> Self {
+    /// Before anything that can fail: an update that could not begin is a run that failed.
+    pub(crate) fn open(task: &str, observers: Observers) -> Self {
         let scope = Scope { task: Arc::from(task) };
         observers.announce(&scope);
-        let page = Page { rejects, ..Page::default() };
+        let page = Page { never_began: Some(FailReason::Interrupted), ..Page::default() };
         Self { scope, observers, started: Instant::now(), page: Mutex::new(page) }
+    }
+
+    /// What is to be done is known: so many keys, where they can be counted.
+    pub(crate) fn begin(&self, connections: u32, keys: Option<u64>, rejects: Option<Rejects>) {
+        let mut page = self.page();
+        page.never_began = None;
+        page.rejects = rejects;
+        drop(page);
+        self.observe(&Event::UpdateStarted { connections, keys });
+    }
+
+    /// It cannot begin.
+    pub(crate) fn give_up(&self, reason: FailReason) {
+        self.page().never_began = Some(reason);
+        self.end(false);
     }
 
     fn page(&self) -> MutexGuard<'_, Page> {
@@ -235,6 +254,7 @@ impl Books {
         }
         let facts = UpdateFacts {
             complete,
+            never_began: page.never_began,
             rows: page.rows,
             chunks: page.chunks,
             failed_chunks: page.failed_chunks,

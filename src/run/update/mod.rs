@@ -27,16 +27,17 @@ use tracing::Instrument;
 pub use self::batch::Batch;
 use self::books::Books;
 use self::feed::Feed;
+use self::keys::{Item, Opened, Source, Spool, named};
 pub use self::keys::{Keys, Row};
-use self::keys::{Opened, Source, Spool, named};
 use self::labor::{Labor, TableUpdate};
 pub use self::options::ChunkSize;
 use self::options::{Options, shared_options};
 use self::rejects::Rejects;
 use self::worker::{Shop, Worker};
+use super::execution::fail_reason;
 use crate::decide::backoff::Backoff;
 use crate::error::{Error, Refusal};
-use crate::event::{Event, Observers};
+use crate::event::{FailReason, Observers};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
@@ -160,7 +161,7 @@ impl Update {
     /// # Errors
     /// A bad option, a table or column that does not exist, a value or keys that cannot be read, no session, a proxy
     /// that pools transactions:
-    /// nothing was changed. Whatever happens later is in the report.
+    /// nothing was changed. All but a bad option is a run that failed, to those who watch. Whatever happens later is in the report.
     pub async fn run(&self, keys: Keys) -> Result<Updated, Error> {
         self.options.validate()?;
         self.check_wish(&keys)?;
@@ -196,7 +197,20 @@ impl Update {
     }
 
     async fn run_inside(&self, keys: Keys) -> Result<Updated, Error> {
-        let Self { site, options, wish, .. } = self;
+        let Self { site, options, .. } = self;
+        let books = Books::open(&options.task, site.observers.clone());
+        match self.prepare(keys).await {
+            Ok((labor, supply)) => Ok(work_off(&labor, site, options, &books, supply).await),
+            Err(error) => {
+                books.give_up(why_never_began(&error, options));
+                Err(error)
+            }
+        }
+    }
+
+    /// What is to be done, and what with. Nothing is changed by it.
+    async fn prepare(&self, keys: Keys) -> Result<(TableUpdate, Supply<Item>), Error> {
+        let Self { wish, .. } = self;
         let query = match &keys.source {
             Source::Query(query) => Some((query.clone(), false)),
             Source::Claims(query) => Some((query.clone(), true)),
@@ -224,7 +238,7 @@ impl Update {
             dry_run: self.dry_run,
             keys: wish.key.len(),
         };
-        Ok(work_off(&labor, site, options, supply).await)
+        Ok((labor, supply))
     }
 
     /// A session, what is to be done, and the query that keys come from, given that and whether they are claimed
@@ -325,6 +339,17 @@ impl fmt::Debug for Update {
     }
 }
 
+/// The same words as of an execution, but for what was asked for and is not there: that is refused.
+fn why_never_began(error: &Error, options: &Options) -> FailReason {
+    if options.stop.is_cancelled() {
+        FailReason::Interrupted
+    } else if error.is_configuration() {
+        FailReason::Refused
+    } else {
+        fail_reason(error)
+    }
+}
+
 /// The first session, as patiently as any later one.
 async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> {
     let deadline = Instant::now() + options.reconnect_wait;
@@ -375,18 +400,23 @@ struct Supply<T> {
     keys: usize,
 }
 
-/// Opens the books, lets the workers work, and closes the books.
-async fn work_off<L: Labor>(labor: &L, site: &Site, options: &Options, supply: Supply<L::Item>) -> Updated {
+/// Begins, lets the workers work, and closes the books.
+async fn work_off<L: Labor>(
+    labor: &L,
+    site: &Site,
+    options: &Options,
+    books: &Books,
+    supply: Supply<L::Item>,
+) -> Updated {
     let Supply { feed, total, countable, rejects, dry_run, keys } = supply;
     let span = tracing::Span::current();
-    let books = Books::open(&options.task, site.observers.clone(), rejects);
-    books.observe(&Event::UpdateStarted { connections: options.connections, keys: total });
+    books.begin(options.connections, total, rejects);
     // Stops at the caller's word, and at ours.
     let halt = options.stop.child_token();
     let shop = Shop {
         labor,
         feed: &feed,
-        books: &books,
+        books,
         endpoint: &site.endpoint,
         server: &site.server,
         task: &options.task,
