@@ -120,8 +120,10 @@ pub(super) struct ProcessHandles {
     pool: OnceLock<(Gauge, Gauge)>,
     /// Only once something was reserved.
     reserved: OnceLock<Gauge>,
-    /// Only once it was lost.
-    blind_since: OnceLock<Gauge>,
+    /// The time since when the monitor has no connection, in seconds since 1970; 0 when it has one, or
+    /// never lost it. Said from the start: a Pushgateway keeps what an earlier run pushed until a later one
+    /// pushes it anew.
+    pub(super) blind_since: Gauge,
 }
 
 impl ProcessHandles {
@@ -143,7 +145,8 @@ impl ProcessHandles {
             blind: source.histogram(&names::MONITOR_BLIND, Vec::new()),
             pool: OnceLock::new(),
             reserved: OnceLock::new(),
-            blind_since: OnceLock::new(),
+            // Not set: another of our kind may count with the same recorder, and know of a loss.
+            blind_since: source.gauge(&names::MONITOR_LOST, Vec::new()),
         }
     }
 
@@ -156,11 +159,6 @@ impl ProcessHandles {
 
     pub(super) fn reserved(&self, source: &Source) -> &Gauge {
         self.reserved.get_or_init(|| source.gauge(&names::POOL_WORKERS, vec![label("state", "reserved")]))
-    }
-
-    /// The time since when the monitor has no connection, in seconds since 1970; 0 when it has one.
-    pub(super) fn blind_since(&self, source: &Source) -> &Gauge {
-        self.blind_since.get_or_init(|| source.gauge(&names::MONITOR_LOST, Vec::new()))
     }
 }
 

@@ -156,11 +156,11 @@ impl Observer for Metrics {
             }
             Event::MonitorLost { .. } => {
                 self.process.ticks_lost.increment(1);
-                self.process.blind_since(&self.source).set(unix_now());
+                self.process.blind_since.set(unix_now());
             }
             Event::MonitorRestored { blind_for } => {
                 self.process.blind.record(*blind_for);
-                self.process.blind_since(&self.source).set(0.0);
+                self.process.blind_since.set(0.0);
             }
             Event::ExecutionEnded(facts) => self.with_task(scope, |task| self.execution_ended(task, facts)),
             Event::ChunkEnded(facts) => self.with_task(scope, |task| chunk_ended(task, facts)),

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use headcount::Outcome;
 
 use super::crowd::{Crowded, STATEMENT};
 use super::programs::{Place, Program, free_port, headcount, output};
+use super::service::Service;
 use super::webhook::{Post, Webhook};
 
 /// A run that demands four workers, two at least: its exit code and what it told people.
@@ -100,6 +104,44 @@ async fn a_run_that_leaves_a_textfile_wakes_somebody_and_a_good_run_resolves_it(
     let (code, said) = run(&crowded, &["--textfile", &textfile]).await;
     assert_eq!(code, Some(0), "{said}");
     webhook.wait_for("resolved", "HeadcountBelowMinimum", "rollup").await;
+    prometheus.eventually("absent(ALERTS{alertstate=\"firing\", task=\"rollup\"})").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pushed_run_that_nobody_watched_is_told_of_until_one_that_was_watched_is_pushed() {
+    let crowded = Crowded::start().await;
+    let mut webhook = Webhook::start().await;
+    let alertmanager = Program::alertmanager(webhook.address);
+    let pushgateway = Program::pushgateway();
+    let prometheus = Program::prometheus(&Place {
+        pushgateway: Some(pushgateway.address),
+        alertmanager: Some(alertmanager.address),
+        ..Place::default()
+    });
+    let push = pushgateway.url();
+
+    // It loses its monitor while it waits for room, and ends before that is back.
+    let service = Service::start(&crowded, |exporters| exporters.push = Some(push.clone())).await;
+    let neighbour = crowded.neighbour().await;
+    let mut waits = service.waits();
+    let job = service.job(Duration::from_mins(1));
+    let blinding = async {
+        waits.recv().await.unwrap();
+        service.blind();
+        crowded.leave(neighbour).await;
+    };
+    let (ended, ()) = tokio::join!(job.execute(STATEMENT, &[]), blinding);
+    assert_eq!(ended.unwrap().outcome, Outcome::Unverified);
+    assert_eq!(service.telemetry.finish().await, []);
+    webhook.wait_for("firing", "HeadcountMonitorBlind", "rollup").await;
+    let blind = "task:headcount_monitor_blind_seconds:over{task=\"rollup\"}";
+    prometheus.eventually(&format!("{blind} > 0")).await;
+
+    let (code, said) = run(&crowded, &["--push", &push]).await;
+    assert_eq!(code, Some(0), "{said}");
+    webhook.wait_for("resolved", "HeadcountMonitorBlind", "rollup").await;
+    // What the Pushgateway keeps of the run before must not pass for a blindness of this one.
+    prometheus.eventually(&format!("{blind} == 0")).await;
     prometheus.eventually("absent(ALERTS{alertstate=\"firing\", task=\"rollup\"})").await;
 }
 

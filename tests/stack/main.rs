@@ -9,8 +9,8 @@
 //! - `spans`: real runs and updates of the command, received over OTLP: parents, attributes, the joined trace
 //! - `trial`: `make stack` is started, looked at, and leaves nothing behind
 //! - `picture`: makes the README's picture, when asked to
-//! - `programs`, `port`, `webhook`, `crowd`: how the tests start those programs, and where, listen to
-//!   Alertmanager, and keep a server's pool busy
+//! - `programs`, `port`, `webhook`, `crowd`, `service`: how the tests start those programs, and where, listen to
+//!   Alertmanager, keep a server's pool busy, and embed the library
 //!
 //! No time is asserted. Waiting is for an event, with a limit that only a broken chain reaches.
 #![cfg(feature = "cli")]
@@ -30,6 +30,7 @@ mod programs;
 #[path = "../telemetry/receiver.rs"]
 mod receiver;
 mod rules;
+mod service;
 #[cfg(feature = "otlp")]
 mod spans;
 mod trial;

@@ -1,87 +1,37 @@
 //! A service that is scraped, an update that is scraped, a run that is pushed: no panel stays empty.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use headcount::event::Scope;
 use headcount::pg::connect::Endpoint;
-use headcount::telemetry::exporters::{Options, Telemetry};
-use headcount::{ChunkSize, Event, Headcount, Job, Keys, Observer, Outcome, Settings, Updater};
+use headcount::{ChunkSize, Keys, Outcome, Updater};
 use serde_json::Value;
-use tokio::sync::broadcast;
 
 use super::crowd::{Crowded, STATEMENT};
 use super::dashboards::{Expression, expressions};
 use super::line::{CommitFault, Proxy};
 use super::programs::{Place, Program, free_port, headcount};
+use super::service::Service;
 use super::webhook::Webhook;
 
 /// Whose panels are looked at: the service's, the update's, and the pushed run's.
 const TASKS: [&str; 3] = ["rollup", "ship", "report"];
 
-/// A service that embeds the library and is scraped.
-struct Service {
-    telemetry: Telemetry,
-    headcount: Headcount,
-    /// The way of its monitor.
-    line: Proxy,
-    waits: Arc<Waits>,
-}
-
-/// Hears when a run begins to wait for room.
-struct Waits(broadcast::Sender<()>);
-
-impl Observer for Waits {
-    fn observe(&self, _: &Scope, event: &Event) {
-        if let Event::AdmissionStarted { .. } = event {
-            // Nobody may be listening.
-            let _ = self.0.send(());
-        }
-    }
-}
-
-impl Service {
-    async fn start(crowded: &Crowded, listen: SocketAddr) -> Self {
-        let mut options = Options::new("rollup");
-        options.listen = Some(listen);
-        let telemetry = Telemetry::start(options, |_| None).await.unwrap();
-        let endpoint = Endpoint::from_dsn(&crowded.dsn()).unwrap();
-        let line = Proxy::start(crowded.server.port()).await;
-        let monitor = Endpoint::from_dsn(&crowded.dsn_by(&line)).unwrap();
-        let waits = Arc::new(Waits(broadcast::channel(16).0));
-        let builder = Headcount::builder(endpoint).monitor(monitor).without_default_observers();
-        let builder = telemetry.observers().into_iter().fold(builder, headcount::Builder::observer);
-        let headcount = builder.observer(waits.clone()).connect().await.unwrap();
-        Self { telemetry, headcount, line, waits }
-    }
-
-    /// A run during which the monitor is lost, until that is seen, and back, until that is.
-    async fn run_blind(&self, crowded: &Crowded, prometheus: &Program) {
-        let neighbour = crowded.neighbour().await;
-        let mut waits = self.waits.0.subscribe();
-        let job = self.job(Duration::from_mins(1));
-        let cutting = async {
-            waits.recv().await.unwrap();
-            self.line.refuse(true);
-            self.line.cut();
-            prometheus.eventually("task:headcount_monitor_blind_seconds:open > 0").await;
-            self.line.refuse(false);
-            prometheus.eventually("task:headcount_monitor_blind_seconds:recent > 0").await;
-            crowded.leave(neighbour).await;
-        };
-        let (run, ()) = tokio::join!(job.execute(STATEMENT, &[]), cutting);
-        run.unwrap();
-        prometheus.eventually("absent(task:headcount_monitor_blind_seconds:open)").await;
-    }
-
-    /// Waits at most so long for room in the pool, which is full on purpose.
-    fn job(&self, admission_wait: Duration) -> Job {
-        let mut settings = Settings::new("rollup");
-        settings.max_attempts = 4;
-        settings.admission_wait = admission_wait;
-        self.headcount.job(settings).target(4).minimum(2).cleanup("SELECT 1")
-    }
+/// A run during which the monitor is lost, until that is seen, and back, until that is.
+async fn run_blind(service: &Service, crowded: &Crowded, prometheus: &Program) {
+    let neighbour = crowded.neighbour().await;
+    let mut waits = service.waits();
+    let job = service.job(Duration::from_mins(1));
+    let cutting = async {
+        waits.recv().await.unwrap();
+        service.blind();
+        prometheus.eventually("task:headcount_monitor_blind_seconds:open > 0").await;
+        service.line.refuse(false);
+        prometheus.eventually("task:headcount_monitor_blind_seconds:recent > 0").await;
+        crowded.leave(neighbour).await;
+    };
+    let (run, ()) = tokio::join!(job.execute(STATEMENT, &[]), cutting);
+    run.unwrap();
+    prometheus.eventually("absent(task:headcount_monitor_blind_seconds:open)").await;
 }
 
 /// Updates a hundred rows over a line on which the answer to a COMMIT is lost.
@@ -109,7 +59,7 @@ async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
     let alertmanager = Program::alertmanager(webhook.address);
     let pushgateway = Program::pushgateway();
     let listen = free_port();
-    let service = Service::start(&crowded, listen).await;
+    let service = Service::start(&crowded, |exporters| exporters.listen = Some(listen)).await;
     let prometheus = Program::prometheus(&Place {
         pushgateway: Some(pushgateway.address),
         alertmanager: Some(alertmanager.address),
@@ -142,7 +92,7 @@ async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
     assert_eq!(reserved.outcome, Outcome::OnTarget);
     ship(&service, &crowded, "billed").await;
     prometheus.eventually(&format!("{in_doubt} == 2")).await;
-    service.run_blind(&crowded, &prometheus).await;
+    run_blind(&service, &crowded, &prometheus).await;
     // There is room, and it looks.
     let good = service.job(Duration::from_mins(1)).execute(STATEMENT, &[]).await.unwrap();
     assert_eq!(good.outcome, Outcome::OnTarget);

@@ -13,6 +13,8 @@ use headcount::{Event, Observer, Outcome};
 
 use crate::script::{MS, NOW, POOL, ended, feed, good, never_began, rendered, scope, script, value};
 
+const MONITOR_LOST: &str = "headcount_monitor_lost_timestamp_seconds";
+
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
@@ -90,8 +92,9 @@ fn a_second_claim_to_a_registry_is_refused() {
 #[test]
 fn counters_are_zero_from_the_start_and_gauges_are_absent_until_known() {
     let text = rendered(&[]);
+    let known = |name: &str| name.ends_with("_start_timestamp_seconds") || name == MONITOR_LOST;
     let mut expected = promised();
-    expected.retain(|name, (kind, _)| *kind != "gauge" || name.ends_with("_start_timestamp_seconds"));
+    expected.retain(|name, (kind, _)| *kind != "gauge" || known(name));
     assert_eq!(found(&text), expected);
     for series in [
         "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}",
@@ -200,15 +203,30 @@ fn the_pool_is_absent_until_it_is_seen() {
 
 #[test]
 fn a_monitor_that_is_away_says_since_when_until_it_is_back() {
-    let since = "headcount_monitor_lost_timestamp_seconds";
     let lost = || Event::MonitorLost { cause: "connection closed".to_owned() };
     let before = now();
-    let away = value(&rendered(&[lost()]), since).unwrap();
+    let away = value(&rendered(&[lost()]), MONITOR_LOST).unwrap();
     assert!((before..=now()).contains(&away), "{away}");
     let back = rendered(&[lost(), Event::MonitorRestored { blind_for: MS }]);
-    assert_eq!(value(&back, since), Some(0.0));
+    assert_eq!(value(&back, MONITOR_LOST), Some(0.0));
     let again = rendered(&[lost(), Event::MonitorRestored { blind_for: MS }, lost()]);
-    assert!(value(&again, since).unwrap() >= before);
+    assert!(value(&again, MONITOR_LOST).unwrap() >= before);
+}
+
+/// Else the Pushgateway goes on saying what a run before said.
+#[test]
+fn a_run_that_never_lost_its_monitor_says_so_and_takes_nothing_back_of_what_another_observer_saw() {
+    assert_eq!(value(&rendered(&[good()]), MONITOR_LOST), Some(0.0));
+    let registry = ::prometheus::Registry::new();
+    let _metrics = Metrics::in_registry(registry.clone()).unwrap();
+    let text = ::prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    assert_eq!(value(&text, MONITOR_LOST), Some(0.0));
+
+    let recorder = Arc::new(prometheus::recorder().unwrap());
+    let handle = recorder.handle();
+    feed(&Metrics::with_recorder(Arc::clone(&recorder) as _), &[Event::MonitorLost { cause: String::new() }]);
+    Metrics::with_recorder(recorder).announce(&scope("rollup"));
+    assert!(value(&handle.render(), MONITOR_LOST) > Some(0.0));
 }
 
 #[test]
