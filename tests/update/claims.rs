@@ -1,5 +1,6 @@
 //! Claims that fail, are tried again, and come back: every key is still counted once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -255,4 +256,33 @@ async fn a_claimed_key_may_be_of_a_domain_over_an_enum_and_be_given_as_text() {
     assert_eq!(classes(&report), [2, 0, 0, 0, 0]);
     let text = "SELECT id::text AS id FROM orders WHERE status = 'new'";
     assert_eq!(classes(&shop.pay().run(Keys::claim(text)).await.unwrap()), [10, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn many_keys_that_can_never_succeed_cost_as_many_steps_as_in_a_stream_and_read_few_rows() {
+    let own = ("SELECT id FROM orders WHERE status = 'new'", 500_000);
+    // No index finds a text: each attempt reads what is left of the query.
+    let text = ("SELECT id::text FROM orders WHERE status = 'new'", 10_000_000);
+    for (query, most_rows) in [own, text] {
+        let shop = Shop::with_orders(2_000).await;
+        shop.run("ALTER TABLE orders ADD CHECK (id % 5 <> 0 OR status = 'new'); ANALYZE orders").await;
+        let update = shop.pay().connections(2);
+        let run = tokio::time::timeout(Duration::from_mins(2), update.run(Keys::claim(query)));
+        let report = run.await.expect("it ends").unwrap();
+        assert_eq!(classes(&report), [1_600, 0, 0, 0, 400], "{report:?}");
+        assert_eq!((report.failed_chunks, report.error.as_deref()), (400, None), "{report:?}");
+        // A key that stands alone was found by seven cuts of a hundred at most, and each cut is one more attempt.
+        assert!(report.chunks + report.retried_chunks <= 7 * 400, "{report:?}");
+        let failed: HashSet<&String> = report.failures.iter().flat_map(|failure| &failure.keys).collect();
+        assert_eq!(failed.len(), 100, "those that are kept are told once each");
+        assert_eq!(shop.count("status = 'paid' AND version = 1 AND id % 5 <> 0").await, 1_600);
+        // A session tells what it has read when it ends.
+        let gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'headcount:update'
+                    AND datname = current_database()";
+        eventually(&shop.client, gone).await;
+        let read =
+            "SELECT (seq_tup_read + idx_tup_fetch)::text FROM pg_stat_user_tables WHERE relname = 'orders'";
+        let read: u64 = shop.text(read).await.parse().unwrap();
+        assert!(read < most_rows, "{read} rows were read for {query}");
+    }
 }

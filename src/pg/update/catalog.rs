@@ -30,6 +30,8 @@ pub(crate) struct Column {
     /// The type to cast a text to: the base type of a domain, and without a length where an explicit
     /// cast would silently cut the text (the assignment then checks the length).
     pub(crate) cast: String,
+    /// The base type.
+    pub(crate) type_oid: u32,
     /// The type as the table has it: what an assigned value becomes.
     pub(crate) stored: String,
     pub(crate) equality: Equality,
@@ -99,7 +101,8 @@ SELECT b.attname::text, b.generated,
              WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
              WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
              ELSE t.oid END
-             AND o.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'btree'))
+             AND o.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'btree')),
+       t.oid
 FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'";
 
 const UNIQUE: &str = "\
@@ -143,6 +146,7 @@ impl Table {
             let column = Column {
                 name: quote(row.get(0)),
                 cast: row.get(2),
+                type_oid: row.get(8),
                 stored: row.get(3),
                 equality: if row.get(7) { Equality::Exact } else { Equality::Loose },
                 is_time: row.get(5),

@@ -12,7 +12,7 @@
 
 use tokio_postgres::{Client, Statement};
 
-use super::statement::Statements;
+use super::statement::{KeyPart, Statements};
 use crate::pg::Failure;
 
 /// The claiming statements on one session.
@@ -49,7 +49,9 @@ pub(crate) type Fields = Box<[Option<Box<str>>]>;
 impl Claim {
     /// `query` yields the input's columns by name.
     pub(crate) async fn new(client: &Client, sql: &Statements, query: &str) -> Result<Self, Failure> {
-        let (others, these) = (write(sql, query, "NOT EXISTS"), write(sql, query, "EXISTS"));
+        let yielded = client.prepare(query).await?;
+        let types: Vec<u32> = yielded.columns().iter().map(|column| column.type_().oid()).collect();
+        let (others, these) = (write(sql, query, &types, false), write(sql, query, &types, true));
         Ok(Self {
             free: client.prepare(&format!("{others} FOR UPDATE OF t SKIP LOCKED")).await?,
             unlocked: client.prepare(&format!("{others} FOR UPDATE OF t NOWAIT")).await?,
@@ -92,38 +94,58 @@ impl Claim {
 
 /// Parameters: those of the update's statements (the arrays hold the keys that are `listed`, or are not), then the
 /// limit.
-fn write(sql: &Statements, query: &str, listed: &str) -> String {
+///
+/// A column of the query that has the key's own type (`types` are the query's) is compared as it is. So the planner can
+/// start from the listed keys, and find the query's rows by an index. Of any other type it is compared as text, and
+/// the query is read from end to end.
+///
+/// The keys to leave out are hashed once a statement (`NOT IN` of values that are never NULL), not compared with each
+/// row: there may be thousands. That holds without `enable_hashjoin`, which is off here. For listed keys that no index
+/// helps to find, `IS TRUE` has the planner do the same in place of a join. And `coalesce` keeps it from estimating
+/// from statistics that hardly any row of the table is to be updated: it would look through the whole query for each.
+fn write(sql: &Statements, query: &str, types: &[u32], listed: bool) -> String {
     let parts = &sql.parts;
     let quote = crate::pg::privileges::quote;
+    let is_own = |n: usize| types.get(n) == Some(&parts.key[n].type_oid);
     // The query's columns under names of our own, as texts: the eligibility speaks of `i.c1`..
     let texts = sql.inputs.iter().zip(1..);
-    let renamed: Vec<String> =
-        texts.map(|(input, n)| format!("q.{}::pg_catalog.text AS c{n}", quote(input))).collect();
+    let texts = texts.map(|(input, n)| format!("q.{}::pg_catalog.text AS c{n}", quote(input)));
+    let keys = parts.key.iter().zip(&sql.inputs).enumerate().map(|(n, (key, input))| {
+        let text = if is_own(n) { "" } else { "::pg_catalog.text" };
+        format!("CAST(q.{}{text} AS {}) AS k{}", quote(input), key.cast, n + 1)
+    });
+    let renamed: Vec<String> = texts.chain(keys).collect();
     let outputs: Vec<String> = (1..=sql.inputs.len())
         .map(|n| match parts.key.get(n - 1) {
-            Some((key, _)) => format!("{key}::pg_catalog.text"),
+            Some(key) => format!("{}::pg_catalog.text", key.operand),
             None => format!("i.c{n}"),
         })
         .collect();
-    let matches: Vec<String> =
-        parts.key.iter().zip(1..).map(|((key, cast), n)| format!("{key} = CAST(i.c{n} AS {cast})")).collect();
+    let with_keys = |write: &dyn Fn(&KeyPart, usize) -> String, between: &str| {
+        parts.key.iter().zip(1..).map(|(key, n)| write(key, n)).collect::<Vec<_>>().join(between)
+    };
     let arrays: Vec<String> = (1..=sql.inputs.len()).map(|n| format!("${n}::pg_catalog.text[]")).collect();
     let columns: Vec<String> = (1..=sql.inputs.len()).map(|n| format!("c{n}")).collect();
-    let matches_listed: Vec<String> =
-        parts.key.iter().zip(1..).map(|((key, cast), n)| format!("{key} = CAST(g.c{n} AS {cast})")).collect();
+    let (among, hashed) = match listed {
+        false => ("NOT IN", ""),
+        true if (0..parts.key.len()).all(is_own) => ("IN", ""),
+        true => ("IN", " IS TRUE"),
+    };
     format!(
         "SELECT {outputs} FROM (SELECT {renamed} FROM ({query}\n) AS q) AS i JOIN {table} AS t ON {matches} \
-         WHERE {eligible} AND {listed} (SELECT FROM unnest({arrays}) AS g({columns}) WHERE {matches_listed}) \
+         WHERE coalesce({eligible}, false) \
+         AND (({keys}) {among} (SELECT {values} FROM unnest({arrays}) AS g({columns}))){hashed} \
          LIMIT ${limit}::pg_catalog.int8",
         outputs = outputs.join(", "),
         renamed = renamed.join(", "),
         query = query.trim_end().trim_end_matches(';'),
         table = parts.table,
-        matches = matches.join(" AND "),
+        matches = with_keys(&|key, n| format!("{} = i.k{n}", key.operand), " AND "),
         eligible = parts.eligible,
+        keys = with_keys(&|_, n| format!("i.k{n}"), ", "),
+        values = with_keys(&|key, n| format!("CAST(g.c{n} AS {})", key.cast), ", "),
         arrays = arrays.join(", "),
         columns = columns.join(", "),
-        matches_listed = matches_listed.join(" AND "),
         limit = sql.inputs.len() + sql.shared.len() + 1,
     )
 }

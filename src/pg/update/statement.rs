@@ -57,19 +57,31 @@ pub(crate) struct Statements {
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) table: String,
-    /// Of the row, with their casts.
-    pub(crate) key: Vec<(String, String)>,
+    pub(crate) key: Vec<KeyPart>,
     /// True of a row that is to be updated; `t` is the row, `i` the input's.
     pub(crate) eligible: String,
 }
 
 /// Rows are found by index, one key after the other: locks are taken in the order of the keys, and a
 /// table that grew since the plan was made is not read from end to end. Not where triggers run: their
-/// queries would suffer from it. The pattern leaves out settings that a version does not have.
+/// queries would suffer from it. A scan that cannot be avoided is priced beyond all measure then, so nothing is to be
+/// compiled (`jit`) for it: that takes longer than most statements here. The pattern leaves out settings that a version
+/// does not have.
 const BY_INDEX: &str = "\
 SELECT pg_catalog.set_config(name, CASE name WHEN 'plan_cache_mode' THEN 'force_generic_plan' ELSE 'off' END, false)
 FROM pg_catalog.pg_settings WHERE name IN
-    ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'plan_cache_mode')";
+    ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit', 'plan_cache_mode')";
+
+/// A column of the key.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyPart {
+    /// Its value in the row.
+    pub(crate) operand: String,
+    /// What a text is cast to.
+    pub(crate) cast: String,
+    /// The same as an object identifier.
+    pub(crate) type_oid: u32,
+}
 
 const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
 
@@ -240,10 +252,16 @@ impl Statements {
             settings: (unique && !table.has_triggers).then_some(BY_INDEX),
             parts: Parts {
                 table: name.clone(),
-                key: key.iter().map(|column| (column.operand(), column.cast.clone())).collect(),
+                key: key.iter().map(|column| KeyPart::of(column)).collect(),
                 eligible,
             },
         })
+    }
+}
+
+impl KeyPart {
+    fn of(column: &Column) -> Self {
+        Self { operand: column.operand(), cast: column.cast.clone(), type_oid: column.type_oid }
     }
 }
 

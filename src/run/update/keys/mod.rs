@@ -80,7 +80,8 @@ impl Keys {
     /// would be claimed again after its update is taken back, and the run ends: it would go on for ever.
     ///
     /// A key that fails is reported by each process that has tried it; with a `LIMIT` in the query, what has failed
-    /// keeps its place in it. Each chunk waits for the disk; of the one per
+    /// keeps its place in it. Keys to be tried again are looked up in the query: by an index where it yields them in
+    /// the column's own type, else by reading it from end to end. Each chunk waits for the disk; of the one per
     /// connection whose COMMIT a crash of the server has caught, the keys are compared again, and *already* when they
     /// are done, also by another claimer.
     #[must_use]
