@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headcount::event::{ChunkEnd, Observer};
 use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
-use headcount::{ChunkSize, Event, Keys, Updated};
+use headcount::{ChunkSize, Event, Keys, Update, Updated};
 
 use crate::support::{
     Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill, on_each_version, pay,
@@ -15,6 +15,8 @@ use crate::support::{
 
 on_each_version!(
     a_line_cut_at_any_byte_loses_and_doubles_nothing,
+    claims_over_a_line_cut_at_any_byte_lose_and_double_nothing,
+    values_of_each_key_over_a_line_cut_at_any_byte_lose_and_double_nothing,
     a_commit_whose_answer_is_lost_counts,
     a_commit_that_is_lost_is_made_again,
 );
@@ -36,6 +38,24 @@ fn runs() -> u64 {
 }
 
 async fn a_line_cut_at_any_byte_loses_and_doubles_nothing(major: u32) {
+    check_cuts(major, 8_000, pay, || ids(200)).await;
+}
+
+async fn claims_over_a_line_cut_at_any_byte_lose_and_double_nothing(major: u32) {
+    check_cuts(major, 40_000, pay, || Keys::claim("SELECT id FROM orders WHERE status = 'new'")).await;
+}
+
+async fn values_of_each_key_over_a_line_cut_at_any_byte_lose_and_double_nothing(major: u32) {
+    let each = |dsn: &str| {
+        let update = updater(dsn, Vec::new()).update("orders").key(["id"]).set_from("status", "to");
+        update.expect("status", "new").version("version")
+    };
+    let query = "SELECT n AS id, 'paid' AS \"to\" FROM generate_series(1, 200) AS n";
+    check_cuts(major, 8_000, each, || Keys::query(query)).await;
+}
+
+/// Seeded runs of an update of 200 orders, each over lines that are cut somewhere within so many bytes.
+async fn check_cuts(major: u32, reach: i64, update: impl Fn(&str) -> Update, keys: impl Fn() -> Keys) {
     let shop = Shop::of_version(major, 200).await;
     let (mut cuts, mut committed, mut aborted, mut reconnects) = (0, 0, 0, 0);
     for seed in 0..runs() {
@@ -43,12 +63,12 @@ async fn a_line_cut_at_any_byte_loses_and_doubles_nothing(major: u32) {
         let mut random = fastrand::Rng::with_seed(seed);
         // The look-up and the opening of a session take some two thousand bytes. Every second run spares the
         // look-up, so that there is more to cut of the work.
-        let mut budgets: Vec<i64> = (0..random.u32(1..6)).map(|_| random.i64(1..8_000)).collect();
+        let mut budgets: Vec<i64> = (0..random.u32(1..6)).map(|_| random.i64(1..reach)).collect();
         budgets.extend((seed % 2 == 0).then_some(i64::MAX));
         let proxy = Proxy::start(&shop.server, Fate::CutAfter(Mutex::new(budgets))).await;
-        let update = pay(&shop.dsn_through(&proxy)).max_attempts(20).retry_delay(Duration::from_millis(8));
+        let update = update(&shop.dsn_through(&proxy)).max_attempts(20).retry_delay(Duration::from_millis(8));
         let update = update.chunk(ChunkSize::Keys(random.u32(2..10))).connections(random.u32(1..4));
-        let report = update.run(ids(200)).await.unwrap();
+        let report = update.run(keys()).await.unwrap();
         balances(&shop, &report, 200, &format!("seed {seed}")).await;
         cuts += proxy.cuts();
         committed += report.in_doubt.committed;
@@ -280,7 +300,7 @@ async fn a_role_that_may_not_write_a_mark_waits_for_the_disk_with_each_chunk() {
 /// A run of 500 keys that waits for a lock before its last hundred, and what to do before and meanwhile.
 pub(crate) async fn while_it_waits(
     prepare: impl AsyncFnOnce(&Shop),
-    update: impl FnOnce(&Shop) -> headcount::Update,
+    update: impl FnOnce(&Shop) -> Update,
     meanwhile: impl AsyncFnOnce(&Shop),
 ) -> (Shop, Updated) {
     let server = Arc::new(slow_to_flush().start().await.unwrap());
