@@ -286,3 +286,21 @@ async fn many_keys_that_can_never_succeed_cost_as_many_steps_as_in_a_stream_and_
         assert!(read < most_rows, "{read} rows were read for {query}");
     }
 }
+
+#[tokio::test]
+async fn claims_are_read_committed_whatever_the_sessions_default() {
+    for level in ["serializable", "repeatable read"] {
+        let shop = Shop::with_orders(2_000).await;
+        let default =
+            format!("ALTER DATABASE {} SET default_transaction_isolation TO '{level}'", shop.database);
+        shop.run(&default).await;
+        let update = shop.pay().connections(2).chunk(ChunkSize::Keys(20));
+        let (one, other) = tokio::join!(update.run(new_orders()), update.run(new_orders()));
+        let reports = [one.unwrap(), other.unwrap()];
+        for report in &reports {
+            assert!(report.is_complete() && report.retried_chunks == 0, "{level}: {report:?}");
+        }
+        assert_eq!(reports.iter().map(|report| report.updated).sum::<u64>(), 2_000, "{level}");
+        assert_eq!(shop.count("status = 'paid' AND version = 1").await, 2_000);
+    }
+}

@@ -25,6 +25,11 @@ pub(crate) struct Claim {
     left: Statement,
 }
 
+/// What opens a claim's transaction, whatever the session's default. The locks decide who has a row, and each statement
+/// must see what others have committed up to then. A snapshot for the whole transaction, as of the levels above, makes
+/// each row that somebody was faster with a failure (40001) in place of one to pass over.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// Which rows to claim.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Which<'a> {

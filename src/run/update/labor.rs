@@ -11,7 +11,7 @@ use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::Blame;
 use crate::decide::chunk::gather::{Gathered, gather};
 use crate::error::Source;
-use crate::pg::update::{Answer, Claim, Key, Prepared, Statements, Which};
+use crate::pg::update::{Answer, BEGIN, Claim, Key, Prepared, Statements, Which};
 use crate::pg::{Failure, xact};
 
 /// Work on chunks of items. A driver knows nothing else of it.
@@ -172,7 +172,7 @@ impl Labor for TableUpdate {
             Ask::Again(_) => Which::Again(&keys),
         };
         let taken = claim.take(client, &self.statements, which);
-        let (began, taken) = join(client.batch_execute("BEGIN"), taken).await;
+        let (began, taken) = join(client.batch_execute(BEGIN), taken).await;
         began?;
         let items = taken?.into_iter().map(|fields| Item { line: 0, fields }).collect();
         // A query that joins may yield a row twice.
