@@ -304,3 +304,21 @@ async fn claims_are_read_committed_whatever_the_sessions_default() {
         assert_eq!(shop.count("status = 'paid' AND version = 1").await, 2_000);
     }
 }
+
+#[tokio::test]
+async fn a_query_that_locks_rows_itself_is_refused_before_anything_runs() {
+    let shop = Shop::with_orders(3).await;
+    let check = async |query: &str| {
+        let error = shop.pay().run(Keys::claim(query)).await.unwrap_err();
+        assert!(error.is_configuration(), "{error}");
+        let words = ["keys: the query", "--keys-query", "leave the locking clause out"];
+        assert!(words.iter().all(|words| error.to_string().contains(words)), "{error}");
+    };
+    check("SELECT id FROM orders WHERE status = 'new' FOR UPDATE SKIP LOCKED").await;
+    check("SELECT id FROM (SELECT id FROM orders FOR SHARE) AS locked").await;
+    check("WITH locked AS MATERIALIZED (SELECT id FROM orders FOR UPDATE NOWAIT) SELECT id FROM locked")
+        .await;
+    assert_eq!(shop.count("status = 'new'").await, 3);
+    let words = "SELECT id FROM orders WHERE status = 'new' AND status <> '\"Node Type\": \"LockRows\"'";
+    assert_eq!(classes(&shop.pay().run(Keys::claim(words)).await.unwrap()), [3, 0, 0, 0, 0]);
+}

@@ -10,9 +10,10 @@
 //! Rows are only ours while their transaction lasts. A chunk that has to be tried again is claimed *again*, so that
 //! what others have done meanwhile is theirs.
 
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::statement::{KeyPart, Statements};
+use crate::error::Error;
 use crate::pg::Failure;
 
 /// The claiming statements on one session.
@@ -95,6 +96,26 @@ impl Claim {
         };
         rows.iter().map(fields).collect()
     }
+}
+
+/// Refuses a query to claim from that locks rows itself. What it passes over (`SKIP LOCKED`), or waits for, the look that
+/// proves that none is left would pass over and wait for as well. The plan says so in a node; in its JSON no other
+/// text of the query's has quotes that are not escaped.
+pub(crate) async fn refuse_locks(client: &Client, query: &str) -> Result<(), Error> {
+    let plan = client.simple_query(&format!("EXPLAIN (FORMAT JSON) {query}")).await;
+    let plan = plan.map_err(|error| Error::sql("the query for the keys", error.into()))?;
+    let locks = plan.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            row.get(0).is_some_and(|plan| plan.contains(r#""Node Type": "LockRows""#))
+        }
+        _ => false,
+    });
+    if !locks {
+        return Ok(());
+    }
+    let problem =
+        "the query (--keys-query) locks rows; leave the locking clause out: a claim locks them itself";
+    Err(Error::configuration("keys", problem))
 }
 
 /// Parameters: those of the update's statements (the arrays hold the keys that are `listed`, or are not), then the

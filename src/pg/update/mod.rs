@@ -12,5 +12,5 @@ mod statement;
 
 pub(crate) use self::catalog::Table;
 pub(crate) use self::chunk::{Answer, Prepared};
-pub(crate) use self::claim::{BEGIN, Claim, Key, Which};
+pub(crate) use self::claim::{BEGIN, Claim, Key, Which, refuse_locks};
 pub(crate) use self::statement::{Assign, Statements, Wish};

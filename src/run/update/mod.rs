@@ -42,7 +42,7 @@ use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
 use crate::pg::session::{OLDEST, Session};
-use crate::pg::update::{Assign, Statements, Table, Wish};
+use crate::pg::update::{Assign, Statements, Table, Wish, refuse_locks};
 use crate::report::Updated;
 use crate::telemetry::spans::{self, Server};
 
@@ -287,6 +287,9 @@ impl Update {
             Some((query, _)) => Some(named(session.client(), query, &statements.inputs).await?),
             None => None,
         };
+        if let (true, Some(query)) = (claims, &query) {
+            refuse_locks(session.client(), query).await?;
+        }
         let labor = TableUpdate {
             statements,
             keys: wish.key.len(),
