@@ -140,3 +140,39 @@ async fn the_expected_value_in_other_words_is_no_other_value() {
     };
     assert_eq!(changed_twice("ALTER TABLE orders ADD active bool DEFAULT true", update).await, 0);
 }
+
+#[tokio::test]
+async fn a_key_and_an_expected_value_are_not_rounded_before_they_are_compared() {
+    let shop = Shop::with_orders(0).await;
+    let check = async |column_type: &str, stored: &str, near: &str, same: &str| {
+        shop.run("DROP TABLE IF EXISTS typed").await;
+        shop.run(&format!("CREATE TABLE typed (k {column_type} PRIMARY KEY, e {column_type}, v int)")).await;
+        shop.run(&format!("INSERT INTO typed VALUES ('{stored}', '{stored}', 0)")).await;
+        let typed = || updater(&shop.dsn(), vec![]).update("typed").key(["k"]);
+        let keys = |key: &str| Keys::rows([key.to_owned()]);
+        let by_key = typed().set("v", "1").run(keys(near)).await.unwrap();
+        assert_eq!(classes(&by_key), [0, 0, 0, 1, 0], "{column_type}: {by_key:?}");
+        let by_value = typed().set("v", "1").expect("e", near).run(keys(stored)).await.unwrap();
+        assert_eq!(classes(&by_value), [0, 0, 1, 0, 0], "{column_type}: {by_value:?}");
+        let exact = typed().set("v", "1").expect("e", same).run(keys(same)).await.unwrap();
+        assert_eq!(classes(&exact), [1, 0, 0, 0, 0], "{column_type}: {exact:?}");
+    };
+    check("numeric(10,2)", "1.24", "1.239", "1.240").await;
+    check("timestamp(0)", "2024-05-06 07:08:10", "2024-05-06 07:08:09.7", "2024-05-06 07:08:10.0").await;
+    check("timestamptz(0)", "2024-05-06 07:08:10Z", "2024-05-06 07:08:09.7Z", "2024-05-06 09:08:10+02").await;
+    check("time(0)", "07:08:10", "07:08:09.7", "07:08:10.0").await;
+    check("timetz(0)", "07:08:10+00", "07:08:09.7+00", "07:08:10.0+00").await;
+    check("interval(0)", "00:00:02", "00:00:01.7", "00:00:02.0").await;
+    shop.run("CREATE DOMAIN price AS numeric(10,2)").await;
+    check("price", "1.24", "1.239", "1.240").await;
+}
+
+#[tokio::test]
+async fn a_new_value_is_rounded_as_the_column_rounds_it_and_found_again() {
+    let shop = Shop::with_orders(1).await;
+    shop.run("ALTER TABLE orders ADD price numeric(10,2)").await;
+    let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]).set("price", "1.239");
+    assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [1, 0, 0, 0, 0]);
+    assert_eq!(shop.text("SELECT price::text FROM orders").await, "1.24");
+    assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [0, 1, 0, 0, 0]);
+}

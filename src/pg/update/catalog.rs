@@ -27,9 +27,12 @@ pub(crate) struct Table {
 pub(crate) struct Column {
     /// Its name, quoted.
     pub(crate) name: String,
-    /// The type to cast a text to: the base type of a domain, and without a length where an explicit
-    /// cast would silently cut the text (the assignment then checks the length).
+    /// The type to cast a text to that is compared: the base type of a domain, without a length, precision or scale. A
+    /// cast to `numeric(10,2)` would make 1.239 equal to 1.24.
     pub(crate) cast: String,
+    /// The same for a text that is assigned, with the precision, as the row will hold it; still without a length where
+    /// an explicit cast would silently cut the text (the assignment then checks the length).
+    pub(crate) assigned: String,
     /// The base type.
     pub(crate) type_oid: u32,
     /// The type as the table has it: what an assigned value becomes.
@@ -89,7 +92,7 @@ WITH RECURSIVE base AS (
     SELECT b.attname, b.generated, b.attnotnull, true, t.typbasetype, t.typtypmod, b.stored, b.deterministic
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
 SELECT b.attname::text, b.generated,
-       pg_catalog.format_type(b.type, CASE
+       pg_catalog.format_type(b.type, -1), pg_catalog.format_type(b.type, CASE
            WHEN coalesce(nullif(t.typelem, 0), t.oid) IN ('pg_catalog.bpchar'::regtype, 'pg_catalog.varchar'::regtype,
                 'pg_catalog.bit'::regtype, 'pg_catalog.varbit'::regtype) THEN -1
            ELSE b.modifier END),
@@ -146,12 +149,13 @@ impl Table {
             let column = Column {
                 name: quote(row.get(0)),
                 cast: row.get(2),
-                type_oid: row.get(8),
-                stored: row.get(3),
-                equality: if row.get(7) { Equality::Exact } else { Equality::Loose },
-                is_time: row.get(5),
-                is_not_null: row.get(4),
-                is_domain_of_enum: row.get(6),
+                type_oid: row.get(9),
+                assigned: row.get(3),
+                stored: row.get(4),
+                equality: if row.get(8) { Equality::Exact } else { Equality::Loose },
+                is_time: row.get(6),
+                is_not_null: row.get(5),
+                is_domain_of_enum: row.get(7),
                 generated: row.get(1),
             };
             (row.get::<_, String>(0), column)

@@ -58,7 +58,10 @@ async fn read_all(
     try_join_all(assigns.iter().map(async |(name, assign)| {
         let column = table.column(field, name)?;
         let assign = match assign {
-            Assign::Value(Some(text)) => Assign::Value(Some(read(client, field, column, text).await?)),
+            Assign::Value(Some(text)) => {
+                let cast = if field == "set" { &column.assigned } else { &column.cast };
+                Assign::Value(Some(read(client, field, column, cast, text).await?))
+            }
             other => other.clone(),
         };
         Ok((name.clone(), assign))
@@ -66,8 +69,14 @@ async fn read_all(
     .await
 }
 
-async fn read(client: &Client, field: &'static str, column: &Column, text: &str) -> Result<String, Error> {
-    let sql = format!("SELECT CAST(CAST($1 AS pg_catalog.text) AS {})::pg_catalog.text", column.cast);
+async fn read(
+    client: &Client,
+    field: &'static str,
+    column: &Column,
+    cast: &str,
+    text: &str,
+) -> Result<String, Error> {
+    let sql = format!("SELECT CAST(CAST($1 AS pg_catalog.text) AS {cast})::pg_catalog.text");
     match client.query_one(&sql, &[&text]).await {
         Ok(row) if column.is_time => row.try_get(0).map_err(|error| Error::sql(DOING, error.into())),
         Ok(_) => Ok(text.to_owned()),

@@ -156,7 +156,7 @@ impl<'a> Terms<'a> {
         for (name, assign) in &wish.set {
             let column = table.writable("set", name)?;
             keeps_key(column)?;
-            let value = value(assign, &column.cast);
+            let value = value(assign, &column.assigned);
             already.push(same(column, column.equality == Equality::Exact, &value));
             sets.push(format!("{} = {value}", column.name));
             by_list &= matches!(assign, Assign::Value(_));
