@@ -276,7 +276,11 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
     check(orders().set("state", "x"), ids(1), "set: \"public\".\"orders\" has no column \"state\"").await;
     check(orders().expect("x", "x"), ids(1), "expect: \"public\".\"orders\" has no column \"x\"").await;
     check(orders().set("twice", "4"), ids(1), "set: column \"twice\" is generated").await;
-    check(orders().set("status", "x"), ids(1), "set: column status is set twice").await;
+    for again in ["status", "STATUS"] {
+        check(orders().set(again, "x"), ids(1), "set: column \"status\" is set twice").await;
+    }
+    check(orders().version("Status"), ids(1), "set: column \"status\" is set twice").await;
+    check(orders().key(["id", "ID"]), ids(1), "key: column \"id\" is named twice").await;
     check(updater.update("orders").key(["id"]), ids(1), "set: name at least one column and its new value")
         .await;
     check(updater.update("v").key(["id"]).set("status", "x"), ids(1), "table: public.v is not a table").await;

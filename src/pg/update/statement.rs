@@ -131,9 +131,10 @@ impl<'a> Terms<'a> {
                 format!("CAST(CAST(${} AS pg_catalog.text) AS {cast})", inputs.len() + shared.len())
             }
         };
-        let mut key = Vec::new();
+        let mut key: Vec<&Column> = Vec::new();
         for name in &wish.key {
             let column = table.column("key", name)?;
+            once("key", "named", key.iter().map(|column| &column.name), column)?;
             if column.equality == Equality::None {
                 let problem = format!(
                     "column {} is of type {}, which has no equality operator",
@@ -151,11 +152,14 @@ impl<'a> Terms<'a> {
                 format!("column {} is part of the key; what it holds now belongs to expect", column.name);
             Err(Error::configuration("set", problem))
         };
+        let mut changed: Vec<&String> = Vec::new();
         let mut by_list = key.iter().all(|key| !key.cast.ends_with("[]")) && !table.has_triggers;
         let (mut sets, mut already, mut expected) = (Vec::new(), Vec::new(), Vec::new());
         for (name, assign) in &wish.set {
             let column = table.writable("set", name)?;
             keeps_key(column)?;
+            once("set", "set", changed.iter().copied(), column)?;
+            changed.push(&column.name);
             let value = value(assign, &column.assigned);
             already.push(same(column, column.equality == Equality::Exact, &value));
             sets.push(format!("{} = {value}", column.name));
@@ -169,12 +173,26 @@ impl<'a> Terms<'a> {
         if let Some(name) = &wish.version {
             let column = table.writable("version", name)?;
             keeps_key(column)?;
+            once("set", "set", changed.iter().copied(), column)?;
             sets.push(format!("{0} = t.{0} + 1", column.name));
         }
         let already = already.join(" AND ");
         let expected = if expected.is_empty() { "true".to_owned() } else { expected.join(" AND ") };
         Ok(Self { key, sets, already, expected, shared, inputs, by_list })
     }
+}
+
+/// Refuses a column that is among those before, in whichever spelling.
+fn once<'a>(
+    field: &str,
+    verb: &str,
+    mut before: impl Iterator<Item = &'a String>,
+    column: &Column,
+) -> Result<(), Error> {
+    if before.all(|name| *name != column.name) {
+        return Ok(());
+    }
+    Err(Error::configuration(field, format!("column {} is {verb} twice", column.name)))
 }
 
 impl Statements {

@@ -178,12 +178,6 @@ impl Update {
         if self.wish.set.is_empty() {
             return needed("set", "name at least one column and its new value");
         }
-        let mut set: Vec<&String> =
-            self.wish.set.iter().map(|(column, _)| column).chain(&self.wish.version).collect();
-        set.sort();
-        if let Some(twice) = set.windows(2).find_map(|pair| (pair[0] == pair[1]).then_some(pair[0])) {
-            return needed("set", &format!("column {twice} is set twice"));
-        }
         if let (Some(rejects), Some(file)) = (&self.rejects, keys.file_name()) {
             Rejects::check(rejects, file)?;
         }
