@@ -8,9 +8,11 @@ receivers into alertmanager.yml, and leave this out.
 """
 import json
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 LIMIT = 1 << 20  # bytes; Alertmanager's posts have a few kilobytes
+PRINTING = threading.Lock()  # a post is a thread, and print() writes word by word
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -22,14 +24,18 @@ class Receiver(BaseHTTPRequestHandler):
             length = int(self.headers.get("Content-Length", 0))
             if not 0 < length <= LIMIT:
                 return self.answer(413)
-            for alert in json.loads(self.rfile.read(length))["alerts"]:
-                labels = alert["labels"]
-                summary = alert.get("annotations", {}).get("summary", "")
-                print(self.path.strip("/"), alert["status"], labels["alertname"], labels.get("task", "-"), summary)
-            sys.stdout.flush()
+            lines = [self.line(alert) for alert in json.loads(self.rfile.read(length))["alerts"]]
         except (ValueError, KeyError, TypeError, AttributeError):
             return self.answer(400)
+        with PRINTING:
+            sys.stdout.write("".join(lines))
+            sys.stdout.flush()
         self.answer(200)
+
+    def line(self, alert):
+        labels = alert["labels"]
+        summary = alert.get("annotations", {}).get("summary", "")
+        return f"{self.path.strip('/')} {alert['status']} {labels['alertname']} {labels.get('task', '-')} {summary}\n"
 
     def answer(self, status):
         self.send_response(status)

@@ -1,8 +1,8 @@
 //! `make stack` as somebody tries it out: the script is started, looked at, and stopped with Ctrl-C.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -307,4 +307,43 @@ fn make_stack_says_so_when_its_receiver_cannot_listen() {
     assert_eq!(ended.status.code(), Some(1), "{said}");
     assert!(said.contains("receiver did not start") && said.contains("cannot listen"), "{said}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_posted_at_once_is_printed_line_by_line() {
+    const POSTS: usize = 400;
+    let port = free_port().port();
+    let mut receiver = Command::new("python3")
+        .arg(file("dashboards/alertmanager/receiver.py"))
+        .arg(port.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(receiver.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let listening = lines.next().unwrap();
+    assert!(listening.ends_with(&format!("127.0.0.1:{port}")), "{listening}");
+
+    let alert = r#"{"status": "firing", "labels": {"alertname": "HeadcountSerial", "task": "rollup"},
+                    "annotations": {"summary": "rollup ran alone"}}"#;
+    let body = format!("{{\"alerts\": [{}]}}", [alert; 3].join(","));
+    let request = format!("POST /ticket HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..POSTS / 8 {
+                    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                    stream.write_all(request.as_bytes()).unwrap();
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).unwrap();
+                    assert!(answer.contains(" 200 "), "{answer}");
+                }
+            });
+        }
+    });
+    let printed: Vec<_> = lines.take(3 * POSTS).collect();
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    for line in printed {
+        assert_eq!(line, "ticket firing HeadcountSerial rollup rollup ran alone");
+    }
 }
