@@ -261,6 +261,35 @@ fn every_panel_leads_to_traces_and_rejected_attempts_are_marked() {
     }
 }
 
+/// A link to traces has JSON in it, and in that TraceQL: a backslash, as `${task:regex}` puts before a dot, is
+/// neither's.
+#[test]
+fn links_to_traces_hold_json_whatever_the_tasks_are_called() {
+    for name in FILES {
+        let board = dashboard(name);
+        let mut found = 0;
+        for link in panels(&board).flat_map(links) {
+            let url = text(link, "url");
+            for format in url.split("${").skip(1).filter_map(|rest| rest.split_once('}')?.0.split_once(':')) {
+                assert!(["pipe", "queryparam"].contains(&format.1), "{name}: {format:?} in {url}");
+            }
+            let Some((_, panes)) = url.split_once("&panes=") else { continue };
+            let chosen = panes
+                .replace("${task:pipe}", "sales.report|ship-all")
+                .replace("$task", "sales.report")
+                .replace("${__field.labels.task}", "sales.report")
+                .replace("${__value.text}", "sales.report");
+            let decoded = percent_encoding::percent_decode_str(&chosen).decode_utf8().unwrap();
+            let panes: Value =
+                serde_json::from_str(&decoded).unwrap_or_else(|error| panic!("{name}: {error}: {decoded}"));
+            let query = panes["traces"]["queries"][0]["query"].as_str().unwrap();
+            assert!(query.contains("sales.report") && !query.contains('\\'), "{name}: {query}");
+            found += 1;
+        }
+        assert!(found > 20, "{name}: {found}");
+    }
+}
+
 #[test]
 fn what_the_provisioning_names_is_what_is_mounted() {
     let compose = read("docker-compose.yml");
