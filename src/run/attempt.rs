@@ -86,7 +86,7 @@ pub(crate) async fn play<S: Stage>(
             return Err(Error::stuck(format!("backend {pid} did not end within {grace} of its termination")));
         }
     };
-    facts.ran = began.elapsed();
+    facts.ran = ledger.ran(began);
     facts.end = match &kept {
         Kept::Value(_, verdict) | Kept::Flowing(_, verdict) => AttemptEnd::Accepted(*verdict),
         Kept::Nothing(reason) => AttemptEnd::Rejected(*reason),

@@ -60,7 +60,8 @@ struct Open {
     began: Instant,
     span: Span,
     facts: AttemptFacts,
-    /// Set when the clock was stopped.
+    /// Set when the clock was stopped, or a COMMIT was left without an answer: to ask for its fate is a wait of ours,
+    /// the server's leader does nothing meanwhile.
     ran: Option<Duration>,
 }
 
@@ -157,6 +158,7 @@ impl Ledger {
                 self.wait(Idle::Start, Duration::ZERO);
                 self.record(facts);
             }
+            Event::CommitInDoubt => self.stop_attempt_clock(),
             Event::ExecutionEnded(_) => self.ended = true,
             _ => {}
         }
@@ -237,9 +239,18 @@ impl Ledger {
             self.observe(&Event::ReservationEnded { demand, taken: 0, ahead, end, waited, slots });
         }
         self.stop_waiting(Instant::now());
+        self.stop_attempt_clock();
+    }
+
+    fn stop_attempt_clock(&mut self) {
         if let Some(open) = &mut self.open {
             open.ran.get_or_insert_with(|| open.began.elapsed());
         }
+    }
+
+    /// Leader time so far of the attempt under way, which began then.
+    pub(crate) fn ran(&self, began: Instant) -> Duration {
+        self.open.as_ref().and_then(|open| open.ran).unwrap_or_else(|| began.elapsed())
     }
 
     /// Says that the attempt under way is over without a result: the deadline passed, the caller gave

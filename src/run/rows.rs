@@ -88,7 +88,7 @@ impl Rows {
                 return Err(error.with_history(self.ledger.execution(self.outcome, None)));
             }
         }
-        open.facts.ran = open.began.elapsed();
+        open.facts.ran = self.ledger.ran(open.began);
         open.span.in_scope(|| self.ledger.observe(&Event::AttemptEnded(open.facts)));
         span.in_scope(|| self.ledger.end(Ok(self.outcome)));
         Ok(self.ledger.execution(self.outcome, Some(self.count)))

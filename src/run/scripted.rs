@@ -1,6 +1,7 @@
 //! Driver tests: a scripted stage, paused time, and the sequence of events.
 
 mod cut;
+mod doubt;
 mod plans;
 mod pools;
 mod slots;
@@ -56,6 +57,8 @@ enum Commit {
 }
 
 const POOL: u32 = 8;
+/// What it takes to learn what became of a commit: longer than any attempt here.
+const ANSWER: Duration = Duration::from_mins(1);
 
 fn act(workers: u32) -> Act {
     Act {
@@ -229,7 +232,10 @@ impl Stage for Script {
     async fn resolve(&mut self, _xid: &str) -> Resolution {
         match self.act().commit {
             Commit::Works | Commit::Takes(_) => Resolution::Unresolved,
-            Commit::InDoubt(resolution) => resolution,
+            Commit::InDoubt(resolution) => {
+                sleep(ANSWER).await;
+                resolution
+            }
         }
     }
 
