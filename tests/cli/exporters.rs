@@ -102,6 +102,28 @@ fn an_update_that_cannot_begin_is_a_failed_run_to_those_who_watch() {
     }
 }
 
+/// As a Pushgateway keeps it: `HeadcountNotRunning` goes by it.
+#[test]
+fn a_failed_run_leaves_the_last_success_in_its_file() {
+    let lab = Lab::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollup.prom");
+    let run = |sql, code| {
+        lab.headcount(&["run", "--task", "rollup", "--sql", sql, "--textfile", file.to_str().unwrap()])
+            .ended(code);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let success = "headcount_last_success_timestamp_seconds{task=\"rollup\"} ";
+        let at = text.lines().find_map(|line| line.strip_prefix(success).map(ToOwned::to_owned));
+        (at.expect("the last success"), text.contains("headcount_last_run_success{task=\"rollup\"} 1"))
+    };
+    let (first, good) = run(QUICK, 0);
+    assert!(good);
+    // The table is there already.
+    for _ in 0..2 {
+        assert_eq!(run(QUICK, 1), (first.clone(), false));
+    }
+}
+
 #[test]
 fn what_is_refused_as_it_was_typed_is_no_run() {
     let folder = tempfile::tempdir().unwrap();

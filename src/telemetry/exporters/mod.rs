@@ -282,7 +282,8 @@ impl Telemetry {
     async fn write_textfile(&mut self) -> Option<Loss> {
         let (path, task) = self.textfile.take()?;
         let (text, shown) = (textfile::of_task(&task, &self.handle.render()), path.display().to_string());
-        let written = tokio::task::spawn_blocking(move || textfile::write(&path, &text)).await;
+        let writing = move || textfile::write(&path, &textfile::keeping_success(&path, &task, text));
+        let written = tokio::task::spawn_blocking(writing).await;
         let error = match written {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error.to_string(),

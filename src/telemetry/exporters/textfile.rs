@@ -6,11 +6,16 @@
 //! The collector puts the files of all tasks together and takes each series once: of what a process counts
 //! as a whole, such as lost spans, it would keep one task's and complain at each scrape. So these series get
 //! the task's name here, as the Pushgateway gives it to them by their group.
+//!
+//! As a Pushgateway does, too, it remembers when the task succeeded last: a failed run does not know, and without
+//! that a task that runs once a week would be missed before its time.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use crate::telemetry::names::LAST_SUCCESS_TIMESTAMP;
 
 /// `node_exporter` runs as another user.
 const MODE: u32 = 0o644;
@@ -30,6 +35,28 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     written.and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
         let _ = fs::remove_file(&aside);
     })
+}
+
+/// No file of ours comes near; a longer one is not read.
+const LONGEST: u64 = 1 << 20;
+
+/// The text with the task's last success in the file at `path`, which it is about to replace, if it knows of none
+/// itself. Whatever else that file may be or hold is let go. Blocks.
+#[must_use]
+pub fn keeping_success(path: &Path, task: &str, text: String) -> String {
+    let series = of_task(task, &format!("{} ", LAST_SUCCESS_TIMESTAMP.name));
+    let find = |text: &str| text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok());
+    // Anything but a file, such as a pipe, might never be read to its end.
+    let is_ours = |file: fs::Metadata| file.is_file() && file.len() <= LONGEST;
+    if find(&text).is_none()
+        && fs::metadata(path).is_ok_and(is_ours)
+        && let Some(at) = fs::read_to_string(path).ok().as_deref().and_then(find)
+        && at.is_finite()
+    {
+        let (name, help) = (LAST_SUCCESS_TIMESTAMP.name, LAST_SUCCESS_TIMESTAMP.help);
+        return format!("{text}# HELP {name} {help}\n# TYPE {name} gauge\n{series}{at}\n\n");
+    }
+    text
 }
 
 /// The text with the label `task` on each series that has none.
@@ -100,6 +127,32 @@ mod tests {
         let expected = "# TYPE a counter\na{task=\"r\\\"\"} 1\na{task=\"r\\\"\",exporter=\"otlp\"} 2\n\
                         a{task=\"b\",x=\"y\"} 3\n\n";
         assert_eq!(of_task("r\"", text), expected);
+    }
+
+    #[test]
+    fn the_last_success_of_the_task_outlives_a_run_that_failed_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.prom");
+        let name = LAST_SUCCESS_TIMESTAMP.name;
+        let good = format!("# TYPE {name} gauge\n{name}{{task=\"b\"}} 12.5\n");
+        let check = |old: &str, task: &str, new: &str, kept: bool| {
+            write(&path, old).unwrap();
+            let text = keeping_success(&path, task, new.to_owned());
+            let added = text.strip_prefix(new).unwrap();
+            assert_eq!(added.contains(&format!("\n{name}{{task=\"b\"}} 12.5\n")), kept, "{old}");
+            assert_eq!(added.is_empty(), !kept, "{old}");
+            assert_eq!(added.matches("# ").count(), 2 * usize::from(kept), "{old}");
+        };
+        check(&good, "b", "x 1\n", true);
+        check(&good, "b", &format!("{name}{{task=\"b\"}} 99\n"), false);
+        check(&good, "a", "x 1\n", false);
+        for odd in ["", "nonsense", &good.replace("12.5", "soon"), &good.replace("12.5", "+Inf")] {
+            check(odd, "b", "x 1\n", false);
+        }
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert_eq!(keeping_success(&path, "b", "x 1\n".to_owned()), "x 1\n");
+        assert_eq!(keeping_success(folder.path(), "b", "x 1\n".to_owned()), "x 1\n");
+        assert_eq!(keeping_success(&folder.path().join("absent"), "b", "x 1\n".to_owned()), "x 1\n");
     }
 
     #[test]
