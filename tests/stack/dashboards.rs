@@ -261,7 +261,7 @@ fn every_panel_leads_to_traces_and_rejected_attempts_are_marked() {
     }
 }
 
-/// A link to traces has JSON in it, and in that TraceQL: a backslash, as `${task:regex}` puts before a dot, is
+/// A link to traces has JSON in it, and in that `TraceQL`: a backslash, as `${task:regex}` puts before a dot, is
 /// neither's.
 #[test]
 fn links_to_traces_hold_json_whatever_the_tasks_are_called() {
