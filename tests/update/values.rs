@@ -1,5 +1,7 @@
 //! What a value is: what the server makes of it, when it is the same, and who else has a say.
 
+use std::time::Duration;
+
 use headcount::pg::embedded::Shutdown;
 use headcount::{ChunkSize, Keys, Update};
 
@@ -175,4 +177,31 @@ async fn a_new_value_is_rounded_as_the_column_rounds_it_and_found_again() {
     assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [1, 0, 0, 0, 0]);
     assert_eq!(shop.text("SELECT price::text FROM orders").await, "1.24");
     assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [0, 1, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_value_survives_its_way_through_text_whatever_the_role_prefers() {
+    let shop = Shop::with_orders(0).await;
+    shop.run(&format!(
+        "ALTER DATABASE {0} SET extra_float_digits TO 0; ALTER DATABASE {0} SET datestyle TO 'SQL, DMY';
+         ALTER DATABASE {0} SET timezone TO 'Asia/Kolkata'; CREATE TABLE typed (k float8, at timestamptz, v int);
+         CREATE UNIQUE INDEX ON typed (k, at)",
+        shop.database
+    ))
+    .await;
+    let query = "SELECT k, at FROM typed WHERE v = 0";
+    for keys in [Keys::claim(query), Keys::query(query)] {
+        shop.run(
+            "TRUNCATE typed; INSERT INTO typed VALUES (0.1::float8 + 0.2, '2024-01-02 03:04:05.6+00', 0)",
+        )
+        .await;
+        let update = updater(&shop.dsn(), vec![]).update("typed").key(["k", "at"]).set("v", "1");
+        let run = tokio::time::timeout(Duration::from_mins(1), update.run(keys));
+        let report = run.await.expect("a row that is found is done").unwrap();
+        assert_eq!((report.is_complete(), classes(&report)), (true, [1, 0, 0, 0, 0]), "{report:?}");
+    }
+    // A text from elsewhere is read as the role has it: the second of January.
+    let update = updater(&shop.dsn(), vec![]).update("typed").key(["v"]).set("at", "02/01/2024 00:00+00");
+    update.run(Keys::rows(["1"])).await.unwrap();
+    assert_eq!(shop.text("SELECT (at AT TIME ZONE 'UTC')::date::text FROM typed").await, "2024-01-02");
 }

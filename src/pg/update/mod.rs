@@ -8,9 +8,11 @@ mod catalog;
 mod chunk;
 mod claim;
 mod constants;
+mod exact;
 mod statement;
 
 pub(crate) use self::catalog::Table;
 pub(crate) use self::chunk::{Answer, Prepared};
 pub(crate) use self::claim::{BEGIN, Claim, Key, Which, refuse_locks};
+pub(crate) use self::exact::keep_exact;
 pub(crate) use self::statement::{Assign, Statements, Wish};

@@ -42,7 +42,7 @@ use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
 use crate::pg::session::{OLDEST, Session};
-use crate::pg::update::{Assign, Statements, Table, Wish, refuse_locks};
+use crate::pg::update::{Assign, Statements, Table, Wish, keep_exact, refuse_locks};
 use crate::report::Updated;
 use crate::telemetry::spans::{self, Server};
 
@@ -355,7 +355,10 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
     loop {
         let failure: Failure =
             match Session::open(&site.endpoint, &format!("headcount:{}", options.task)).await {
-                Ok(session) => return Ok(session),
+                Ok(session) => match keep_exact(session.client()).await {
+                    Ok(()) => return Ok(session),
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
         failures += 1;
