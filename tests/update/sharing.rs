@@ -1,11 +1,12 @@
 //! Several processes claim from one query; stopped and killed runs are finished by the next.
 
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Shop, eventually, key_file, on_each_version};
+use crate::support::{Shop, connect, eventually, key_file, on_each_version};
 
 on_each_version!(
     four_processes_share_one_query_and_none_is_done_twice_or_left,
@@ -156,3 +157,86 @@ async fn exit_codes_and_one_clear_line_for_what_cannot_be() {
     check(&[], 2, "--keys").await;
     assert_eq!(shop.count("version = 1").await, 2);
 }
+
+/// Interrupts a run that has not done a chunk yet; the report says that nothing was done, at once.
+async fn check_interrupted(child: Child, updated: u64) {
+    signal(&child, Signal::INT);
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended(child));
+    let (code, report) = ended.await.expect("the first signal is enough");
+    assert_eq!((code, &report["outcome"]), (Some(130), &Value::from("incomplete")), "{report}");
+    assert_eq!((&report["keys"], &report["updated"]), (&updated.into(), &updated.into()), "{report}");
+    assert_eq!((&report["left"], &report["error"]), (&Value::Null, &Value::Null), "{report}");
+}
+
+/// Sessions of runs that wait for `event`.
+fn waiting(event: &str) -> String {
+    format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'headcount:update'
+         AND datname = current_database() AND wait_event_type || '.' || wait_event = '{event}'"
+    )
+}
+
+#[tokio::test]
+async fn a_query_for_keys_that_takes_long_is_broken_off_here_and_on_the_server() {
+    let shop = Shop::with_orders(5).await;
+    let query = ["--keys-query", "SELECT id FROM orders, pg_sleep(3600)"];
+    let child = command(&shop, &query).spawn().unwrap();
+    eventually(&shop.client, &waiting("Timeout.PgSleep")).await;
+    check_interrupted(child, 0).await;
+    eventually(&shop.client, &format!("SELECT NOT ({})", waiting("Timeout.PgSleep"))).await;
+}
+
+#[tokio::test]
+async fn a_run_that_waits_for_its_first_line_or_for_the_table_stops_at_once() {
+    let shop = Shop::with_orders(5).await;
+    let other = connect(&shop.dsn()).await;
+    for release_first in [false, true] {
+        shop.run("BEGIN; LOCK TABLE orders").await;
+        let mut child = command(&shop, &["--keys", "-"]);
+        let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+        let silent = child.stdin.take();
+        eventually(&other, &waiting("Lock.relation")).await;
+        if release_first {
+            shop.run("ROLLBACK").await;
+            // It gives up its first session before it reads.
+            eventually(&other, GONE).await;
+        }
+        check_interrupted(child, 0).await;
+        drop(silent);
+        shop.run("ROLLBACK").await;
+        eventually(&other, GONE).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_for_the_table_is_broken_off_and_what_was_done_counts() {
+    let shop = Shop::with_orders(5).await;
+    shop.run(
+        "CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END';
+         CREATE TRIGGER gate BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION gate();
+         SELECT pg_advisory_lock(1)",
+    )
+    .await;
+    let child = command(&shop, &CLAIM).args(["--chunk", "1"]).spawn().unwrap();
+    eventually(&shop.client, &waiting("Lock.advisory")).await;
+    // Next in the line for the table: had as soon as the first chunk is committed.
+    let outsider = connect(&shop.dsn()).await;
+    let locked = tokio::spawn(async move {
+        outsider.batch_execute("BEGIN; LOCK TABLE orders IN EXCLUSIVE MODE").await.unwrap();
+        outsider
+    });
+    let queued = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND mode = 'ExclusiveLock'
+                  AND relation = 'orders'::regclass";
+    eventually(&shop.client, queued).await;
+    shop.run("SELECT pg_advisory_unlock(1)").await;
+    let outsider = locked.await.unwrap();
+    eventually(&shop.client, &waiting("Lock.relation")).await;
+    check_interrupted(child, 1).await;
+    eventually(&shop.client, GONE).await;
+    outsider.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(shop.count("version = 1").await, 1);
+}
+
+const GONE: &str = "SELECT count(*) = 0 FROM pg_stat_activity
+    WHERE application_name = 'headcount:update' AND datname = current_database()";

@@ -4,7 +4,9 @@ use std::marker::PhantomData;
 
 use futures_util::future::{BoxFuture, join};
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
+use super::before::unless_stopped;
 use super::claims::Claims;
 use super::keys::Item;
 use crate::decide::chunk::Class;
@@ -38,14 +40,15 @@ pub(crate) trait Labor {
     -> Result<Answer, Failure>;
 
     /// Opens a transaction, takes items that nobody else has, takes them on, and works on them. Only where keys are
-    /// [claimed](super::feed::Feed::Claims).
+    /// [claimed](super::feed::Feed::Claims). `None` when the run is stopped before any were had.
     async fn claim(
         &self,
         client: &Client,
         desk: &Self::Desk,
         ask: Ask<'_, Self::Item>,
         claims: &Claims,
-    ) -> Result<(Vec<Self::Item>, Result<Answer, Failure>), Failure>;
+        stop: &CancellationToken,
+    ) -> Result<Option<Taken<Self::Item>>, Failure>;
 
     /// A key that is still to be updated, whoever has it; none of those given up. Only where keys are claimed.
     async fn left(
@@ -62,6 +65,9 @@ pub(crate) trait Labor {
     fn show<'a>(&self, item: &'a Self::Item) -> Option<&'a Item>;
 }
 
+/// Items that were had, and what the work on them came to.
+pub(crate) type Taken<T> = (Vec<T>, Result<Answer, Failure>);
+
 /// Which items to claim.
 #[derive(Debug)]
 pub(crate) enum Ask<'a, T> {
@@ -73,13 +79,6 @@ pub(crate) enum Ask<'a, T> {
     WaitedFor,
     /// These, had before, as far as they are still to be updated; waits for whoever has them.
     Again(&'a [T]),
-}
-
-impl<T> Ask<'_, T> {
-    /// Whether it may have to wait for others.
-    pub(crate) const fn waits(&self) -> bool {
-        !matches!(self, Self::Free(_) | Self::Unlocked)
-    }
 }
 
 /// Updates of one table.
@@ -157,7 +156,8 @@ impl Labor for TableUpdate {
         desk: &TableDesk,
         ask: Ask<'_, Item>,
         claims: &Claims,
-    ) -> Result<(Vec<Item>, Result<Answer, Failure>), Failure> {
+        stop: &CancellationToken,
+    ) -> Result<Option<Taken<Item>>, Failure> {
         let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
         let key = |item: &Item| item.fields[..self.keys].to_vec();
         let again = matches!(ask, Ask::Again(_));
@@ -172,21 +172,25 @@ impl Labor for TableUpdate {
             Ask::Again(_) => Which::Again(&keys),
         };
         let taken = claim.take(client, &self.statements, which);
-        let (began, taken) = join(client.batch_execute(BEGIN), taken).await;
-        began?;
-        let items = taken?.into_iter().map(|fields| Item { line: 0, fields }).collect();
+        let taken = async {
+            let (began, taken) = join(client.batch_execute(BEGIN), taken).await;
+            began.map_err(Failure::from).and(taken)
+        };
+        // A lock on a row or on the table may keep it waiting. What was had is worked on to the end.
+        let Some(taken) = unless_stopped(stop, taken).await? else { return Ok(None) };
+        let items = taken.into_iter().map(|fields| Item { line: 0, fields }).collect();
         // A query that joins may yield a row twice.
         let mut items = self.gather(items).items;
         items.retain(|item| again || claims.take_on(&item.fields[..self.keys]));
         if items.is_empty() {
-            return Ok((items, Ok(Answer { xid: None, classes: Vec::new() })));
+            return Ok(Some((items, Ok(Answer { xid: None, classes: Vec::new() }))));
         }
         let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
         let answer = match desk.prepared.work_inside(client, &self.statements, &rows).await {
             Ok(answer) => self.check_done(client, claim, &items, &answer).await.map(|()| answer),
             Err(failure) => Err(failure),
         };
-        Ok((items, answer))
+        Ok(Some((items, answer)))
     }
 
     async fn left(
@@ -253,7 +257,8 @@ where
         (): &(),
         _ask: Ask<'_, T>,
         _claims: &Claims,
-    ) -> Result<(Vec<T>, Result<Answer, Failure>), Failure> {
+        _stop: &CancellationToken,
+    ) -> Result<Option<Taken<T>>, Failure> {
         Err(Failure::client("a closure's items cannot be claimed"))
     }
 

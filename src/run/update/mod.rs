@@ -5,6 +5,7 @@
 //! and write into one set of books.
 
 mod batch;
+mod before;
 mod books;
 mod claims;
 mod feed;
@@ -19,15 +20,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
-use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub use self::batch::Batch;
+use self::before::unless_stopped;
 use self::books::Books;
 use self::feed::Feed;
-use self::keys::{Item, Opened, Source, Spool, named};
+use self::keys::{Item, Source};
 pub use self::keys::{Keys, Row};
 use self::labor::{Labor, TableUpdate};
 pub use self::options::ChunkSize;
@@ -36,13 +36,10 @@ use self::rejects::Rejects;
 use self::worker::{Shop, Worker};
 use super::execution::fail_reason;
 use crate::decide::backoff::Backoff;
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 use crate::event::{FailReason, Observers};
-use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
-use crate::pg::pooling::Pooling;
-use crate::pg::session::{OLDEST, Session};
-use crate::pg::update::{Assign, Statements, Table, Wish, keep_exact, refuse_locks};
+use crate::pg::update::{Assign, Wish};
 use crate::report::Updated;
 use crate::telemetry::spans::{self, Server};
 
@@ -194,7 +191,9 @@ impl Update {
         let Self { site, options, .. } = self;
         let books = Books::open(&options.task, site.observers.clone());
         match self.prepare(keys).await {
-            Ok((labor, supply)) => Ok(work_off(&labor, site, options, &books, supply).await),
+            Ok(Some((labor, supply))) => Ok(work_off(&labor, site, options, &books, supply).await),
+            // Nobody knows how many keys there are.
+            Ok(None) => Ok(books.close(false, None, self.dry_run)),
             Err(error) => {
                 books.give_up(why_never_began(&error, options));
                 Err(error)
@@ -202,24 +201,36 @@ impl Update {
         }
     }
 
-    /// What is to be done, and what with. Nothing is changed by it.
-    async fn prepare(&self, keys: Keys) -> Result<(TableUpdate, Supply<Item>), Error> {
-        let Self { wish, .. } = self;
+    /// What is to be done, and what with; `None` when the run is stopped. Nothing is changed by it.
+    async fn prepare(&self, keys: Keys) -> Result<Option<(TableUpdate, Supply<Item>)>, Error> {
+        let Self { wish, options, .. } = self;
         let query = match &keys.source {
             Source::Query(query) => Some((query.clone(), false)),
             Source::Claims(query) => Some((query.clone(), true)),
             _ => None,
         };
-        let (session, labor, query) = self.ready(query.as_ref()).await?;
+        let stop = &options.stop;
+        let Some((session, labor, query)) =
+            unless_stopped(stop, Box::pin(self.ready(query.as_ref()))).await?
+        else {
+            return Ok(None);
+        };
         let inputs = labor.statements.inputs.clone();
         let opened = match (keys.source, query) {
             (Source::Query(_), Some(query)) => {
-                Some(self.spool(session, &query, &inputs).await?.open(inputs.len())?)
+                let Some(spool) = self.spool(session, &query, &inputs).await? else {
+                    return Ok(None);
+                };
+                Some(spool.open(inputs.len())?)
             }
             // Its place on the server is needed for the work.
             (other, _) => {
                 drop(session);
-                Self::open(other, &inputs, wish.key.len()).await?
+                let Some(opened) = unless_stopped(stop, Self::open(other, &inputs, wish.key.len())).await?
+                else {
+                    return Ok(None);
+                };
+                opened
             }
         };
         let (total, countable) =
@@ -232,98 +243,7 @@ impl Update {
             dry_run: self.dry_run,
             keys: wish.key.len(),
         };
-        Ok((labor, supply))
-    }
-
-    /// A session, what is to be done, and the query that keys come from, given that and whether they are claimed
-    /// from it. Nothing is at stake yet, so a line that breaks is no reason to give up.
-    async fn ready(
-        &self,
-        query: Option<&(String, bool)>,
-    ) -> Result<(Session, TableUpdate, Option<String>), Error> {
-        let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
-        for tries in 1..self.options.max_attempts {
-            match self.look_up(query).await {
-                Err(error) if error.is_connection_lost() => {
-                    tracing::debug!(%error, "the look-up is tried again");
-                    sleep(backoff.delay(tries, fastrand::f64())).await;
-                }
-                ready => return ready,
-            }
-        }
-        self.look_up(query).await
-    }
-
-    async fn look_up(
-        &self,
-        query: Option<&(String, bool)>,
-    ) -> Result<(Session, TableUpdate, Option<String>), Error> {
-        let Self { site, options, wish, .. } = self;
-        // A server may be restarting.
-        let session = open_session(site, options).await?;
-        if session.version < OLDEST {
-            let explanation =
-                format!("the server is PostgreSQL {}; 13 is the oldest", session.version / 10_000);
-            return Err(Error::refused(
-                Refusal::ServerTooOld,
-                explanation,
-                vec!["-- upgrade the server".into()],
-            ));
-        }
-        refuse_pooling(session.client(), site).await?;
-        let mut table = Table::find(session.client(), &wish.table).await?;
-        table.probe_equality(session.client()).await?;
-        let wish = wish.spell_out(session.client(), &table).await?;
-        let statements = Statements::write(&wish, &table)?;
-        let undone = wish.is_undone_by_itself(session.client(), &table).await?;
-        let claims = query.is_some_and(|(_, claims)| *claims);
-        let query = match query {
-            Some((query, _)) => Some(named(session.client(), query, &statements.inputs).await?),
-            None => None,
-        };
-        if let (true, Some(query)) = (claims, &query) {
-            refuse_locks(session.client(), query).await?;
-        }
-        let labor = TableUpdate {
-            statements,
-            keys: wish.key.len(),
-            dry: self.dry_run,
-            // Others may claim what a crash takes back before it is looked at again.
-            may_be_repeated: undone && !self.dry_run && !claims,
-            claims: query.clone().filter(|_| claims),
-        };
-        // What the server thinks of the statements is known before the first chunk.
-        let prepared = labor.prepare(session.client()).await;
-        prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
-        Ok((session, labor, query))
-    }
-
-    async fn open(source: Source, inputs: &[String], keys: usize) -> Result<Option<Opened>, Error> {
-        Ok(match source {
-            Source::File(path) => Some(Opened::file(&path, inputs, keys).await?),
-            Source::Reader(reader) => Some(Opened::reader(reader, inputs, keys).await?),
-            Source::Stdin => Some(Opened::reader(Box::new(std::io::stdin()), inputs, keys).await?),
-            Source::Rows(rows) => Some(Opened::rows(rows, inputs.len())),
-            Source::Query(_) | Source::Claims(_) => None,
-        })
-    }
-
-    /// Fetches the keys; a connection that is lost meanwhile costs only the query.
-    async fn spool(&self, mut session: Session, query: &str, inputs: &[String]) -> Result<Spool, Error> {
-        let backoff = Backoff::up_to(self.options.retry_delay);
-        let mut tries = 0;
-        loop {
-            match Spool::fill(session.client(), query, inputs).await {
-                Ok(spool) => return Ok(spool),
-                Err(failure) if failure.is_retryable() && tries < self.options.max_attempts => {
-                    tries += 1;
-                    tracing::debug!(error = %failure, "the query for the keys is tried again");
-                    sleep(backoff.delay(tries, fastrand::f64())).await;
-                    session = open_session(&self.site, &self.options).await?;
-                }
-                Err(failure) => return Err(Error::sql("the query for the keys", failure)),
-            }
-        }
+        Ok(Some((labor, supply)))
     }
 }
 
@@ -345,47 +265,6 @@ fn why_never_began(error: &Error, options: &Options) -> FailReason {
     } else {
         fail_reason(error)
     }
-}
-
-/// The first session, as patiently as any later one.
-async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> {
-    let deadline = Instant::now() + options.reconnect_wait;
-    let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
-    let mut failures = 0;
-    loop {
-        let failure: Failure =
-            match Session::open(&site.endpoint, &format!("headcount:{}", options.task)).await {
-                Ok(session) => match keep_exact(session.client()).await {
-                    Ok(()) => return Ok(session),
-                    Err(failure) => failure,
-                },
-                Err(failure) => failure,
-            };
-        failures += 1;
-        let pause = backoff.delay(failures, fastrand::f64());
-        // A server that refuses connections from the start is more likely a wrong address.
-        let hopeless = failure.sqlstate().is_none() || !failure.is_retryable();
-        if hopeless || options.stop.is_cancelled() || Instant::now() + pause >= deadline {
-            return Err(Error::connect(site.endpoint.describe(), failure));
-        }
-        sleep(pause).await;
-    }
-}
-
-/// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
-/// another's there, of the same name. A proxy that has no backend to spare for the question cannot be asked.
-async fn refuse_pooling(client: &Client, site: &Site) -> Result<(), Error> {
-    if !Pooling::of(client, &site.endpoint).await.is_ok_and(Pooling::shares_backends) {
-        return Ok(());
-    }
-    Err(Error::refused(
-        Refusal::PooledConnection,
-        format!(
-            "a proxy at {} pools transactions or statements, and an update prepares its statements in a session",
-            site.endpoint.describe()
-        ),
-        vec!["-- let --dsn lead to the server itself, or to a pool with pool_mode = session".to_owned()],
-    ))
 }
 
 /// What a run works on.

@@ -114,7 +114,8 @@ macro_rules! shared_options {
         }
 
         /// Cancelling the token stops the run in good order: chunks in flight are finished, no further one
-        /// is begun, and the report says what is left. Running again finishes the rest.
+        /// is begun, and the report says what is left. What comes before the first chunk is broken off. Running
+        /// again finishes the rest.
         #[must_use]
         pub fn stop(mut self, token: CancellationToken) -> Self {
             self.options.stop = token;

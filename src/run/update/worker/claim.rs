@@ -5,11 +5,12 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 
-use super::super::labor::{Ask, Labor, spelled};
+use super::super::before::{cancel, unless_stopped};
+use super::super::labor::{Ask, Labor, Taken, spelled};
 use super::Worker;
 use super::chunk::Chunk;
 use crate::pg::Failure;
-use crate::pg::update::{Answer, Key};
+use crate::pg::update::Key;
 
 /// What the next claim asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +38,6 @@ impl Hunt {
         *self != Self::Free
     }
 }
-
-type Taken<T> = Result<(Vec<T>, Result<Answer, Failure>), Failure>;
 
 impl<L: Labor> Worker<'_, L> {
     /// Commits the open chunk and claims the next, in one round trip; works on it in a second.
@@ -84,7 +83,11 @@ impl<L: Labor> Worker<'_, L> {
         self.hunt = Hunt::Free;
         let (Some(claims), Some(line)) = (self.shop.feed.as_claims(), &self.line) else { return };
         let at_work = claims.is_anybody_at_work();
-        let left = self.shop.labor.left(&line.client, &line.desk, &claims.given_up()).await;
+        let given_up = claims.given_up();
+        let left = self.shop.labor.left(&line.client, &line.desk, &given_up);
+        let Some(left) = unless_stopped(self.shop.stop, left).await.transpose() else {
+            return self.break_off().await;
+        };
         match left {
             Ok(None) if !at_work => {
                 // What was found done may be another's, and not yet on the disk.
@@ -164,26 +167,19 @@ impl<L: Labor> Worker<'_, L> {
 
     /// Items, locked and worked on. `None` when there is no transaction for them: the COMMIT before was refused, or the
     /// wait was broken off.
-    async fn claim_these(&mut self, ask: Ask<'_, L::Item>) -> Option<Taken<L::Item>> {
+    async fn claim_these(&mut self, ask: Ask<'_, L::Item>) -> Option<Result<Taken<L::Item>, Failure>> {
         let shop = self.shop;
         let claims = shop.feed.as_claims()?;
         self.line.as_ref()?;
         let commit = self.commit_next();
         let line = self.line.as_ref()?;
-        let (waits, again) = (ask.waits(), matches!(ask, Ask::Again(_)));
-        let claim = shop.labor.claim(&line.client, &line.desk, ask, claims);
-        // Waiting for others' rows may be broken off; a COMMIT under way may not.
-        let claim = async {
-            tokio::select! {
-                biased;
-                () = shop.stop.cancelled(), if waits => None,
-                claimed = claim => Some(claimed),
-            }
-        };
+        let again = matches!(ask, Ask::Again(_));
+        // Waiting for locks may be broken off; a COMMIT under way may not.
+        let claim = shop.labor.claim(&line.client, &line.desk, ask, claims, shop.stop);
         let (committed, claimed) = join(line.send_commit(commit.is_some()), claim).await;
+        let claimed = claimed.transpose();
         if claimed.is_none() {
-            // Its transaction ends with its session.
-            self.line = None;
+            self.break_off().await;
         }
         if self.on_commit(commit, committed).await {
             self.roll_back().await;
@@ -195,6 +191,13 @@ impl<L: Labor> Worker<'_, L> {
             return None;
         }
         claimed
+    }
+
+    /// Leaves a statement that waits, and its session: the transaction ends with it.
+    async fn break_off(&mut self) {
+        if let Some(line) = self.line.take() {
+            cancel(self.shop.endpoint, &line.client).await;
+        }
     }
 
     /// No rows were had, so there is nothing to report but the failure itself.

@@ -86,7 +86,12 @@ impl<L: Labor> Worker<'_, L> {
             if self.is_needless(self.lost.is_some()).await {
                 return Err(None);
             }
-            let opened = timeout(deadline.saturating_duration_since(Instant::now()), Line::open(shop)).await;
+            let opened = timeout(deadline.saturating_duration_since(Instant::now()), Line::open(shop));
+            let opened = tokio::select! {
+                biased;
+                () = shop.stop.cancelled(), if !self.is_bound() => return Err(None),
+                opened = opened => opened,
+            };
             let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
                 Ok(line) => {
                     self.line = Some(line);

@@ -1,0 +1,199 @@
+//! What comes before the first chunk: a session, the look-up of the table, the opening of the keys.
+//!
+//! Any of it may take long: a server that restarts, a lock on the table, a slow query for the keys, a pipe without a
+//! line yet. None of it changes a row. So a run that is stopped breaks it off, where a chunk would be finished.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::keys::{Opened, Source, Spool, named};
+use super::labor::{Labor, TableUpdate};
+use super::options::Options;
+use super::{Site, Update};
+use crate::decide::backoff::Backoff;
+use crate::error::{Error, Refusal};
+use crate::pg::Failure;
+use crate::pg::connect::Endpoint;
+use crate::pg::pooling::Pooling;
+use crate::pg::session::{OLDEST, Session};
+use crate::pg::update::{Statements, Table, keep_exact, refuse_locks};
+
+/// How long to wait until a request to cancel is on its way.
+const CANCEL: Duration = Duration::from_secs(1);
+
+/// Does the work unless the run is stopped, now or before: then the work is dropped, and there is `None`.
+pub(super) async fn unless_stopped<T, E>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Option<T>, E> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(None),
+        done = work => done.map(Some),
+    }
+}
+
+/// Has the server cancel what a session waits for that is about to be dropped: it may notice that late by itself.
+pub(super) async fn cancel(endpoint: &Endpoint, client: &Client) {
+    if !matches!(timeout(CANCEL, endpoint.cancel(client)).await, Ok(Ok(()))) {
+        tracing::debug!("the request to cancel was not delivered");
+    }
+}
+
+impl Update {
+    /// A session, what is to be done, and the query that keys come from, given that and whether they are claimed
+    /// from it. Nothing is at stake yet, so a line that breaks is no reason to give up.
+    pub(super) async fn ready(
+        &self,
+        query: Option<&(String, bool)>,
+    ) -> Result<(Session, TableUpdate, Option<String>), Error> {
+        let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
+        for tries in 1..self.options.max_attempts {
+            match self.look_up(query).await {
+                Err(error) if error.is_connection_lost() => {
+                    tracing::debug!(%error, "the look-up is tried again");
+                    sleep(backoff.delay(tries, fastrand::f64())).await;
+                }
+                ready => return ready,
+            }
+        }
+        self.look_up(query).await
+    }
+
+    async fn look_up(
+        &self,
+        query: Option<&(String, bool)>,
+    ) -> Result<(Session, TableUpdate, Option<String>), Error> {
+        let Self { site, options, wish, .. } = self;
+        // A server may be restarting.
+        let session = open_session(site, options).await?;
+        if session.version < OLDEST {
+            let explanation =
+                format!("the server is PostgreSQL {}; 13 is the oldest", session.version / 10_000);
+            return Err(Error::refused(
+                Refusal::ServerTooOld,
+                explanation,
+                vec!["-- upgrade the server".into()],
+            ));
+        }
+        refuse_pooling(session.client(), site).await?;
+        let mut table = Table::find(session.client(), &wish.table).await?;
+        table.probe_equality(session.client()).await?;
+        let wish = wish.spell_out(session.client(), &table).await?;
+        let statements = Statements::write(&wish, &table)?;
+        let undone = wish.is_undone_by_itself(session.client(), &table).await?;
+        let claims = query.is_some_and(|(_, claims)| *claims);
+        let query = match query {
+            Some((query, _)) => Some(named(session.client(), query, &statements.inputs).await?),
+            None => None,
+        };
+        if let (true, Some(query)) = (claims, &query) {
+            refuse_locks(session.client(), query).await?;
+        }
+        let labor = TableUpdate {
+            statements,
+            keys: wish.key.len(),
+            dry: self.dry_run,
+            // Others may claim what a crash takes back before it is looked at again.
+            may_be_repeated: undone && !self.dry_run && !claims,
+            claims: query.clone().filter(|_| claims),
+        };
+        // What the server thinks of the statements is known before the first chunk.
+        let prepared = labor.prepare(session.client()).await;
+        prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
+        Ok((session, labor, query))
+    }
+
+    pub(super) async fn open(
+        source: Source,
+        inputs: &[String],
+        keys: usize,
+    ) -> Result<Option<Opened>, Error> {
+        Ok(match source {
+            Source::File(path) => Some(Opened::file(&path, inputs, keys).await?),
+            Source::Reader(reader) => Some(Opened::reader(reader, inputs, keys).await?),
+            Source::Stdin => Some(Opened::reader(Box::new(std::io::stdin()), inputs, keys).await?),
+            Source::Rows(rows) => Some(Opened::rows(rows, inputs.len())),
+            Source::Query(_) | Source::Claims(_) => None,
+        })
+    }
+
+    /// Fetches the keys; a connection that is lost meanwhile costs only the query. `None` when the run is stopped.
+    pub(super) async fn spool(
+        &self,
+        mut session: Session,
+        query: &str,
+        inputs: &[String],
+    ) -> Result<Option<Spool>, Error> {
+        let Self { site, options, .. } = self;
+        let backoff = Backoff::up_to(self.options.retry_delay);
+        let mut tries = 0;
+        loop {
+            let filled = Spool::fill(session.client(), query, inputs);
+            let failure = match unless_stopped(&options.stop, filled).await {
+                Ok(Some(spool)) => return Ok(Some(spool)),
+                Ok(None) => {
+                    cancel(&site.endpoint, session.client()).await;
+                    return Ok(None);
+                }
+                Err(failure) => failure,
+            };
+            if !failure.is_retryable() || tries >= options.max_attempts {
+                return Err(Error::sql("the query for the keys", failure));
+            }
+            tries += 1;
+            tracing::debug!(error = %failure, "the query for the keys is tried again");
+            let again = async {
+                sleep(backoff.delay(tries, fastrand::f64())).await;
+                open_session(site, options).await
+            };
+            let Some(opened) = unless_stopped(&options.stop, again).await? else { return Ok(None) };
+            session = opened;
+        }
+    }
+}
+
+/// The first session, as patiently as any later one.
+async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> {
+    let deadline = Instant::now() + options.reconnect_wait;
+    let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
+    let mut failures = 0;
+    loop {
+        let failure: Failure =
+            match Session::open(&site.endpoint, &format!("headcount:{}", options.task)).await {
+                Ok(session) => match keep_exact(session.client()).await {
+                    Ok(()) => return Ok(session),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+        failures += 1;
+        let pause = backoff.delay(failures, fastrand::f64());
+        // A server that refuses connections from the start is more likely a wrong address.
+        let hopeless = failure.sqlstate().is_none() || !failure.is_retryable();
+        if hopeless || options.stop.is_cancelled() || Instant::now() + pause >= deadline {
+            return Err(Error::connect(site.endpoint.describe(), failure));
+        }
+        sleep(pause).await;
+    }
+}
+
+/// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
+/// another's there, of the same name. A proxy that has no backend to spare for the question cannot be asked.
+async fn refuse_pooling(client: &Client, site: &Site) -> Result<(), Error> {
+    if !Pooling::of(client, &site.endpoint).await.is_ok_and(Pooling::shares_backends) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        Refusal::PooledConnection,
+        format!(
+            "a proxy at {} pools transactions or statements, and an update prepares its statements in a session",
+            site.endpoint.describe()
+        ),
+        vec!["-- let --dsn lead to the server itself, or to a pool with pool_mode = session".to_owned()],
+    ))
+}
