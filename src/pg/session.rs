@@ -5,7 +5,7 @@
 //! (`pg_stat_activity.backend_start`, in microseconds since the Unix epoch).
 
 use tokio::task::JoinHandle;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::Endpoint;
@@ -43,6 +43,8 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        current_setting('server_version_num')::int,
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false) END,
+       CASE WHEN current_setting('server_version_num')::int >= 140000 AND $3 AND $1::int4 = a.pid
+            THEN set_config('idle_session_timeout', '0', false) END,
        CASE WHEN $1::int4 <> a.pid AND $2::text IS NOT NULL THEN set_config('application_name', $2::text, false) END
 FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
 
@@ -68,19 +70,32 @@ impl Session {
     /// Connects and introduces itself. On a server before 13 the identity is still known, and
     /// `version` says that nothing else will work.
     pub(crate) async fn open(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
-        Self::open_as(endpoint, application_name, None).await
+        Self::open_as(endpoint, application_name, None, false).await
+    }
+
+    /// The same for one that has nothing to do for long, and is to be there when it has: no timeout for idle sessions
+    /// ends it, where its backend is its own.
+    pub(crate) async fn stand_by(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
+        Self::open_as(endpoint, application_name, None, true).await
     }
 
     /// The same for a leader: a proxy's backend says that it is one ([`label::pooled`]), because it keeps its name
     /// when the leader is gone.
     pub(crate) async fn lead(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
-        Self::open_as(endpoint, application_name, Some(label::pooled(application_name))).await
+        Self::open_as(endpoint, application_name, Some(label::pooled(application_name)), false).await
     }
 
-    async fn open_as(endpoint: &Endpoint, name: &str, pooled: Option<String>) -> Result<Self, Failure> {
+    async fn open_as(
+        endpoint: &Endpoint,
+        name: &str,
+        pooled: Option<String>,
+        stands_by: bool,
+    ) -> Result<Self, Failure> {
         let (client, driver) = endpoint.open(name).await?;
         let key = backend_key::process_id(&client).await;
-        let rows = client.query_typed(INTRODUCE, &[(&key, Type::INT4), (&pooled, Type::TEXT)]).await?;
+        let facts: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&key, Type::INT4), (&pooled, Type::TEXT), (&stands_by, Type::BOOL)];
+        let rows = client.query_typed(INTRODUCE, &facts).await?;
         let row =
             rows.first().ok_or_else(|| Failure::client("the server did not say which backend this is"))?;
         let identity = Identity { pid: row.get(0), started: row.get(1) };

@@ -164,7 +164,7 @@ impl Drop for Monitor {
 
 impl Link {
     async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
-        let session = Session::open(endpoint, "headcount:monitor").await?;
+        let session = Session::stand_by(endpoint, "headcount:monitor").await?;
         let look = if session.lent { None } else { Some(workers::prepare(session.client()).await?) };
         Ok(Self { session, look })
     }

@@ -100,11 +100,19 @@ impl Queue for Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if self.leaving && tokio::runtime::Handle::try_current().is_ok() {
-            let (inner, identity) = (self.inner.clone(), self.session.identity);
-            let tracker = inner.tracker.clone();
-            tracker.spawn(async move { inner.monitor.stop(identity, CancelMethod::Terminate).await });
+        if self.leaving {
+            end(self.inner, &self.session);
         }
+    }
+}
+
+/// Has the server end a session that is no good to us any more, without waiting for it: the server may notice late
+/// that nobody is there.
+fn end(inner: &Arc<Inner>, session: &SlotSession) {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        let (inner, identity) = (inner.clone(), session.identity);
+        let tracker = inner.tracker.clone();
+        tracker.spawn(async move { inner.monitor.stop(identity, CancelMethod::Terminate).await });
     }
 }
 
@@ -239,7 +247,7 @@ impl Hold {
         match open.await {
             Ok(Some(session)) => Ok(Ok(session)),
             Ok(None) => Err(pooled(&endpoint.describe())),
-            Err(failure) if matches!(failure.sqlstate(), Some("3D000" | "42501" | "28000")) => {
+            Err(failure) if matches!(failure.sqlstate(), Some("3D000" | "42501" | "28000" | "55000")) => {
                 let database = &settings.reserve_database;
                 Err(Error::configuration(
                     "reserve_database",
@@ -322,6 +330,8 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let taken = self.taken();
         let event = if self.is_lost() {
+            // Perhaps on our side alone.
+            end(&self.inner, &self.session);
             Event::ReservationLost { taken }
         } else {
             Event::ReservationReleased {

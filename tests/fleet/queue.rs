@@ -1,5 +1,7 @@
 //! The queue: who goes when.
 
+use headcount::pg::fleet::Fleet;
+
 use crate::lab::{Lab, VERSIONS, holders, queue, rows_of};
 
 #[tokio::test]
@@ -114,6 +116,20 @@ async fn two_clusters_do_not_disturb_each_other() {
     holder.kill().await;
     here.server.stop().await.unwrap();
     there.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_timeout_for_idle_sessions_ends_no_wait_and_blinds_no_monitor() {
+    let lab = Lab::start(18).await;
+    lab.client.batch_execute("ALTER ROLE postgres SET idle_session_timeout = '200ms'").await.unwrap();
+    let holder = lab.holder().await;
+    let next = lab.queued("next", 1).await;
+    let long = |fleet: &Fleet| fleet.queue[0].waited_seconds.is_some_and(|waited| waited > 1.0);
+    lab.until("the next one waited for long", long).await;
+    holder.kill().await;
+    let ended = next.end_well().await;
+    assert!(!ended.said.contains("monitor lost"), "{ended:#?}");
+    lab.server.stop().await.unwrap();
 }
 
 #[tokio::test]
