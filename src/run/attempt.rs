@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::committing::Committing;
 use super::ledger::Ledger;
 use super::race::{Finish, Race};
 use super::stage::{CommitError, Reach, Stage};
@@ -41,8 +41,7 @@ pub(crate) struct OpenAttempt {
 /// Plays one attempt to its end, cleanup included.
 ///
 /// An error ends the whole execution: a leader that cannot be stopped, a commit whose fate is not
-/// known, a cleanup that failed. `committing` is locked while a COMMIT is under way: what took effect must not be
-/// cut short.
+/// known, a cleanup that failed.
 pub(crate) async fn play<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
@@ -50,7 +49,7 @@ pub(crate) async fn play<S: Stage>(
     reach: &Reach,
     (number, bar): (u32, u32),
     lost: &mut Option<SqlState>,
-    committing: &Mutex<()>,
+    committing: &Committing,
 ) -> Result<Played<S::Value>, Error> {
     let mut facts =
         AttemptFacts { attempt: number, bar, end: AttemptEnd::Failed(None), workers: 0, ran: Duration::ZERO };
@@ -73,8 +72,8 @@ pub(crate) async fn play<S: Stage>(
     let kept = match finish {
         Finish::Kept(value, verdict) if S::HANDS_OVER => Kept::Flowing(value, verdict),
         Finish::Kept(value, verdict) => {
-            let _sent = committing.lock().await;
-            match commit(stage, ledger).await? {
+            let _sent = committing.begin().await;
+            match commit(stage, ledger, committing).await? {
                 Ok(()) => Kept::Value(value, verdict),
                 Err(failure) => Kept::Failed(failure),
             }
@@ -131,13 +130,15 @@ fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>, pool_seen: 
 pub(crate) async fn commit<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
+    committing: &Committing,
 ) -> Result<Result<(), Failure>, Error> {
-    match stage.commit().await {
+    match stage.commit(committing).await {
         Ok(()) => Ok(Ok(())),
         Err(CommitError::Failed(failure)) => Ok(Err(failure)),
         Err(CommitError::InDoubt { xid, cause }) => {
             ledger.observe(&Event::CommitInDoubt);
-            let resolution = stage.resolve(&xid).await;
+            let fate = committing.fate(stage.resolve(&xid)).await;
+            let resolution = fate.unwrap_or(Resolution::Unresolved);
             ledger.observe(&Event::CommitResolved { resolution });
             match resolution {
                 Resolution::Committed => Ok(Ok(())),

@@ -3,12 +3,12 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::attempt::{OpenAttempt, Played, play};
+use super::committing::Committing;
 use super::ledger::Ledger;
 use super::monitor::Sight;
 use super::share::Shared;
@@ -45,8 +45,7 @@ pub(crate) async fn drive<S: Stage>(
 ) -> Result<Driven<S::Value>, Error> {
     let (target, minimum) = (settings.target_workers, settings.minimum());
     ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
-    // Locked from before a COMMIT is sent until its fate is known.
-    let committing = Mutex::new(());
+    let committing = Committing::new(settings.cancel_grace);
     let interrupted = interrupted(settings, ledger.started(), stop, &committing);
     let driven = tokio::select! {
         biased;
@@ -83,19 +82,18 @@ async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Cleared {
     cleared.unwrap_or_else(|_| Cleared { cleanup: Err(unanswered()), left: 0 })
 }
 
-/// Waits for the deadline or a stop. A COMMIT that was sent has its say first, for the time of a cancel: what took
-/// effect must not be told as undone.
+/// Waits for the deadline or a stop, and for the end of a COMMIT under way.
 async fn interrupted(
     settings: &Settings,
     began: Instant,
     stop: &CancellationToken,
-    committing: &Mutex<()>,
+    committing: &Committing,
 ) -> Error {
     let error = tokio::select! {
         error = expired(settings.deadline, began) => error,
         () = stop.cancelled() => Error::stopped(),
     };
-    let _ = timeout(settings.cancel_grace, committing.lock()).await;
+    committing.over().await;
     error
 }
 
@@ -113,7 +111,7 @@ async fn attempts<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
     settings: &Settings,
-    committing: &Mutex<()>,
+    committing: &Committing,
 ) -> Result<Driven<S::Value>, Error> {
     let reach = inspect(stage, ledger, settings).await?;
     let target = bar_within_reach(stage, ledger, settings, &reach).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
+use super::committing::Committing;
 use super::hold::Hold;
 use super::leader::check_rights;
 use super::ledger::Ledger;
@@ -107,7 +108,7 @@ where
         self.hold.inner.monitor.stop(self.leader, method).await
     }
 
-    async fn commit(&mut self) -> Result<(), CommitError> {
+    async fn commit(&mut self, _: &Committing) -> Result<(), CommitError> {
         self.running = false;
         Ok(())
     }

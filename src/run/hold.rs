@@ -108,6 +108,11 @@ impl Hold {
         label::leading(&self.settings.task, demands.then_some(self.settings.target_workers), attempt)
     }
 
+    /// Nobody knows what it is at: it is of no use to the next.
+    pub(crate) fn lose_session(&mut self) {
+        self.session = None;
+    }
+
     /// The leader of the current attempt.
     pub(crate) const fn leader(&self) -> Option<Identity> {
         self.leader

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tracing::Span;
 
+use super::committing::Committing;
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
@@ -284,24 +285,30 @@ impl<W: Work> Stage for Leader<W> {
         result
     }
 
-    async fn commit(&mut self) -> Result<(), CommitError> {
+    async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError> {
         if !self.hold.settings.transaction {
             self.hold.rest();
             return Ok(());
         }
         let client = self.hold.client().map_err(CommitError::Failed)?;
-        let xid = xact::current_id(client).await.map_err(CommitError::Failed)?;
-        if xid.is_some() {
-            self.era = Some(Era::now(client).await.map_err(CommitError::Failed)?);
-        }
-        let client = self.hold.client().map_err(CommitError::Failed)?;
-        let committed = client.batch_execute("COMMIT").await.map_err(Failure::from);
+        let late = || Failure::lost("the server did not answer in time");
+        let known = async {
+            let xid = xact::current_id(client).await?;
+            let era = if xid.is_some() { Some(Era::now(client).await?) } else { None };
+            Ok((xid, era))
+        };
+        let known = committing.answer(known).await.unwrap_or_else(|| Err(late()));
+        let (xid, era) = known.map_err(CommitError::Failed)?;
+        let committed = async { client.batch_execute("COMMIT").await.map_err(Failure::from) };
+        let committed = committing.answer(committed).await.unwrap_or_else(|| Err(late()));
+        self.era = era;
         match (committed, xid) {
             (Ok(()), _) => {}
             (Err(failure), _) if !failure.leaves_commit_open() => return Err(CommitError::Failed(failure)),
             // It wrote nothing: there is nothing to lose.
             (Err(_), None) => {}
             (Err(cause), Some(xid)) => {
+                self.hold.lose_session();
                 self.hold.rest();
                 return Err(CommitError::InDoubt { xid, cause });
             }

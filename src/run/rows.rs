@@ -1,12 +1,14 @@
 //! Rows of an accepted attempt, streamed.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio_postgres::Row;
 use tracing::{Instrument, Span};
 
 use super::attempt::{OpenAttempt, commit};
+use super::committing::Committing;
 use super::leader::Leader;
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
@@ -80,7 +82,9 @@ impl Rows {
             return Ok(self.ledger.execution(self.outcome, Some(self.count)));
         };
         let span = self.span.clone();
-        match commit(&mut self.leader, &mut self.ledger).instrument(open.span.clone()).await {
+        // Nobody but its caller cuts this short.
+        let committing = Committing::new(Duration::ZERO);
+        match commit(&mut self.leader, &mut self.ledger, &committing).instrument(open.span.clone()).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(self.fail(failure)),
             Err(error) => {

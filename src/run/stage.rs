@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::Span;
 
+use super::committing::Committing;
 use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;
@@ -142,8 +143,8 @@ pub(crate) trait Stage {
     /// Asks the server to stop the leader, and awaits the answer.
     async fn stop(&self, method: CancelMethod) -> CancelResult;
 
-    /// Commits.
-    async fn commit(&mut self) -> Result<(), CommitError>;
+    /// Commits; an answer that is late is a lost one.
+    async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError>;
 
     /// Learns the fate of a commit in doubt.
     async fn resolve(&mut self, xid: &str) -> Resolution;

@@ -8,6 +8,7 @@ use headcount::decide::verdict::Verdict;
 use headcount::event::{FailReason, Resolution};
 use headcount::pg::embedded::Shutdown;
 use headcount::{Error, Event, Execution, Headcount, Job, Outcome};
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
     Bench, CommitFault, LIMIT, POOL, Proxy, chain, eventually, on_each_version, quick, soon,
@@ -262,6 +263,66 @@ async fn commit_fault(major: u32, fault: CommitFault, expected: Resolution) {
     assert_eq!(run.attempt_count, if expected == Resolution::Committed { 1 } else { 2 });
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 1, "exactly once");
     assert_eq!(bench.recorder.count(|event| *event == Event::CommitInDoubt), 1);
+    bench.nothing_is_left_behind().await;
+}
+
+#[tokio::test]
+async fn a_stop_while_nobody_knows_what_became_of_a_commit_is_told_as_doubt() {
+    let bench = Bench::new(18).await;
+    let proxy = Proxy::start(bench.server().port()).await;
+    let through = bench.dsn_of("postgres", proxy.port());
+    let stop = CancellationToken::new();
+    let job = quick(bench.headcount_at(&through, &bench.dsn()).await.task("doubt")).stop(stop.clone());
+    proxy.break_next_commit(CommitFault::AnswerLost);
+    let guarded = job
+        .guard(|client| async move { client.execute("INSERT INTO log VALUES ('work')", &[]).await }.boxed());
+    let stopping = async {
+        // The session stays, and there will be no other: nobody answers when the fate is asked.
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptStarted { .. })).await;
+        proxy.refuse(true);
+        bench.recorder.wait_for(|event| *event == Event::CommitInDoubt).await;
+        stop.cancel();
+    };
+    let (run, ()) = tokio::join!(soon("the execution", guarded), stopping);
+    let error = run.unwrap_err();
+    assert!(error.is_in_doubt() && !error.is_stopped(), "{}", chain(&error));
+    let resolved = bench.recorder.find(|event| matches!(event, Event::CommitResolved { .. }));
+    assert_eq!(resolved, Some(Event::CommitResolved { resolution: Resolution::Unresolved }));
+    assert_eq!(bench.recorder.executions()[0].end, Err(FailReason::InDoubt));
+    assert_eq!(
+        bench.number("SELECT count(*) FROM log").await,
+        1,
+        "it took effect: a second run would do it again"
+    );
+}
+
+#[tokio::test]
+async fn a_stop_while_a_commit_takes_long_learns_what_became_of_it() {
+    let bench = Bench::new(18).await;
+    bench
+        .run(
+            "CREATE FUNCTION doze() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN PERFORM pg_sleep(600); RETURN NULL; END';
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON log DEFERRABLE INITIALLY DEFERRED
+               FOR EACH ROW EXECUTE FUNCTION doze()",
+        )
+        .await;
+    let stop = CancellationToken::new();
+    let mut job = bench.job().await.stop(stop.clone());
+    job.settings_mut().cancel_grace = Duration::from_millis(200);
+    let guarded = job
+        .guard(|client| async move { client.execute("INSERT INTO log VALUES ('work')", &[]).await }.boxed());
+    let stopping = async {
+        let committing = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'";
+        eventually("it commits", async || bench.number(committing).await == 1).await;
+        stop.cancel();
+    };
+    let (run, ()) = tokio::join!(soon("the execution", guarded), stopping);
+    let error = run.unwrap_err();
+    assert!(error.is_stopped(), "{}", chain(&error));
+    let resolved = bench.recorder.find(|event| matches!(event, Event::CommitResolved { .. }));
+    assert_eq!(resolved, Some(Event::CommitResolved { resolution: Resolution::Aborted }));
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 0);
     bench.nothing_is_left_behind().await;
 }
 
