@@ -260,6 +260,8 @@ pub enum Event {
         /// The pool, where it is seen.
         pool: Option<Pool>,
     },
+    /// A monitor connected for the first time, and sees.
+    MonitorStarted,
     /// The monitor's connection broke; verdicts stay open until it is back.
     MonitorLost {
         /// What the driver said.

@@ -83,6 +83,8 @@ impl std::ops::AddAssign for RowCounts {
 pub struct UpdateFacts {
     /// Whether each key ended in a class; else some chunks were given up, or the run was stopped, or never began.
     pub complete: bool,
+    /// Whether it only looked. That is no run of its task: nothing was done.
+    pub dry_run: bool,
     /// Why it ended before its first chunk, if it did: no session, no such table, keys that cannot be read. Nothing
     /// was changed then.
     pub never_began: Option<FailReason>,

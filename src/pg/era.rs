@@ -15,7 +15,8 @@ use super::Failure;
 /// Told apart from others by [`is_same`](Self::is_same).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Era {
-    started: String,
+    /// Microseconds since 1970: a text would depend on the session's settings.
+    started: i64,
     /// The server's own processes. Some come and go within an era, the checkpointer stays.
     own: Vec<i32>,
 }
@@ -23,7 +24,7 @@ pub(crate) struct Era {
 /// What an era is known by, of the server that answers.
 macro_rules! known_by {
     () => {
-        "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text,
+        "SELECT round(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
        ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)"
     };
 }
@@ -85,16 +86,16 @@ async fn ask(client: &Client, sql: &str) -> Result<Row, Failure> {
 mod tests {
     use super::*;
 
-    fn era(started: &str, own: &[i32]) -> Era {
-        Era { started: started.to_owned(), own: own.to_vec() }
+    fn era(started: i64, own: &[i32]) -> Era {
+        Era { started, own: own.to_vec() }
     }
 
     #[test]
     fn a_restart_a_crash_and_another_server_are_other_eras() {
-        let now = era("1.5", &[10, 11, 12]);
-        assert!(now.is_same(&now) && now.is_same(&era("1.5", &[10, 11, 40])));
-        assert!(!now.is_same(&era("2.5", &[10, 11, 12])), "restarted, in a container with the same pids");
-        assert!(!now.is_same(&era("1.5", &[60, 61, 62])), "a backend crashed");
-        assert!(era("1.5", &[]).is_same(&era("1.5", &[])));
+        let now = era(15, &[10, 11, 12]);
+        assert!(now.is_same(&now) && now.is_same(&era(15, &[10, 11, 40])));
+        assert!(!now.is_same(&era(25, &[10, 11, 12])), "restarted, in a container with the same pids");
+        assert!(!now.is_same(&era(15, &[60, 61, 62])), "a backend crashed");
+        assert!(era(15, &[]).is_same(&era(15, &[])));
     }
 }

@@ -108,6 +108,7 @@ impl Monitor {
             changed: Notify::new(),
             link: Mutex::new(Some(Arc::new(link))),
         });
+        shared.observe(&Event::MonitorStarted);
         let task = tokio::spawn(poll_for_ever(shared.clone()));
         Ok(Self { shared, version, task })
     }

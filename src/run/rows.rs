@@ -84,7 +84,8 @@ impl Rows {
         let span = self.span.clone();
         // Nobody but its caller cuts this short.
         let committing = Committing::new(Duration::ZERO);
-        match commit(&mut self.leader, &mut self.ledger, &committing).instrument(open.span.clone()).await {
+        let commit = Box::pin(commit(&mut self.leader, &mut self.ledger, &committing));
+        match commit.instrument(open.span.clone()).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(self.fail(failure)),
             Err(error) => {

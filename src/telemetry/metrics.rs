@@ -96,7 +96,10 @@ impl Metrics {
     }
 
     fn update_ended(&self, task: &TaskHandles, facts: &UpdateFacts) {
-        self.run_ended(task, facts.complete, facts.took, facts.ended_at_unix);
+        // One that only looks has done nothing of what the task is for.
+        if !facts.dry_run {
+            self.run_ended(task, facts.complete, facts.took, facts.ended_at_unix);
+        }
     }
 
     fn run_ended(&self, task: &TaskHandles, ok: bool, took: std::time::Duration, at: f64) {
@@ -154,6 +157,8 @@ impl Observer for Metrics {
                 self.process.tick.record(*took);
                 self.saw_pool(*pool);
             }
+            // One before it may have ended without a connection.
+            Event::MonitorStarted => self.process.blind_since.set(0.0),
             Event::MonitorLost { .. } => {
                 self.process.ticks_lost.increment(1);
                 self.process.blind_since.set(unix_now());

@@ -141,7 +141,7 @@ contract! {
         "Time that the monitor could not see, from the loss of its connection to the next.", fed_by ["MonitorRestored"];
     MONITOR_LOST = "headcount_monitor_lost_timestamp_seconds", Gauge, Seconds, [],
         "When the monitor lost the connection that it has not got back; 0 when it has one, or never lost it.",
-        fed_by ["the start", "MonitorLost", "MonitorRestored"];
+        fed_by ["the start", "MonitorStarted", "MonitorLost", "MonitorRestored"];
     CHUNKS_ENDED = "headcount_chunks_total", Counter, Count, ["task", "result"],
         "Transactions of chunks that ended: committed, to be tried again, given up.", fed_by ["ChunkEnded"];
     CHUNK_ROWS_TOTAL = "headcount_chunk_rows_total", Counter, Count, ["task", "class"],

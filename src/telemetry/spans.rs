@@ -285,6 +285,7 @@ impl Observer for SpanAttributes {
             | Event::SessionRestored { .. }
             | Event::CommitInDoubt
             | Event::MonitorPolled { .. }
+            | Event::MonitorStarted
             | Event::MonitorLost { .. }
             | Event::MonitorRestored { .. } => (),
         }

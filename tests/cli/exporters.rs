@@ -102,6 +102,24 @@ fn an_update_that_cannot_begin_is_a_failed_run_to_those_who_watch() {
     }
 }
 
+/// Who looks at night what an update would do has not done it: no alert may end by that.
+#[test]
+fn a_dry_run_is_no_run_of_its_task() {
+    let lab = Lab::start();
+    lab.sql("CREATE TABLE orders (id int PRIMARY KEY, status text); INSERT INTO orders VALUES (1, 'new')");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, keys) = (folder.path().join("ship.prom"), folder.path().join("keys"));
+    std::fs::write(&keys, "1\n").unwrap();
+    let update = ["update", "--task", "ship", "--table", "orders", "--key", "id", "--set", "status=shipped"];
+    let more = ["--keys", keys.to_str().unwrap(), "--textfile", file.to_str().unwrap()];
+    for (dry, counts) in [(&["--dry-run"][..], false), (&[], true)] {
+        lab.headcount(&[&update[..], &more, dry].concat()).ended(0);
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text.contains("headcount_last_run_"), counts, "{text}");
+        assert_eq!(text.contains("headcount_last_success_"), counts, "{text}");
+    }
+}
+
 /// As a Pushgateway keeps it: `HeadcountNotRunning` goes by it.
 #[test]
 fn a_failed_run_leaves_the_last_success_in_its_file() {

@@ -101,6 +101,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::RetryDelayed { attempt: 2, waited: 250 * MS },
         Event::SessionLost { sqlstate: lost },
         Event::SessionRestored { sqlstate: lost },
+        Event::MonitorStarted,
         Event::MonitorLost { cause: "connection closed".to_owned() },
         Event::MonitorRestored { blind_for: 50 * MS },
         verdict(2, Verdict::Enough, 4),
@@ -116,6 +117,7 @@ pub(crate) fn script() -> Vec<Event> {
         chunk(ChunkEnd::Failed(lost)),
         Event::UpdateEnded(UpdateFacts {
             complete: false,
+            dry_run: false,
             never_began: None,
             rows: RowCounts { updated: 97, already: 1, stale: 1, missing: 1 },
             chunks: 1,
@@ -130,6 +132,7 @@ pub(crate) fn script() -> Vec<Event> {
 pub(crate) fn never_began() -> Event {
     Event::UpdateEnded(UpdateFacts {
         complete: false,
+        dry_run: false,
         never_began: Some(FailReason::Connection),
         rows: RowCounts::default(),
         chunks: 0,

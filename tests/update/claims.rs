@@ -260,10 +260,12 @@ async fn a_claimed_key_may_be_of_a_domain_over_an_enum_and_be_given_as_text() {
 
 #[tokio::test]
 async fn many_keys_that_can_never_succeed_cost_as_many_steps_as_in_a_stream_and_read_few_rows() {
-    let own = ("SELECT id FROM orders WHERE status = 'new'", 500_000);
-    // No index finds a text: each attempt reads what is left of the query.
-    let text = ("SELECT id::text FROM orders WHERE status = 'new'", 10_000_000);
-    for (query, most_rows) in [own, text] {
+    // No index finds a text, nor is one worth it in so small a table: each attempt may read it to claim
+    // and to update, not once a key.
+    let most_rows = 7 * 400 * 2 * 2_000;
+    for query in
+        ["SELECT id FROM orders WHERE status = 'new'", "SELECT id::text FROM orders WHERE status = 'new'"]
+    {
         let shop = Shop::with_orders(2_000).await;
         shop.run("ALTER TABLE orders ADD CHECK (id % 5 <> 0 OR status = 'new'); ANALYZE orders").await;
         let update = shop.pay().connections(2);

@@ -5,7 +5,9 @@ use std::time::Duration;
 use headcount::pg::embedded::Shutdown;
 use headcount::{ChunkSize, Keys, Update};
 
-use crate::support::{Shop, classes, ids, updater};
+use crate::support::{Shop, classes, ids, on_each_version, updater};
+
+on_each_version!(a_value_survives_its_way_through_text_whatever_the_role_prefers,);
 
 #[tokio::test]
 async fn a_value_that_the_server_cannot_read_is_one_mistake_and_not_a_failure_of_each_key() {
@@ -179,9 +181,8 @@ async fn a_new_value_is_rounded_as_the_column_rounds_it_and_found_again() {
     assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [0, 1, 0, 0, 0]);
 }
 
-#[tokio::test]
-async fn a_value_survives_its_way_through_text_whatever_the_role_prefers() {
-    let shop = Shop::with_orders(0).await;
+async fn a_value_survives_its_way_through_text_whatever_the_role_prefers(major: u32) {
+    let shop = Shop::of_version(major, 0).await;
     shop.run(&format!(
         "ALTER DATABASE {0} SET extra_float_digits TO 0; ALTER DATABASE {0} SET datestyle TO 'SQL, DMY';
          ALTER DATABASE {0} SET timezone TO 'Asia/Kolkata'; CREATE TABLE typed (k float8, at timestamptz, v int);
@@ -204,4 +205,21 @@ async fn a_value_survives_its_way_through_text_whatever_the_role_prefers() {
     let update = updater(&shop.dsn(), vec![]).update("typed").key(["v"]).set("at", "02/01/2024 00:00+00");
     update.run(Keys::rows(["1"])).await.unwrap();
     assert_eq!(shop.text("SELECT (at AT TIME ZONE 'UTC')::date::text FROM typed").await, "2024-01-02");
+    // Also where commits wait for a common flush.
+    shop.run("CREATE TABLE e (id int PRIMARY KEY, status text); INSERT INTO e SELECT n, 'new' FROM generate_series(1, 500) n").await;
+    let update =
+        updater(&shop.dsn(), vec![]).update("e").key(["id"]).set("status", "paid").expect("status", "new");
+    let run = tokio::time::timeout(Duration::from_mins(1), update.run(ids(500)));
+    assert_eq!(classes(&run.await.expect("one server is one server").unwrap()), [500, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_query_for_keys_is_planned_as_the_session_has_it_and_not_as_the_update() {
+    let shop = Shop::with_orders(100).await;
+    let settings = "(SELECT bool_and(setting = reset_val) FROM pg_settings WHERE name ~ '^enable_|^jit$|^plan_cache_mode$')";
+    let query = format!("SELECT id FROM orders WHERE status = 'new' AND {settings}");
+    for keys in [Keys::query(&query), Keys::claim(&query)] {
+        shop.run("UPDATE orders SET status = 'new'").await;
+        assert_eq!(classes(&shop.pay().run(keys).await.unwrap()), [100, 0, 0, 0, 0]);
+    }
 }

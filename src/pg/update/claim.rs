@@ -126,7 +126,7 @@ pub(crate) async fn refuse_locks(client: &Client, query: &str) -> Result<(), Err
 /// the query is read from end to end.
 ///
 /// The keys to leave out are hashed once a statement (`NOT IN` of values that are never NULL), not compared with each
-/// row: there may be thousands. That holds without `enable_hashjoin`, which is off here. For listed keys that no index
+/// row: there may be thousands. For listed keys that no index
 /// helps to find, `IS TRUE` has the planner do the same in place of a join. And `coalesce` keeps it from estimating
 /// from statistics that hardly any row of the table is to be updated: it would look through the whole query for each.
 fn write(sql: &Statements, query: &str, types: &[u32], listed: bool) -> String {

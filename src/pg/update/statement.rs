@@ -13,8 +13,11 @@
 //!
 //! Parameters: one array of texts per input column (`$1`..), then the values that all keys share.
 
+use tokio_postgres::Client;
+
 use super::catalog::{Column, Equality, Table};
 use crate::error::Error;
+use crate::pg::Failure;
 
 /// Where a new or an expected value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +73,11 @@ pub(crate) struct Parts {
 const BY_INDEX: &str = "\
 SELECT pg_catalog.set_config(name, CASE name WHEN 'plan_cache_mode' THEN 'force_generic_plan' ELSE 'off' END, false)
 FROM pg_catalog.pg_settings WHERE name IN
+    ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit', 'plan_cache_mode')";
+
+/// Undoes that for a query of the caller's, which may join as it likes.
+const AS_CONFIGURED: &str = "\
+SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name IN
     ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit', 'plan_cache_mode')";
 
 /// A column of the key.
@@ -196,6 +204,19 @@ fn once<'a>(
 }
 
 impl Statements {
+    /// Lets the session plan as it would without these statements.
+    pub(crate) async fn let_plan(&self, client: &Client) -> Result<(), Failure> {
+        match self.settings {
+            Some(_) => Ok(client.batch_execute(AS_CONFIGURED).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The same statements beside a query of the caller's, on one session: planned as that is.
+    pub(crate) fn beside_a_query(self) -> Self {
+        Self { settings: None, ..self }
+    }
+
     /// Writes them; fails when a column does not exist or cannot serve.
     pub(crate) fn write(wish: &Wish, table: &Table) -> Result<Self, Error> {
         let Terms { key, sets, already, expected, shared, inputs, by_list } = Terms::of(wish, table)?;

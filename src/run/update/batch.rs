@@ -59,12 +59,11 @@ impl Batch {
             total: None,
             countable: false,
             rejects: None,
-            dry_run: false,
             keys: 0,
         };
         let span = spans::update(&self.options.task);
         let working = async {
-            let books = Books::open(&self.options.task, self.site.observers.clone());
+            let books = Books::open(&self.options.task, self.site.observers.clone(), false);
             work_off(&labor, &self.site, &self.options, &books, supply).await
         };
         Ok(working.instrument(span).await)

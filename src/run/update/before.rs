@@ -95,7 +95,7 @@ impl Update {
             refuse_locks(session.client(), query).await?;
         }
         let labor = TableUpdate {
-            statements,
+            statements: if claims { statements.beside_a_query() } else { statements },
             keys: wish.key.len(),
             dry: self.dry_run,
             // Others may claim what a crash takes back before it is looked at again.
@@ -105,6 +105,10 @@ impl Update {
         // What the server thinks of the statements is known before the first chunk.
         let prepared = labor.prepare(session.client()).await;
         prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
+        if query.is_some() {
+            let ready = labor.statements.let_plan(session.client()).await;
+            ready.map_err(|failure| Error::sql("preparing the query for the keys", failure))?;
+        }
         Ok((session, labor, query))
     }
 

@@ -24,6 +24,7 @@ const FAILED_KEYS: usize = 100;
 pub(crate) struct Books {
     scope: Scope,
     observers: Observers,
+    dry_run: bool,
     started: Instant,
     page: Mutex<Page>,
 }
@@ -62,11 +63,11 @@ pub(crate) struct Closing<'a, T> {
 
 impl Books {
     /// Before anything that can fail: an update that could not begin is a run that failed.
-    pub(crate) fn open(task: &str, observers: Observers) -> Self {
+    pub(crate) fn open(task: &str, observers: Observers, dry_run: bool) -> Self {
         let scope = Scope { task: Arc::from(task) };
         observers.announce(&scope);
         let page = Page { never_began: Some(FailReason::Interrupted), ..Page::default() };
-        Self { scope, observers, started: Instant::now(), page: Mutex::new(page) }
+        Self { scope, observers, dry_run, started: Instant::now(), page: Mutex::new(page) }
     }
 
     /// What is to be done is known: so many keys, where they can be counted.
@@ -211,7 +212,7 @@ impl Books {
     }
 
     /// Closes the books. `exhausted`: whether every key was dealt with, as far as is known.
-    pub(crate) fn close(&self, exhausted: bool, left: Option<u64>, dry_run: bool) -> Updated {
+    pub(crate) fn close(&self, exhausted: bool, left: Option<u64>) -> Updated {
         let mut page = self.page();
         if let Some(Err(problem)) = page.rejects.take().map(Rejects::finish) {
             page.error.get_or_insert(format!("the file of rejects is incomplete: {problem}"));
@@ -225,7 +226,7 @@ impl Books {
         let report = Updated {
             task: self.scope.task.to_string(),
             outcome: if complete { UpdateOutcome::Complete } else { UpdateOutcome::Incomplete },
-            dry_run,
+            dry_run: self.dry_run,
             keys: updated + already + stale + missing + page.failed,
             updated,
             already,
@@ -254,6 +255,7 @@ impl Books {
         }
         let facts = UpdateFacts {
             complete,
+            dry_run: self.dry_run,
             never_began: page.never_began,
             rows: page.rows,
             chunks: page.chunks,

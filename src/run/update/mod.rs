@@ -146,7 +146,8 @@ impl Update {
         self
     }
 
-    /// Changes nothing: says how each key would be classed.
+    /// Changes nothing: says how each key would be classed. In metrics it is no run of its task: neither its last
+    /// one nor its last success.
     #[must_use]
     pub const fn dry_run(mut self) -> Self {
         self.dry_run = true;
@@ -189,11 +190,11 @@ impl Update {
 
     async fn run_inside(&self, keys: Keys) -> Result<Updated, Error> {
         let Self { site, options, .. } = self;
-        let books = Books::open(&options.task, site.observers.clone());
+        let books = Books::open(&options.task, site.observers.clone(), self.dry_run);
         match self.prepare(keys).await {
             Ok(Some((labor, supply))) => Ok(work_off(&labor, site, options, &books, supply).await),
             // Nobody knows how many keys there are.
-            Ok(None) => Ok(books.close(false, None, self.dry_run)),
+            Ok(None) => Ok(books.close(false, None)),
             Err(error) => {
                 books.give_up(why_never_began(&error, options));
                 Err(error)
@@ -240,7 +241,6 @@ impl Update {
             total,
             countable,
             rejects: self.rejects.as_deref().map(|path| Rejects::create(path, &inputs)).transpose()?,
-            dry_run: self.dry_run,
             keys: wish.key.len(),
         };
         Ok(Some((labor, supply)))
@@ -275,7 +275,6 @@ struct Supply<T> {
     /// Whether reading on to the end is quick.
     countable: bool,
     rejects: Option<Rejects>,
-    dry_run: bool,
     keys: usize,
 }
 
@@ -287,7 +286,7 @@ async fn work_off<L: Labor>(
     books: &Books,
     supply: Supply<L::Item>,
 ) -> Updated {
-    let Supply { feed, total, countable, rejects, dry_run, keys } = supply;
+    let Supply { feed, total, countable, rejects, keys } = supply;
     let span = tracing::Span::current();
     books.begin(options.connections, total, rejects);
     // Stops at the caller's word, and at ours.
@@ -310,5 +309,5 @@ async fn work_off<L: Labor>(
     join_all((0..options.connections).map(|_| Worker::new(&shop).run())).await;
     let exhausted = feed.is_exhausted().await;
     let left = if countable || exhausted { Some(feed.left(countable).await) } else { None };
-    books.close(exhausted, left, dry_run)
+    books.close(exhausted, left)
 }
