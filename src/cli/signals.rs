@@ -13,6 +13,8 @@ use std::pin::pin;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::output;
+
 /// The signals, caught from the moment that this is made.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -62,7 +64,12 @@ impl Signals {
         let mut order = pin!(order);
         match self.unless(&mut order).await {
             Ok(done) => done,
-            Err(code) => std::process::exit(code.into()),
+            Err(code) => {
+                output::say(
+                    "headcount: left at once, before all was in order; look what took effect before you run it again",
+                );
+                std::process::exit(code.into())
+            }
         }
     }
 }

@@ -189,7 +189,8 @@ fn a_second_signal_leaves_at_once_and_nothing_stays_on_the_server() {
         running.signal(Signal::INT);
         lab.wait("pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'", 1);
         running.signal(Signal::INT);
-        finish(running).ended(130);
+        let ran = finish(running).ended(130);
+        assert!(ran.said.contains("look what took effect before you run it again"), "{}", ran.said);
         lab.wait_for_nothing_left();
     }
 }
