@@ -20,5 +20,7 @@ mod lab;
 mod port;
 mod run;
 mod signals;
+#[path = "../live/harness/stopped.rs"]
+mod stopped;
 mod tools;
 mod usage;

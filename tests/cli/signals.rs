@@ -1,10 +1,11 @@
 //! Signals: an orderly end, an end at once, and no chance to do either.
 
 use headcount::pg::embedded::Binaries;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
+use crate::stopped::Stopped;
 
 const CLEANUP: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
 
@@ -44,23 +45,6 @@ fn a_run_whose_terminal_went_away_does_the_same() {
     interrupted(Signal::HUP, 129);
 }
 
-/// A process that does not react, as if the kernel held it in a read. It goes on when this is dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(pid: i64) -> Self {
-        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
-        Self(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
-    }
-}
-
 #[test]
 fn processes_that_did_not_end_are_told_and_not_said_to_be_gone() {
     for format in [&[][..], &["--json"]] {
@@ -69,7 +53,7 @@ fn processes_that_did_not_end_are_told_and_not_said_to_be_gone() {
         let mut running = lab.spawn(&arguments);
         running.hear("enough workers");
         let leader = "SELECT leader_pid::bigint FROM pg_stat_activity WHERE leader_pid IS NOT NULL LIMIT 1";
-        let stopped = Stopped::new(lab.number(leader));
+        let stopped = Stopped::new(lab.number(leader).try_into().unwrap());
         running.signal(Signal::TERM);
         let ran = finish(running).ended(143);
         assert!(ran.said.contains("of its processes did not end in time"), "{}", ran.said);

@@ -1,10 +1,7 @@
 //! The slots of the dead, and their places in the queue, come back by themselves.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-
 use crate::lab::{Deed, Lab, VERSIONS, holders, queue, rows_of};
+use crate::line::Proxy;
 
 /// A server before 14 lets the statement of a dead client run to its end; its workers are outsiders then.
 fn holding(version: u32) -> String {
@@ -89,53 +86,16 @@ async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
     }
 }
 
-/// A middlebox: it forwards, and on demand leaves the server with connections that have nobody at the other end.
-struct Middlebox {
-    port: u16,
-    /// Sessions with slots are cut off on their client's side.
-    cut: watch::Sender<bool>,
-}
-
-impl Middlebox {
-    async fn before(lab: &Lab) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, server) = (listener.local_addr().unwrap().port(), lab.server.port());
-        let cut = watch::Sender::new(false);
-        let cuts = cut.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(Self::forward(client, server, cuts.subscribe()));
-            }
-        });
-        Self { port, cut }
-    }
-
-    async fn forward(mut client: TcpStream, server: u16, mut cut: watch::Receiver<bool>) {
-        let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-        let mut first = [0; 1024];
-        let read = client.read(&mut first).await.unwrap_or(0);
-        let has_slots = first[..read].windows(5).any(|word| word == b"want=");
-        let _ = server.write_all(&first[..read]).await;
-        tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut server) => {}
-            _ = async { drop(cut.wait_for(|cut| *cut).await) }, if has_slots => {
-                drop(client);
-                // The server goes on waiting for it.
-                let _ = server.read_to_end(&mut Vec::new()).await;
-            }
-        }
-    }
-}
-
 #[tokio::test]
 async fn slots_whose_connection_broke_on_this_side_alone_are_free_when_their_execution_ended() {
     for version in VERSIONS {
         let lab = Lab::start(version).await;
-        let middlebox = Middlebox::before(&lab).await;
-        let past = format!("postgresql://postgres@127.0.0.1:{}/postgres?sslmode=disable", middlebox.port);
+        let line = Proxy::start(lab.server.port()).await;
+        let past = format!("postgresql://postgres@127.0.0.1:{}/postgres?sslmode=disable", line.port());
         let mut job = lab.job("job", &rows_of(10_000), &["--reserve", "--monitor-dsn", &past]);
         lab.until_running("job").await;
-        middlebox.cut.send_replace(true);
+        // As by a middlebox that keeps the server's side open.
+        line.cut_in_silence();
         let held = lab.until("its statement runs on", |fleet| fleet.pool.used == 4).await.pool.held;
         assert_eq!(held, 4, "the server knows of nothing");
         job.interrupt();

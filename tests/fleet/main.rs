@@ -14,10 +14,15 @@
 
 mod crashes;
 mod lab;
+#[allow(dead_code, reason = "other tests break it in more ways")]
+#[path = "../live/harness/proxy.rs"]
+mod line;
 mod outsiders;
 mod proxy;
 mod queue;
 mod shares;
 mod spaces;
+#[path = "../live/harness/stopped.rs"]
+mod stopped;
 mod stragglers;
 mod watch;

@@ -1,25 +1,7 @@
 //! Slots outlast their execution for as long as its workers do.
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::lab::{Lab, VERSIONS, holders, queue, rows_of};
-
-/// A process that cannot leave, as if the kernel held it in a read. It goes on when this is dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(pid: i32) -> Self {
-        let pid = Pid::from_raw(pid).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
-        Self(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
-    }
-}
+use crate::stopped::Stopped;
 
 /// What a job says when its slots outlast it.
 const KEPT: &str = "slots are kept until the workers are gone";

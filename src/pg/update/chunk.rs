@@ -4,7 +4,6 @@ use futures_util::future::{join, try_join};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::exact::EXACT;
 use super::statement::Statements;
 use crate::decide::chunk::Class;
 use crate::pg::Failure;
@@ -47,7 +46,6 @@ type Columns<'a> = Vec<Vec<Option<&'a str>>>;
 impl Prepared {
     /// Prepares them, in one round trip or two.
     pub(crate) async fn new(client: &Client, sql: &Statements, dry: bool) -> Result<Self, Failure> {
-        client.batch_execute(&format!("{EXACT}; {}", sql.settings.unwrap_or_default())).await?;
         let fast = async {
             match &sql.fast {
                 Some(fast) if !dry => Ok(Some(client.prepare(fast).await?)),

@@ -16,6 +16,7 @@
 use tokio_postgres::Client;
 
 use super::catalog::{Column, Equality, Table};
+use super::exact::EXACT;
 use crate::error::Error;
 use crate::pg::Failure;
 
@@ -52,7 +53,7 @@ pub(crate) struct Statements {
     /// The input's columns: the key's first.
     pub(crate) inputs: Vec<String>,
     /// Session settings that keep each statement on the index, in the order of the keys.
-    pub(crate) settings: Option<&'static str>,
+    settings: Option<&'static str>,
     pub(crate) parts: Parts,
 }
 
@@ -73,11 +74,6 @@ pub(crate) struct Parts {
 const BY_INDEX: &str = "\
 SELECT pg_catalog.set_config(name, CASE name WHEN 'plan_cache_mode' THEN 'force_generic_plan' ELSE 'off' END, false)
 FROM pg_catalog.pg_settings WHERE name IN
-    ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit', 'plan_cache_mode')";
-
-/// Undoes that for a query of the caller's, which may join as it likes.
-const AS_CONFIGURED: &str = "\
-SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name IN
     ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit', 'plan_cache_mode')";
 
 /// A column of the key.
@@ -204,12 +200,9 @@ fn once<'a>(
 }
 
 impl Statements {
-    /// Lets the session plan as it would without these statements.
-    pub(crate) async fn let_plan(&self, client: &Client) -> Result<(), Failure> {
-        match self.settings {
-            Some(_) => Ok(client.batch_execute(AS_CONFIGURED).await?),
-            None => Ok(()),
-        }
+    /// Readies a session that they run on.
+    pub(crate) async fn settle(&self, client: &Client) -> Result<(), Failure> {
+        Ok(client.batch_execute(&format!("{EXACT}; {}", self.settings.unwrap_or_default())).await?)
     }
 
     /// The same statements beside a query of the caller's, on one session: planned as that is.

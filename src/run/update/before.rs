@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{Opened, Source, Spool, named};
-use super::labor::{Labor, TableUpdate};
+use super::labor::TableUpdate;
 use super::options::Options;
 use super::{Site, Update};
 use crate::decide::backoff::Backoff;
@@ -102,13 +102,10 @@ impl Update {
             may_be_repeated: undone && !self.dry_run && !claims,
             claims: query.clone().filter(|_| claims),
         };
-        // What the server thinks of the statements is known before the first chunk.
-        let prepared = labor.prepare(session.client()).await;
+        // What the server thinks of the statements is known before the first chunk. The session plans as it likes: it
+        // may run the query for the keys, which may join as it likes.
+        let prepared = labor.desk(session.client()).await;
         prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
-        if query.is_some() {
-            let ready = labor.statements.let_plan(session.client()).await;
-            ready.map_err(|failure| Error::sql("preparing the query for the keys", failure))?;
-        }
         Ok((session, labor, query))
     }
 

@@ -97,6 +97,16 @@ pub(crate) struct TableDesk {
 }
 
 impl TableUpdate {
+    /// The statements, prepared. How the session plans them is not settled by that.
+    pub(super) async fn desk(&self, client: &Client) -> Result<TableDesk, Failure> {
+        let prepared = Prepared::new(client, &self.statements, self.dry).await?;
+        let claim = match &self.claims {
+            Some(query) => Some(Claim::new(client, &self.statements, query).await?),
+            None => None,
+        };
+        Ok(TableDesk { prepared, claim })
+    }
+
     /// Fails where a row would be claimed again after its update, and so for ever.
     async fn check_done(
         &self,
@@ -133,12 +143,8 @@ impl Labor for TableUpdate {
     }
 
     async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {
-        let prepared = Prepared::new(client, &self.statements, self.dry).await?;
-        let claim = match &self.claims {
-            Some(query) => Some(Claim::new(client, &self.statements, query).await?),
-            None => None,
-        };
-        Ok(TableDesk { prepared, claim })
+        self.statements.settle(client).await?;
+        self.desk(client).await
     }
 
     fn gather(&self, items: Vec<Item>) -> Gathered<Item> {
