@@ -182,6 +182,11 @@ impl Settings {
         self.min_workers.of(self.target_workers)
     }
 
+    /// Whether attempts are made though plan or pool cannot give what is demanded.
+    pub(crate) fn ignores_shortfall(&self) -> bool {
+        self.policy == Policy::Classic || self.plan_shortfall == PlanShortfall::Ignore
+    }
+
     /// The settings of the statement's transaction, the default one included.
     #[must_use]
     pub fn effective_settings(&self) -> Vec<(String, String)> {

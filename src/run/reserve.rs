@@ -24,7 +24,7 @@ use crate::pg::Failure;
 use crate::pg::label;
 use crate::pg::pooling::Pooling;
 use crate::pg::slots::SlotSession;
-use crate::settings::{PlanShortfall, Policy, Settings};
+use crate::settings::{PlanShortfall, Settings};
 use crate::telemetry::spans;
 
 /// Between two tries to get a session for the queue.
@@ -217,14 +217,15 @@ impl Hold {
 
     /// Refuses to wait for what the server does not have while the leader's own session looks as if it had.
     fn check_pool(&self, launch: Launch, size: u32) -> Result<(), Error> {
-        let bar = match self.settings.plan_shortfall {
-            _ if self.settings.policy == Policy::Classic => return Ok(()),
-            PlanShortfall::Ignore => return Ok(()),
-            PlanShortfall::Refuse => self.settings.target_workers,
-            PlanShortfall::Lower => self.settings.minimum(),
-        };
+        let settings = &self.settings;
+        let lower = settings.plan_shortfall == PlanShortfall::Lower;
+        let bar = if lower { settings.minimum() } else { settings.target_workers };
         let hidden = launch.own_pool.is_some_and(|own| own > size);
-        if hidden && size < bar { Err(too_few_slots(size, bar)) } else { Ok(()) }
+        if hidden && size < bar && !settings.ignores_shortfall() {
+            Err(too_few_slots(size, bar))
+        } else {
+            Ok(())
+        }
     }
 
     /// A session in the fleet's database, past the check that it keeps its backend.

@@ -10,7 +10,7 @@ use super::ledger::Ledger;
 use super::queue::Grant;
 use super::stage::{Reach, Stage};
 use crate::error::Error;
-use crate::settings::{PlanShortfall, Policy, Settings};
+use crate::settings::Settings;
 
 /// The plan that attempts run, and the limit that it was made under.
 pub(crate) struct Shared {
@@ -65,9 +65,8 @@ async fn check_minimum<S: Stage>(
     settings: &Settings,
     ledger: &mut Ledger,
 ) -> Result<(), Error> {
-    let ignored = settings.policy == Policy::Classic || settings.plan_shortfall == PlanShortfall::Ignore;
     let minimum = settings.minimum();
-    if ignored || reach.planned.is_none_or(|planned| planned >= minimum) {
+    if settings.ignores_shortfall() || reach.planned.is_none_or(|planned| planned >= minimum) {
         return Ok(());
     }
     stage.check_reach(reach, minimum, ledger).await
