@@ -22,7 +22,7 @@ on_each_version!(
 );
 
 /// Books and table agree, and no key was changed twice.
-async fn balances(shop: &Shop, report: &Updated, keys: u64, context: &str) {
+pub(crate) async fn balances(shop: &Shop, report: &Updated, keys: u64, context: &str) {
     assert!(report.is_complete(), "{context}: {report:?}");
     assert_eq!(report.keys, keys, "{context}");
     assert_eq!(report.updated + report.already, keys, "{context}: {report:?}");
@@ -33,7 +33,7 @@ async fn balances(shop: &Shop, report: &Updated, keys: u64, context: &str) {
 }
 
 /// How many runs the random cuts get on each version: a few dozen, or what `HEADCOUNT_SOAK_RUNS` says.
-fn runs() -> u64 {
+pub(crate) fn runs() -> u64 {
     std::env::var("HEADCOUNT_SOAK_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(30)
 }
 

@@ -3,6 +3,7 @@
 //! - `classes`: each key ends in one class; keys, types, duplicates, what cannot be
 //! - `values`: what a value is, when it is the same, and who else has a say
 //! - `losses`: cut lines, killed backends, restarts; commits in doubt, in both directions
+//! - `ahead`: chunks whose COMMIT is sent before their work is answered for
 //! - `failover`: a standby takes over, without what it never received
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
@@ -12,6 +13,7 @@
 //!
 //! The central claims are tried on PostgreSQL 13, 15 and 18, the others on whichever there is.
 
+mod ahead;
 mod batches;
 mod claims;
 mod classes;

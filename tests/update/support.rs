@@ -4,6 +4,7 @@
 mod versions;
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use headcount::pg::embedded::{Binaries, PrivateServer};
 use headcount::{Event, Keys, Update, Updated, Updater};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
 pub(crate) use versions::on_each_version;
@@ -193,6 +195,8 @@ impl Observer for Recorder {
 
 /// What a proxy does to the conversations that it carries.
 pub(crate) enum Fate {
+    /// As the test says meanwhile.
+    Watched(watch::Sender<Carriage>),
     /// Cuts a connection after so many bytes in both directions together; one number per connection,
     /// none for those after.
     CutAfter(Mutex<Vec<i64>>),
@@ -200,28 +204,59 @@ pub(crate) enum Fate {
     CutAtCommit { left: AtomicU32, deliver: bool },
 }
 
+/// How a watched line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carriage {
+    Good,
+    /// Answers are lost.
+    Mute,
+    /// What there is breaks; what comes is good.
+    Cut,
+}
+
 /// A line to the server that can break.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
+    fate: Arc<Fate>,
     cuts: Arc<AtomicU32>,
+    /// COMMITs of chunks that came along.
+    commits: Arc<AtomicU32>,
 }
 
 impl Proxy {
     pub(crate) async fn start(server: &PrivateServer, fate: Fate) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (cuts, fate, target) = (Arc::new(AtomicU32::new(0)), Arc::new(fate), server.port());
-        let counted = Arc::clone(&cuts);
+        let (fate, target) = (Arc::new(fate), server.port());
+        let (cuts, commits) = (Arc::default(), Arc::default());
+        let proxy = Self { port, fate, cuts, commits };
+        let (fate, cuts, commits) =
+            (Arc::clone(&proxy.fate), Arc::clone(&proxy.cuts), Arc::clone(&proxy.commits));
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (fate, cuts) = (Arc::clone(&fate), Arc::clone(&counted));
+                let (fate, cuts, commits) = (Arc::clone(&fate), Arc::clone(&cuts), Arc::clone(&commits));
                 tokio::spawn(async move {
                     let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else { return };
-                    carry(near, far, &fate, &cuts).await;
+                    carry(near, far, &fate, &cuts, &commits).await;
                 });
             }
         });
-        Self { port, cuts }
+        proxy
+    }
+
+    /// One whose line is good until the test says otherwise.
+    pub(crate) async fn watched(server: &PrivateServer) -> Self {
+        Self::start(server, Fate::Watched(watch::Sender::new(Carriage::Good))).await
+    }
+
+    pub(crate) fn becomes(&self, carriage: Carriage) {
+        let Fate::Watched(state) = &*self.fate else { panic!("nobody watches this line") };
+        state.send_replace(carriage);
+    }
+
+    /// How many COMMITs of chunks were sent.
+    pub(crate) fn commits(&self) -> u32 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     pub(crate) fn cuts(&self) -> u32 {
@@ -230,12 +265,18 @@ impl Proxy {
 }
 
 /// Carries bytes until either side ends or fate says so; then both sides are dropped.
-async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &AtomicU32) {
+async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &AtomicU32, commits: &AtomicU32) {
     near.set_nodelay(true).and(far.set_nodelay(true)).unwrap();
     let budget = match fate {
         Fate::CutAfter(cuts) => cuts.lock().unwrap().pop().unwrap_or(i64::MAX),
-        Fate::CutAtCommit { .. } => i64::MAX,
+        Fate::CutAtCommit { .. } | Fate::Watched(_) => i64::MAX,
     };
+    // Marked as seen: a cut is for what there is.
+    let mut state = match fate {
+        Fate::Watched(state) => Some(state.subscribe()),
+        _ => None,
+    };
+    let answers = state.clone();
     let budget = AtomicI64::new(budget);
     let (mut near_read, mut near_write) = near.split();
     let (mut far_read, mut far_write) = far.split();
@@ -244,6 +285,11 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         loop {
             let Ok(length @ 1..) = near_read.read(&mut buffer).await else { return };
             let bytes = &buffer[..length];
+            let seen =
+                |what: &[u8]| bytes.windows(what.len()).filter(|window| *window == what).count() as u32;
+            // A flush says what it is before it commits.
+            commits.fetch_add(seen(COMMIT), Ordering::Relaxed);
+            commits.fetch_sub(seen(MARK), Ordering::Relaxed);
             if let Fate::CutAtCommit { left, deliver } = fate
                 && let Some(at) = bytes.windows(COMMIT.len()).position(|window| window == COMMIT)
                 && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
@@ -263,7 +309,18 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         let mut buffer = [0; 4096];
         loop {
             let Ok(length @ 1..) = far_read.read(&mut buffer).await else { return };
+            if answers.as_ref().is_some_and(|state| *state.borrow() == Carriage::Mute) {
+                continue;
+            }
             if !pass(&mut near_write, &buffer[..length], &budget, cuts).await {
+                return;
+            }
+        }
+    };
+    let cut = async {
+        let Some(state) = &mut state else { return pending().await };
+        loop {
+            if state.changed().await.is_err() || *state.borrow() == Carriage::Cut {
                 return;
             }
         }
@@ -272,11 +329,14 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     tokio::select! {
         () = up => {}
         () = down => {}
+        () = cut => {}
     }
 }
 
 /// The end of the simple query that commits, as it is on the wire.
 const COMMIT: &[u8] = b"COMMIT\0";
+/// What a flush writes.
+const MARK: &[u8] = b"pg_logical_emit_message";
 
 async fn pass(
     to: &mut (impl AsyncWriteExt + Unpin),

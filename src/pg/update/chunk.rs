@@ -40,8 +40,11 @@ pub(crate) struct Prepared {
     dry: bool,
 }
 
+/// The keys of a chunk, each with a field per column.
+pub(super) type Rows<'r, 'f> = &'r [&'f [Option<Box<str>>]];
+
 /// The input of a chunk: an array per column.
-type Columns<'a> = Vec<Vec<Option<&'a str>>>;
+pub(super) type Columns<'f> = Vec<Vec<Option<&'f str>>>;
 
 impl Prepared {
     /// Prepares them, in one round trip or two.
@@ -62,13 +65,12 @@ impl Prepared {
         if self.dry { "BEGIN READ ONLY" } else { "BEGIN" }
     }
 
-    /// Opens a transaction and works on the keys, `rows`, each with a field per column. One round trip
-    /// where every key is updated. COMMIT is left to the caller.
+    /// Opens a transaction and works on the keys. One round trip where every key is updated. COMMIT is left to the caller.
     pub(crate) async fn work(
         &self,
         client: &Client,
         sql: &Statements,
-        rows: &[&[Option<Box<str>>]],
+        rows: Rows<'_, '_>,
     ) -> Result<Answer, Failure> {
         // Polled in order: BEGIN is sent first. It cannot fail on a session that goes on to work.
         let (began, answer) =
@@ -82,7 +84,7 @@ impl Prepared {
         &self,
         client: &Client,
         sql: &Statements,
-        rows: &[&[Option<Box<str>>]],
+        rows: Rows<'_, '_>,
     ) -> Result<Answer, Failure> {
         let mut answer = Answer { xid: None, classes: vec![Class::Failed; rows.len()] };
         let mut rest: Vec<usize> = (0..rows.len()).collect();
@@ -146,12 +148,12 @@ fn unexpected() -> Failure {
     Failure::client("the server's answer does not fit the chunk")
 }
 
-fn columns<'a>(rows: &[&'a [Option<Box<str>>]], places: &[usize], sql: &Statements) -> Columns<'a> {
+pub(super) fn columns<'f>(rows: Rows<'_, 'f>, places: &[usize], sql: &Statements) -> Columns<'f> {
     let column = |n: usize| places.iter().map(|&place| rows[place].get(n)?.as_deref()).collect();
     (0..sql.inputs.len()).map(column).collect()
 }
 
-async fn one(
+pub(super) async fn one(
     client: &Client,
     statement: &Statement,
     columns: &Columns<'_>,

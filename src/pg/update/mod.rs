@@ -10,9 +10,11 @@ mod claim;
 mod constants;
 mod exact;
 mod statement;
+mod whole;
 
 pub(crate) use self::catalog::Table;
 pub(crate) use self::chunk::{Answer, Prepared};
 pub(crate) use self::claim::{BEGIN, Claim, Key, Which, refuse_locks};
 pub(crate) use self::exact::keep_exact;
 pub(crate) use self::statement::{Assign, Statements, Wish};
+pub(crate) use self::whole::{Whole, is_parted};

@@ -5,6 +5,8 @@
 //! that it updated unless these were all. A row that somebody changed since the statement's snapshot is compared
 //! again in its current version before it is changed (manual, "Read Committed Isolation Level").
 //!
+//! *Whole* is for who cannot wait for such an answer before he commits: it updates every key, or fails.
+//!
 //! Only the keys that *fast* left alone need to be told apart, and only from what their rows hold now.
 //! So *lock* locks those rows, in the order of the keys, and *judge*, whose snapshot is newer than the
 //! locks, updates what has become eligible and classes the rest. Both are sent at once.
@@ -44,6 +46,8 @@ pub(crate) struct Wish {
 pub(crate) struct Statements {
     /// `None` where no index proves that a key has one row.
     pub(crate) fast: Option<String>,
+    /// Likewise.
+    pub(crate) whole: Option<String>,
     pub(crate) lock: String,
     pub(crate) judge: String,
     /// *judge* without a change.
@@ -86,6 +90,10 @@ pub(crate) struct KeyPart {
     /// The same as an object identifier.
     pub(crate) type_oid: u32,
 }
+
+/// How *whole* fails where a key is not updated: a text that is no boolean (`invalid_text_representation`). So does a
+/// key that is no value of its type.
+pub(super) const PARTED: &str = "22P02";
 
 const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
 
@@ -228,23 +236,21 @@ impl Statements {
         let changed = format!(
             "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} WHERE {matches} AND {eligible} RETURNING i.n)"
         );
-        let fast = match &*key {
+        let [fast, whole] = match &*key {
             // A tenth cheaper than a join. Two texts may be one key: its row counts for one of them.
             [column] if by_list => {
                 let (cast, key) = (&column.cast, column.operand());
-                done(
-                    &format!(
-                        "WITH changed AS (UPDATE {name} AS t SET {sets} \
-                         WHERE {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} \
-                         RETURNING {key} AS key)"
-                    ),
-                    &format!(
-                        "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) \
-                         GROUP BY c.key"
-                    ),
-                )
+                let changed = format!(
+                    "WITH changed AS (UPDATE {name} AS t SET {sets} \
+                     WHERE {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} \
+                     RETURNING {key} AS key)"
+                );
+                let places = format!(
+                    "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) GROUP BY c.key"
+                );
+                [done(&changed, &places), all_or_none(&changed)]
             }
-            _ => done(&changed, "SELECT n FROM changed"),
+            _ => [done(&changed, "SELECT n FROM changed"), all_or_none(&changed)],
         };
         let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
         let unique = table.is_unique(&names);
@@ -268,6 +274,7 @@ impl Statements {
             if typed.is_empty() { String::new() } else { format!(", bool_or({})", typed.join(" OR ")) };
         Ok(Self {
             fast: unique.then_some(fast),
+            whole: unique.then_some(whole),
             lock: format!(
                 "SELECT count(*){typed} FROM (SELECT FROM {input} JOIN {name} AS t ON {matches} \
                  ORDER BY i.n FOR UPDATE OF t) AS locked"
@@ -303,6 +310,16 @@ fn done(changed: &str, places: &str) -> String {
     format!(
         "{changed} SELECT {XID}, CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN ARRAY({places}) END \
          FROM (SELECT count(*) AS n FROM changed) AS d"
+    )
+}
+
+/// Ends a statement that has `changed` rows: fails ([`PARTED`]) where they are fewer than the keys. The server's log
+/// quotes the text, and its reader may wonder.
+fn all_or_none(changed: &str) -> String {
+    format!(
+        "{changed} SELECT CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN CAST('headcount: ' || d.n \
+         || ' of ' || cardinality($1::pg_catalog.text[]) || ' rows are as expected; they are looked at one by one' \
+         AS pg_catalog.bool) END FROM (SELECT count(*) AS n FROM changed) AS d"
     )
 }
 

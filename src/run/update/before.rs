@@ -22,6 +22,8 @@ use crate::pg::pooling::Pooling;
 use crate::pg::session::{OLDEST, Session};
 use crate::pg::update::{Statements, Table, keep_exact, refuse_locks};
 
+/// The first version with `client_connection_check_interval`.
+const NOTICES_CUTS: i32 = 140_000;
 /// How long to wait until a request to cancel is on its way.
 const CANCEL: Duration = Duration::from_secs(1);
 
@@ -94,12 +96,16 @@ impl Update {
         if let (true, Some(query)) = (claims, &query) {
             refuse_locks(session.client(), query).await?;
         }
+        // Others may claim what a crash takes back before it is looked at again.
+        let may_be_repeated = undone && !self.dry_run && !claims;
         let labor = TableUpdate {
             statements: if claims { statements.beside_a_query() } else { statements },
             keys: wish.key.len(),
             dry: self.dry_run,
-            // Others may claim what a crash takes back before it is looked at again.
-            may_be_repeated: undone && !self.dry_run && !claims,
+            may_be_repeated,
+            // An older server does not notice that the line is cut while it waits for a lock: a COMMIT that has come
+            // behind would stay in doubt for as long.
+            may_go_ahead: may_be_repeated && session.version >= NOTICES_CUTS,
             claims: query.clone().filter(|_| claims),
         };
         // What the server thinks of the statements is known before the first chunk. The session plans as it likes: it

@@ -13,7 +13,7 @@ use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::Blame;
 use crate::decide::chunk::gather::{Gathered, gather};
 use crate::error::Source;
-use crate::pg::update::{Answer, BEGIN, Claim, Key, Prepared, Statements, Which};
+use crate::pg::update::{Answer, BEGIN, Claim, Key, Prepared, Statements, Which, Whole};
 use crate::pg::{Failure, xact};
 
 /// Work on chunks of items. A driver knows nothing else of it.
@@ -38,6 +38,9 @@ pub(crate) trait Labor {
     /// Opens a transaction and works on the items. Leaves the transaction open, whatever comes of it.
     async fn work(&self, client: &Client, desk: &Self::Desk, items: &[Self::Item])
     -> Result<Answer, Failure>;
+
+    /// What updates all items or none, where chunks may go [ahead](super::worker) with it.
+    fn whole<'a>(&'a self, desk: &'a Self::Desk) -> Option<(&'a Whole, &'a Statements)>;
 
     /// Opens a transaction, takes items that nobody else has, takes them on, and works on them. Only where keys are
     /// [claimed](super::feed::Feed::Claims). `None` when the run is stopped before any were had.
@@ -87,12 +90,15 @@ pub(crate) struct TableUpdate {
     pub(crate) keys: usize,
     pub(crate) dry: bool,
     pub(crate) may_be_repeated: bool,
+    /// Whether chunks may be committed before they are answered for.
+    pub(crate) may_go_ahead: bool,
     /// The query to claim from.
     pub(crate) claims: Option<String>,
 }
 
 pub(crate) struct TableDesk {
     prepared: Prepared,
+    whole: Option<Whole>,
     claim: Option<Claim>,
 }
 
@@ -100,11 +106,12 @@ impl TableUpdate {
     /// The statements, prepared. How the session plans them is not settled by that.
     pub(super) async fn desk(&self, client: &Client) -> Result<TableDesk, Failure> {
         let prepared = Prepared::new(client, &self.statements, self.dry).await?;
+        let whole = if self.may_go_ahead { Whole::new(client, &self.statements).await? } else { None };
         let claim = match &self.claims {
             Some(query) => Some(Claim::new(client, &self.statements, query).await?),
             None => None,
         };
-        Ok(TableDesk { prepared, claim })
+        Ok(TableDesk { prepared, whole, claim })
     }
 
     /// Fails where a row would be claimed again after its update, and so for ever.
@@ -154,6 +161,10 @@ impl Labor for TableUpdate {
     async fn work(&self, client: &Client, desk: &TableDesk, items: &[Item]) -> Result<Answer, Failure> {
         let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
         desk.prepared.work(client, &self.statements, &rows).await
+    }
+
+    fn whole<'a>(&'a self, desk: &'a TableDesk) -> Option<(&'a Whole, &'a Statements)> {
+        desk.whole.as_ref().map(|whole| (whole, &self.statements))
     }
 
     async fn claim(
@@ -255,6 +266,11 @@ where
         // Also finds a transaction that a swallowed error has aborted: COMMIT would not say so.
         let xid = xact::current_id(client).await?;
         Ok(Answer { xid, classes: vec![Class::Updated; items.len()] })
+    }
+
+    /// It may do anything, and its traces outside of the transaction stay.
+    fn whole<'a>(&'a self, (): &'a ()) -> Option<(&'a Whole, &'a Statements)> {
+        None
     }
 
     async fn claim(

@@ -2,14 +2,16 @@
 //!
 //! In steady state a chunk takes one round trip: the COMMIT of one chunk travels with the BEGIN and the
 //! work of the next. A COMMIT is sent only when the answer to its work is there, and with it the
-//! transaction's id: without the id a lost answer could not be looked up.
+//! transaction's id: without the id a lost answer could not be looked up. Where every row is as expected, not even
+//! for the whole answer: the server works on one chunk while the next is on its way ([`ahead`]).
 //!
 //! Where a chunk may be worked on twice, these COMMITs do not wait for the disk; many of them are made to last at
 //! once ([`held`]).
 //!
-//! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], or [`claim`]; what
-//! comes of it [`outcome`]; a lost session is replaced in [`line`], and a commit in doubt cleared up in [`doubt`].
+//! This file is the loop. What it does next is chosen in [`choice`]; a chunk's round trip is [`trip`], [`ahead`] or [`claim`];
+//! what comes of it [`outcome`]; a lost session is replaced in [`line`], and a commit in doubt cleared up in [`doubt`].
 
+mod ahead;
 mod choice;
 mod chunk;
 mod claim;
@@ -32,6 +34,7 @@ use super::books::Books;
 use super::feed::Feed;
 use super::labor::Labor;
 use crate::decide::backoff::Backoff;
+use crate::decide::chunk::pace::Pace;
 use crate::decide::chunk::size::Sizer;
 use crate::event::{Event, Resolution, SqlState};
 use crate::pg::Failure;
@@ -63,6 +66,7 @@ pub(crate) struct Worker<'a, L: Labor> {
     /// What the last session was lost with.
     lost: Option<SqlState>,
     sizer: Sizer,
+    pace: Pace,
     /// Worked, COMMIT not sent.
     open: Option<Chunk<L::Item>>,
     /// Committed, not yet flushed; the oldest first.
@@ -84,6 +88,7 @@ impl<'a, L: Labor> Worker<'a, L> {
             line: None,
             lost: None,
             sizer: shop.sizer,
+            pace: Pace::new(),
             open: None,
             held: Vec::new(),
             doubtful: None,

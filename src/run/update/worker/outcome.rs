@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::super::labor::Labor;
 use super::chunk::{Attempt, Chunk};
 use super::{Shop, Worker};
+use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::blame;
 use crate::decide::chunk::course::{Fault, Next};
 use crate::event::Event;
@@ -17,6 +18,7 @@ impl<L: Labor> Worker<'_, L> {
     pub(super) async fn on_work(&mut self, mut chunk: Chunk<L::Item>, worked: Result<Answer, Failure>) {
         match worked {
             Ok(Answer { xid, classes }) => {
+                self.pace.on_worked(classes.iter().all(|class| *class == Class::Updated));
                 chunk.course.on_worked(xid.is_some());
                 chunk.attempt.xid = xid;
                 chunk.attempt.era = self.line.as_ref().map(|line| Arc::clone(&line.era));

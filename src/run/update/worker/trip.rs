@@ -16,6 +16,9 @@ impl<L: Labor> Worker<'_, L> {
 
     /// Commits the open chunk and works on the next, in one round trip.
     pub(super) async fn work(&mut self, mut chunk: Chunk<L::Item>) {
+        if self.may_go_ahead(&chunk) {
+            return self.go_ahead(chunk).await;
+        }
         let shop = self.shop;
         let commit = self.commit_next();
         shop.begin(&mut chunk);
@@ -39,7 +42,7 @@ impl<L: Labor> Worker<'_, L> {
 
     /// Takes back the work on a chunk whose predecessor has to come again: of duplicate keys the later line is
     /// the last word.
-    async fn withdraw(&mut self, mut chunk: Chunk<L::Item>) {
+    pub(super) async fn withdraw(&mut self, mut chunk: Chunk<L::Item>) {
         self.roll_back().await;
         chunk.course.on_withdrawn();
         chunk.attempt = Attempt::none();
