@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use headcount::{ChunkSize, InDoubt, Keys, Updated};
@@ -114,6 +115,16 @@ async fn work_that_fails_before_its_commit_is_tried_again() {
     balances(&shop, &report, 300, "cancelled").await;
     assert_eq!((report.updated, report.retried_chunks, report.reconnects), (300, 1, 0));
     assert_eq!(report.in_doubt, InDoubt::default());
+}
+
+/// Without its transaction a chunk would be committed by itself, and nobody would know.
+#[tokio::test]
+async fn work_whose_begin_failed_changes_nothing() {
+    let shop = Shop::with_orders(300).await;
+    let proxy = Proxy::start(&shop.server, Fate::SpoilBegin(AtomicU32::new(20))).await;
+    let report = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(10)).run(ids(300)).await.unwrap();
+    assert_eq!((report.updated, report.failed), (190, 10), "PEGIN is a syntax error: {report:?}");
+    assert_eq!(shop.count("status = 'paid' AND version = 1").await, 190);
 }
 
 /// What can never be changed is found among the chunks that went ahead, and they go on.

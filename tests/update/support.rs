@@ -200,6 +200,8 @@ pub(crate) enum Fate {
     /// Cuts a connection after so many bytes in both directions together; one number per connection,
     /// none for those after.
     CutAfter(Mutex<Vec<i64>>),
+    /// Makes nonsense of one BEGIN, after so many.
+    SpoilBegin(AtomicU32),
     /// Cuts at the first COMMITs, so many of them: after the server has them, or before.
     CutAtCommit { left: AtomicU32, deliver: bool },
 }
@@ -269,7 +271,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     near.set_nodelay(true).and(far.set_nodelay(true)).unwrap();
     let budget = match fate {
         Fate::CutAfter(cuts) => cuts.lock().unwrap().pop().unwrap_or(i64::MAX),
-        Fate::CutAtCommit { .. } | Fate::Watched(_) => i64::MAX,
+        Fate::SpoilBegin(_) | Fate::CutAtCommit { .. } | Fate::Watched(_) => i64::MAX,
     };
     // Marked as seen: a cut is for what there is.
     let mut state = match fate {
@@ -284,6 +286,13 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         let mut buffer = [0; 4096];
         loop {
             let Ok(length @ 1..) = near_read.read(&mut buffer).await else { return };
+            if let Fate::SpoilBegin(left) = fate
+                && let Some(at) = buffer[..length].windows(BEGIN.len()).position(|window| window == BEGIN)
+                && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    == Ok(1)
+            {
+                buffer[at] = b'P';
+            }
             let bytes = &buffer[..length];
             let seen =
                 |what: &[u8]| bytes.windows(what.len()).filter(|window| *window == what).count() as u32;
@@ -335,6 +344,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
 
 /// The end of the simple query that commits, as it is on the wire.
 const COMMIT: &[u8] = b"COMMIT\0";
+const BEGIN: &[u8] = b"BEGIN\0";
 /// What a flush writes.
 const MARK: &[u8] = b"pg_logical_emit_message";
 

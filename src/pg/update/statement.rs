@@ -95,6 +95,10 @@ pub(crate) struct KeyPart {
 /// key that is no value of its type.
 pub(super) const PARTED: &str = "22P02";
 
+/// True of every row inside the transaction that *whole* is meant for, whose id was asked for before; of none where BEGIN
+/// has failed and each statement would commit by itself.
+const INSIDE: &str = " AND pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+
 const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
 
 impl Wish {
@@ -233,24 +237,29 @@ impl Statements {
             .collect();
         let matches = matches.join(" AND ");
         let (name, sets) = (&table.name, sets.join(", "));
-        let changed = format!(
-            "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} WHERE {matches} AND {eligible} RETURNING i.n)"
-        );
+        let changed = |inside: &str| {
+            format!(
+                "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} \
+                 WHERE {matches} AND {eligible}{inside} RETURNING i.n)"
+            )
+        };
         let [fast, whole] = match &*key {
             // A tenth cheaper than a join. Two texts may be one key: its row counts for one of them.
             [column] if by_list => {
                 let (cast, key) = (&column.cast, column.operand());
-                let changed = format!(
-                    "WITH changed AS (UPDATE {name} AS t SET {sets} \
-                     WHERE {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} \
-                     RETURNING {key} AS key)"
-                );
+                let changed = |inside: &str| {
+                    format!(
+                        "WITH changed AS (UPDATE {name} AS t SET {sets} \
+                         WHERE {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible}{inside} \
+                         RETURNING {key} AS key)"
+                    )
+                };
                 let places = format!(
                     "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) GROUP BY c.key"
                 );
-                [done(&changed, &places), all_or_none(&changed)]
+                [done(&changed(""), &places), all_or_none(&changed(INSIDE))]
             }
-            _ => [done(&changed, "SELECT n FROM changed"), all_or_none(&changed)],
+            _ => [done(&changed(""), "SELECT n FROM changed"), all_or_none(&changed(INSIDE))],
         };
         let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
         let unique = table.is_unique(&names);
@@ -280,7 +289,7 @@ impl Statements {
                  ORDER BY i.n FOR UPDATE OF t) AS locked"
             ),
             judge: judge(
-                &format!("{changed} "),
+                &format!("{} ", changed("")),
                 "bool_or(c.n IS NOT NULL)",
                 " LEFT JOIN changed AS c ON c.n = i.n",
                 "4",
