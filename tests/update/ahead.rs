@@ -181,5 +181,6 @@ async fn rows_of_all_kinds_over_a_line_cut_at_any_byte_end_in_their_classes(majo
         rolled_back += report.in_doubt.aborted;
     }
     assert!(u64::from(cuts) > runs(), "{cuts} cuts");
-    assert!(major < 14 || rolled_back > 0, "no COMMIT was lost behind its work");
+    // A few dozen cuts may all miss a COMMIT. Those that meet one have tests of their own above.
+    assert!(runs() < 500 || rolled_back > 0, "no COMMIT was lost behind its work");
 }
