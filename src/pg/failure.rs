@@ -95,6 +95,11 @@ impl Failure {
     pub(crate) const fn is_retryable(&self) -> bool {
         self.class.is_retryable()
     }
+
+    /// Whether to try again where nothing was at stake: also after a cancel, whoever it was meant for.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_retryable() || self.sqlstate() == Some("57014")
+    }
 }
 
 impl Failure {

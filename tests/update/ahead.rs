@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::losses::{balances, runs};
 use crate::support::{
-    Carriage, Fate, Proxy, Shop, classes, connect, eventually, ids, kill, on_each_version, pay,
+    BEGIN, Carriage, Fate, Proxy, Shop, classes, connect, eventually, ids, kill, on_each_version, pay,
 };
 
 on_each_version!(rows_of_all_kinds_over_a_line_cut_at_any_byte_end_in_their_classes,);
@@ -63,16 +63,18 @@ async fn a_backend_killed_before_it_turns_to_the_commit_has_the_chunk_made_again
 
 #[tokio::test]
 async fn work_and_commit_whose_answers_are_both_lost_count_as_they_took_effect() {
-    let lost = async |shop: &Shop, proxy: &Proxy, holder: Client| {
-        proxy.becomes(Carriage::Mute);
-        drop(holder);
-        eventually(&shop.client, "SELECT count(*) = 200 FROM orders WHERE status = 'paid'").await;
-        proxy.becomes(Carriage::Cut);
-    };
-    let (shop, report) = with_a_commit_under_way(lost).await;
-    balances(&shop, &report, 300, "lost").await;
-    assert_eq!((report.updated, report.reconnects), (300, 1));
-    assert_eq!((report.in_doubt.committed, report.in_doubt.aborted), (1, 0));
+    for cut in [Carriage::Cut, Carriage::CutWithAnExcuse] {
+        let lost = async |shop: &Shop, proxy: &Proxy, holder: Client| {
+            proxy.becomes(Carriage::Mute);
+            drop(holder);
+            eventually(&shop.client, "SELECT count(*) = 200 FROM orders WHERE status = 'paid'").await;
+            proxy.becomes(cut);
+        };
+        let (shop, report) = with_a_commit_under_way(lost).await;
+        balances(&shop, &report, 300, "lost").await;
+        assert_eq!((report.updated, report.reconnects), (300, 1), "{cut:?}");
+        assert_eq!((report.in_doubt.committed, report.in_doubt.aborted), (1, 0), "{cut:?}");
+    }
 }
 
 #[tokio::test]
@@ -121,9 +123,9 @@ async fn work_that_fails_before_its_commit_is_tried_again() {
 #[tokio::test]
 async fn work_whose_begin_failed_changes_nothing() {
     let shop = Shop::with_orders(300).await;
-    let proxy = Proxy::start(&shop.server, Fate::SpoilBegin(AtomicU32::new(20))).await;
+    let proxy = Proxy::start(&shop.server, Fate::Spoil(BEGIN, AtomicU32::new(20))).await;
     let report = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(10)).run(ids(300)).await.unwrap();
-    assert_eq!((report.updated, report.failed), (190, 10), "PEGIN is a syntax error: {report:?}");
+    assert_eq!((report.updated, report.failed), (190, 10), "xEGIN is a syntax error: {report:?}");
     assert_eq!(shop.count("status = 'paid' AND version = 1").await, 190);
 }
 

@@ -9,8 +9,8 @@ use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, Keys, Update, Updated};
 
 use crate::support::{
-    Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill, on_each_version, pay,
-    paying, updater,
+    Fate, MARK, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill, on_each_version,
+    pay, paying, updater,
 };
 
 on_each_version!(
@@ -233,6 +233,31 @@ async fn chunks_that_a_crash_took_back_before_the_flush_are_made_again() {
     let shop = Shop { client, ..shop };
     balances(&shop, &report, 500, "crashed").await;
     assert_eq!((report.in_doubt.reread, report.updated), (4, 500), "they were gone: {report:?}");
+}
+
+#[tokio::test]
+async fn a_flush_that_fails_once_is_made_again() {
+    let shop = Shop::with_orders(50).await;
+    let proxy = Proxy::start(&shop.server, Fate::Spoil(MARK, AtomicU32::new(1))).await;
+    let report = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap();
+    assert_eq!((classes(&report), report.in_doubt.reread), ([50, 0, 0, 0, 0], 0));
+}
+
+#[tokio::test]
+async fn a_line_that_breaks_during_a_pause_costs_no_attempt() {
+    let shop = Shop::with_orders(10).await;
+    let holder = connect(&shop.dsn()).await;
+    holder.batch_execute("BEGIN; SELECT FROM orders WHERE id = 5 FOR UPDATE").await.unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let dsn = format!("{}?options=-c%20lock_timeout=20ms", shop.dsn());
+    let update = paying(updater(&dsn, vec![recorder.clone()]).update("orders"));
+    let update = update.max_attempts(2).retry_delay(Duration::from_secs(4));
+    let run = tokio::spawn(async move { update.run(ids(10)).await.unwrap() });
+    recorder.until(|event| matches!(event, Event::ChunkEnded(_))).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert!(shop.client.query_one(&kill(&shop), &[]).await.unwrap().get::<_, bool>(0));
+    let report = run.await.unwrap();
+    assert_eq!((classes(&report), report.reconnects), ([10, 0, 0, 0, 0], 1), "{report:?}");
 }
 
 #[tokio::test]

@@ -200,8 +200,8 @@ pub(crate) enum Fate {
     /// Cuts a connection after so many bytes in both directions together; one number per connection,
     /// none for those after.
     CutAfter(Mutex<Vec<i64>>),
-    /// Makes nonsense of one BEGIN, after so many.
-    SpoilBegin(AtomicU32),
+    /// Makes nonsense of one of these: of that number, from 1.
+    Spoil(&'static [u8], AtomicU32),
     /// Cuts at the first COMMITs, so many of them: after the server has them, or before.
     CutAtCommit { left: AtomicU32, deliver: bool },
 }
@@ -214,6 +214,8 @@ pub(crate) enum Carriage {
     Mute,
     /// What there is breaks; what comes is good.
     Cut,
+    /// The same, and the client is told so by an error that a server would not send: it says FATAL.
+    CutWithAnExcuse,
 }
 
 /// A line to the server that can break.
@@ -271,7 +273,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     near.set_nodelay(true).and(far.set_nodelay(true)).unwrap();
     let budget = match fate {
         Fate::CutAfter(cuts) => cuts.lock().unwrap().pop().unwrap_or(i64::MAX),
-        Fate::SpoilBegin(_) | Fate::CutAtCommit { .. } | Fate::Watched(_) => i64::MAX,
+        Fate::Spoil(..) | Fate::CutAtCommit { .. } | Fate::Watched(_) => i64::MAX,
     };
     // Marked as seen: a cut is for what there is.
     let mut state = match fate {
@@ -286,12 +288,12 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         let mut buffer = [0; 4096];
         loop {
             let Ok(length @ 1..) = near_read.read(&mut buffer).await else { return };
-            if let Fate::SpoilBegin(left) = fate
-                && let Some(at) = buffer[..length].windows(BEGIN.len()).position(|window| window == BEGIN)
+            if let Fate::Spoil(what, left) = fate
+                && let Some(at) = buffer[..length].windows(what.len()).position(|window| window == *what)
                 && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                     == Ok(1)
             {
-                buffer[at] = b'P';
+                buffer[at] = b'x';
             }
             let bytes = &buffer[..length];
             let seen =
@@ -329,7 +331,9 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     let cut = async {
         let Some(state) = &mut state else { return pending().await };
         loop {
-            if state.changed().await.is_err() || *state.borrow() == Carriage::Cut {
+            if state.changed().await.is_err()
+                || matches!(*state.borrow(), Carriage::Cut | Carriage::CutWithAnExcuse)
+            {
                 return;
             }
         }
@@ -340,13 +344,23 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         () = down => {}
         () = cut => {}
     }
+    if let Fate::Watched(state) = fate
+        && *state.borrow() == Carriage::CutWithAnExcuse
+    {
+        let fields = b"SERROR\0VERROR\0C08006\0Mserver connection lost\0\0";
+        let mut message = vec![b'E'];
+        message.extend(u32::to_be_bytes(fields.len() as u32 + 4));
+        message.extend(fields);
+        near.write_all(&message).await.unwrap();
+    }
 }
 
 /// The end of the simple query that commits, as it is on the wire.
 const COMMIT: &[u8] = b"COMMIT\0";
-const BEGIN: &[u8] = b"BEGIN\0";
+/// The same of one that begins a transaction.
+pub(crate) const BEGIN: &[u8] = b"BEGIN\0";
 /// What a flush writes.
-const MARK: &[u8] = b"pg_logical_emit_message";
+pub(crate) const MARK: &[u8] = b"pg_logical_emit_message(true";
 
 async fn pass(
     to: &mut (impl AsyncWriteExt + Unpin),

@@ -176,7 +176,8 @@ where
         Before::Sent(sent) => {
             let ((mut chunk, worked), committed) = join(sent.answered(line), line.send_commit(true)).await;
             match worked {
-                Err(failure) if !failure.is_connection_lost() => Ended::Failed(chunk, failure),
+                Err(failure) if !failure.leaves_commit_open() => Ended::Failed(chunk, failure),
+                // COMMIT was behind it.
                 worked => {
                     chunk.course.on_sent_ahead(!line.is_lazy);
                     Ended::Committing(chunk, worked.and(committed))

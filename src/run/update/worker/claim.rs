@@ -211,8 +211,7 @@ impl<L: Labor> Worker<'_, L> {
         }
         // Nothing was had, so nothing is lost by another try.
         let tries = if failure.is_connection_lost() { shop.max_attempts } else { CLAIMS };
-        let transient = failure.is_retryable() || failure.sqlstate() == Some("57014");
-        if transient && self.claim_failures < tries {
+        if failure.may_pass() && self.claim_failures < tries {
             tokio::select! {
                 () = sleep(shop.retry.delay(self.claim_failures, fastrand::f64())) => {}
                 () = shop.stop.cancelled() => {}

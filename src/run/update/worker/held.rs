@@ -17,6 +17,9 @@ use crate::event::{Event, Resolution};
 use crate::pg::Failure;
 use crate::pg::era::Era;
 
+/// Flushes in a row that may fail while the session lives: somebody may cancel one.
+const FLUSHES: u32 = 3;
+
 impl<L: Labor> Worker<'_, L> {
     /// Whether something is to be committed, or to be flushed.
     pub(super) const fn is_unsettled(&self) -> bool {
@@ -64,6 +67,7 @@ impl<L: Labor> Worker<'_, L> {
     fn on_flush(&mut self, flushed: Result<Era, Failure>) {
         match flushed {
             Ok(era) if self.line.as_ref().is_some_and(|line| line.era.is_same(&era)) => {
+                self.flush_failures = 0;
                 for mut chunk in std::mem::take(&mut self.held) {
                     chunk.course.on_flushed();
                     self.committed(&chunk);
@@ -71,8 +75,14 @@ impl<L: Labor> Worker<'_, L> {
             }
             Ok(_) => self.lose(&Failure::lost("another server answers, or this one has crashed")),
             Err(failure) if failure.is_connection_lost() => self.lose(&failure),
-            // No flush: the rows are read again, which settles it.
-            Err(failure) => self.forget(&failure),
+            Err(failure) => {
+                self.flush_failures += 1;
+                // No flush is to be had: the rows are read again, which settles it.
+                if self.flush_failures >= FLUSHES {
+                    self.flush_failures = 0;
+                    self.forget(&failure);
+                }
+            }
         }
     }
 

@@ -70,7 +70,7 @@ impl<L: Labor> Worker<'_, L> {
     /// A session, however often it takes, at most `reconnect_wait`. The error is `None` when there is no
     /// need for one any more.
     pub(super) async fn ensure_line(&mut self) -> Result<(), Option<Failure>> {
-        if self.line.as_ref().is_some_and(|line| line.client.is_closed()) {
+        if self.is_line_closed() {
             self.lose(&Failure::lost("the connection was closed"));
         }
         if self.line.is_some() {
@@ -104,7 +104,7 @@ impl<L: Labor> Worker<'_, L> {
             };
             failures += 1;
             let pause = RECONNECT.delay(failures, fastrand::f64());
-            if !failure.is_retryable() || Instant::now() + pause >= deadline {
+            if !failure.may_pass() || Instant::now() + pause >= deadline {
                 return Err(Some(failure));
             }
             // The first session of a worker is not worth a wait when others finish without it.
@@ -130,6 +130,10 @@ impl<L: Labor> Worker<'_, L> {
 
     const fn is_bound(&self) -> bool {
         self.doubtful.is_some() || !self.held.is_empty()
+    }
+
+    pub(super) fn is_line_closed(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.client.is_closed())
     }
 
     pub(super) fn lose(&mut self, failure: &Failure) {

@@ -71,6 +71,7 @@ pub(crate) struct Worker<'a, L: Labor> {
     open: Option<Chunk<L::Item>>,
     /// Committed, not yet flushed; the oldest first.
     held: Vec<Chunk<L::Item>>,
+    flush_failures: u32,
     /// COMMIT sent, answer lost.
     doubtful: Option<(Chunk<L::Item>, Failure)>,
     /// To be tried again, and one put together ahead of time; the last is next.
@@ -91,6 +92,7 @@ impl<'a, L: Labor> Worker<'a, L> {
             pace: Pace::new(),
             open: None,
             held: Vec::new(),
+            flush_failures: 0,
             doubtful: None,
             again: Vec::new(),
             hunt: Hunt::Free,
@@ -117,6 +119,8 @@ impl<'a, L: Labor> Worker<'a, L> {
                     return;
                 }
                 Move::Settle => self.settle().await,
+                // It broke during a pause, which is no attempt of the chunk's.
+                Move::Work(chunk) if self.is_line_closed() => self.again.push(*chunk),
                 Move::Work(chunk) if chunk.is_to_be_claimed() => self.claim_again(*chunk).await,
                 Move::Work(chunk) => self.work(*chunk).await,
                 Move::Claim => self.claim().await,
