@@ -145,20 +145,20 @@ async fn a_backend_killed_while_it_waits_for_a_lock_costs_one_attempt() {
 
 #[tokio::test]
 async fn backends_killed_again_and_again_lose_and_double_nothing() {
-    let shop = Shop::with_orders(20_000).await;
+    let shop = Shop::with_orders(60_000).await;
     let killer = connect(&shop.server.dsn()).await;
     let recorder = Arc::new(Recorder::default());
     let observers: Vec<Arc<dyn Observer>> = vec![recorder.clone()];
     let update = paying(updater(&shop.dsn(), observers).update("orders")).connections(3).max_attempts(50);
-    let run = tokio::spawn(async move { update.chunk(ChunkSize::Keys(20)).run(ids(20_000)).await.unwrap() });
+    let run = tokio::spawn(async move { update.chunk(ChunkSize::Keys(20)).run(ids(60_000)).await.unwrap() });
     for round in 1..=8 {
         // In whatever state they are: working, committing, idle in a transaction.
-        let committed = |event: &Event| matches!(event, Event::ChunkEnded(facts) if facts.end == ChunkEnd::Committed && facts.chunk > round * 50);
+        let committed = |event: &Event| matches!(event, Event::ChunkEnded(facts) if facts.end == ChunkEnd::Committed && facts.chunk > round * 200);
         recorder.until(committed).await;
         killer.query_one(&kill(&shop), &[]).await.unwrap();
     }
     let report = run.await.unwrap();
-    balances(&shop, &report, 20_000, "killed").await;
+    balances(&shop, &report, 60_000, "killed").await;
     assert!(report.reconnects >= 8, "{report:?}");
     let class = |event: &Event| matches!(event, Event::SessionLost { sqlstate } if sqlstate.class() == "57");
     assert!(recorder.count(class) > 0);
