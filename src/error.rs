@@ -137,6 +137,12 @@ impl Error {
         Kind::Sql { doing, source }.into()
     }
 
+    /// Nothing failed but the cleanup after an attempt that was rejected.
+    pub(crate) fn uncleaned(source: Failure) -> Self {
+        let told = source.to_string();
+        Self { cleanup_failure: Some(told), ..Self::sql("the cleanup", source) }
+    }
+
     /// The attempts made before the error, where there were any.
     #[must_use]
     pub fn history(&self) -> Option<&Execution<()>> {
@@ -148,7 +154,8 @@ impl Error {
         self
     }
 
-    /// Why the cleanup after this error failed, where it did: what it should have undone is still there.
+    /// Why the cleanup failed, where it did, after this error or as this error: what it should have undone is still
+    /// there.
     #[must_use]
     pub fn cleanup_failure(&self) -> Option<&str> {
         self.cleanup_failure.as_deref()

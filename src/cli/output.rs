@@ -211,10 +211,13 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
         "refused" | "configuration" if !failed.fixes().is_empty() => {
             "do what the hint above says and run it again"
         }
-        "refused" | "configuration" => "see `headcount doctor` and `headcount explain`",
+        "refused" => "see `headcount doctor` and `headcount explain`",
         "deadline" => "give it a longer --deadline, or start it when fewer hold the pool (`headcount watch`)",
         "connection" => "run it again when the server is there; `headcount doctor` tells whether it is",
         "interrupted" => "run it again when you like",
+        _ if failed.error().and_then(|error| error.sqlstate()) == Some("57014") => {
+            "find out who or what cancelled it, and run it again"
+        }
         _ => "correct what the error names and run it again",
     };
     format!("{left}; {next}")

@@ -92,10 +92,14 @@ pub(crate) async fn play<S: Stage>(
         Kept::Failed(failure) => AttemptEnd::Failed(failure.event_sqlstate()),
     };
     if !facts.end.is_accepted()
-        && let Err(error) = undo(stage, ledger, settings, number).await
+        && let Err(uncleaned) = undo(stage, ledger, settings, number).await
     {
         ledger.observe(&Event::AttemptEnded(facts));
-        return Err(error);
+        return Err(match kept {
+            // What failed first is what there is to correct.
+            Kept::Failed(failure) => Error::sql("the statement", failure).with_cleanup_failure(&uncleaned),
+            _ => Error::uncleaned(uncleaned),
+        });
     }
     let pool_seen = race.pool_seen();
     if let Kept::Flowing(value, verdict) = kept {
@@ -149,18 +153,18 @@ pub(crate) async fn commit<S: Stage>(
     }
 }
 
-/// Rolls back, waits for the workers to leave, and runs the cleanup action.
+/// Rolls back, waits for the workers to leave, and runs the cleanup action, which may fail.
 async fn undo<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
     settings: &Settings,
     attempt: u32,
-) -> Result<(), Error> {
+) -> Result<(), Failure> {
     let began = Instant::now();
     let left = stage.abandon(settings.cancel_grace).await;
     ledger.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
     let began = Instant::now();
     let Some(cleaned) = stage.cleanup().await else { return Ok(()) };
     ledger.observe(&Event::CleanupEnded { attempt, took: began.elapsed(), ok: cleaned.is_ok() });
-    cleaned.map_err(|failure| Error::sql("the cleanup", failure))
+    cleaned
 }

@@ -53,7 +53,21 @@ fn a_cleanup_between_attempts_has_its_limit() {
     let ran = lab.headcount(&arguments).ended(1);
     assert!(ran.said.contains("headcount: the cleanup failed: "), "{}", ran.said);
     assert!(ran.said.contains("it did not end within 300ms and was broken off"), "{}", ran.said);
+    assert!(ran.said.contains("; what it undoes is still there"), "{}", ran.said);
+    assert!(ran.out.contains("undo it by hand"), "{}", ran.out);
     lab.wait("pg_stat_activity WHERE application_name LIKE 'headcount%'", 0);
+}
+
+#[test]
+fn a_cleanup_that_fails_is_said_beside_what_failed_before_it() {
+    let lab = Lab::start();
+    let sql = "CREATE TABLE made AS SELECT sum(1 / (id - id)) FROM measurements";
+    let ran = lab.headcount(&["run", "--sql", sql, "--cleanup", "DROP TABLE nowhere"]).ended(1);
+    let line = ran.said.lines().find(|line| line.starts_with("headcount: ")).unwrap();
+    assert!(line.contains("division by zero") && line.contains("22012"), "{}", ran.said);
+    let why = "the cleanup failed, what it undoes is still there: table \"nowhere\" does not exist";
+    assert!(line.contains(why), "{}", ran.said);
+    assert!(ran.out.contains("What the cleanup undoes is still there: undo it by hand"), "{}", ran.out);
 }
 
 #[test]

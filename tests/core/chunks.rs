@@ -96,7 +96,7 @@ fn drive(
                     course.on_committed()
                 } else if let Luck::Lazy { crash } = luck {
                     assert_eq!(course.on_committed(), Next::Hold);
-                    if crash.is_some() { course.on_forgotten(0.5) } else { course.on_flushed() }
+                    if crash.is_some() { course.on_forgotten(true, 0.5) } else { course.on_flushed() }
                 } else {
                     assert_eq!(course.on_failed(LOST, keys.len(), 0.5), Next::Ask(Duration::ZERO));
                     assert!(course.is_in_doubt());
@@ -219,7 +219,22 @@ fn a_commit_that_does_not_wait_for_the_disk_counts_after_the_flush_however_it_wa
     assert_eq!(answered.on_flushed(), Next::Done);
     assert_eq!(lost.on_failed(LOST, 10, 0.5), Next::Ask(Duration::ZERO));
     assert_eq!(lost.on_status(Status::Committed, true, 0.5), Next::Hold);
-    assert!(matches!(lost.on_forgotten(0.5), Next::Retry(_)));
+    assert!(matches!(lost.on_forgotten(true, 0.5), Next::Retry(_)));
+}
+
+#[test]
+fn crashes_cost_a_chunk_no_attempt_and_flushes_that_fail_do() {
+    for (crashed, expected) in [(true, None), (false, Some(5))] {
+        let mut course = Course::new(5, RETRY);
+        let given_up = (1..=100).find(|_| {
+            course.on_begin();
+            course.on_worked(true);
+            course.on_commit_sent(false);
+            course.on_committed();
+            course.on_forgotten(crashed, 0.5) == Next::GiveUp
+        });
+        assert_eq!(given_up, expected, "crashed: {crashed}");
+    }
 }
 
 #[test]

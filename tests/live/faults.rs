@@ -31,6 +31,7 @@ on_each_version! {
     a_deadline_is_an_error_that_leaves_nothing_behind,
     a_cancel_by_somebody_else_is_an_error,
     a_cleanup_that_fails_is_an_error,
+    a_cleanup_that_fails_does_not_hide_what_failed_before,
     a_cleanup_action_has_a_transaction_of_its_own,
 }
 
@@ -390,10 +391,20 @@ async fn a_cleanup_that_fails_is_an_error(major: u32) {
     let job = bench.job().await.cleanup("INSERT INTO nowhere VALUES (1)");
     let error = job.execute(ROLLUP, &[]).await.unwrap_err();
     assert_eq!((error.to_string().as_str(), error.sqlstate()), ("the cleanup failed", Some("42P01")));
+    assert!(error.cleanup_failure().unwrap().contains("nowhere"), "{error:?}");
     assert_eq!(bench.recorder.count(|event| matches!(event, Event::CleanupEnded { ok: false, .. })), 1);
     assert_eq!(error.history().unwrap().attempt_count, 1, "the attempt that it should have undone");
     hog.release().await;
     assert!(!bench.has("made").await);
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_cleanup_that_fails_does_not_hide_what_failed_before(major: u32) {
+    let bench = Bench::new(major).await;
+    let job = bench.job().await.cleanup("DROP TABLE nowhere");
+    let error = job.execute("CREATE TABLE made AS SELECT sum(1 / (id - id)) FROM t", &[]).await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.sqlstate()), ("the statement failed", Some("22012")));
+    assert!(error.cleanup_failure().unwrap().contains("nowhere"), "{error:?}");
     bench.nothing_is_left_behind().await;
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use headcount::event::{ChunkEnd, Observer};
 use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, Keys, Update, Updated};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Fate, MARK, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill, on_each_version,
@@ -342,6 +343,37 @@ pub(crate) async fn while_it_waits(
     let report = run.await.unwrap();
     let client = connect(&shop.dsn()).await;
     (Shop { client, ..shop }, report)
+}
+
+/// Of 500 keys 400 were changed, and not flushed, when the run is stopped and the server restarts.
+#[tokio::test]
+async fn chunks_that_a_restart_has_put_in_doubt_are_read_again_also_when_the_run_is_stopped() {
+    for (mode, expected) in [(Shutdown::Fast, [0, 400, 0, 0, 0]), (Shutdown::Immediate, [400, 0, 0, 0, 0])] {
+        let halt = CancellationToken::new();
+        let stopped = async |shop: &Shop| {
+            halt.cancel();
+            shop.server.restart(mode).await.unwrap();
+        };
+        let update = |shop: &Shop| pay(&shop.dsn()).stop(halt.clone());
+        let (shop, report) = while_it_waits(async |_| {}, update, stopped).await;
+        assert_eq!((classes(&report), report.left), (expected, Some(100)), "{mode:?}: {report:?}");
+        assert_eq!(shop.count("status = 'paid' AND version = 1").await, 400, "{mode:?}");
+        assert_eq!((report.in_doubt.reread, report.in_doubt.unresolved), (4, 0), "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_loses_the_right_to_write_a_mark_meanwhile_finishes_without() {
+    const REVOKE: &str = "DO $$ DECLARE f regprocedure; BEGIN
+           FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
+             EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+           END LOOP; END $$";
+    let role = async |shop: &Shop| shop.run("CREATE ROLE app LOGIN; GRANT ALL ON orders TO app").await;
+    let update = |shop: &Shop| pay(&shop.server.dsn_for("app", &shop.database)).max_attempts(3);
+    let (shop, report) = while_it_waits(role, update, async |shop| shop.run(REVOKE).await).await;
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!(report.updated + report.already, 500, "{report:?}");
+    assert_eq!(shop.count("status = 'paid' AND version = 1").await, 500);
 }
 
 #[tokio::test]

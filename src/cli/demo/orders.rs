@@ -79,7 +79,7 @@ pub(super) async fn shipped(
         line.cut(),
     ));
     tell(&format!(
-        "   {} commits in doubt: {} had taken effect, {} had not and were made again.",
+        "   {} commits in doubt: {} had taken effect, {} had not, and what it was to do is done again.",
         in_doubt.committed + in_doubt.aborted + in_doubt.reread + in_doubt.unresolved,
         in_doubt.committed,
         in_doubt.aborted,

@@ -167,11 +167,14 @@ impl Course {
         self.over(Next::Done)
     }
 
-    /// The server crashed, or was replaced by another, before what was committed is known to be on the disk.
-    pub fn on_forgotten(&mut self, draw: f64) -> Next {
+    /// The server crashed, or was replaced by another, before what was committed is known to be on the disk; or, if
+    /// not `crashed`, no flush was to be had.
+    pub fn on_forgotten(&mut self, crashed: bool, draw: f64) -> Next {
         debug_assert_eq!(self.state, State::Held);
-        // It had succeeded: that it is worked on again is nobody's failure.
-        self.attempt = 0;
+        // It had succeeded: that a crash has it worked on again is nobody's failure.
+        if crashed {
+            self.attempt = 0;
+        }
         self.retry(draw)
     }
 

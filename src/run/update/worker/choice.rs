@@ -35,21 +35,20 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     async fn try_again(&mut self) -> Move<L::Item> {
-        let Some(due) = self.again.last().map(|chunk| chunk.due) else { return self.settle_or_leave() };
-        // No transaction stays open through a pause.
-        if self.is_unsettled() && due > Instant::now() {
-            return Move::Settle;
-        }
-        let cut_short = tokio::select! {
-            biased;
-            () = self.shop.stop.cancelled() => true,
-            () = sleep_until(due) => false,
-        };
-        match self.again.pop() {
-            Some(chunk) if !cut_short => Move::Work(Box::new(chunk)),
-            left => {
-                self.again.extend(left);
-                self.settle_or_leave()
+        loop {
+            let stopped = self.shop.stop.is_cancelled();
+            // What may have taken effect is read again, whoever stops the run; else its keys would be in no class.
+            let next = self.again.iter().rposition(|chunk| !stopped || chunk.reread);
+            let Some(next) = next else { return self.settle_or_leave() };
+            let due = self.again[next].due;
+            // No transaction stays open through a pause.
+            if self.is_unsettled() && due > Instant::now() {
+                return Move::Settle;
+            }
+            tokio::select! {
+                biased;
+                () = self.shop.stop.cancelled(), if !stopped => {}
+                () = sleep_until(due) => return Move::Work(Box::new(self.again.remove(next))),
             }
         }
     }

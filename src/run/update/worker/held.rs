@@ -80,7 +80,9 @@ impl<L: Labor> Worker<'_, L> {
                 // No flush is to be had: the rows are read again, which settles it.
                 if self.flush_failures >= FLUSHES {
                     self.flush_failures = 0;
-                    self.forget(&failure);
+                    // A new one asks what it may do.
+                    self.lose(&failure);
+                    self.forget(&failure, false);
                 }
             }
         }
@@ -96,15 +98,15 @@ impl<L: Labor> Worker<'_, L> {
         let held = std::mem::take(&mut self.held);
         let (kept, forgotten) = held.into_iter().partition(|chunk| line.is_of(chunk));
         self.held = forgotten;
-        self.forget(&Failure::lost("the server crashed after the commit"));
+        self.forget(&Failure::lost("the server crashed after the commit"), true);
         self.held = kept;
     }
 
     /// Whether the rows hold what was committed is read from the rows.
-    fn forget(&mut self, failure: &Failure) {
+    fn forget(&mut self, failure: &Failure, crashed: bool) {
         // The last is tried first.
         for mut chunk in std::mem::take(&mut self.held).into_iter().rev() {
-            let next = chunk.course.on_forgotten(fastrand::f64());
+            let next = chunk.course.on_forgotten(crashed, fastrand::f64());
             chunk.reread = true;
             let resolution =
                 if matches!(next, Next::Retry(_)) { Resolution::Reread } else { Resolution::Unresolved };

@@ -119,7 +119,7 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     /// Whether nobody needs the session: the run is stopped, or others finish what there is. A commit in
-    /// doubt always needs one, and what is not flushed.
+    /// doubt always needs one, and what is not flushed, or to be read again.
     async fn is_needless(&self, others_may_finish: bool) -> bool {
         if self.is_bound() {
             return false;
@@ -128,8 +128,9 @@ impl<L: Labor> Worker<'_, L> {
             || (others_may_finish && self.again.is_empty() && self.shop.feed.is_exhausted().await)
     }
 
-    const fn is_bound(&self) -> bool {
-        self.doubtful.is_some() || !self.held.is_empty()
+    fn is_bound(&self) -> bool {
+        let reread = || self.again.iter().any(|chunk| chunk.reread);
+        self.doubtful.is_some() || !self.held.is_empty() || reread()
     }
 
     pub(super) fn is_line_closed(&self) -> bool {
