@@ -169,18 +169,18 @@ async fn backends_killed_again_and_again_lose_and_double_nothing() {
 async fn a_restarted_server_is_waited_for() {
     for mode in [Shutdown::Fast, Shutdown::Immediate] {
         let server = Arc::new(PrivateServer::builder().durable(true).start().await.unwrap());
-        let shop = Shop::on(Arc::clone(&server), 5_000).await;
+        let shop = Shop::on(Arc::clone(&server), 60_000).await;
         let recorder = Arc::new(Recorder::default());
         let update = paying(updater(&shop.dsn(), vec![recorder.clone()]).update("orders")).connections(2);
         let run = tokio::spawn(async move {
-            update.max_attempts(20).chunk(ChunkSize::Keys(20)).run(ids(5_000)).await.unwrap()
+            update.max_attempts(20).chunk(ChunkSize::Keys(20)).run(ids(60_000)).await.unwrap()
         });
         recorder.until(|event| matches!(event, Event::ChunkEnded(facts) if facts.chunk > 20)).await;
         server.restart(mode).await.unwrap();
         let report = run.await.unwrap();
         let client = connect(&shop.dsn()).await;
         let shop = Shop { client, ..shop };
-        balances(&shop, &report, 5_000, "restarted").await;
+        balances(&shop, &report, 60_000, "restarted").await;
         assert!(report.reconnects >= 1, "{mode:?}: {report:?}");
     }
 }
@@ -479,9 +479,9 @@ async fn a_server_full_of_connections_is_waited_for() {
 #[tokio::test]
 async fn a_server_that_stays_away_ends_the_run_and_what_is_left_is_said() {
     let server = Arc::new(PrivateServer::builder().durable(true).start().await.unwrap());
-    let shop = Shop::on(Arc::clone(&server), 5_000).await;
+    let shop = Shop::on(Arc::clone(&server), 60_000).await;
     let recorder = Arc::new(Recorder::default());
-    let file = key_file(5_000);
+    let file = key_file(60_000);
     let keys = file.path().to_owned();
     let update = paying(updater(&shop.dsn(), vec![recorder.clone()]).update("orders"));
     let update = update.reconnect_wait(Duration::from_millis(300)).chunk(ChunkSize::Keys(10));
@@ -493,7 +493,7 @@ async fn a_server_that_stays_away_ends_the_run_and_what_is_left_is_said() {
     server.halt(Shutdown::Immediate).await.unwrap();
     let report = run.await.unwrap();
     assert!(!report.is_complete());
-    assert_eq!(report.keys + report.left.unwrap(), 5_000, "{report:?}");
+    assert_eq!(report.keys + report.left.unwrap(), 60_000, "{report:?}");
     assert!(
         report.error.as_deref().unwrap_or_default().starts_with("no session with the server"),
         "{report:?}"
@@ -501,7 +501,7 @@ async fn a_server_that_stays_away_ends_the_run_and_what_is_left_is_said() {
 
     server.resume().await.unwrap();
     let rest = pay(&shop.dsn()).run(Keys::file(keys)).await.unwrap();
-    assert!(rest.is_complete() && rest.updated + rest.already == 5_000);
+    assert!(rest.is_complete() && rest.updated + rest.already == 60_000);
     let client = connect(&shop.dsn()).await;
-    assert_eq!(Shop { client, ..shop }.count("status = 'paid' AND version = 1").await, 5_000);
+    assert_eq!(Shop { client, ..shop }.count("status = 'paid' AND version = 1").await, 60_000);
 }
