@@ -27,7 +27,7 @@ fn main() {
     event::measure(&mut table);
     runtime.block_on(async {
         let server = server::start().await;
-        overhead::measure(&server, &mut table, if quick { 3 } else { 9 }).await;
+        overhead::measure(&server, &mut table, if quick { 3 } else { 24 }).await;
         verdict::measure(&server, &mut table, if quick { 10 } else { 50 }).await;
         waste::measure(&server, &mut table, if quick { 2 } else { 8 }).await;
         crowd::measure(&server, &mut table, if quick { 3 } else { 10 }).await;
