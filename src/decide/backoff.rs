@@ -18,6 +18,9 @@ pub struct Backoff {
     pub cap: Duration,
 }
 
+/// With so little time left another try is not worth it.
+const NEAR: Duration = Duration::from_millis(20);
+
 impl Backoff {
     /// A sequence that reaches its cap with the fourth delay.
     #[must_use]
@@ -42,6 +45,13 @@ impl Backoff {
         let draw = if draw.is_finite() { draw.clamp(0.0, 1.0) } else { 1.0 };
         step.mul_f64(0.5 + draw / 2.0).min(self.cap)
     }
+
+    /// The same where only so much time is left: half of that at most, so that there are tries up to its end. `None`
+    /// where that is near (20 ms).
+    #[must_use]
+    pub fn delay_within(&self, left: Duration, failures: u32, draw: f64) -> Option<Duration> {
+        (left >= NEAR).then(|| self.delay(failures, draw).min(left / 2))
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +67,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn tries_go_on_until_no_time_is_left(wait in 0u64..600_000, first in 1u64..5_000, draw in 0.0..1.0) {
+            let backoff = Backoff { first: Duration::from_millis(first), cap: Duration::from_secs(5) };
+            let (mut left, mut tries) = (Duration::from_millis(wait), 0);
+            while let Some(pause) = backoff.delay_within(left, tries + 1, draw) {
+                left -= pause;
+                tries += 1;
+                prop_assert!(tries < 300);
+            }
+            prop_assert!(left < NEAR);
+        }
+
         #[test]
         fn a_delay_stays_between_half_its_step_and_the_cap(
             first in 0u64..10_000, cap in 0u64..10_000, failures: u32, draw: f64

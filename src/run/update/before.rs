@@ -179,13 +179,13 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
                 Err(failure) => failure,
             };
         failures += 1;
-        let pause = backoff.delay(failures, fastrand::f64());
+        let left = deadline.saturating_duration_since(Instant::now());
         // A server that refuses connections from the start is more likely a wrong address.
         let hopeless = failure.sqlstate().is_none() || !failure.is_retryable();
-        if hopeless || options.stop.is_cancelled() || Instant::now() + pause >= deadline {
-            return Err(Error::connect(site.endpoint.describe(), failure));
+        match backoff.delay_within(left, failures, fastrand::f64()) {
+            Some(pause) if !hopeless && !options.stop.is_cancelled() => sleep(pause).await,
+            _ => return Err(Error::connect(site.endpoint.describe(), failure)),
         }
-        sleep(pause).await;
     }
 }
 

@@ -103,10 +103,11 @@ impl<L: Labor> Worker<'_, L> {
                 Err(failure) => failure,
             };
             failures += 1;
-            let pause = RECONNECT.delay(failures, fastrand::f64());
-            if !failure.may_pass() || Instant::now() + pause >= deadline {
-                return Err(Some(failure));
-            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let pause = match RECONNECT.delay_within(left, failures, fastrand::f64()) {
+                Some(pause) if failure.may_pass() => pause,
+                _ => return Err(Some(failure)),
+            };
             // The first session of a worker is not worth a wait when others finish without it.
             if self.is_needless(true).await {
                 return Err(None);
