@@ -16,6 +16,9 @@ use crate::report::Execution;
 /// A cause of any type, as [`std::error::Error::source`] returns it.
 pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 
+/// What is done when nothing failed but the cleanup.
+const CLEANUP: &str = "the cleanup";
+
 /// What went wrong, with predicates instead of a public enum.
 pub struct Error {
     kind: Box<Kind>,
@@ -140,7 +143,14 @@ impl Error {
     /// Nothing failed but the cleanup after an attempt that was rejected.
     pub(crate) fn uncleaned(source: Failure) -> Self {
         let told = source.to_string();
-        Self { cleanup_failure: Some(told), ..Self::sql("the cleanup", source) }
+        Self { cleanup_failure: Some(told), ..Self::sql(CLEANUP, source) }
+    }
+
+    /// Nothing failed but the cleanup after an attempt that was rejected: the error is what
+    /// [`cleanup_failure`](Self::cleanup_failure) says.
+    #[must_use]
+    pub fn is_cleanup(&self) -> bool {
+        matches!(*self.kind, Kind::Sql { doing: CLEANUP, .. })
     }
 
     /// The attempts made before the error, where there were any.

@@ -117,8 +117,6 @@ impl From<Error> for Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let uncleaned = self.error().and_then(Error::cleanup_failure);
-        // An error that is the cleanup's own has said why.
-        let mut told = String::new();
         match self {
             Self::Usage(problem) => f.write_str(problem)?,
             Self::Interrupted(..) if uncleaned.is_some() => f.write_str(self.ended())?,
@@ -134,7 +132,6 @@ impl fmt::Display for Failed {
                 }
                 // A server's message may have several lines; the reader's `grep` has one.
                 f.write_str(line.trim_end().replace('\n', "; ").as_str())?;
-                told = line;
             }
         }
         match self.processes_left() {
@@ -142,7 +139,10 @@ impl fmt::Display for Failed {
             left => write!(f, "; {left} of its processes did not end in time")?,
         }
         match uncleaned {
-            Some(why) if told.contains(why) => f.write_str("; what it undoes is still there"),
+            // Why was just said.
+            Some(_) if self.error().is_some_and(Error::is_cleanup) => {
+                f.write_str("; what it undoes is still there")
+            }
             Some(why) => write!(f, "; the cleanup failed, what it undoes is still there: {why}"),
             None => Ok(()),
         }

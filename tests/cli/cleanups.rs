@@ -71,6 +71,15 @@ fn a_cleanup_that_fails_is_said_beside_what_failed_before_it() {
 }
 
 #[test]
+fn a_cleanup_that_fails_for_the_same_reason_is_said_all_the_same() {
+    let lab = Lab::start();
+    let sql = "CREATE TABLE made AS SELECT sum(1 / (id - id)) FROM measurements";
+    let ran = lab.headcount(&["run", "--sql", sql, "--cleanup", "SELECT 1 / 0"]).ended(1);
+    let why = "the cleanup failed, what it undoes is still there: division by zero";
+    assert!(ran.said.contains(why), "{}", ran.said);
+}
+
+#[test]
 fn a_cleanup_that_the_deadline_meets_under_way_is_begun_again() {
     let lab = Lab::start();
     let hog = lab.hog(5);

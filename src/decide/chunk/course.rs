@@ -12,8 +12,8 @@
 //!     +----------------------------------------------------------------------------+
 //!                 the server crashed before the flush (the rows are read again)
 //! ```
-//! A chunk that is sent ahead has its COMMIT sent before its work is answered; what comes of the work is what comes of
-//! the COMMIT then.
+//! Where COMMIT is sent behind work that changes all or nothing, before that is answered for, only the two together
+//! can be lost: then the chunk counts as worked, and is in doubt.
 //!
 //! From *failed* a chunk also goes to *split* (it is replaced by its halves) and *given up*.
 //!
@@ -136,13 +136,6 @@ impl Course {
         debug_assert!(matches!(self.state, State::Worked { .. } | State::InFlight));
         self.attempt = self.attempt.saturating_sub(1);
         self.state = State::Pending;
-    }
-
-    /// Its COMMIT was sent behind its work, which fails unless it writes. So while no answer is there, it may have
-    /// taken effect.
-    pub fn on_sent_ahead(&mut self, lasting: bool) {
-        debug_assert_eq!(self.state, State::InFlight);
-        self.state = State::Committing { wrote: true, lasting };
     }
 
     /// COMMIT is about to be sent; a `lasting` one is answered when it is on the disk.

@@ -177,9 +177,10 @@ where
             let ((mut chunk, worked), committed) = join(sent.answered(line), line.send_commit(true)).await;
             match worked {
                 Err(failure) if !failure.leaves_commit_open() => Ended::Failed(chunk, failure),
-                // COMMIT was behind it.
+                // Done, or lost together with the COMMIT behind it.
                 worked => {
-                    chunk.course.on_sent_ahead(!line.is_lazy);
+                    chunk.course.on_worked(true);
+                    chunk.course.on_commit_sent(!line.is_lazy);
                     Ended::Committing(chunk, worked.and(committed))
                 }
             }

@@ -130,8 +130,7 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     fn is_bound(&self) -> bool {
-        let reread = || self.again.iter().any(|chunk| chunk.reread);
-        self.doubtful.is_some() || !self.held.is_empty() || reread()
+        self.doubtful.is_some() || !self.held.is_empty() || self.again.iter().any(|chunk| chunk.reread)
     }
 
     pub(super) fn is_line_closed(&self) -> bool {

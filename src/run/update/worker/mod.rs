@@ -2,8 +2,8 @@
 //!
 //! In steady state a chunk takes one round trip: the COMMIT of one chunk travels with the BEGIN and the
 //! work of the next. A COMMIT is sent only when the answer to its work is there, and with it the
-//! transaction's id: without the id a lost answer could not be looked up. Where every row is as expected, not even
-//! for the whole answer: the server works on one chunk while the next is on its way ([`ahead`]).
+//! transaction's id: without the id a lost answer could not be looked up. Where every row is as expected, the
+//! id alone is waited for, and the server works on one chunk while the next is on its way ([`ahead`]).
 //!
 //! Where a chunk may be worked on twice, these COMMITs do not wait for the disk; many of them are made to last at
 //! once ([`held`]).
