@@ -38,6 +38,6 @@ stack: servers  ## A demo watched by Prometheus, Alertmanager and Pushgateway, w
 picture: servers  ## dashboards/below-minimum.png, by a headless Chromium (Debian's package chromium)
 	$(CARGO) test --test stack -- --ignored picture
 
-servers:  ## PostgreSQL 13, 15 and 18, and the programs of the observability tests
-	@tests/servers/install.sh all
+servers:  ## PostgreSQL 13, 15, 16, 18 and 19, and the programs of the observability tests
+	@tests/servers/install.sh tests
 	@tests/servers/observability.sh

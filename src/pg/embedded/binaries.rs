@@ -21,7 +21,8 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// The installation to prefer: the one `HEADCOUNT_PG_BIN` names, else the newest.
+    /// The installation to prefer: the one `HEADCOUNT_PG_BIN` names, else the newest release; a beta or a
+    /// release candidate only where there is nothing else.
     ///
     /// # Errors
     /// A configuration error that says how to get one, when there is none, or when
@@ -36,7 +37,7 @@ impl Binaries {
                 )
             });
         }
-        Self::all().into_iter().next().ok_or_else(|| none_found("PostgreSQL"))
+        preferred(Self::all()).ok_or_else(|| none_found("PostgreSQL"))
     }
 
     /// Every installation found, newest first, each once however many links lead to it.
@@ -64,7 +65,7 @@ impl Binaries {
             .ok_or_else(|| none_found(&format!("PostgreSQL {major}")))
     }
 
-    /// The major version: 13, 15, 18.
+    /// The major version, such as 15.
     #[must_use]
     pub const fn major(&self) -> u32 {
         self.major
@@ -145,6 +146,18 @@ fn children(parent: impl AsRef<Path>, pass: impl Fn(&str) -> bool, leaf: &str) -
     folders
 }
 
+/// Of installations sorted newest first.
+fn preferred(mut all: Vec<Binaries>) -> Option<Binaries> {
+    let release = all.iter().position(|binaries| is_release(&binaries.version));
+    (!all.is_empty()).then(|| all.swap_remove(release.unwrap_or(0)))
+}
+
+/// A release has a minor version: `19.0`, not `19beta1`, `19rc1` or `20devel`.
+fn is_release(version: &str) -> bool {
+    let number = version.split_whitespace().nth(2).unwrap_or_default();
+    number.split_once('.').is_some_and(|(_, minor)| minor.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// `postgres (PostgreSQL) 15.18 (Debian ...)`, `postgres (PostgreSQL) 19beta1`.
 fn major_of(version: &str) -> Option<u32> {
     let number = version.strip_prefix("postgres (PostgreSQL) ")?;
@@ -177,6 +190,21 @@ mod tests {
         ] {
             assert_eq!(major_of(text), major, "{text}");
         }
+    }
+
+    #[test]
+    fn the_newest_release_is_preferred_to_what_is_not_released_yet() {
+        let installed = |numbers: &[&str]| {
+            let binaries = |number: &&str| {
+                let version = format!("postgres (PostgreSQL) {number}");
+                Binaries { folder: PathBuf::new(), major: major_of(&version).unwrap(), version }
+            };
+            preferred(numbers.iter().map(binaries).collect()).map(|binaries| binaries.major)
+        };
+        assert_eq!(installed(&["20devel", "19rc1 (Debian 19~rc1-1)", "18.6", "13.23"]), Some(18));
+        assert_eq!(installed(&["19.0 (Debian 19.0-1)", "18.6"]), Some(19));
+        assert_eq!(installed(&["19beta2"]), Some(19));
+        assert_eq!(installed(&[]), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ static SERVERS: LazyLock<Mutex<HashMap<(u32, Kind), &'static Cell>>> = LazyLock:
 pub(crate) fn programs(major: u32) -> Binaries {
     Binaries::version(major).unwrap_or_else(|_| {
         panic!(
-            "PostgreSQL {major} is not installed here: `make test` gets it, or `tests/servers/install.sh all`"
+            "PostgreSQL {major} is not installed here: `make test` gets it, or `tests/servers/install.sh tests`"
         )
     })
 }
