@@ -1,9 +1,9 @@
 //! A cleanup that does not end: broken off within its limit, whatever it follows, and said.
 
-use headcount::pg::embedded::Binaries;
 use rustix::process::Signal;
 
 use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
+use crate::versions::oldest_and_newest;
 
 const ENDLESS: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES; SELECT pg_sleep(600)"];
 
@@ -17,8 +17,8 @@ fn broken_off(lab: &Lab, ran: &Ran, limit: &str) {
 
 #[test]
 fn a_cleanup_after_the_deadline_has_its_limit() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let limits = ["--deadline", "2s", "--cleanup-limit", "300ms"];
         let mut arguments = vec!["run", "--json", "--sql", SLOW];
         arguments.extend(ENDLESS.iter().chain(&limits));

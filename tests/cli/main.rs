@@ -24,3 +24,5 @@ mod signals;
 mod stopped;
 mod tools;
 mod usage;
+#[path = "../servers/versions.rs"]
+mod versions;

@@ -1,11 +1,11 @@
 //! Signals: an orderly end, an end at once, and no chance to do either.
 
-use headcount::pg::embedded::Binaries;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
 use crate::stopped::Stopped;
+use crate::versions::oldest_and_newest;
 
 const CLEANUP: [&str; 2] = ["--cleanup", "INSERT INTO cleanups DEFAULT VALUES"];
 
@@ -166,8 +166,8 @@ fn the_history_of_an_interrupted_run_is_said_in_three_lines() {
 
 #[test]
 fn a_second_signal_leaves_at_once_and_nothing_stays_on_the_server() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let mut running = lab.spawn(&["run", "--sql", SLOW, "--cleanup", "SELECT pg_sleep(600)"]);
         running.hear("workers seen 4");
         running.signal(Signal::INT);
@@ -181,12 +181,10 @@ fn a_second_signal_leaves_at_once_and_nothing_stays_on_the_server() {
 
 #[test]
 fn a_killed_command_leaves_no_query_and_a_free_pool() {
-    let all = Binaries::all();
-    assert!(!all.is_empty());
     // Left alone it would run for minutes, longer than anybody waits here.
     let endless = SLOW.replace("0.005", "0.05");
-    for binaries in all {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let mut running = lab.spawn(&["run", "--sql", &endless]);
         running.hear("workers seen 4");
         running.kill_group();
@@ -197,8 +195,8 @@ fn a_killed_command_leaves_no_query_and_a_free_pool() {
 
 #[test]
 fn a_command_killed_while_its_plan_is_inspected_leaves_nothing() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         lab.sql(
             "CREATE FUNCTION slow_to_plan() RETURNS int LANGUAGE plpgsql IMMUTABLE
                AS 'BEGIN PERFORM pg_sleep(600); RETURN 1; END'",
@@ -213,8 +211,8 @@ fn a_command_killed_while_its_plan_is_inspected_leaves_nothing() {
 
 #[test]
 fn a_command_killed_while_its_plan_waits_for_a_lock_leaves_nothing() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let _locker = lab.locks("measurements");
         for command in ["run", "explain"] {
             let running = lab.spawn(&[command, "--sql", SLOW]);
@@ -229,8 +227,8 @@ fn a_command_killed_while_its_plan_waits_for_a_lock_leaves_nothing() {
 
 #[test]
 fn an_explain_that_waits_for_a_lock_says_so_and_a_signal_ends_it_on_the_server() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let locker = lab.locks("measurements");
         let mut running = lab.spawn(&["explain", "--sql", SLOW]);
         running.hear("inspecting the plan waits for a lock that backend ");
@@ -248,8 +246,8 @@ fn an_explain_that_waits_for_a_lock_says_so_and_a_signal_ends_it_on_the_server()
 
 #[test]
 fn a_command_killed_while_it_waits_in_the_queue_leaves_it() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let endless = SLOW.replace("0.005", "0.05");
         let reserve = |task| ["run", "--reserve", "--task", task, "--sql", &endless];
         let mut first = lab.spawn(&reserve("first"));
@@ -272,8 +270,8 @@ fn a_command_killed_while_it_waits_in_the_queue_leaves_it() {
 
 #[test]
 fn a_command_killed_while_it_cleans_up_on_a_new_session_leaves_nothing() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         let mut running = lab.spawn(&["run", "--sql", SLOW, "--cleanup", "SELECT pg_sleep(600)"]);
         running.hear("workers seen 4");
         let leader =
@@ -301,9 +299,9 @@ fn watchdogs(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn a_watchdog_is_there_where_the_server_needs_one_and_ends_with_the_job() {
-    for binaries in Binaries::all() {
-        let needed = binaries.major() < 14;
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let needed = version < 14;
+        let lab = Lab::on(version);
         let mut running = lab.spawn(&["run", "--sql", QUICK, "--dsn", &lab.dsn()]);
         running.hear("workers seen 4");
         let found = watchdogs(&lab);

@@ -1,8 +1,9 @@
 //! The other subcommands.
 
-use headcount::pg::embedded::{Binaries, PrivateServer};
+use headcount::pg::embedded::PrivateServer;
 
 use crate::lab::{Lab, QUICK, headcount};
+use crate::versions::oldest_and_newest;
 
 #[test]
 fn explain_says_how_many_why_not_more_and_what_to_type() {
@@ -101,8 +102,8 @@ fn doctor_notices_a_server_that_does_not_say_what_its_sessions_do() {
 
 #[test]
 fn a_run_whose_role_does_not_say_what_it_does_is_refused_with_the_fix() {
-    for binaries in Binaries::all() {
-        let lab = Lab::on(binaries);
+    for version in oldest_and_newest() {
+        let lab = Lab::on(version);
         lab.sql("CREATE ROLE silent LOGIN; ALTER ROLE silent SET track_activities = off");
         let ran = lab.headcount(&["run", "--sql", "SELECT 1", "--dsn", &lab.dsn_for("silent")]).ended(4);
         assert!(ran.said.contains("refused before running: track_activities is off"), "{}", ran.said);

@@ -1,7 +1,8 @@
 //! The slots of the dead, and their places in the queue, come back by themselves.
 
-use crate::lab::{Deed, Lab, VERSIONS, holders, queue, rows_of};
+use crate::lab::{Deed, Lab, holders, queue, rows_of};
 use crate::line::Proxy;
+use crate::versions::{main_version, oldest_and_newest};
 
 /// A server before 14 lets the statement of a dead client run to its end; its workers are outsiders then.
 fn holding(version: u32) -> String {
@@ -29,7 +30,7 @@ async fn looks_until_it_took(lab: &Lab) -> usize {
 /// time. Here it is seen that the first look that could take did: none was lost on what the dead left behind.
 #[tokio::test]
 async fn a_killed_holder_gives_way_to_the_next_at_its_first_look() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let holder = lab.job("holder", &holding(version), &["--reserve"]);
         lab.until_running("holder").await;
@@ -46,7 +47,7 @@ async fn a_killed_holder_gives_way_to_the_next_at_its_first_look() {
 /// The next one has room, and is kept back by the head alone.
 #[tokio::test]
 async fn a_killed_head_of_the_queue_gives_way_to_the_next_which_takes_at_its_first_look() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let holder = lab.holder().await;
         let head = lab.queued("head", 1).await;
@@ -70,7 +71,7 @@ async fn a_killed_head_of_the_queue_gives_way_to_the_next_which_takes_at_its_fir
 
 #[tokio::test]
 async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let holder = lab.holder().await;
         let head = lab.queued("head", 1).await;
@@ -88,7 +89,7 @@ async fn who_is_interrupted_in_the_queue_leaves_it_at_once() {
 
 #[tokio::test]
 async fn slots_whose_connection_broke_on_this_side_alone_are_free_when_their_execution_ended() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let line = Proxy::start(lab.server.port()).await;
         let past = format!("postgresql://postgres@127.0.0.1:{}/postgres?sslmode=disable", line.port());
@@ -108,7 +109,7 @@ async fn slots_whose_connection_broke_on_this_side_alone_are_free_when_their_exe
 
 #[tokio::test]
 async fn a_deadline_in_the_queue_ends_a_wait_that_is_counted() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let holder = lab.holder().await;
     let folder = tempfile::tempdir().unwrap();
     let metrics = folder.path().join("late.prom");
@@ -125,7 +126,7 @@ async fn a_deadline_in_the_queue_ends_a_wait_that_is_counted() {
 
 #[tokio::test]
 async fn who_loses_its_slots_finishes_and_says_so() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let job = lab.job("job", &rows_of(50), &["--reserve"]);
     lab.until_running("job").await;
     let killed =

@@ -4,15 +4,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::{Binaries, PrivateServer};
+use headcount::pg::embedded::PrivateServer;
 use headcount::pg::fleet::{Fleet, Watcher};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio_postgres::Client;
 
-/// The oldest server and the newest: what differs is how the server notices that a client died.
-pub(crate) const VERSIONS: [u32; 2] = [13, 18];
+use crate::versions::programs;
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -31,7 +30,7 @@ pub(crate) struct Lab {
 impl Lab {
     pub(crate) async fn start(version: u32) -> Self {
         let server = PrivateServer::builder()
-            .binaries(Binaries::version(version).unwrap())
+            .binaries(programs(version))
             .setting("max_parallel_workers", "6")
             .setting("max_worker_processes", "16")
             .setting("max_connections", "300")

@@ -25,4 +25,6 @@ mod spaces;
 #[path = "../live/harness/stopped.rs"]
 mod stopped;
 mod stragglers;
+#[path = "../servers/versions.rs"]
+mod versions;
 mod watch;

@@ -3,8 +3,9 @@
 use headcount::pg::connect::Endpoint;
 use headcount::pg::fleet::Fleet;
 
-use crate::lab::{Lab, VERSIONS, rows_of};
+use crate::lab::{Lab, rows_of};
 use crate::shares::resize;
+use crate::versions::{main_version, oldest_and_newest};
 
 pub(crate) const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
 
@@ -22,7 +23,7 @@ pub(crate) async fn outsider(lab: &Lab) -> tokio::task::JoinHandle<()> {
 
 #[tokio::test]
 async fn outsiders_shrink_a_reservation_that_says_why() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let task = outsider(&lab).await;
         let shrunk = ["--reserve", "--degrade-after", "200ms", "--min", "50%"];
@@ -41,7 +42,7 @@ async fn outsiders_shrink_a_reservation_that_says_why() {
 
 #[tokio::test]
 async fn a_reservation_waits_for_outsiders_to_leave() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let task = outsider(&lab).await;
     let mut patient = lab.job("patient", &rows_of(5), &["--reserve"]);
     lab.until_queued(1).await;
@@ -54,7 +55,7 @@ async fn a_reservation_waits_for_outsiders_to_leave() {
 
 #[tokio::test]
 async fn outsiders_in_the_rest_of_the_pool_are_in_nobodys_way() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     resize(&lab, 8).await;
     let task = outsider(&lab).await;
     let part = lab.job("part", &rows_of(5), &["--reserve", "--pool-size", "4"]);
@@ -73,7 +74,7 @@ async fn outsiders_in_the_rest_of_the_pool_are_in_nobodys_way() {
 
 #[tokio::test]
 async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slots_and_says_why() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     // The job has its slots, and waits for a lock before it may start its workers.
     let locker = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("locker").await.unwrap();
     locker.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
@@ -100,7 +101,7 @@ async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slot
 #[tokio::test]
 async fn what_a_job_asks_the_server_takes_no_worker_of_the_pool() {
     // Only 18 counts the workers that were launched.
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let look = "SELECT sum(parallel_workers_launched)::int8 FROM pg_stat_database";
     let before: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
     let ignored = ["--reserve", "--plan-shortfall", "ignore"];

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use headcount::pg::connect::Endpoint;
 
 use crate::lab::{Lab, holders, queue, rows_of};
+use crate::versions::main_version;
 
 /// `PgBouncer` on loopback, for as long as the value lives.
 struct Bouncer {
@@ -72,7 +73,7 @@ impl Drop for Bouncer {
 }
 
 async fn behind(pool_mode: &str) -> (Lab, Bouncer) {
-    let lab = Lab::start(15).await;
+    let lab = Lab::start(main_version()).await;
     let bouncer = Bouncer::start(&lab, pool_mode).await;
     (lab, bouncer)
 }
@@ -149,7 +150,7 @@ async fn a_statement_whose_proxy_pools_statements_is_refused_with_the_fix() {
 
 #[tokio::test]
 async fn the_doctor_names_a_proxy_that_pools_and_what_it_pools() {
-    let lab = Lab::start(15).await;
+    let lab = Lab::start(main_version()).await;
     for (pool_mode, pools) in [("transaction", "pools transactions"), ("statement", "pools statements")] {
         let bouncer = Bouncer::start(&lab, pool_mode).await;
         for dsns in [vec![bouncer.dsn()], vec![lab.server.dsn(), "--monitor-dsn".to_owned(), bouncer.dsn()]] {
@@ -168,7 +169,7 @@ async fn the_doctor_names_a_proxy_that_pools_and_what_it_pools() {
 
 #[tokio::test]
 async fn the_doctor_is_content_with_a_monitor_that_goes_past_the_proxy_and_names_it_otherwise() {
-    let lab = Lab::start(15).await;
+    let lab = Lab::start(main_version()).await;
     let examined = |dsn: String, monitor: Option<String>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
         command.args(["doctor", "--json", "--dsn", &dsn]);
@@ -219,7 +220,7 @@ async fn a_proxy_that_pools_sessions_is_no_hindrance() {
 
 #[tokio::test]
 async fn an_update_is_refused_where_its_statements_could_be_anothers() {
-    let lab = Lab::start(15).await;
+    let lab = Lab::start(main_version()).await;
     lab.client.batch_execute("CREATE TABLE orders AS SELECT 1 AS id, 'new' AS status").await.unwrap();
     let cases = [
         ("transaction", 20, 4),

@@ -2,11 +2,12 @@
 
 use headcount::pg::fleet::Fleet;
 
-use crate::lab::{Lab, VERSIONS, holders, queue, rows_of};
+use crate::lab::{Lab, holders, queue, rows_of};
+use crate::versions::{main_version, oldest_and_newest};
 
 #[tokio::test]
 async fn six_jobs_of_four_workers_share_a_pool_of_six_and_waste_nothing() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let sql = rows_of(20);
         let jobs: Vec<_> = (1..=6).map(|n| lab.job(&format!("job{n}"), &sql, &["--reserve"])).collect();
@@ -25,7 +26,7 @@ async fn six_jobs_of_four_workers_share_a_pool_of_six_and_waste_nothing() {
 /// What reserving costs, beyond a connection for each of these names.
 #[tokio::test]
 async fn who_is_alone_asks_four_times_and_the_first_of_a_process_once_more() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     lab.job("alone", &rows_of(5), &["--reserve"]).end_well().await;
     assert_eq!([lab.asked("want=4 for="), lab.asked("headcount:probe]")], [4, 1]);
     lab.server.stop().await.unwrap();
@@ -33,7 +34,7 @@ async fn who_is_alone_asks_four_times_and_the_first_of_a_process_once_more() {
 
 #[tokio::test]
 async fn first_come_first_served_and_those_with_priority_before() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let sql = rows_of(5);
         let holder = lab.holder().await;
@@ -66,7 +67,7 @@ async fn first_come_first_served_and_those_with_priority_before() {
 
 #[tokio::test]
 async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let holder = lab.holder().await;
     let head = lab.queued("head", 1).await;
     let late = lab.job("late", &rows_of(1), &["--reserve", "--reserve-wait", "3s"]).end().await;
@@ -87,7 +88,7 @@ async fn a_job_in_the_queue_says_its_place_and_gives_up_in_time() {
 
 #[tokio::test]
 async fn people_read_their_place_in_the_queue_and_what_is_missing_at_its_head() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let holder = lab.holder().await;
     let head = lab.queued("head", 1).await;
     let second = lab.queued("second", 2).await;
@@ -107,7 +108,7 @@ async fn people_read_their_place_in_the_queue_and_what_is_missing_at_its_head() 
 
 #[tokio::test]
 async fn two_clusters_do_not_disturb_each_other() {
-    let (here, there) = (Lab::start(18).await, Lab::start(18).await);
+    let (here, there) = (Lab::start(main_version()).await, Lab::start(main_version()).await);
     let holder = here.holder().await;
     let waiting = here.queued("waiting", 1).await;
     there.job("elsewhere", &rows_of(5), &["--reserve"]).end_well().await;
@@ -120,7 +121,7 @@ async fn two_clusters_do_not_disturb_each_other() {
 
 #[tokio::test]
 async fn a_timeout_for_idle_sessions_ends_no_wait_and_blinds_no_monitor() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     lab.client.batch_execute("ALTER ROLE postgres SET idle_session_timeout = '200ms'").await.unwrap();
     let holder = lab.holder().await;
     let next = lab.queued("next", 1).await;
@@ -134,7 +135,7 @@ async fn a_timeout_for_idle_sessions_ends_no_wait_and_blinds_no_monitor() {
 
 #[tokio::test]
 async fn a_fleet_may_have_a_part_of_the_pool() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let part = ["--reserve", "--pool-size", "4", "--target", "2", "--min", "1"];
     let holders: Vec<_> = (1..=2).map(|n| lab.job(&format!("holder{n}"), &rows_of(10_000), &part)).collect();
     lab.until("both hold two slots", |fleet| fleet.pool.held == 4).await;
@@ -150,7 +151,7 @@ async fn a_fleet_may_have_a_part_of_the_pool() {
 
 #[tokio::test]
 async fn fifty_processes_at_once_all_get_their_turn_and_their_workers() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     // Three at a time, each long enough to be seen with its workers while forty others start.
     let (sql, two) = (rows_of(15), ["--reserve", "--target", "2", "--min", "1"]);
     let jobs: Vec<_> = (1..=50).map(|n| lab.job(&format!("job{n}"), &sql, &two)).collect();

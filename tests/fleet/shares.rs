@@ -7,6 +7,7 @@ use headcount::pg::fleet::Fleet;
 
 use crate::lab::{Lab, rows_of};
 use crate::outsiders::{CANCEL_OUTSIDER, outsider};
+use crate::versions::main_version;
 
 /// Workers that Gathers of this server have asked for; only 18 counts them.
 async fn asked_for(lab: &Lab) -> i64 {
@@ -25,7 +26,7 @@ pub(crate) async fn resize(lab: &Lab, size: u32) {
 
 #[tokio::test]
 async fn the_gathers_of_a_shrunk_job_share_its_slots_when_the_pool_is_free_again() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let locker = Endpoint::from_dsn(&lab.server.dsn()).unwrap().client("locker").await.unwrap();
     locker.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
     let task = outsider(&lab).await;
@@ -65,7 +66,7 @@ async fn the_gathers_of_a_shrunk_job_share_its_slots_when_the_pool_is_free_again
 
 #[tokio::test]
 async fn a_part_of_the_pool_is_kept_by_a_statement_that_may_have_more() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let part = ["--reserve", "--pool-size", "2", "--target", "2", "--min", "1"];
     let more = ["--set", "max_parallel_workers_per_gather=4"];
     lab.job("part", &rows_of(5), &[&part[..], &more].concat()).end_with(2).await;
@@ -75,7 +76,7 @@ async fn a_part_of_the_pool_is_kept_by_a_statement_that_may_have_more() {
 
 #[tokio::test]
 async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let holder = lab.holder().await;
     let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--admission-wait", "5s"]);
     lab.until_queued(1).await;
@@ -88,7 +89,7 @@ async fn a_pool_that_grows_is_seen_by_who_waits_for_it() {
 
 #[tokio::test]
 async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let holder = lab.holder().await;
     let mut told = lab.told("told", &rows_of(50), &["--reserve"]);
     told.hear("next in the queue: 4 slots are needed, 2 of 6 are free (4 held)\n").await;
@@ -123,7 +124,7 @@ fn two_gathers() -> String {
 
 #[tokio::test]
 async fn who_has_the_whole_pool_shares_it_with_nobody() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     resize(&lab, 8).await;
     let holder = lab.holder().await;
     let job = lab.job("whole", &two_gathers(), &["--reserve"]);
@@ -138,7 +139,7 @@ async fn who_has_the_whole_pool_shares_it_with_nobody() {
 
 #[tokio::test]
 async fn slots_are_taken_for_all_that_a_plan_may_start_in_a_pool_that_has_grown() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let holder = lab.holder().await;
     let job = lab.job("both", &two_gathers(), &["--reserve"]);
     lab.until_queued(1).await;
@@ -152,7 +153,7 @@ async fn slots_are_taken_for_all_that_a_plan_may_start_in_a_pool_that_has_grown(
 
 #[tokio::test]
 async fn a_plan_that_is_another_within_its_slots_is_inspected_again() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let task = outsider(&lab).await;
     // Four workers are worth this, two are not.
     let dear = ["--reserve", "--set", "parallel_setup_cost=35", "--reserve-wait", "500ms"];
@@ -180,7 +181,7 @@ async fn a_plan_that_is_another_within_its_slots_is_inspected_again() {
 
 #[tokio::test]
 async fn queries_that_a_plan_does_not_show_keep_to_the_slots() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     resize(&lab, 12).await;
     let holder = lab.holder().await;
     let query = rows_of(20).replace("SELECT", "PERFORM");
@@ -196,7 +197,7 @@ async fn queries_that_a_plan_does_not_show_keep_to_the_slots() {
 
 #[tokio::test]
 async fn a_session_with_a_larger_pool_of_its_own_keeps_to_its_slots() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let own = ["--reserve", "--set", "max_parallel_workers=12"];
     let ended = lab.job("larger", &two_gathers(), &own).end().await;
     assert_eq!(ended.json["reserved_slots"], 6, "{ended:#?}");
@@ -207,7 +208,7 @@ async fn a_session_with_a_larger_pool_of_its_own_keeps_to_its_slots() {
 
 #[tokio::test]
 async fn slots_that_the_server_does_not_have_are_not_waited_for_and_the_fix_is_the_servers() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let eight = ["--reserve", "--target", "8"];
     let own = [&eight[..], &["--set", "max_parallel_workers=8"]].concat();
     let fix = "ALTER SYSTEM SET max_parallel_workers = 8; SELECT pg_reload_conf();";

@@ -1,11 +1,12 @@
 //! Fleets that share a pool and nothing else, and databases that no fleet can use.
 
 use crate::lab::{Lab, queue, rows_of};
+use crate::versions::main_version;
 use crate::watch::look;
 
 /// A fleet of its own beside one that holds four of six slots and has a queue.
 async fn check_apart(own: &[&str], database: &str, space: &str) {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     lab.client.batch_execute("CREATE DATABASE other").await.unwrap();
     let holder = lab.holder().await;
     let blocked = lab.queued("blocked", 1).await;
@@ -38,7 +39,7 @@ async fn slots_in_two_databases_do_not_see_each_other() {
 
 #[tokio::test]
 async fn what_hinders_a_reservation_is_said_and_the_wait_goes_on() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let roles = "CREATE ROLE batch LOGIN CONNECTION LIMIT 1; GRANT SELECT ON slow TO batch;
          CREATE ROLE monitor LOGIN; GRANT pg_read_all_stats, pg_signal_backend TO monitor;
          ALTER ROLE monitor CONNECTION LIMIT 1";
@@ -56,7 +57,7 @@ async fn what_hinders_a_reservation_is_said_and_the_wait_goes_on() {
 
 #[tokio::test]
 async fn a_database_where_no_slots_can_be_held_is_named_with_the_field() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     lab.client.batch_execute("CREATE DATABASE closed").await.unwrap();
     let roles = "REVOKE CONNECT ON DATABASE closed FROM PUBLIC; CREATE ROLE batch LOGIN; GRANT SELECT ON slow TO batch";
     lab.client.batch_execute(roles).await.unwrap();

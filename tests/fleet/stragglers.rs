@@ -1,14 +1,15 @@
 //! Slots outlast their execution for as long as its workers do.
 
-use crate::lab::{Lab, VERSIONS, holders, queue, rows_of};
+use crate::lab::{Lab, holders, queue, rows_of};
 use crate::stopped::Stopped;
+use crate::versions::oldest_and_newest;
 
 /// What a job says when its slots outlast it.
 const KEPT: &str = "slots are kept until the workers are gone";
 
 #[tokio::test]
 async fn a_worker_that_cannot_leave_keeps_the_slots_until_it_does() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let mut holder = lab.job("holder", &rows_of(10_000), &["--reserve", "--cancel-grace", "50ms"]);
         lab.until_running("holder").await;
@@ -30,7 +31,7 @@ async fn a_worker_that_cannot_leave_keeps_the_slots_until_it_does() {
 
 #[tokio::test]
 async fn a_monitor_that_cannot_look_is_no_proof_that_the_workers_are_gone() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let roles = "CREATE ROLE batch LOGIN; CREATE ROLE monitor LOGIN; GRANT SELECT ON slow TO batch;
              GRANT pg_read_all_stats, pg_signal_backend TO monitor";

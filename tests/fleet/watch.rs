@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::lab::{Lab, VERSIONS, rows_of};
+use crate::lab::{Lab, rows_of};
 use crate::outsiders::{CANCEL_OUTSIDER, outsider};
+use crate::versions::{main_version, oldest_and_newest};
 
 fn watch(lab: &Lab, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
@@ -34,7 +35,7 @@ fn leader<'a>(fleet: &'a Fleet, task: &str) -> Option<&'a Leader> {
 
 #[tokio::test]
 async fn it_shows_leaders_and_the_queue() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let holder = lab.holder().await;
         let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--priority"]);
@@ -68,7 +69,7 @@ async fn it_shows_leaders_and_the_queue() {
 
 #[tokio::test]
 async fn a_job_without_a_reservation_says_its_demand_and_its_attempt_itself() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         let task = outsider(&lab).await;
         let job = lab.job("alone", &rows_of(10_000), &["--retry-delay", "10ms"]);
@@ -96,7 +97,7 @@ async fn a_job_without_a_reservation_says_its_demand_and_its_attempt_itself() {
 
 #[tokio::test]
 async fn a_role_that_may_not_see_workers_is_shown_no_worker_as_a_job() {
-    for version in VERSIONS {
+    for version in oldest_and_newest() {
         let lab = Lab::start(version).await;
         lab.client.batch_execute("CREATE ROLE guest LOGIN").await.unwrap();
         let reserved = lab.job("reserved", &rows_of(10_000), &["--reserve"]);
@@ -132,7 +133,7 @@ async fn looks(lab: &Lab, times: u32) {
 
 #[tokio::test]
 async fn off_a_terminal_it_prints_lines_when_something_happened_and_none_when_only_time_passed() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let mut child: Child = watch(&lab, &["--interval", "100ms"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.next_line().await.unwrap().unwrap();
@@ -156,7 +157,7 @@ async fn off_a_terminal_it_prints_lines_when_something_happened_and_none_when_on
 
 #[tokio::test]
 async fn it_goes_on_when_the_server_was_restarted_and_says_so() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let mut child =
         watch(&lab, &["--interval", "100ms"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -174,7 +175,7 @@ async fn it_goes_on_when_the_server_was_restarted_and_says_so() {
 
 #[tokio::test]
 async fn it_leaves_when_nobody_reads_any_more() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     for format in [&["--interval", "100ms"][..], &["--interval", "100ms", "--json"]] {
         let mut child = watch(&lab, format).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -205,7 +206,7 @@ fn read_until(terminal: &mut File, words: &[&str]) -> String {
 
 #[tokio::test]
 async fn on_a_terminal_one_picture_is_drawn_over_itself_and_kept_within_the_screen() {
-    let lab = Lab::start(18).await;
+    let lab = Lab::start(main_version()).await;
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();

@@ -105,6 +105,25 @@ fn files_stay_small_enough_to_read() {
     }
 }
 
+/// A number in a test is a version that `make matrix` cannot choose.
+#[test]
+fn tests_take_their_servers_from_the_list_of_versions() {
+    let fixed = [
+        "Binaries::all()",
+        "Binaries::version(",
+        "Lab::start(1",
+        "Bench::new(1",
+        "Bench::alone(1",
+        "of_version(1",
+        "programs(1",
+    ];
+    for (path, text) in sources("tests") {
+        let chosen: Vec<_> =
+            text.lines().filter(|line| fixed.iter().any(|words| line.contains(words))).collect();
+        assert!(chosen.is_empty() || path.ends_with("house/main.rs"), "{}: {chosen:?}", path.display());
+    }
+}
+
 #[test]
 fn tests_wait_for_events_and_never_for_time() {
     for (path, text) in sources("tests") {

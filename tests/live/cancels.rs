@@ -11,7 +11,10 @@ use headcount::{Event, Outcome, PlanShortfall};
 
 use crate::harness::{Bench, POOL, chain, on_each_version, soon};
 
-on_each_version!(a_statement_that_ignores_cancels_is_terminated);
+on_each_version!(
+    a_statement_that_ignores_cancels_is_terminated,
+    no_cancel_among_ten_thousand_short_statements_hits_the_next_one,
+);
 
 /// It catches what a cancel raises, for as long as its session lives.
 const STUBBORN: &str = "
@@ -38,28 +41,13 @@ async fn a_statement_that_ignores_cancels_is_terminated(major: u32) {
     bench.nothing_is_left_behind().await;
 }
 
-#[tokio::test]
-async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one_on_15() {
-    race(15, 10_000).await;
-}
-
-#[tokio::test]
-async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one_on_13() {
-    race(13, 10_000).await;
-}
-
-#[tokio::test]
-async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one_on_18() {
-    race(18, 10_000).await;
-}
-
 /// Statements in one attempt, at most: a cancel may also find the leader between two of them.
 const MOST: usize = 12;
 
 /// The pool is full and nobody has patience, so each attempt is short at its first tick. Its statements last
 /// about as long as tick and cancel take together: some end before, some after, some in between. An
 /// execution goes on until one of its attempts is kept.
-async fn race(major: u32, statements: u32) {
+async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one(major: u32) {
     let bench = Bench::alone(major).await;
     let _hog = bench.hog(POOL).await;
     bench.run("CREATE UNLOGGED TABLE done (n bigint)").await;
@@ -70,7 +58,7 @@ async fn race(major: u32, statements: u32) {
     let random = Mutex::new(fastrand::Rng::with_seed(7));
     let (attempts, sent) = (AtomicU32::new(0), Arc::new(AtomicU32::new(0)));
     let (mut kept, mut kept_in_spite_of_a_cancel) = (BTreeMap::new(), 0);
-    while sent.load(Ordering::Relaxed) < statements {
+    while sent.load(Ordering::Relaxed) < 10_000 {
         let guarded = job.guard(|client| {
             let n = attempts.fetch_add(1, Ordering::Relaxed);
             let sent = Arc::clone(&sent);

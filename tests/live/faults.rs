@@ -11,7 +11,7 @@ use headcount::{Error, Event, Execution, Headcount, Job, Outcome};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    Bench, CommitFault, LIMIT, POOL, Proxy, chain, eventually, on_each_version, quick, soon,
+    Bench, CommitFault, LIMIT, POOL, Proxy, chain, eventually, main_version, on_each_version, quick, soon,
 };
 
 on_each_version! {
@@ -269,7 +269,7 @@ async fn commit_fault(major: u32, fault: CommitFault, expected: Resolution) {
 
 #[tokio::test]
 async fn a_stop_while_nobody_knows_what_became_of_a_commit_is_told_as_doubt() {
-    let bench = Bench::new(18).await;
+    let bench = Bench::new(main_version()).await;
     let proxy = Proxy::start(bench.server().port()).await;
     let through = bench.dsn_of("postgres", proxy.port());
     let stop = CancellationToken::new();
@@ -299,7 +299,7 @@ async fn a_stop_while_nobody_knows_what_became_of_a_commit_is_told_as_doubt() {
 
 #[tokio::test]
 async fn a_stop_while_a_commit_takes_long_learns_what_became_of_it() {
-    let bench = Bench::new(18).await;
+    let bench = Bench::new(main_version()).await;
     bench
         .run(
             "CREATE FUNCTION doze() RETURNS trigger LANGUAGE plpgsql AS

@@ -16,7 +16,7 @@
 //! | [`maintenance`] | the bounds of VACUUM and CREATE INDEX, and that the server asks for no more |
 //! | [`scripts`] | each statement of a script, and REFRESH, inspected before anything runs |
 //!
-//! Most claims are tried on PostgreSQL 13, 15 and 18; `harness` starts one server a version and
+//! Most claims are tried on each version (see `versions`); `harness` starts one server a version and
 //! lends its whole pool to one test at a time. Nothing here sleeps to let something happen: tests
 //! wait for events, and ask the server until it says so.
 
@@ -34,3 +34,5 @@ mod rows;
 mod scripts;
 mod statements;
 mod verdicts;
+#[path = "../servers/versions.rs"]
+mod versions;

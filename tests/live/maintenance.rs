@@ -1,4 +1,4 @@
-//! VACUUM and CREATE INDEX: the bound is what the server asks for, and what is missing is said, on 13, 15 and 18.
+//! VACUUM and CREATE INDEX: the bound is what the server asks for, and what is missing is said, on each version.
 
 use std::future::poll_fn;
 
@@ -6,7 +6,8 @@ use headcount::pg::plan::{Reason, ReasonKind, explain};
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::harness::plain_server;
-use crate::plan::{Bench, MAJORS};
+use crate::plan::Bench;
+use crate::versions::{main_version, versions};
 
 /// How many workers the server asks for when it runs this, by its own account.
 async fn asked_for(major: u32, schema: &str, settings: &[(&str, &str)], sql: &str) -> u32 {
@@ -43,7 +44,7 @@ async fn reasons(bench: &mut Bench, sql: &str) -> Vec<Reason> {
 
 #[tokio::test]
 async fn the_bound_of_create_index_is_what_the_server_asks_for() {
-    for major in MAJORS {
+    for major in versions() {
         let schema = "maintenance_bound";
         let mut bench = Bench::new(major, schema).await;
         bench
@@ -75,6 +76,8 @@ async fn the_bound_of_create_index_is_what_the_server_asks_for() {
             ("64MB", "64kB", "CREATE INDEX ON parts (id)", 1),
             ("1GB", "64kB", "CREATE INDEX ON seen (id)", 4),
             ("1GB", "64kB", "CREATE INDEX ON big USING hash (id)", 0),
+            ("1GB", "64kB", "CREATE INDEX ON big USING gist (point(id, grp))", 0),
+            ("1GB", "64kB", "CREATE INDEX ON big USING spgist (point(id, grp))", 0),
             ("1GB", "64kB", "CREATE INDEX ON big USING brin (id)", brin),
             ("1GB", "64kB", "CREATE INDEX ON words USING gin (few)", gin),
         ] {
@@ -98,7 +101,7 @@ async fn the_bound_of_create_index_is_what_the_server_asks_for() {
 
 #[tokio::test]
 async fn what_keeps_create_index_from_the_target_is_named_and_the_fix_works() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "maintenance_reasons").await;
         bench.set("max_parallel_maintenance_workers", "4");
         let sql = "CREATE INDEX ON big (id)";
@@ -138,7 +141,7 @@ async fn what_keeps_create_index_from_the_target_is_named_and_the_fix_works() {
 
 #[tokio::test]
 async fn an_index_that_the_leader_builds_alone_is_told_and_no_setting_is_offered() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "maintenance_alone").await;
         bench.run("CREATE TEMPORARY TABLE mine AS SELECT id FROM big").await;
         bench.set("max_parallel_maintenance_workers", "1");
@@ -164,7 +167,7 @@ async fn an_index_that_the_leader_builds_alone_is_told_and_no_setting_is_offered
 
 #[tokio::test]
 async fn a_table_or_a_column_that_is_not_there_is_the_servers_error() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "maintenance_missing").await;
         for (sql, sqlstate) in [
             ("VACUUM nope", "42P01"),
@@ -184,7 +187,7 @@ async fn a_table_or_a_column_that_is_not_there_is_the_servers_error() {
 
 #[tokio::test]
 async fn a_limit_that_would_give_no_more_is_not_named() {
-    let mut bench = Bench::new(18, "maintenance_limit").await;
+    let mut bench = Bench::new(main_version(), "maintenance_limit").await;
     bench.set("max_parallel_maintenance_workers", "2");
     bench.set("min_parallel_index_scan_size", "0");
     bench.run("CREATE TABLE two (a int PRIMARY KEY, b int UNIQUE)").await;
@@ -202,7 +205,7 @@ async fn a_limit_that_would_give_no_more_is_not_named() {
 
 #[tokio::test]
 async fn vacuum_of_a_parent_is_about_those_that_inherit_from_it_since_18() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "maintenance_inherit").await;
         bench.set("max_parallel_maintenance_workers", "4");
         bench.set("min_parallel_index_scan_size", "0");

@@ -1,4 +1,4 @@
-//! Plan inspection against real servers of 13, 15 and 18.
+//! Plan inspection, on each version.
 //!
 //! - the plan: kinds of statements, parameters, what EXPLAIN cannot take, nothing is executed
 //! - the reasons: each one found, named and fixed; where the fix is a setting, it is tried
@@ -9,8 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::harness::{client, plain_server};
-
-pub(crate) const MAJORS: [u32; 3] = [13, 15, 18];
+use crate::versions::{main_version, versions};
 
 /// A session in a schema of its own, with `big` (100,000 rows, about 10 MB) and `small` (1,000 rows).
 pub(crate) struct Bench {
@@ -78,7 +77,7 @@ fn says(explanation: &Explanation, kind: ReasonKind, words: &str, fix: &str) {
 
 #[tokio::test]
 async fn each_kind_of_query_shows_its_workers() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_kinds").await;
         bench.run("PREPARE p(int) AS SELECT count(*) FROM big WHERE id > $1").await;
         for sql in [
@@ -107,7 +106,7 @@ async fn each_kind_of_query_shows_its_workers() {
 
 #[tokio::test]
 async fn branches_that_share_one_gather_are_told_from_branches_with_their_own() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_branches").await;
         let branches = "SELECT count(*) FROM big UNION ALL SELECT count(*) FROM big";
         let explanation = bench.check(branches, &[ReasonKind::ParallelAppend]).await;
@@ -125,7 +124,7 @@ async fn branches_that_share_one_gather_are_told_from_branches_with_their_own() 
 
 #[tokio::test]
 async fn parameters_are_planned_with_their_values() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_params").await;
         for sql in [
             "SELECT count(*) FROM big WHERE id > $1 AND pad <> $2",
@@ -146,7 +145,7 @@ async fn parameters_are_planned_with_their_values() {
 
 #[tokio::test]
 async fn what_explain_cannot_take_is_said_and_the_session_goes_on() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_opaque").await;
         for sql in ["DROP TABLE small", "EXPLAIN ANALYZE DELETE FROM small", "DO $$ BEGIN END $$"] {
             let explanation = bench.explain(sql).await;
@@ -171,7 +170,7 @@ async fn what_explain_cannot_take_is_said_and_the_session_goes_on() {
 
 #[tokio::test]
 async fn a_serializable_transaction_is_no_reason() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_serializable").await;
         bench.run("SET default_transaction_isolation = 'serializable'").await;
         assert_eq!(bench.reachable("SELECT count(*) FROM big").await, 4);
@@ -180,7 +179,7 @@ async fn a_serializable_transaction_is_no_reason() {
 
 #[tokio::test]
 async fn statements_that_never_have_workers_are_named() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_statements").await;
         for sql in [
             "INSERT INTO small SELECT id FROM big",
@@ -203,7 +202,7 @@ async fn statements_that_never_have_workers_are_named() {
 
 #[tokio::test]
 async fn an_unsafe_function_is_named_wherever_it_hides() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_unsafe").await;
         bench
             .run(
@@ -246,7 +245,7 @@ async fn an_unsafe_function_is_named_wherever_it_hides() {
 
 #[tokio::test]
 async fn settings_below_the_target_are_named_with_the_value_that_helps() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_settings").await;
         let sql = "SELECT count(*) FROM big";
 
@@ -291,7 +290,7 @@ async fn settings_below_the_target_are_named_with_the_value_that_helps() {
 
 #[tokio::test]
 async fn a_catalog_of_the_servers_own_is_not_to_be_altered() {
-    let mut bench = Bench::new(18, "plan_catalog").await;
+    let mut bench = Bench::new(main_version(), "plan_catalog").await;
     bench.set("min_parallel_table_scan_size", "8MB");
     let explanation = bench.explain("SELECT count(*) FROM pg_class").await;
     let small = explanation.reasons.iter().find(|reason| reason.kind == ReasonKind::SmallTable).unwrap();
@@ -301,7 +300,7 @@ async fn a_catalog_of_the_servers_own_is_not_to_be_altered() {
 
 #[tokio::test]
 async fn a_small_table_is_named_with_its_size_and_both_fixes_work() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_small").await;
         let sql = "SELECT count(*) FROM big";
         bench.set("min_parallel_table_scan_size", "4MB");
@@ -336,7 +335,7 @@ async fn a_small_table_is_named_with_its_size_and_both_fixes_work() {
 
 #[tokio::test]
 async fn what_only_the_leader_can_read_is_named() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_leader").await;
         bench
             .run(
@@ -365,7 +364,7 @@ async fn what_only_the_leader_can_read_is_named() {
 
 #[tokio::test]
 async fn a_forced_gather_is_told_from_a_parallel_plan() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_forced").await;
         let name = if major >= 16 { "debug_parallel_query" } else { "force_parallel_mode" };
         bench.set("parallel_setup_cost", "1000000");
@@ -380,7 +379,7 @@ async fn a_forced_gather_is_told_from_a_parallel_plan() {
 
 #[tokio::test]
 async fn a_function_that_runs_queries_forbids_a_refusal() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "plan_unseen").await;
         bench
             .run(

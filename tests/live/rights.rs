@@ -7,7 +7,7 @@ use headcount::event::FailReason;
 use headcount::pg::embedded::PrivateServer;
 use headcount::{Event, Headcount, Job, Outcome, Refusal};
 
-use crate::harness::{Bench, POOL, chain, endpoint, on_each_version, plain_server, programs, quick};
+use crate::harness::{Bench, POOL, chain, endpoint, on_each_version, plain_server, quick};
 
 on_each_version! {
     a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how,
@@ -98,7 +98,7 @@ async fn a_monitor_on_another_server_is_refused(major: u32) {
 
 #[tokio::test]
 async fn a_password_is_in_no_error_and_no_debug_text() {
-    let server = PrivateServer::builder().binaries(programs(15)).password("right").start().await.unwrap();
+    let server = PrivateServer::builder().password("right").start().await.unwrap();
     let wrong = server.dsn_for("postgres", "postgres").replace("postgres@", "postgres:hunter2@");
     let error = Headcount::connect(&wrong).await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("28P01"));

@@ -1,8 +1,9 @@
-//! Scripts and REFRESH, inspected before anything of them runs, on 13, 15 and 18.
+//! Scripts and REFRESH, inspected before anything of them runs, on each version.
 
 use headcount::pg::plan::{Explanation, ReasonKind, Statement, explain};
 
-use crate::plan::{Bench, MAJORS};
+use crate::plan::Bench;
+use crate::versions::versions;
 
 /// The most workers of each statement, `None` where nothing is certain.
 async fn check(bench: &mut Bench, sql: &str, reachable: &[Option<u32>]) -> Explanation {
@@ -14,7 +15,7 @@ async fn check(bench: &mut Bench, sql: &str, reachable: &[Option<u32>]) -> Expla
 
 #[tokio::test]
 async fn each_statement_of_a_script_is_inspected_and_nothing_runs() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_each").await;
         let fast = "SELECT grp, count(*) FROM big GROUP BY grp";
         let locked = "SELECT id FROM small FOR UPDATE";
@@ -32,7 +33,7 @@ async fn each_statement_of_a_script_is_inspected_and_nothing_runs() {
 
 #[tokio::test]
 async fn what_a_statement_ahead_may_change_is_not_certain() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_doubt").await;
         bench
             .run("CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN 1; END'")
@@ -73,7 +74,7 @@ async fn what_a_statement_ahead_may_change_is_not_certain() {
 
 #[tokio::test]
 async fn a_setting_of_the_script_counts_for_what_follows_and_is_gone_afterwards() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_set").await;
         let counting = "SELECT count(*) FROM big";
         let script = format!("{counting}; SET max_parallel_workers_per_gather = 1; {counting}");
@@ -89,7 +90,7 @@ async fn a_setting_of_the_script_counts_for_what_follows_and_is_gone_afterwards(
 
 #[tokio::test]
 async fn a_refresh_has_the_plan_of_its_view_where_the_server_allows_workers() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_refresh").await;
         bench.run("CREATE MATERIALIZED VIEW \"Mine\" AS SELECT grp, count(*) FROM big GROUP BY grp").await;
         let refresh = "REFRESH MATERIALIZED VIEW \"Mine\" WITH DATA";
@@ -118,7 +119,7 @@ async fn a_refresh_has_the_plan_of_its_view_where_the_server_allows_workers() {
 
 #[tokio::test]
 async fn one_partition_with_the_workers_demanded_is_enough() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_parts").await;
         bench
             .run(
@@ -139,7 +140,7 @@ async fn one_partition_with_the_workers_demanded_is_enough() {
 
 #[tokio::test]
 async fn vacuum_has_a_worker_for_each_large_index_but_one() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_vacuum").await;
         bench.set("max_parallel_maintenance_workers", "4");
         bench
@@ -191,7 +192,7 @@ async fn vacuum_has_a_worker_for_each_large_index_but_one() {
 
 #[tokio::test]
 async fn maintenance_has_a_bound_and_no_more() {
-    for major in MAJORS {
+    for major in versions() {
         let mut bench = Bench::new(major, "script_maintenance").await;
         bench.set("max_parallel_maintenance_workers", "3");
         bench.set("maintenance_work_mem", "160MB");

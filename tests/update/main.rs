@@ -11,7 +11,7 @@
 //! - `streams`: millions of keys in bounded memory
 //! - `batches`: the caller's own closure
 //!
-//! The central claims are tried on PostgreSQL 13, 15 and 18, the others on whichever there is.
+//! The central claims are tried on each version (see `versions`), the others on one.
 
 mod ahead;
 mod batches;
@@ -24,3 +24,5 @@ mod sharing;
 mod streams;
 mod support;
 mod values;
+#[path = "../servers/versions.rs"]
+mod versions;

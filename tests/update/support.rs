@@ -1,8 +1,5 @@
 //! A server for all tests of this binary, a database per test, and a line that can be cut.
 
-#[path = "../live/harness/versions.rs"]
-mod versions;
-
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::Write as _;
@@ -12,28 +9,28 @@ use std::time::Duration;
 
 use headcount::event::{Observer, Scope};
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::{Binaries, PrivateServer};
+use headcount::pg::embedded::PrivateServer;
 use headcount::{Event, Keys, Update, Updated, Updater};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
-pub(crate) use versions::on_each_version;
+pub(crate) use crate::versions::on_each_version;
+use crate::versions::{main_version, programs};
 
 pub(crate) type Server = Arc<PrivateServer>;
 
-/// The servers of this process, by version; 0 is whichever there is. They outlive the tests; a watchdog
+/// The servers of this process, by version. They outlive the tests; a watchdog
 /// stops each with the process.
 fn server(major: u32) -> Server {
     static SERVERS: Mutex<BTreeMap<u32, Server>> = Mutex::new(BTreeMap::new());
     let start = move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let mut server =
-            PrivateServer::builder().setting("max_connections", "200").setting("deadlock_timeout", "100ms");
-        if major > 0 {
-            server = server.binaries(Binaries::version(major).expect("`make servers` installs it"));
-        }
+        let server = PrivateServer::builder()
+            .binaries(programs(major))
+            .setting("max_connections", "200")
+            .setting("deadlock_timeout", "100ms");
         Arc::new(runtime.block_on(server.start()).unwrap())
     };
     let mut servers = SERVERS.lock().unwrap();
@@ -49,7 +46,7 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) async fn with_orders(rows: u32) -> Self {
-        Self::of_version(0, rows).await
+        Self::of_version(main_version(), rows).await
     }
 
     pub(crate) async fn of_version(major: u32, rows: u32) -> Self {

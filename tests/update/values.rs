@@ -6,6 +6,7 @@ use headcount::pg::embedded::Shutdown;
 use headcount::{ChunkSize, Keys, Update};
 
 use crate::support::{Shop, classes, ids, on_each_version, updater};
+use crate::versions::{Part, version_with};
 
 on_each_version!(a_value_survives_its_way_through_text_whatever_the_role_prefers,);
 
@@ -47,8 +48,7 @@ async fn now_is_one_moment_for_all_rows() {
 
 #[tokio::test]
 async fn equal_is_not_always_the_same() {
-    // Debian's, with ICU.
-    let shop = Shop::of_version(15, 0).await;
+    let shop = Shop::of_version(version_with(Part::Icu), 0).await;
     let check = async |column_type: &str, old: &str, new: &str| {
         shop.run("DROP TABLE IF EXISTS typed").await;
         shop.run(&format!("CREATE TABLE typed (k int PRIMARY KEY, v {column_type})")).await;
@@ -74,8 +74,7 @@ async fn equal_is_not_always_the_same() {
 
 #[tokio::test]
 async fn an_index_that_tells_more_apart_than_the_column_proves_nothing() {
-    // Debian's, with ICU.
-    let shop = Shop::of_version(15, 0).await;
+    let shop = Shop::of_version(version_with(Part::Icu), 0).await;
     shop.run(
         "CREATE COLLATION shoutless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          CREATE TABLE typed (k text COLLATE shoutless, v int); CREATE UNIQUE INDEX ON typed (k COLLATE \"C\");

@@ -293,9 +293,18 @@ fn check_reachable(binaries: &Binaries, account: &Account) -> Result<(), Error> 
     ))
 }
 
+/// The server's own `pg_basebackup`, or that of a later version, which copies earlier servers, too (manual,
+/// "pg_basebackup"): packages without client programs have none.
+fn backup_program(server: &Binaries) -> PathBuf {
+    let later = Binaries::all().into_iter().filter(|other| other.major() >= server.major());
+    let mut all = std::iter::once(server.clone()).chain(later);
+    let found = all.find_map(|other| Some(other.program("pg_basebackup")).filter(|path| path.exists()));
+    found.unwrap_or_else(|| server.program("pg_basebackup"))
+}
+
 /// Copies a running server, over its socket, and has the copy follow it.
 fn copy(primary: &Inner, account: &Account, data: &Path) -> Result<(), Error> {
-    let mut command = account.command(&primary.binaries.program("pg_basebackup"));
+    let mut command = account.command(&backup_program(&primary.binaries));
     command.args(["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
     command.arg("--host").arg(&primary.folder).arg(format!("--port={}", primary.port));
     run(command.arg("--pgdata").arg(data))

@@ -24,7 +24,7 @@ const SHARE_KB: u64 = 32 * 1024;
 const LEAST_PAGES: u64 = 10;
 
 /// The first version of which it is not known which access methods have workers.
-const UNKNOWN_VERSION: i32 = 190_000;
+const UNKNOWN_VERSION: i32 = 200_000;
 
 /// The tables that have storage, and the server's version.
 const TABLES: &str = "
@@ -349,7 +349,8 @@ mod tests {
             ("gin", 170_005, Some(Builds::AloneBefore(18))),
             ("gin", 180_000, Some(Builds::Together)),
             ("hash", 180_000, Some(Builds::Alone)),
-            ("gist", 190_000, None),
+            ("hash", 190_000, Some(Builds::Alone)),
+            ("gist", 200_000, None),
             ("hnsw", 180_000, None),
         ] {
             assert_eq!(Builds::of(method, version), builds, "{method} {version}");

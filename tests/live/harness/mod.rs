@@ -5,16 +5,15 @@ mod hog;
 mod proxy;
 mod recorder;
 mod servers;
-mod versions;
 
 use std::time::Duration;
 
+pub(crate) use crate::versions::{main_version, on_each_version};
 pub(crate) use bench::{Bench, endpoint, quick};
 pub(crate) use hog::Hog;
 pub(crate) use proxy::{CommitFault, Proxy};
 pub(crate) use recorder::Recorder;
-pub(crate) use servers::{POOL, client, plain_server, programs};
-pub(crate) use versions::on_each_version;
+pub(crate) use servers::{POOL, client, plain_server};
 
 /// Longest wait for anything that must happen. It only bounds a failing test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use headcount::pg::embedded::{Binaries, Builder, PrivateServer};
+use headcount::pg::embedded::{Builder, PrivateServer};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
+
+use crate::versions::programs;
 
 /// Slots in the pool of the servers that tests fight over: one and a half times the usual target.
 pub(crate) const POOL: u32 = 6;
@@ -31,15 +33,6 @@ pub(super) struct Shared {
 type Cell = Arc<OnceCell<Shared>>;
 
 static SERVERS: LazyLock<Mutex<HashMap<(u32, Kind), &'static Cell>>> = LazyLock::new(Mutex::default);
-
-/// The programs of that version.
-pub(crate) fn programs(major: u32) -> Binaries {
-    Binaries::version(major).unwrap_or_else(|_| {
-        panic!(
-            "PostgreSQL {major} is not installed here: `make test` gets it, or `tests/servers/install.sh tests`"
-        )
-    })
-}
 
 /// A shared server with PostgreSQL's own settings.
 pub(crate) async fn plain_server(major: u32) -> &'static PrivateServer {
