@@ -3,7 +3,7 @@
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test soak lint doc bench stack picture servers
+.PHONY: help demo test matrix soak mutations lint doc bench stack picture servers
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,12 +13,20 @@ demo:  ## The main job on a private server, in under a minute once built
 	$(CARGO) build --release --quiet
 	target/release/headcount demo
 
-test: servers lint doc  ## Everything that must hold, against real servers of 13, 15 and 18
+test: servers lint doc  ## Everything that must hold, against real servers of 13, 16, 18, and 19 where it can be had
 	$(CARGO) test --no-default-features --lib --test core
 	$(CARGO) test
 
-soak: servers  ## 1,000 seeded runs a version over lines cut at any byte; 10 million keys in bounded memory
+matrix:  ## What talks to servers, on each of 13 to 19, one after the other, with a table at the end
+	@tests/servers/install.sh all
+	@tests/servers/observability.sh
+	@tests/servers/matrix.sh $(VERSIONS)
+
+soak: servers mutations  ## 1,000 seeded runs a version over lines cut at any byte; 10 million keys; mutations
 	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --test update -- a_line_cut_at_any_byte memory_does_not_grow
+
+mutations:  ## Each promise broken once on purpose: a test must notice
+	@if [ -e tests/mutations.sh ]; then bash tests/mutations.sh; else echo "mutations: tests/mutations.sh is not there"; fi
 
 lint:  ## Format and lints
 	$(CARGO) fmt --check
@@ -38,6 +46,6 @@ stack: servers  ## A demo watched by Prometheus, Alertmanager and Pushgateway, w
 picture: servers  ## dashboards/below-minimum.png, by a headless Chromium (Debian's package chromium)
 	$(CARGO) test --test stack -- --ignored picture
 
-servers:  ## PostgreSQL 13, 15, 16, 18 and 19, and the programs of the observability tests
+servers:  ## PostgreSQL 13, 16, 18, and 19 where it can be had, and the programs of the observability tests
 	@tests/servers/install.sh tests
 	@tests/servers/observability.sh

@@ -5,7 +5,7 @@ use headcount::pg::fleet::Fleet;
 
 use crate::lab::{Lab, rows_of};
 use crate::shares::resize;
-use crate::versions::{main_version, oldest_and_newest};
+use crate::versions::{main_version, main_version_from, oldest_and_newest};
 
 pub(crate) const CANCEL_OUTSIDER: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'psql' AND leader_pid IS NULL";
 
@@ -100,8 +100,9 @@ async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slot
 
 #[tokio::test]
 async fn what_a_job_asks_the_server_takes_no_worker_of_the_pool() {
-    // Only 18 counts the workers that were launched.
-    let lab = Lab::start(main_version()).await;
+    // Before 18 no server counts the workers that were launched.
+    let Some(version) = main_version_from(18) else { return };
+    let lab = Lab::start(version).await;
     let look = "SELECT sum(parallel_workers_launched)::int8 FROM pg_stat_database";
     let before: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
     let ignored = ["--reserve", "--plan-shortfall", "ignore"];

