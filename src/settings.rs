@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::decide::attempt::Spacing;
 use crate::decide::verdict::Patience;
 use crate::error::{Error, human};
+use crate::pg::plan;
 
 /// The least that the last attempt is accepted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +281,13 @@ impl Settings {
                     format!("{name:?} is not the name of a setting"),
                 ));
             }
+        }
+        if let Some((name, _)) = self.settings.iter().find(|(_, value)| value.contains('\0')) {
+            let problem = "its value has a NUL character, which PostgreSQL takes in no text";
+            return Err(Error::configuration(format!("settings (--set {name})"), problem));
+        }
+        if let Some(problem) = self.cleanup.as_deref().and_then(plan::flaw_of_cleanup) {
+            return Err(Error::configuration("cleanup", problem));
         }
         let untracked = |(name, value): &&(String, String)| {
             name.eq_ignore_ascii_case("track_activities") && !says_yes(value)

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use headcount::pg::plan;
 use headcount::{Minimum, Settings};
 use serde::{Deserialize, Deserializer};
 
@@ -79,6 +80,7 @@ impl Wanted {
             apply_sharing(&timing.sharing, &mut settings)?;
         }
         settings.validate()?;
+        plan::check(&sql, timing.map(|_| settings.transaction))?;
         Ok(Self { sql, settings })
     }
 }
@@ -197,15 +199,33 @@ fn statement(demand: &Demand, job: &JobFile) -> Result<(String, Option<PathBuf>)
 fn read_text(path: &Path, option: &str) -> Result<String, Failed> {
     let read = || {
         if path != Path::new("-") {
-            return std::fs::read_to_string(path);
+            return std::fs::read(path);
         }
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        Ok(text)
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes)?;
+        Ok(bytes)
     };
-    // Editors on other systems begin a file with a byte order mark.
-    let read = || read().map(|text| text.trim_start_matches('\u{feff}').to_owned());
-    read().map_err(|error| Failed::usage(format!("{option}: cannot read {}: {error}", path.display())))
+    let name = path.display();
+    let bytes = read().map_err(|error| Failed::usage(format!("{option}: cannot read {name}: {error}")))?;
+    text_of(bytes).map_err(|problem| Failed::usage(format!("{option}: cannot read {name}: {problem}")))
+}
+
+/// Editors on other systems begin a file with a byte order mark, or write another encoding altogether.
+fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("it is in UTF-16: save it as UTF-8".to_owned());
+    }
+    let line = |end: usize| bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        let line = line(at);
+        return Err(format!(
+            "line {line} has a NUL character, which no text has: is it a text file, in UTF-8?"
+        ));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(text.trim_start_matches('\u{feff}').to_owned()),
+        Err(error) => Err(format!("line {} is not in UTF-8: save it as that", line(error.valid_up_to()))),
+    }
 }
 
 /// The task's name as far as what was typed tells it.
@@ -310,6 +330,18 @@ mod tests {
         assert!(problem.contains("line 1") && problem.ends_with("expected a number from 0 up"), "{problem}");
         let problem = job("deadline = 60\n").unwrap_err();
         assert!(problem.contains("line 1") && problem.contains("`60` is no time with a unit"), "{problem}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_refused_with_its_line() {
+        let refused = |bytes: &[u8], words: &str| {
+            let problem = text_of(bytes.to_vec()).unwrap_err();
+            assert!(problem.contains(words), "{problem}");
+        };
+        refused(b"select 1;\nselect '\0'", "line 2 has a NUL");
+        refused(b"\xff\xfes\0e\0l\0", "UTF-16");
+        refused(b"select 1;\n\nselect '\xe4'", "line 3 is not in UTF-8");
+        assert_eq!(text_of(b"\xef\xbb\xbfselect 1".to_vec()).unwrap(), "select 1");
     }
 
     #[test]

@@ -219,6 +219,10 @@ fn explained(error: headcount::Error, wanted: &Wanted) -> Failed {
         Some("25001") if settings.transaction => {
             Some("-- run it outside a transaction block, with --no-transaction".to_owned())
         }
+        // A procedure, or a DO block, with a COMMIT of its own.
+        Some("2D000") if settings.transaction => Some(
+            "-- it ends a transaction by itself: run it outside a transaction block, with --no-transaction".to_owned(),
+        ),
         // What an attempt that was cancelled left behind.
         Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {
             let index = concurrent_index(sql).unwrap_or("...");

@@ -118,7 +118,13 @@ impl Failure {
             };
         }
         let cause = StdError::source(error);
-        let lost = error.is_closed() || cause.is_some_and(<dyn StdError>::is::<std::io::Error>);
+        // What cannot be sent, such as a NUL, is an I/O error to the driver, too.
+        let broken = |cause: &(dyn StdError + 'static)| {
+            cause
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidInput)
+        };
+        let lost = error.is_closed() || cause.is_some_and(broken);
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Failure;
 use super::connect::Endpoint;
@@ -21,6 +21,35 @@ use crate::event::Resolution;
 
 /// Between two questions about a transaction that is still in progress, or a server that is away.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(1) };
+
+/// How a session stands whose work has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Whether it is inside a transaction block.
+    pub(crate) in_block: bool,
+    /// The transaction's id; `None` if it wrote nothing.
+    pub(crate) id: Option<String>,
+}
+
+impl Standing {
+    /// Asks the session. Fails inside a transaction that is aborted, where COMMIT itself would roll back and not say
+    /// so.
+    ///
+    /// A statement alone, by the simple protocol, begins its transaction at the moment that it begins itself
+    /// (postgres.c); one inside a block finds that begun before. The driver does not tell what the protocol says of
+    /// it.
+    pub(crate) async fn of(client: &Client) -> Result<Self, Failure> {
+        const STANDING: &str = "SELECT pg_catalog.now() <> pg_catalog.statement_timestamp(), \
+             pg_catalog.pg_current_xact_id_if_assigned()::text";
+        let messages = client.simple_query(STANDING).await?;
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let field = |column| row.and_then(|row| row.get(column));
+        Ok(Self { in_block: field(0) == Some("t"), id: field(1).map(str::to_owned) })
+    }
+}
 
 /// The current transaction's id, `None` if it wrote nothing. Fails if the transaction is aborted,
 /// where COMMIT itself would roll back and not say so.

@@ -20,7 +20,7 @@ use super::rows::Rows;
 use super::stage::Stage;
 use super::work::{Closure, Nothing, Params, Query, Script, Statement, Work};
 use crate::error::{Error, Source};
-use crate::pg::plan::{self, Explanation};
+use crate::pg::plan::{self, Explanation, Manner};
 use crate::report::Execution;
 use crate::settings::{Minimum, PlanShortfall, Policy, Settings};
 use crate::telemetry::spans;
@@ -204,7 +204,7 @@ impl Job {
     /// # Errors
     /// A bad option, a refusal, a failing statement or cleanup, the deadline, a commit in doubt.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<Execution<u64>, Error> {
-        refuse_flaw(plan::copy_flaw(sql))?;
+        self.refuse_flaw(sql, true)?;
         self.run(Statement { sql, params, trace_comment: self.settings.trace_comment }).await
     }
 
@@ -215,13 +215,7 @@ impl Job {
     /// # Errors
     /// As [`execute`](Self::execute).
     pub async fn execute_script(&self, sql: &str) -> Result<Execution<u64>, Error> {
-        refuse_flaw(plan::flaw(sql))?;
-        if let Some(keyword) = plan::transaction_control(sql).filter(|_| self.settings.transaction) {
-            let problem = format!(
-                "{keyword} would end the transaction that a rejected attempt is rolled back with; leave it out"
-            );
-            return Err(Error::configuration("sql", problem));
-        }
+        self.refuse_flaw(sql, false)?;
         let Settings { trace_comment, transaction, .. } = self.settings;
         self.run(Script { sql, trace_comment, apart: !transaction }).await
     }
@@ -236,6 +230,7 @@ impl Job {
     /// # Errors
     /// As [`execute`](Self::execute).
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Execution<Rows>, Error> {
+        self.refuse_flaw(sql, true)?;
         let (settings, cleanup) = self.validated()?;
         let span = spans::execution(&settings.task);
         let work = Query::new(sql, params, settings.trace_comment);
@@ -298,6 +293,12 @@ impl Job {
         Ok(ledger.execution(outcome, value))
     }
 
+    /// What cannot run as it is typed is told before anything is sent.
+    fn refuse_flaw(&self, sql: &str, parameters: bool) -> Result<(), Error> {
+        let flaw = plan::flaw(sql, Manner::of(self.settings.transaction), parameters);
+        flaw.map_or(Ok(()), |problem| Err(Error::configuration("sql", problem)))
+    }
+
     fn ledger(&self, task: &str) -> Ledger {
         let ledger = Ledger::new(task, self.inner.observers.clone());
         match self.since {
@@ -315,10 +316,6 @@ impl Job {
         };
         Ok((Arc::new(self.settings.clone()), cleanup))
     }
-}
-
-fn refuse_flaw(flaw: Option<String>) -> Result<(), Error> {
-    flaw.map_or(Ok(()), |problem| Err(Error::configuration("sql", problem)))
 }
 
 impl fmt::Debug for Job {

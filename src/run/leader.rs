@@ -18,11 +18,12 @@ use super::work::{Nothing, Params, Work};
 use crate::decide::reservation::Launch;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
+use crate::pg::Failure;
 use crate::pg::era::Era;
-use crate::pg::plan::{self, Explanation};
+use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
 use crate::pg::session::{Identity, OLDEST};
-use crate::pg::{Failure, xact};
+use crate::pg::xact::{self, Standing};
 use crate::settings::Settings;
 use crate::telemetry::spans;
 
@@ -94,6 +95,11 @@ impl<W: Work> Leader<W> {
             return Ok(Reach { pool_size, own_pool, apart, ..Reach::default() });
         };
         let failed = |failure| Error::sql("the statement", failure);
+        let strings = plan::strings_of(client, statement).await.map_err(failed)?;
+        let manner = Manner::of(self.hold.settings.transaction);
+        if let Some(flaw) = plan::flaw_as(statement, strings, manner, !params.is_empty()) {
+            return Err(Error::configuration("sql", flaw));
+        }
         let survey =
             self.attended(|event| ledger.observe(event), plan::survey(client, statement, params, None)).await;
         let survey = survey.map_err(failed)?;
@@ -286,14 +292,25 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError> {
-        if !self.hold.settings.transaction {
-            self.hold.rest();
-            return Ok(());
-        }
         let client = self.hold.client().map_err(CommitError::Failed)?;
         let late = || Failure::lost("the server did not answer in time");
+        if !self.hold.settings.transaction {
+            // What it had to do is done, unless it waits for a COMMIT that never comes.
+            let standing = committing.answer(Standing::of(client)).await.unwrap_or_else(|| Err(late()));
+            return match standing {
+                Ok(standing) if standing.in_block => Err(CommitError::Failed(left_open())),
+                Err(failure) if failure.sqlstate() == Some("25P02") => Err(CommitError::Failed(left_open())),
+                Ok(_) | Err(_) => {
+                    self.hold.rest();
+                    Ok(())
+                }
+            };
+        }
         let known = async {
-            let xid = xact::current_id(client).await?;
+            let Standing { in_block, id: xid } = Standing::of(client).await?;
+            if !in_block {
+                return Err(ended_ours());
+            }
             let era = if xid.is_some() { Some(Era::now(client).await?) } else { None };
             Ok((xid, era))
         };
@@ -335,6 +352,23 @@ impl<W: Work> Stage for Leader<W> {
     async fn clear_away(&mut self) -> Cleared {
         self.hold.clear_away().await
     }
+}
+
+/// What a script that left its transaction open is told: nobody will ever commit it.
+fn left_open() -> Failure {
+    Failure::found(
+        "25000",
+        "it ended inside a transaction that it had begun; what it did there was rolled back: end it with COMMIT",
+    )
+}
+
+/// What a closure is told that ended the transaction that it was to run in.
+fn ended_ours() -> Failure {
+    Failure::found(
+        "25000",
+        "it ended the transaction that it was given, so nobody can say what of it is kept: leave COMMIT and ROLLBACK \
+         to headcount",
+    )
 }
 
 /// Whether no function of the statement is known to run queries that the plan does not show. Asked last, and in

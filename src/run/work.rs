@@ -89,7 +89,11 @@ impl Work for Script<'_> {
     type Value = u64;
 
     async fn run(&self, client: &Client) -> Result<u64, Failure> {
-        let parts = if self.apart { plan::split(self.sql) } else { vec![self.sql] };
+        let parts = if self.apart {
+            plan::split_as(self.sql, plan::strings_of(client, self.sql).await?)
+        } else {
+            vec![self.sql]
+        };
         let mut rows = 0;
         for part in parts {
             let stream = client.simple_query_raw(&commented(part, self.trace_comment)).await?;

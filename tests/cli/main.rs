@@ -3,6 +3,7 @@
 //!
 //! - `usage`: what was typed wrong; one clear line, code 1 or 2, no password
 //! - `run`: on target, above the minimum, below it, refused; what is left behind: nothing
+//! - `scripts`: what a text of SQL may hold, and how it must leave its session
 //! - `signals`: SIGINT, SIGTERM, a second one, SIGKILL
 //! - `cleanups`: one that does not end
 //! - `crowded`: a server whose connections are all taken
@@ -19,6 +20,7 @@ mod lab;
 #[path = "../live/harness/port.rs"]
 mod port;
 mod run;
+mod scripts;
 mod signals;
 #[path = "../live/harness/stopped.rs"]
 mod stopped;

@@ -16,6 +16,7 @@ on_each_version! {
     refresh_has_its_workers_where_the_server_allows_it,
     a_script_is_one_transaction,
     a_closure_has_its_workers_and_is_rolled_back_when_rejected,
+    a_closure_that_leaves_a_transaction_open_or_ends_ours_is_an_error,
     the_future_of_a_foreign_client_is_guarded_by_its_pid,
     vacuum_runs_outside_a_transaction,
     the_invalid_index_of_a_cancelled_concurrent_build_is_cleaned_up,
@@ -139,6 +140,23 @@ async fn a_closure_has_its_workers_and_is_rolled_back_when_rejected(major: u32) 
     assert!(run.attempt_count >= 2);
     assert_eq!(calls.load(Ordering::Relaxed), run.attempt_count, "called once an attempt");
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 1, "rejected calls left their rows behind");
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_closure_that_leaves_a_transaction_open_or_ends_ours_is_an_error(major: u32) {
+    let bench = Bench::new(major).await;
+    let closing = async |job: Job, sql: &'static str| {
+        let guarded = job.guard(|client| async move { client.batch_execute(sql).await }.boxed());
+        guarded.await.expect_err(sql)
+    };
+    let open = closing(bench.job().await.no_transaction(), "BEGIN; INSERT INTO log VALUES ('open')").await;
+    assert_eq!(open.sqlstate(), Some("25000"), "{}", chain(&open));
+    assert!(chain(&open).contains("it ended inside a transaction that it had begun"), "{}", chain(&open));
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 0, "rolled back, and said so");
+    let ended = closing(bench.job().await, "INSERT INTO log VALUES ('ended'); COMMIT").await;
+    assert!(chain(&ended).contains("it ended the transaction that it was given"), "{}", chain(&ended));
+    let error = bench.job().await.execute("COMMIT", &[]).await.unwrap_err();
+    assert!(error.is_configuration() && error.to_string().contains("COMMIT would end"), "{error}");
     bench.nothing_is_left_behind().await;
 }
 

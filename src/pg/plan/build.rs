@@ -9,6 +9,8 @@
 //! Expressions and predicates that are not parallel safe forbid workers, too. Which function a name means
 //! needs a parser, so that is left out: the bound is never too low.
 
+use std::fmt::Write as _;
+
 use tokio_postgres::Client;
 
 use super::Failure;
@@ -52,8 +54,13 @@ impl Wanted {
         tokens.take_word("only");
         let (mut table, mut name) = (String::new(), tokens.next()?);
         loop {
-            let (Token::Word(_) | Token::Quoted(_), text) = name else { return None };
-            table.push_str(&text);
+            match name {
+                (Token::Word(_), text) => table.push_str(&text),
+                (Token::Quoted(name), _) => {
+                    let _ = write!(table, "\"{}\"", name.replace('"', "\"\""));
+                }
+                _ => return None,
+            }
             if !tokens.next_is(&Token::Mark('.')) {
                 break;
             }
@@ -331,10 +338,14 @@ mod tests {
             "gin",
             &["id", "x y", "pad"],
         );
-        check("create index on t (lower(a), (b), s.f(c, d), current_date, U&\"e\", g)", "t", "btree", &["g"]);
-        for sql in
-            ["create index", "create index on t", "create index on t (a", "create index on U&\"t\" (a)"]
-        {
+        check(
+            "create index on t (lower(a), (b), s.f(c, d), current_date, U&\"\\0065\", g)",
+            "t",
+            "btree",
+            &["e", "g"],
+        );
+        check("create index on U&\"t\\0061\".\"b\"\"c\" (a)", "\"ta\".\"b\"\"c\"", "btree", &["a"]);
+        for sql in ["create index", "create index on t", "create index on t (a", "create index on 'a' (a)"] {
             assert_eq!(Wanted::read(sql), None, "{sql}");
         }
     }

@@ -24,6 +24,8 @@
 //! allpaths.c (`compute_parallel_worker`), and the manual's chapter "Parallel Query".
 
 mod build;
+mod control;
+mod flaw;
 mod lexer;
 mod maintenance;
 mod probe;
@@ -43,18 +45,21 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
+use self::lexer::Strings;
 use self::maintenance::Bound;
 use self::text::{Kind, Text};
 use self::tree::Tree;
 use super::Failure;
 use crate::error::Error;
 
+pub use self::flaw::check;
 pub use self::reason::{Diagnosis, Reason, ReasonKind};
 pub use self::server::Setting;
 pub use self::survey::Statement;
 
+pub(crate) use self::flaw::{Manner, flaw, flaw_as, flaw_of_cleanup};
 pub(crate) use self::reasons::diagnose_pool;
-pub(crate) use self::statements::{copy_flaw, flaw, split};
+pub(crate) use self::statements::split_as;
 pub(crate) use self::survey::survey;
 
 use self::reasons::diagnose;
@@ -247,9 +252,14 @@ async fn parse(client: &Client, sql: &str) -> Result<(), Failure> {
     }
 }
 
-/// The first statement of a text that begins or ends a transaction, by its keyword in upper case.
-pub(crate) fn transaction_control(sql: &str) -> Option<String> {
-    Text::new(sql).transaction_control().map(str::to_uppercase)
+/// How plain strings of a text are read on this session. It is asked only where that makes a difference.
+pub(crate) async fn strings_of(client: &Client, sql: &str) -> Result<Strings, Failure> {
+    const STANDARD: &str = "SELECT pg_catalog.current_setting('standard_conforming_strings') = 'on'";
+    if !sql.contains('\\') || client.query_one(STANDARD, &[]).await?.try_get(0)? {
+        Ok(Strings::Standard)
+    } else {
+        Ok(Strings::Escaped)
+    }
 }
 
 /// What the session adds to a plan.

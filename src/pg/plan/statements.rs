@@ -3,42 +3,91 @@
 //! The server cuts a script by its grammar, psql by counting (psqlscan.l); this counts as psql does: a
 //! semicolon ends a statement unless it stands in parentheses (CREATE RULE) or in the body of a
 //! routine (`BEGIN ATOMIC ... END`, 14+). Where that is wrong, EXPLAIN fails and nothing is concluded.
+//!
+//! A script that changes `standard_conforming_strings` is read on as it says, since each of its statements is sent
+//! by itself.
 
-use super::lexer::{Lexer, Token};
-use super::text::{Kind, Text};
+use super::lexer::{Lexer, Strings, Token, is_blank};
 
 /// The statements, each without its semicolon and the blanks around it; empty ones are left out.
 /// Comments stay: hints are written in them.
-pub(crate) fn split(sql: &str) -> Vec<&str> {
+pub(crate) fn split_as(sql: &str, strings: Strings) -> Vec<&str> {
+    cut(sql, strings).into_iter().map(|cut| cut.text).collect()
+}
+
+/// Both ways to read a text whose session is not known yet; one where they are the same.
+pub(super) fn readings(sql: &str) -> &'static [Strings] {
+    if sql.contains('\\') { &[Strings::Standard, Strings::Escaped] } else { &[Strings::Standard] }
+}
+
+/// A statement, and where it stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut<'a> {
+    pub(super) text: &'a str,
+    /// The first byte of its first token.
+    at: usize,
+    pub(super) strings: Strings,
+}
+
+impl Cut<'_> {
+    /// Where that is, for people; nothing in a text of one line.
+    pub(super) fn place(&self, script: &str) -> String {
+        place(script, self.at)
+    }
+}
+
+/// ` (line 3)`; nothing in a text of one line.
+pub(super) fn place(script: &str, at: usize) -> String {
+    let line = |text: &str| text.matches('\n').count() + 1;
+    if line(script.trim_end()) == 1 { String::new() } else { format!(" (line {})", line(&script[..at])) }
+}
+
+/// As [`split_as`], with the place of each.
+pub(super) fn cut(sql: &str, strings: Strings) -> Vec<Cut<'_>> {
     let mut found = Vec::new();
-    let mut lexer = Lexer::new(sql);
+    let mut lexer = Lexer::read_as(sql, strings);
+    let mut strings = strings;
     let mut begin = 0;
     let mut current = Current::default();
-    while let Some(token) = lexer.next() {
-        if token != Token::Mark(';') || current.is_inside() {
-            current.read(&token);
+    loop {
+        let before = lexer.read();
+        let token = lexer.next();
+        let ends = token.as_ref().is_none_or(|token| *token == Token::Mark(';') && !current.is_inside());
+        if let Some(token) = token.as_ref().filter(|_| !ends) {
+            if current.tokens == 0 {
+                current.at = lexer.begin_since(before);
+            }
+            current.read(token);
             continue;
         }
+        let end = if token.is_some() { lexer.read() - 1 } else { sql.len() };
         if current.tokens > 0 {
-            found.push(sql[begin..lexer.read() - 1].trim());
+            found.push(Cut { text: sql[begin..end].trim_matches(is_blank), at: current.at, strings });
         }
+        if token.is_none() {
+            return found;
+        }
+        strings = current.strings.unwrap_or(strings);
+        lexer.change_strings(strings);
         begin = lexer.read();
         current = Current::default();
     }
-    if current.tokens > 0 {
-        found.push(sql[begin..].trim());
-    }
-    found
 }
 
 /// The statement that is being read.
 #[derive(Default)]
 struct Current {
     tokens: usize,
+    at: usize,
     parentheses: i32,
     /// CREATE FUNCTION or PROCEDURE, whose body may have statements.
     routine: bool,
     blocks: i32,
+    /// The last two words; nothing where another token stood.
+    last: [String; 2],
+    /// SET standard_conforming_strings.
+    sets_strings: bool,
+    strings: Option<Strings>,
 }
 
 impl Current {
@@ -47,16 +96,34 @@ impl Current {
         match token {
             Token::Mark('(') => self.parentheses += 1,
             Token::Mark(')') => self.parentheses -= 1,
+            Token::Word(word) => self.read_word(word),
+            // SET ... = 'off' has a value that is not read: what follows may be read either way.
+            _ => {}
+        }
+        let word = if let Token::Word(word) = token { word.clone() } else { mark(token) };
+        let [_, last] = std::mem::take(&mut self.last);
+        self.last = [last, word];
+    }
+
+    fn read_word(&mut self, word: &str) {
+        let [_, last] = &self.last;
+        // A column may have any keyword for a name behind AS and a dot.
+        let named = matches!(last.as_str(), "as" | ".");
+        match word {
             // CREATE OR REPLACE FUNCTION: the fourth word at the latest.
-            Token::Word(word) if self.tokens <= 4 && matches!(word.as_str(), "function" | "procedure") => {
-                self.routine = true;
+            "function" | "procedure" if self.tokens == 2 && last == "create" => self.routine = true,
+            "function" | "procedure" if self.tokens == 4 && last == "replace" => self.routine = true,
+            "atomic" if self.routine && self.parentheses == 0 && self.blocks == 0 && last == "begin" => {
+                self.blocks = 1;
             }
-            Token::Word(word) if self.routine => match word.as_str() {
-                "begin" => self.blocks += 1,
-                "case" if self.blocks > 0 => self.blocks += 1,
-                "end" if self.blocks > 0 => self.blocks -= 1,
-                _ => {}
-            },
+            "case" if self.blocks > 0 && !named => self.blocks += 1,
+            "end" if self.blocks > 0 && !named => self.blocks -= 1,
+            "standard_conforming_strings" => {
+                self.sets_strings = (self.tokens == 2 && last == "set")
+                    || (self.tokens == 3 && matches!(last.as_str(), "session" | "local"));
+            }
+            "on" | "true" | "yes" | "default" if self.sets_strings => self.strings = Some(Strings::Standard),
+            "off" | "false" | "no" if self.sets_strings => self.strings = Some(Strings::Escaped),
             _ => {}
         }
     }
@@ -64,6 +131,11 @@ impl Current {
     const fn is_inside(&self) -> bool {
         self.parentheses > 0 || self.blocks > 0
     }
+}
+
+/// A mark that counts for the word after it.
+fn mark(token: &Token) -> String {
+    if *token == Token::Mark('.') { ".".to_owned() } else { String::new() }
 }
 
 /// The query of CREATE TABLE ... AS: what is left where the table's name is taken by what an earlier
@@ -98,55 +170,13 @@ pub(super) fn query_of(sql: &str) -> Option<&str> {
     sql.get(begin?..end).map(str::trim)
 }
 
-/// What makes a script impossible to run as it is typed, as a clause.
-pub(crate) fn flaw(sql: &str) -> Option<String> {
-    let statements = split(sql);
-    if statements.is_empty() {
-        return Some("there is no statement in it".to_owned());
-    }
-    statements.into_iter().find_map(|statement| {
-        if let Some(flaw) = copy_flaw(statement) {
-            return Some(flaw);
-        }
-        let parameter = parameter(statement)?;
-        // PREPARE, and the body of a routine, have parameters of their own.
-        let query = matches!(Text::new(statement).kind(), Kind::Query | Kind::Cursor);
-        query.then(|| format!("{parameter} is a parameter, and there is no value for it: write the value"))
-    })
-}
-
-/// COPY between server and client: there is no client at the other end.
-pub(crate) fn copy_flaw(statement: &str) -> Option<String> {
-    let text = Text::new(statement);
-    let stream = ["stdout", "stdin"].into_iter().find(|stream| text.mentions(&[stream]))?;
-    let copies = matches!(Lexer::new(statement).next(), Some(Token::Word(word)) if word == "copy");
-    copies.then(|| {
-        let stream = stream.to_uppercase();
-        format!(
-            "COPY with {stream} needs a client that takes part: let it be a file on the server, or use psql"
-        )
-    })
-}
-
-/// The first `$1`.
-fn parameter(statement: &str) -> Option<&str> {
-    let mut lexer = Lexer::new(statement);
-    loop {
-        let before = lexer.read();
-        let token = lexer.next()?;
-        let text = lexer.token_since(before);
-        if token == Token::Value
-            && text.starts_with('$')
-            && text[1..].starts_with(|c: char| c.is_ascii_digit())
-        {
-            return Some(text);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn split(sql: &str) -> Vec<&str> {
+        split_as(sql, Strings::Standard)
+    }
 
     #[test]
     fn a_semicolon_ends_a_statement_where_the_server_says_so() {
@@ -162,8 +192,40 @@ mod tests {
     }
 
     #[test]
+    fn the_body_of_a_routine_is_one_with_it_whatever_its_columns_are_called() {
+        let count = |sql: &str| split(sql).len();
+        let body =
+            "begin atomic select 1 as end; select t.end, case when true then 1 end as case from t; end";
+        assert_eq!(count(&format!("create procedure p() {body}; select 2")), 2);
+        assert_eq!(count("create function begin(begin int) returns int return 1; select 2"), 2);
+        assert_eq!(
+            count("create function begin.f() returns int language sql as 'a'; begin; select 2; end"),
+            4
+        );
+        assert_eq!(count("drop function begin; select atomic; select 2"), 3);
+        assert_eq!(count("create table function (begin int); begin; select 1; end"), 4);
+    }
+
+    #[test]
+    fn a_script_that_changes_how_strings_are_read_is_read_so() {
+        let script = "set standard_conforming_strings = off; select 'it\\'s;'; set local standard_conforming_strings to on;
+                      select 'c:\\'; select 2";
+        assert_eq!(split(script).len(), 5, "{:#?}", split(script));
+        assert_eq!(split_as("select 'it\\'s; commit'; select 1", Strings::Escaped).len(), 2);
+    }
+
+    #[test]
     fn what_only_comments_is_no_statement() {
         assert!(split(" ; -- nothing\n ; /* ; */ ").is_empty());
+    }
+
+    #[test]
+    fn a_place_is_the_line_of_the_first_word_and_only_where_there_are_several() {
+        let script = "select 1;\n\n-- two\nselect 2; select 3\n";
+        let places = cut(script, Strings::Standard).iter().map(|cut| cut.place(script)).collect::<Vec<_>>();
+        assert_eq!(places, [" (line 1)", " (line 4)", " (line 4)"]);
+        let alone = "select 1; select 2\n";
+        assert_eq!(cut(alone, Strings::Standard)[1].place(alone), "");
     }
 
     #[test]
@@ -174,29 +236,12 @@ mod tests {
         assert_eq!(query_of("create table a (x int)"), None);
     }
 
-    #[test]
-    fn what_cannot_run_as_typed_is_said_and_nothing_else() {
-        let check = |sql: &str, words: &str| assert!(flaw(sql).unwrap().contains(words), "{sql}");
-        check("; -- c", "no statement");
-        check("select 1; select a /* $7 */ from t where b = $2 and c = $1", "$2 is a parameter");
-        check("copy t to stdout", "STDOUT");
-        check("COPY t (a) FROM STDIN WITH (FORMAT csv)", "STDIN");
-        for sql in [
-            "prepare p as select $1; execute p(1)",
-            "create function f(int) returns int language sql return $1 + 1",
-            "do $$ begin perform 1; end $$",
-            "select $a$ $1 $a$, '$1', \"$1\"",
-            "copy t to '/tmp/stdout'",
-            "select stdout from t",
-        ] {
-            assert_eq!(flaw(sql), None, "{sql}");
-        }
-    }
-
     proptest::proptest! {
         #[test]
         fn no_text_makes_the_cutter_panic(sql in "[a-z()';$\"/*\\-. E\\\\é1]{0,60}") {
-            let _ = (split(&sql), query_of(&sql), flaw(&sql));
+            for strings in [Strings::Standard, Strings::Escaped] {
+                let _ = (split_as(&sql, strings), query_of(&sql));
+            }
         }
     }
 }

@@ -17,10 +17,10 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::routines::Routines;
-use super::statements::{query_of, split};
+use super::statements::{Cut, cut, query_of};
 use super::text::{Kind, Text};
 use super::{Diagnosis, Failure, Inspection, Params, Plan, Reason, ReasonKind};
-use super::{diagnose, inspect, maintenance, parse};
+use super::{diagnose, inspect, maintenance, parse, strings_of};
 
 /// A statement, and what is known of its workers before it runs.
 #[derive(Debug, Clone, Serialize)]
@@ -140,7 +140,7 @@ pub(crate) async fn survey(
     params: Params<'_>,
     target: Option<u32>,
 ) -> Result<Survey, Failure> {
-    let statements = split(sql);
+    let statements = cut(sql, strings_of(client, sql).await?);
     if statements.len() < 2 || !params.is_empty() {
         let mut statement = Statement::of(sql, inspect(client, sql, params).await?);
         explain_shortfall(client, &mut statement, params, target).await?;
@@ -149,8 +149,8 @@ pub(crate) async fn survey(
     parse(client, sql).await?;
     let mut walk = Walk::start(client).await?;
     let mut seen = Vec::new();
-    for sql in statements {
-        seen.push(walk.step(sql, target).await?);
+    for statement in statements {
+        seen.push(walk.step(statement, target).await?);
     }
     Ok(Survey(seen))
 }
@@ -191,8 +191,9 @@ impl<'a> Walk<'a> {
         Ok(Self { client, in_block, triggers, changed: Some(BTreeSet::new()) })
     }
 
-    async fn step(&mut self, sql: &str, target: Option<u32>) -> Result<Statement, Failure> {
-        let text = Text::new(sql);
+    async fn step(&mut self, statement: Cut<'_>, target: Option<u32>) -> Result<Statement, Failure> {
+        let sql = statement.text;
+        let text = Text::read_as(sql, statement.strings);
         let looked = match text.kind() {
             Kind::Opaque(why) => Ok(Statement::unknown(sql, why)),
             Kind::Definition if self.triggers => Ok(Statement::unknown(sql, "it may fire triggers")),

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::lexer::{Lexer, Token};
+use super::lexer::{Lexer, Strings, Token};
 
 /// What EXPLAIN can do with a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,12 @@ pub(super) struct Text(Vec<Token>);
 
 impl Text {
     pub(super) fn new(text: &str) -> Self {
-        Self(Lexer::new(text).collect())
+        Self::read_as(text, Strings::Standard)
+    }
+
+    /// The same where strings are read so.
+    pub(super) fn read_as(text: &str, strings: Strings) -> Self {
+        Self(Lexer::read_as(text, strings).collect())
     }
 
     /// What one statement is, by its leading keywords.
@@ -148,22 +153,6 @@ impl Text {
         };
         let names = (0..end).filter(|position| !keyword(*position));
         names.filter_map(|position| self.name(position)).map(str::to_owned).collect()
-    }
-
-    /// The first statement that begins or ends a transaction, by its keyword.
-    pub(super) fn transaction_control(&self) -> Option<&str> {
-        // `BEGIN ATOMIC ... END` is the body of a routine.
-        let body = self.mentions(&["atomic"]);
-        self.0.split(|token| *token == Token::Mark(';')).find_map(|statement| {
-            let [Token::Word(first), rest @ ..] = statement else { return None };
-            let savepoint = rest.iter().any(|token| matches!(token, Token::Word(word) if word == "to"));
-            match first.as_str() {
-                "begin" | "start" | "commit" | "abort" => Some(first.as_str()),
-                "end" if !body => Some(first.as_str()),
-                "rollback" if !savepoint => Some(first.as_str()),
-                _ => None,
-            }
-        })
     }
 
     /// CREATE TABLE ... AS or CREATE MATERIALIZED VIEW ... AS.
@@ -355,18 +344,6 @@ mod tests {
         assert_eq!(changed("create table s.a as select b as c from d"), ["a", "s"]);
         assert!(changed("select a into made from b").contains(&"made".to_owned()));
         assert_eq!(changed("drop table if exists t"), ["drop", "if", "t"]);
-    }
-
-    #[test]
-    fn what_begins_or_ends_a_transaction_is_found_and_nothing_else() {
-        let found = |sql| Text::new(sql).transaction_control().map(str::to_owned);
-        assert_eq!(found("select 1; COMMIT; select 2").as_deref(), Some("commit"));
-        assert_eq!(found("/* nightly */ Begin; select 1").as_deref(), Some("begin"));
-        assert_eq!(found("select 1; rollback").as_deref(), Some("rollback"));
-        assert_eq!(found("savepoint a; delete from t; rollback to a; release a"), None);
-        assert_eq!(found("select 'commit'; select \"commit\" from t -- commit"), None);
-        assert_eq!(found("create function f() returns int begin atomic select 1; end; select f()"), None);
-        assert_eq!(found("do $$ begin perform 1; end $$"), None);
     }
 
     #[test]
