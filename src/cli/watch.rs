@@ -136,6 +136,7 @@ fn leading(leader: &Leader, times: bool) -> String {
     let workers = known(leader.workers);
     let name = match (&leader.task, &leader.role) {
         (Some(task), _) => task.clone(),
+        (None, _) if leader.autovacuum => "(autovacuum)".to_owned(),
         (None, Some(role)) => format!("(outsider {role})"),
         (None, None) => "(outsider)".to_owned(),
     };

@@ -201,7 +201,8 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
                current_setting('max_parallel_workers_per_gather')::int,
                current_setting('parallel_leader_participation'), current_setting('track_activities'),
                current_setting('statement_timeout'), current_setting('server_version_num')::int,
-               pg_is_in_recovery()";
+               pg_is_in_recovery(), current_setting('autovacuum_max_parallel_workers', true),
+               current_setting('autovacuum_max_workers')";
     let row = one(client, SETTINGS).await?;
     let number = |column| text(&row, column).parse::<u32>().unwrap_or(0);
     let (workers, processes, per_gather) = (number(0), number(1), number(2));
@@ -264,7 +265,25 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
             "-- connect to the primary for statements that write",
         ));
     }
+    findings.extend(row.get(8).map(|each| autovacuum(each, text(&row, 9))));
     Ok(findings)
+}
+
+/// From 19 on autovacuum is a rival: its workers are parallel workers of the pool.
+fn autovacuum(each: &str, at_once: &str) -> Finding {
+    let setting = format!("autovacuum_max_parallel_workers = {each}");
+    if each == "0" {
+        return ok("autovacuum", format!("it takes no workers of the pool ({setting})"));
+    }
+    warn(
+        "autovacuum",
+        format!(
+            "it may take {each} workers of the pool for each table that it vacuums, {at_once} tables at once \
+             ({setting}, autovacuum_max_workers = {at_once})"
+        ),
+        "ALTER SYSTEM SET autovacuum_max_parallel_workers = 0; SELECT pg_reload_conf(); -- or let max_parallel_workers \
+         have room for it",
+    )
 }
 
 /// What the monitor may see and stop of the leader.

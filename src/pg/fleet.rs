@@ -52,6 +52,8 @@ pub struct Leader {
     pub pid: i32,
     /// The task of a guarded execution; `None` for others.
     pub task: Option<String>,
+    /// Whether it is autovacuum, which may have workers of the pool from PostgreSQL 19 on.
+    pub autovacuum: bool,
     /// Its role.
     pub role: Option<String>,
     /// Its database.
@@ -187,7 +189,8 @@ async fn leaders(client: &Client) -> Result<Leaders, Failure> {
         ",
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        l.pid, l.application_name, l.usename::text, l.datname::text, l.state,
-       CASE WHEN l.backend_type IS NOT NULL THEN coalesce(w.workers, 0) END, extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8
+       CASE WHEN l.backend_type IS NOT NULL THEN coalesce(w.workers, 0) END, extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8,
+       coalesce(l.backend_type = 'autovacuum worker', false)
 FROM (VALUES (0)) AS always
 LEFT JOIN (pg_catalog.pg_stat_activity AS l
            LEFT JOIN (SELECT leader_pid, count(*)::int AS workers FROM pg_catalog.pg_stat_activity
@@ -214,6 +217,7 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
             state: row.get(6),
             workers: row.get::<_, Option<i32>>(7).map(count),
             running_seconds: row.get(8),
+            autovacuum: row.get(9),
             demand: label.and_then(|label| label.demand),
             slots: 0,
             attempt: label.and_then(|label| label.attempt),
@@ -303,6 +307,7 @@ mod tests {
         Leader {
             pid,
             task: None,
+            autovacuum: false,
             role: None,
             database: None,
             workers: Some(workers),

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 
 use crate::lab::{Lab, rows_of};
 use crate::outsiders::{CANCEL_OUTSIDER, outsider};
-use crate::versions::{main_version, oldest_and_newest};
+use crate::versions::{main_version, main_version_from, oldest_and_newest};
 
 fn watch(lab: &Lab, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
@@ -237,5 +237,40 @@ async fn on_a_terminal_one_picture_is_drawn_over_itself_and_kept_within_the_scre
         job.kill().await;
     }
     holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
+
+/// Vacuumed slowly, by as many workers as it has indexes to share.
+const DUSTY: [&str; 6] = [
+    "CREATE TABLE dusty WITH (autovacuum_parallel_workers = 3, autovacuum_vacuum_cost_delay = 100,
+       autovacuum_vacuum_cost_limit = 50, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0)
+     AS SELECT g AS a, g AS b, g AS c, g AS d FROM generate_series(1, 20000) AS g",
+    "CREATE INDEX ON dusty (a); CREATE INDEX ON dusty (b); CREATE INDEX ON dusty (c); CREATE INDEX ON dusty (d)",
+    "ALTER SYSTEM SET min_parallel_index_scan_size = 0",
+    "ALTER SYSTEM SET autovacuum_max_parallel_workers = 3",
+    "ALTER SYSTEM SET autovacuum_naptime = '1s'",
+    "SELECT pg_reload_conf(); DELETE FROM dusty WHERE a % 10 = 0",
+];
+
+#[tokio::test]
+async fn autovacuum_that_takes_workers_of_the_pool_is_named_by_watch_and_doctor() {
+    let Some(version) = main_version_from(19) else { return };
+    let lab = Lab::start(version).await;
+    let doctor = async || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        let output = command.args(["doctor", "--dsn", &lab.server.dsn()]).output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(doctor().await.contains("ok    autovacuum: it takes no workers of the pool"));
+    for sql in DUSTY {
+        lab.client.batch_execute(sql).await.unwrap();
+    }
+    let shares = |leader: &Leader| leader.autovacuum && leader.workers == Some(3);
+    let fleet = lab.until("autovacuum has three workers", |fleet| fleet.leaders.iter().any(shares)).await;
+    assert_eq!((fleet.pool.used, fleet.pool.outsiders, fleet.pool.visible), (3, 3, true), "{fleet:?}");
+    assert!(look(&lab, &[]).await.contains("\n  (autovacuum)             pid "));
+    let said = doctor().await;
+    assert!(said.contains("warn  autovacuum: it may take 3 workers of the pool for each table"), "{said}");
+    assert!(said.contains("fix: ALTER SYSTEM SET autovacuum_max_parallel_workers = 0"), "{said}");
     lab.server.stop().await.unwrap();
 }

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use headcount::{Error, Event, Job, Outcome, Refusal};
 
 use crate::harness::{Bench, POOL, chain, on_each_version};
+use crate::versions::main_version_from;
 
 on_each_version! {
     select_into_and_several_gathers_and_union_all_have_their_workers,
@@ -228,6 +229,21 @@ async fn vacuum_runs_outside_a_transaction(major: u32) {
         "the deleted rows at its end are cut off"
     );
     crate::harness::eventually("the server has counted it", async || vacuumed().await == 1).await;
+    bench.nothing_is_left_behind().await;
+}
+
+/// The process that decodes what others change meanwhile names the session as its leader, as a parallel worker does.
+#[tokio::test]
+async fn repack_has_its_workers_and_the_process_that_decodes_for_it_is_none_of_them() {
+    let Some(version) = main_version_from(19) else { return };
+    let bench = Bench::new(version).await;
+    bench.run(IMMUTABLE_NAP).await;
+    bench.run("ALTER TABLE t ADD PRIMARY KEY (id); CREATE INDEX ON t (napped(id))").await;
+    let within = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    on_target(&within, "REPACK t").await;
+    let error = within.execute("REPACK (CONCURRENTLY) t", &[]).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("25001"), "{}", chain(&error));
+    on_target(&within.no_transaction(), "REPACK (CONCURRENTLY) t").await;
     bench.nothing_is_left_behind().await;
 }
 

@@ -62,13 +62,14 @@ pub(crate) fn main_version() -> u32 {
     if versions.contains(&MAIN) { MAIN } else { versions[versions.len() - 1] }
 }
 
-/// The same, if it is this version or a later one; otherwise a line says that the test is left out.
+/// The same for what only this version and later ones do: the main one, or the next that is recent enough. Where
+/// there is none, a line says that the test is left out.
 pub(crate) fn main_version_from(least: u32) -> Option<u32> {
-    let recent = main_version() >= least;
-    if !recent {
+    let found = std::iter::once(main_version()).chain(versions()).find(|major| *major >= least);
+    if found.is_none() {
         skip(&format!("only PostgreSQL {least} and later can show it"));
     }
-    recent.then(main_version)
+    found
 }
 
 /// The two between which all others lie; one, where this run has only one.
