@@ -25,7 +25,7 @@ pub(crate) fn refuse(error: &clap::Error, typed: &[String]) -> ExitCode {
     }
     let subcommand = typed.iter().find(|word| !word.starts_with('-')).map_or("", String::as_str);
     // The message repeats what was typed, which may be a connection string in the wrong place.
-    let problem = secret::redacted(&sentence(&error.render().to_string()));
+    let problem = sentence(&secret::redacted(&error.render().to_string(), typed));
     let failed = Failed::usage(problem);
     output::complain(&failed);
     if options(typed).any(|word| word == "--json") {

@@ -19,9 +19,11 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::Failure;
-use super::parameters::{self, Host, Parameters};
+use super::hosts::Host;
+use super::parameters::{self, Parameters};
+use super::standing::{Standing, Target};
 use super::tls::{self, Mode};
+use super::{Failure, libpq};
 use crate::Error;
 
 /// A database to connect to, resolved and checked. Cheap to clone; printing it shows no password.
@@ -62,6 +64,7 @@ impl Endpoint {
     /// # Errors
     /// A configuration error that names the parameter, never its value.
     pub fn from_dsn(dsn: &str) -> Result<Self, Error> {
+        check_environment()?;
         Self::resolve(Some(dsn), process_variable)
     }
 
@@ -71,10 +74,12 @@ impl Endpoint {
     /// # Errors
     /// As [`from_dsn`](Self::from_dsn).
     pub fn from_environment() -> Result<Self, Error> {
+        check_environment()?;
         Self::resolve(None, process_variable)
     }
 
-    /// As the other two, with an environment of the caller's. `HOME` is read through it, too.
+    /// As the other two, with an environment of the caller's. `HOME` is read through it, too, and without one there
+    /// is no home.
     ///
     /// # Errors
     /// As [`from_dsn`](Self::from_dsn).
@@ -87,7 +92,7 @@ impl Endpoint {
     /// `host:port/database`, or the socket's path; all hosts where there are several.
     #[must_use]
     pub fn describe(&self) -> String {
-        let hosts: Vec<String> = self.parameters.hosts.iter().map(describe).collect();
+        let hosts: Vec<String> = self.parameters.hosts.iter().map(Host::to_string).collect();
         format!("{}/{}", hosts.join(","), self.parameters.database)
     }
 
@@ -136,9 +141,8 @@ impl Endpoint {
     /// # Errors
     /// When no session can be had ([`Error::is_connection_lost`]), or the server does not answer.
     pub async fn check(&self) -> Result<ServerFacts, Error> {
-        let name = self.parameters.application_name.as_deref().unwrap_or("headcount");
         let (client, driver) =
-            self.open(name).await.map_err(|failure| Error::connect(self.describe(), failure))?;
+            self.open("headcount").await.map_err(|failure| Error::connect(self.describe(), failure))?;
         let answer = client.query_typed(FACTS, &[]).await;
         drop(client);
         let _ = driver.await;
@@ -167,28 +171,44 @@ impl Endpoint {
         opened.map(|(client, _)| client).map_err(|failure| Error::connect(self.describe(), failure))
     }
 
+    /// The same for work that writes: where nothing else was asked for, a server that only reads will not do, and of
+    /// several hosts the one that writes is found.
+    pub(crate) fn for_writing(&self) -> Self {
+        let mut other = self.clone();
+        if other.parameters.target == Target::Any {
+            other.parameters.target = Target::ReadWrite;
+        }
+        other
+    }
+
     /// Opens a session. The task drives it, logs its notices, and ends when the client is dropped or
     /// the connection breaks.
     pub(crate) async fn open(&self, application_name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
-        let mut hosts: Vec<&Host> = self.parameters.hosts.iter().collect();
-        if self.parameters.shuffle {
-            fastrand::shuffle(&mut hosts);
-        }
-        let mut last = None;
-        for host in hosts {
-            match self.open_within_limit(host, application_name).await {
-                Ok(session) => return Ok(session),
-                // As libpq: a server that was reached and rejects the login has the last word.
-                Err(failure) if failure.sqlstate().is_some_and(|code| code.starts_with("28")) => {
-                    return Err(failure);
-                }
-                Err(failure) => {
-                    tracing::debug!(host = %describe(host), error = %failure, "no session on this host");
-                    last = Some(failure);
+        let Parameters { hosts, target, .. } = &self.parameters;
+        let mut failures: Vec<(&Host, Failure)> = Vec::new();
+        for round in target.rounds() {
+            failures.clear();
+            for host in hosts {
+                match self.open_within_limit(host, application_name, *round).await {
+                    Ok(session) => return Ok(session),
+                    // As libpq: a server that was reached and rejects the login has the last word.
+                    Err(failure) if failure.sqlstate().is_some_and(|code| code.starts_with("28")) => {
+                        return Err(failure);
+                    }
+                    Err(failure) => {
+                        tracing::debug!(%host, error = %failure, "no session on this host");
+                        failures.push((host, failure));
+                    }
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Failure::client("there is no host to connect to")))
+        let told: Vec<_> =
+            failures.iter().map(|(host, failure)| format!("{host}: {}", failure.message())).collect();
+        match failures.pop() {
+            Some((_, only)) if told.len() == 1 => Err(only),
+            Some((_, last)) => Err(last.saying(told.join("; "))),
+            None => Err(Failure::client("there is no host to connect to")),
+        }
     }
 
     /// Asks the server, or a proxy, to cancel what a session of this endpoint runs, whichever backend serves it.
@@ -202,22 +222,50 @@ impl Endpoint {
         asked.map_err(Failure::from)
     }
 
-    async fn open_within_limit(&self, host: &Host, name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
-        let Some(limit) = self.parameters.connect_timeout else { return self.open_on(host, name).await };
-        let expired = |_| Failure::lost(format!("{} gave no session within {limit:?}", describe(host)));
-        tokio::time::timeout(limit, self.open_on(host, name)).await.map_err(expired)?
+    async fn open_within_limit(
+        &self,
+        host: &Host,
+        name: &str,
+        target: Target,
+    ) -> Result<(Client, JoinHandle<()>), Failure> {
+        let opened = self.open_fit(host, name, target);
+        let Some(limit) = self.parameters.connect_timeout else { return opened.await };
+        let expired = |_| Failure::lost(format!("{host} gave no session within {limit:?}"));
+        tokio::time::timeout(limit, opened).await.map_err(expired)?
     }
 
-    async fn open_on(&self, host: &Host, name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
+    /// A session on a server that will do.
+    async fn open_fit(
+        &self,
+        host: &Host,
+        name: &str,
+        target: Target,
+    ) -> Result<(Client, JoinHandle<()>), Failure> {
+        let Opened { client, driver, standing } = self.open_on(host, name).await?;
+        if target == Target::Any {
+            return Ok((client, driver));
+        }
+        let standing = match standing {
+            Some(standing) => standing,
+            None => Standing::of(&client).await?,
+        };
+        match target.objection(standing) {
+            // It may be promoted yet.
+            Some(objection) => Err(Failure::lost(format!("this server {objection}"))),
+            None => Ok((client, driver)),
+        }
+    }
+
+    async fn open_on(&self, host: &Host, name: &str) -> Result<Opened, Failure> {
         let config = self.config(host, name);
         // TLS does not apply to a socket of this machine, whatever sslmode says.
         let Some(tls) = self.tls.clone().filter(|_| !host.is_socket()) else {
             return open_plain(config).await;
         };
         match config.connect(tls).await {
-            Ok((client, connection)) => Ok((client, drive(connection))),
+            Ok((client, connection)) => Ok(Opened::new(client, connection)),
             Err(error) if self.parameters.tls.mode == Mode::Prefer && may_succeed_plain(&error) => {
-                tracing::debug!(host = %describe(host), "no session with TLS; trying without");
+                tracing::debug!(%host, "no session with TLS; trying without");
                 open_plain(config).await
             }
             Err(error) => match tls_cause(&error) {
@@ -229,7 +277,7 @@ impl Endpoint {
     }
 
     fn config(&self, host: &Host, application_name: &str) -> Config {
-        let Parameters { user, database, options, session, negotiation, channel_binding, keepalive, .. } =
+        let Parameters { user, database, options, negotiation, channel_binding, keepalive, .. } =
             &self.parameters;
         let mut config = Config::new();
         config
@@ -247,7 +295,7 @@ impl Endpoint {
         if let Some(options) = options {
             config.options(options);
         }
-        config.target_session_attrs(*session).ssl_negotiation(*negotiation).channel_binding(*channel_binding);
+        config.ssl_negotiation(*negotiation).channel_binding(*channel_binding);
         config.ssl_mode(match self.parameters.tls.mode {
             Mode::Disable => SslMode::Disable,
             Mode::Prefer => SslMode::Prefer,
@@ -275,10 +323,28 @@ const FACTS: &str = "SELECT current_setting('server_version_num')::int4, current
      current_user::text, current_database()::text, \
      coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
 
-async fn open_plain(mut config: Config) -> Result<(Client, JoinHandle<()>), Failure> {
+async fn open_plain(mut config: Config) -> Result<Opened, Failure> {
     config.ssl_mode(SslMode::Disable);
     let (client, connection) = config.connect(NoTls).await?;
-    Ok((client, drive(connection)))
+    Ok(Opened::new(client, connection))
+}
+
+/// A session, and what the server said of itself.
+struct Opened {
+    client: Client,
+    driver: JoinHandle<()>,
+    standing: Option<Standing>,
+}
+
+impl Opened {
+    fn new<S, T>(client: Client, connection: Connection<S, T>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let standing = Standing::reported(|name| connection.parameter(name));
+        Self { client, driver: drive(connection), standing }
+    }
 }
 
 fn drive<S, T>(mut connection: Connection<S, T>) -> JoinHandle<()>
@@ -318,16 +384,21 @@ fn tls_cause(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
     io.get_ref()?.downcast_ref::<rustls::Error>()
 }
 
-fn describe(host: &Host) -> String {
-    match &host.name {
-        name if host.is_socket() => format!("{name}/.s.PGSQL.{}", host.port),
-        name if name.contains(':') => format!("[{name}]:{}", host.port),
-        name => format!("{name}:{}", host.port),
+/// As libpq has it: a variable, and where `HOME` is not set the folder that the system knows.
+fn process_variable(name: &str) -> Option<String> {
+    if name == "HOME" {
+        return std::env::home_dir().and_then(|home| home.into_os_string().into_string().ok());
     }
+    std::env::var(name).ok()
 }
 
-fn process_variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// A variable that cannot be read must not count as one that is not set.
+fn check_environment() -> Result<(), Error> {
+    let unreadable = |name: &str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+    match libpq::variables().find(|name| unreadable(name)) {
+        Some(name) => Err(Error::configuration(name, "is not UTF-8 and cannot be read")),
+        None => Ok(()),
+    }
 }
 
 impl fmt::Debug for Endpoint {

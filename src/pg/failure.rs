@@ -47,6 +47,17 @@ impl Failure {
         Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false }
     }
 
+    /// What it says, without its code.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same, told with other words.
+    pub(crate) fn saying(mut self, message: String) -> Self {
+        (self.message, self.hint) = (message, None);
+        self
+    }
+
     /// The server's SQLSTATE, if the server sent one.
     pub(crate) fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_deref()

@@ -4,47 +4,32 @@
 //! while a server only ever says that it refuses. The password file comes last, and is asked for each
 //! host by itself.
 
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio_postgres::config::{ChannelBinding, SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::config::{ChannelBinding, SslNegotiation};
 
+use super::hosts::{self, Host, Password};
 use super::lookup::Lookup;
 use super::passfile::{self, Wanted};
-use super::tls;
+use super::standing::{self, Target};
+use super::{libpq, tls};
 use crate::Error;
 
 /// Longest wait for a session where nothing else is said. libpq waits for ever, which no batch wants.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server to try.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    /// A name, an address, or a socket's folder (it starts with `/`).
-    pub(crate) name: String,
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) port: u16,
-    pub(crate) password: Option<String>,
-}
-
-impl Host {
-    pub(crate) fn is_socket(&self) -> bool {
-        self.name.starts_with('/')
-    }
-}
-
 /// All parameters, each valid.
 #[derive(Clone)]
 pub(crate) struct Parameters {
+    /// In the order in which they are tried.
     pub(crate) hosts: Vec<Host>,
     pub(crate) user: String,
     pub(crate) database: String,
     pub(crate) options: Option<String>,
-    pub(crate) application_name: Option<String>,
     pub(crate) connect_timeout: Option<Duration>,
-    pub(crate) session: TargetSessionAttrs,
-    pub(crate) shuffle: bool,
+    pub(crate) target: Target,
     pub(crate) tls: tls::Options,
     pub(crate) negotiation: SslNegotiation,
     pub(crate) channel_binding: ChannelBinding,
@@ -69,50 +54,62 @@ pub(crate) fn resolve(
     connection_string: Option<&str>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Parameters, Error> {
-    let from_environment = || variable("DATABASE_URL").filter(|text| !text.is_empty());
-    let text = connection_string.map(str::to_owned).or_else(from_environment).unwrap_or_default();
-    let lookup = Lookup::new(&text, variable)?;
+    if let Some(text) = connection_string {
+        return read(&Lookup::new(text, variable)?);
+    }
+    let text = variable("DATABASE_URL").unwrap_or_default();
+    let lookup = Lookup::new(&text, variable);
+    read(&lookup.map_err(|error| if text.is_empty() { error } else { error.blamed_on("DATABASE_URL") })?)
+}
+
+fn read(lookup: &Lookup<'_>) -> Result<Parameters, Error> {
     let user = lookup.text("user").map_or_else(operating_system_user, Ok)?;
     let database = lookup.text("dbname").unwrap_or_else(|| user.clone());
-    let mut hosts = hosts(&lookup)?;
-    let password = lookup.text("password");
+    for (key, name) in [("user", &user), ("dbname", &database)] {
+        let is_string = name.contains("://") || name.contains("password=");
+        if is_string || name.split_once(':').is_some_and(|(_, after)| after.contains('@')) {
+            return Err(
+                lookup.wrong(key, "is a name; a whole connection string belongs in --dsn or DATABASE_URL")
+            );
+        }
+    }
+    let mut hosts = hosts::read(lookup)?;
+    let password = lookup.text("password").map(|password| Password(password.into_bytes()));
     let passfile = lookup.text("passfile").map(PathBuf::from).or_else(|| lookup.in_home(".pgpass"));
     let mut warnings = Vec::new();
     for host in &mut hosts {
         host.password = password.clone().or_else(|| {
-            let name = if is_default_socket_folder(&host.name) { "localhost" } else { &host.name };
-            let wanted = Wanted { host: name, port: host.port, database: &database, user: &user };
+            let (name, port) = (host.name_in_passfile(), host.port);
+            let wanted = Wanted { host: name, port, database: &database, user: &user };
             passfile::password(passfile.as_deref()?, wanted, &mut warnings)
         });
+    }
+    if lookup.choice("load_balance_hosts", &[("disable", false), ("random", true)])? {
+        // Once: all sessions of one endpoint are to meet on one server, as long as that is there.
+        fastrand::shuffle(&mut hosts);
     }
     let connect_timeout = match lookup.number::<i64>("connect_timeout")? {
         None => Some(CONNECT_TIMEOUT),
         Some(seconds) => u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs),
     };
-    check_ignored(&lookup)?;
+    check_encoding(lookup)?;
+    let tls = tls_options(lookup)?;
+    let negotiation = lookup.choice(
+        "sslnegotiation",
+        &[("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)],
+    )?;
+    if negotiation == SslNegotiation::Direct && tls.mode < tls::Mode::Require {
+        return Err(lookup.wrong("sslnegotiation", "`direct` needs sslmode=require or stronger"));
+    }
     Ok(Parameters {
         hosts,
         user,
         database,
-        options: lookup.text("options"),
-        application_name: lookup
-            .text("application_name")
-            .or_else(|| lookup.text("fallback_application_name")),
+        options: options(lookup),
         connect_timeout,
-        session: lookup.choice(
-            "target_session_attrs",
-            &[
-                ("any", TargetSessionAttrs::Any),
-                ("read-write", TargetSessionAttrs::ReadWrite),
-                ("read-only", TargetSessionAttrs::ReadOnly),
-            ],
-        )?,
-        shuffle: lookup.choice("load_balance_hosts", &[("disable", false), ("random", true)])?,
-        tls: tls_options(&lookup)?,
-        negotiation: lookup.choice(
-            "sslnegotiation",
-            &[("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)],
-        )?,
+        target: lookup.choice("target_session_attrs", standing::WORDS)?,
+        tls,
+        negotiation,
         channel_binding: lookup.choice(
             "channel_binding",
             &[
@@ -121,69 +118,46 @@ pub(crate) fn resolve(
                 ("require", ChannelBinding::Require),
             ],
         )?,
-        keepalive: keepalive(&lookup)?,
+        keepalive: keepalive(lookup)?,
         warnings,
     })
 }
 
-/// Parameters that are accepted where they ask for what happens anyway.
-fn check_ignored(lookup: &Lookup<'_>) -> Result<(), Error> {
-    if lookup.text("gssencmode").is_some_and(|mode| mode == "require") {
-        return Err(Error::configuration("gssencmode", "`require` is not supported; TLS is, see sslmode"));
+/// The session's settings from its start: those of `options`, then those that libpq has variables for, which come
+/// after them there, too.
+fn options(lookup: &Lookup<'_>) -> Option<String> {
+    let mut options = lookup.text("options").unwrap_or_default();
+    for (variable, setting) in libpq::SETTINGS {
+        let Some(value) = lookup.variable(variable) else { continue };
+        let _ = write!(options, " -c {setting}=");
+        for character in value.chars() {
+            // The server takes the text apart at white space, and reads `\` before a literal character.
+            if character.is_whitespace() || character == '\\' {
+                options.push('\\');
+            }
+            options.push(character);
+        }
     }
-    let utf8 = |name: &str| ["utf8", "utf-8", "unicode", "auto"].contains(&name.to_lowercase().as_str());
-    if lookup.text("client_encoding").is_some_and(|name| !utf8(&name)) {
-        return Err(Error::configuration("client_encoding", "only UTF8 is supported"));
-    }
-    Ok(())
+    Some(options).filter(|options| !options.is_empty())
 }
 
-fn hosts(lookup: &Lookup<'_>) -> Result<Vec<Host>, Error> {
-    let list = |key| {
-        let text: Option<String> = lookup.text(key);
-        text.map(|text| text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>())
-    };
-    let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port").unwrap_or_default());
-    let count = names.as_ref().or(addresses.as_ref()).map_or(1, Vec::len);
-    if addresses.as_ref().is_some_and(|addresses| addresses.len() != count) {
-        return Err(Error::configuration("hostaddr", "needs as many entries as `host`"));
+/// Texts are UTF-8 here, whatever the terminal thinks.
+fn check_encoding(lookup: &Lookup<'_>) -> Result<(), Error> {
+    let Some(name) = lookup.text("client_encoding") else { return Ok(()) };
+    let plain: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    if ["utf8", "unicode", "auto"].contains(&plain.as_str()) {
+        return Ok(());
     }
-    if ports.len() > 1 && ports.len() != count {
-        return Err(Error::configuration("port", "needs one entry, or as many as there are hosts"));
-    }
-    let host = |index: usize| {
-        let port = ports.get(index).or(ports.first()).filter(|port| !port.is_empty());
-        let port = port.map_or(Ok(5432), |port| match port.parse() {
-            Ok(0) | Err(_) => Err(Error::configuration("port", "is a number from 1 to 65535")),
-            Ok(port) => Ok(port),
-        })?;
-        let item = |list: &Option<Vec<String>>| {
-            list.as_ref().and_then(|list| list.get(index)).filter(|item| !item.is_empty()).cloned()
-        };
-        let address = item(&addresses);
-        let parsed = address.as_deref().map(str::parse).transpose();
-        let parsed = parsed.map_err(|_| Error::configuration("hostaddr", "is a numeric IP address"))?;
-        let name = item(&names).or(address).unwrap_or_else(|| default_host(port));
-        Ok(Host { name, address: parsed, port, password: None })
-    };
-    (0..count).map(host).collect()
+    let problem = "texts are sent and read as UTF-8 here: convert files to it (iconv -t UTF-8), and set UTF8 or leave this out";
+    Err(lookup.wrong("client_encoding", problem))
 }
 
-/// A socket's folder, where a server listens, else `localhost`.
-fn default_host(port: u16) -> String {
-    let listens = |folder: &&&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
-    SOCKET_FOLDERS.iter().find(listens).map_or("localhost", |folder| folder).to_owned()
-}
-
-/// Debian's and Red Hat's, then PostgreSQL's own.
-const SOCKET_FOLDERS: &[&str] = &["/var/run/postgresql", "/tmp"];
-
-fn is_default_socket_folder(name: &str) -> bool {
-    SOCKET_FOLDERS.contains(&name)
-}
-
+/// By the user database of the system, which containers often lack.
 fn operating_system_user() -> Result<String, Error> {
-    whoami::username().map_err(|error| Error::other("no user given, and the system's cannot be read", error))
+    whoami::username().map_err(|_| {
+        let problem = "no role is named, and this process's user has no name on this system: set PGUSER, or name the role in the connection string";
+        Error::configuration("user", problem)
+    })
 }
 
 fn tls_options(lookup: &Lookup<'_>) -> Result<tls::Options, Error> {
@@ -195,6 +169,9 @@ fn tls_options(lookup: &Lookup<'_>) -> Result<tls::Options, Error> {
     let mode = match lookup.text("sslmode") {
         Some(text) => tls::Mode::parse(&text)?,
         None if roots == tls::Roots::System => tls::Mode::VerifyFull,
+        None if lookup.variable("PGREQUIRESSL").is_some_and(|text| text.starts_with('1')) => {
+            tls::Mode::Require
+        }
         None => tls::Mode::Prefer,
     };
     let certificate =
@@ -227,6 +204,7 @@ fn keepalive(lookup: &Lookup<'_>) -> Result<Keepalive, Error> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
 
@@ -290,7 +268,7 @@ mod tests {
         check("port=8", &environment, "su@sh:8/ed");
         check("service=x host=h", &environment[..1], "su@h:7/su");
         let error = with("service=y", &environment).err().unwrap().to_string();
-        assert!(error.contains("`hots`"), "{error}");
+        assert!(error.contains("did you mean `host`?"), "{error}");
         assert!(with("service=z", &environment).err().unwrap().to_string().contains("`z`"));
     }
 
@@ -301,7 +279,8 @@ mod tests {
         let home = folder.path().display().to_string();
         let passwords = |dsn: &str, more: &[(&str, &str)]| -> Vec<Option<String>> {
             let environment: Vec<_> = [("HOME", home.as_str())].iter().chain(more).copied().collect();
-            with(dsn, &environment).unwrap().hosts.into_iter().map(|host| host.password).collect()
+            let hosts = with(dsn, &environment).unwrap().hosts.into_iter();
+            hosts.map(|host| host.password.map(|Password(bytes)| String::from_utf8(bytes).unwrap())).collect()
         };
         assert_eq!(passwords("host=a,b user=u", &[]), [Some("pa".to_owned()), None]);
         assert_eq!(passwords("host=/tmp user=u", &[]), [Some("local".to_owned())]);
@@ -334,8 +313,12 @@ mod tests {
     #[test]
     fn a_wrong_parameter_is_named_and_no_value_is_shown() {
         for (dsn, named) in [
-            ("postgresql://u:hunter2@h/d?sslmod=require", "`sslmod`"),
-            ("host=h password=hunter2 hunter2x=1", "a parameter"),
+            ("postgresql://u:hunter2@h/d?sslmod=require", "did you mean `sslmode`?"),
+            ("host=h password=hunter2 hunter2x=1", "a parameter is not known"),
+            ("postgresql://u:5?hunter2=x/y@h/d", "a parameter is not known"),
+            ("host=h dbname=postgres://u:hunter2@h/d", "dbname"),
+            ("host=u:hunter2@h", "host"),
+            ("host=h sslpassword=hunter2", "sslpassword"),
             ("host=h password=hunter2 sslmode=hunter2", "sslmode"),
             ("postgresql://u:hunter2@h:hunter2/d", "port"),
             ("host=h password=hunter2 port=0", "port"),
@@ -344,9 +327,10 @@ mod tests {
             ("host=a,b hostaddr=10.0.0.1", "hostaddr"),
             ("host=h password=hunter2 connect_timeout=hunter2", "connect_timeout"),
             (
-                "host=h target_session_attrs=standby",
-                "target_session_attrs: known here: any, read-write, read-only",
+                "host=h target_session_attrs=hunter2",
+                "target_session_attrs: is one of any, read-write, read-only, primary, standby, prefer-standby",
             ),
+            ("host=h sslnegotiation=direct", "sslnegotiation"),
             ("host=h gssencmode=require", "gssencmode"),
             ("host=h client_encoding=LATIN1", "client_encoding"),
             ("host=h sslcert=/c", "sslkey"),
@@ -357,5 +341,51 @@ mod tests {
             let shown = format!("{error} {error:?}");
             assert!(shown.contains(named) && !shown.contains("hunter2"), "{dsn}: {shown}");
         }
+    }
+
+    #[test]
+    fn variables_that_are_settings_of_the_session_come_after_the_options() {
+        let environment = [
+            ("PGTZ", "Asia/Tokyo"),
+            ("PGDATESTYLE", r"SQL, DMY\"),
+            ("PGGEQO", "off"),
+            ("PGOPTIONS", "-c a=b"),
+        ];
+        let options = |dsn, environment| with(dsn, environment).unwrap().options;
+        let all = r" -c DateStyle=SQL,\ DMY\\ -c TimeZone=Asia/Tokyo -c geqo=off";
+        assert_eq!(options("host=h", &environment), Some(format!("-c a=b{all}")));
+        assert_eq!(options("host=h options='-c c=d'", &environment), Some(format!("-c c=d{all}")));
+        assert_eq!(options("host=h", &[("PGTZ", "")]), None);
+    }
+
+    #[test]
+    fn every_parameter_that_cannot_be_obeyed_is_refused_under_the_name_by_which_it_was_given() {
+        for known in libpq::PARAMETERS.iter().filter(|known| known.key != "service") {
+            let refused = matches!(known.rule, libpq::Rule::Only(..) | libpq::Rule::Refused(_));
+            let mut given = vec![(known.key, format!("host=h {}=hunter2", known.key), Vec::new())];
+            given.extend(known.variable.map(|name| (name, "host=h".to_owned(), vec![(name, "hunter2")])));
+            for (name, dsn, environment) in given {
+                match with(&dsn, &environment) {
+                    Ok(_) => assert!(!refused, "{name} was accepted"),
+                    Err(error) => {
+                        let said = error.to_string();
+                        assert!(error.is_configuration() && !said.contains("hunter2"), "{said}");
+                        assert!(!refused || said.starts_with(&format!("{name}: ")), "{name}: {said}");
+                    }
+                }
+            }
+        }
+        let kept = [("PGCLIENTENCODING", "utf-8"), ("PGGSSENCMODE", "prefer"), ("PGSSLCOMPRESSION", "0")];
+        assert!(with("host=h max_protocol_version=latest", &kept).is_ok());
+        let error = with("host=h", &[("PGCLIENTENCODING", "LATIN1")]).err().unwrap().to_string();
+        assert!(error.starts_with("PGCLIENTENCODING: "), "{error}");
+    }
+
+    #[test]
+    fn the_old_variable_for_encryption_counts_unless_there_is_the_new_one() {
+        let mode = |environment: &[(&str, &str)]| with("host=h", environment).unwrap().tls.mode;
+        assert_eq!(mode(&[("PGREQUIRESSL", "1")]), tls::Mode::Require);
+        assert_eq!(mode(&[("PGREQUIRESSL", "0")]), tls::Mode::Prefer);
+        assert_eq!(mode(&[("PGREQUIRESSL", "1"), ("PGSSLMODE", "disable")]), tls::Mode::Disable);
     }
 }

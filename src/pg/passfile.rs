@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::hosts::Password;
+
 /// What a line has to fit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
@@ -19,7 +21,7 @@ pub(crate) struct Wanted<'a> {
 
 /// The password of the first line that fits. `None` as well when there is no such file. Why a file is
 /// not used is added to the warnings.
-pub(crate) fn password(file: &Path, wanted: Wanted<'_>, warnings: &mut Vec<String>) -> Option<String> {
+pub(crate) fn password(file: &Path, wanted: Wanted<'_>, warnings: &mut Vec<String>) -> Option<Password> {
     let metadata = fs::metadata(file).ok()?;
     if !metadata.is_file() {
         warn(warnings, file, "it is not a plain file");
@@ -29,8 +31,15 @@ pub(crate) fn password(file: &Path, wanted: Wanted<'_>, warnings: &mut Vec<Strin
         warn(warnings, file, "others may read it; chmod 0600 helps");
         return None;
     }
-    let text = fs::read_to_string(file).ok()?;
-    text.lines().find_map(|line| password_of(line, wanted))
+    match fs::read(file) {
+        Ok(text) => {
+            text.split(|byte| *byte == b'\n').find_map(|line| password_of(line, wanted)).map(Password)
+        }
+        Err(error) => {
+            warn(warnings, file, &error.to_string());
+            None
+        }
+    }
 }
 
 /// Once, however many hosts it was read for.
@@ -42,38 +51,40 @@ fn warn(warnings: &mut Vec<String>, file: &Path, problem: &str) {
     }
 }
 
-fn password_of(line: &str, wanted: Wanted<'_>) -> Option<String> {
-    if line.starts_with('#') {
+/// A line may have any bytes: the password of one need not be in the encoding of another's.
+fn password_of(line: &[u8], wanted: Wanted<'_>) -> Option<Vec<u8>> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.starts_with(b"#") {
         return None;
     }
     let mut rest = line;
     let port = wanted.port.to_string();
     for value in [wanted.host, &port, wanted.database, wanted.user] {
         let (field, escaped, after) = field(rest);
-        let fits = field == value || (field == "*" && !escaped);
+        let fits = field == value.as_bytes() || (field == b"*" && !escaped);
         rest = after.filter(|_| fits)?;
     }
-    // A `:` in the password needs no escape, though it may have one.
-    let mut password = String::new();
-    let mut characters = rest.chars();
-    while let Some(character) = characters.next() {
-        password.push(if character == '\\' { characters.next()? } else { character });
+    // A `:` in the password needs no escape, though it may have one. A last `\` stands for itself.
+    let mut password = Vec::new();
+    let mut bytes = rest.iter().copied();
+    while let Some(byte) = bytes.next() {
+        password.push(if byte == b'\\' { bytes.next().unwrap_or(byte) } else { byte });
     }
     (!password.is_empty()).then_some(password)
 }
 
 /// The next field without its escapes, whether it had any, and what follows its colon.
-fn field(text: &str) -> (String, bool, Option<&str>) {
-    let (mut field, mut escaped) = (String::new(), false);
-    let mut characters = text.char_indices();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            ':' => return (field, escaped, Some(&text[at + 1..])),
-            '\\' => {
+fn field(text: &[u8]) -> (Vec<u8>, bool, Option<&[u8]>) {
+    let (mut field, mut escaped) = (Vec::new(), false);
+    let mut bytes = text.iter().copied().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b':' => return (field, escaped, Some(&text[at + 1..])),
+            b'\\' => {
                 escaped = true;
-                field.extend(characters.next().map(|(_, literal)| literal));
+                field.extend(bytes.next().map(|(_, literal)| literal));
             }
-            _ => field.push(character),
+            _ => field.push(byte),
         }
     }
     (field, escaped, None)
@@ -92,6 +103,8 @@ mod tests {
             ("*:*:*:*:secret", Some("secret")),
             ("db:*:shop:*:se:cr:et", Some("se:cr:et")),
             (r"db:*:*:ann:a\:b\\c", Some(r"a:b\c")),
+            (r"db:*:*:ann:a\", Some(r"a\")),
+            ("db:5432:shop:ann:secret\r", Some("secret")),
             ("db:5433:shop:ann:secret", None),
             ("other:*:*:*:secret", None),
             ("db:5432:shop:bob:secret", None),
@@ -101,10 +114,11 @@ mod tests {
             ("db:5432:shop:ann:", None),
             ("", None),
         ] {
-            assert_eq!(password_of(line, WANTED).as_deref(), expected, "{line}");
+            let found = password_of(line.as_bytes(), WANTED);
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{line}");
         }
         let ipv6 = Wanted { host: "::1", ..WANTED };
-        assert_eq!(password_of(r"\:\:1:*:*:*:six", ipv6).as_deref(), Some("six"));
+        assert_eq!(password_of(br"\:\:1:*:*:*:six", ipv6).as_deref(), Some(&b"six"[..]));
     }
 
     #[test]
@@ -114,14 +128,15 @@ mod tests {
         let mut warnings = Vec::new();
         assert_eq!(password(&file, WANTED, &mut warnings), None);
         assert!(warnings.is_empty(), "there is no such file");
-        fs::write(&file, "no:*:*:*:first\n*:*:*:ann:second\n*:*:*:*:third\n").unwrap();
+        fs::write(&file, b"no:*:*:*:\xe4\n*:*:*:ann:second\n*:*:*:*:third\n").unwrap();
         for (mode, expected) in
             [(0o600, Some("second")), (0o400, Some("second")), (0o640, None), (0o604, None)]
         {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             let mut warnings = Vec::new();
             for _ in 0..2 {
-                assert_eq!(password(&file, WANTED, &mut warnings).as_deref(), expected, "{mode:o}");
+                let found = password(&file, WANTED, &mut warnings);
+                assert_eq!(found, expected.map(|text: &str| Password(text.into())), "{mode:o}");
             }
             assert_eq!(warnings.len(), usize::from(expected.is_none()), "{mode:o}: {warnings:?}");
         }

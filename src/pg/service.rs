@@ -4,21 +4,33 @@
 //! quotes, `#` starts a comment line. LDAP lookups, which it also allows, are not supported.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::dsn::Pairs;
+use super::libpq;
 use crate::Error;
 
-/// The parameters of service `name`, from the first of `files` that has it.
+/// The parameters of service `name`, from the first of `files` that has it. A file that is not there has none.
 pub(crate) fn lookup(name: &str, files: &[PathBuf]) -> Result<Pairs, Error> {
     for file in files {
-        let Ok(text) = fs::read_to_string(file) else { continue };
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                let problem = format!("{} cannot be read: {error}", file.display());
+                return Err(Error::configuration("service", problem));
+            }
+        };
         if let Some(pairs) = section(name, &text, file)? {
             return Ok(pairs);
         }
     }
+    // Whoever puts a whole connection string there does not want to read its password.
+    let plain = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' '));
+    let shown = if plain { format!("`{name}`") } else { "a service of that name".to_owned() };
     let looked: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    Err(Error::configuration("service", format!("`{name}` is not defined in {}", looked.join(" or "))))
+    Err(Error::configuration("service", format!("{shown} is not defined in {}", looked.join(" or "))))
 }
 
 fn section(name: &str, text: &str, file: &Path) -> Result<Option<Pairs>, Error> {
@@ -36,13 +48,19 @@ fn section(name: &str, text: &str, file: &Path) -> Result<Option<Pairs>, Error> 
                 found = Some(Pairs::new());
             }
         } else if let Some(pairs) = &mut found {
-            let wrong = |problem| {
+            let wrong = |problem: &str| {
                 let place = format!("{}:{}", file.display(), number + 1);
                 Err(Error::configuration("service", format!("{place}: {problem}")))
             };
+            if line.starts_with("ldap://") {
+                return wrong("a lookup by LDAP is not supported: write the parameters themselves");
+            }
             match line.split_once('=') {
                 Some(("service" | "servicefile", _)) => {
                     return wrong("a service cannot refer to another one");
+                }
+                Some((key, _)) if libpq::find(key).is_none() => {
+                    return wrong(&format!("the parameter is not known; {}", libpq::advice(key)));
                 }
                 // The first one counts, as in libpq.
                 Some((key, value)) if !pairs.iter().any(|(known, _)| known == key) => {
@@ -75,6 +93,18 @@ mod tests {
         let error = section("c", TEXT, Path::new("f")).unwrap_err().to_string();
         assert!(error.contains("f:13") && !error.contains("nonsense"), "{error}");
         assert!(section("d", TEXT, Path::new("f")).unwrap_err().to_string().contains("f:15"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error_and_no_connection_string_is_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = lookup("x", &[folder.path().into()]).unwrap_err().to_string();
+        assert!(error.contains("cannot be read"), "{error}");
+        let error = lookup("postgres://u:hunter2@h/d", &["/no/such/file".into()]).unwrap_err().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        let error =
+            section("e", "[e]\nldap://h/dc=x?d?one?(cn=y)\n", Path::new("f")).unwrap_err().to_string();
+        assert!(error.contains("LDAP"), "{error}");
     }
 
     #[test]

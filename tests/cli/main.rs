@@ -9,6 +9,7 @@
 //! - `crowded`: a server whose connections are all taken
 //! - `environment`: what its variables and files ask for, and what of that cannot be had
 //! - `exporters`: `--listen`, `--push`, `--textfile`, and what did not arrive
+//! - `secrets`: no piece of a password, wherever it stands
 //! - `tools`: explain, doctor, demo, completions, man
 //! - `lab`: a server with a hog on it, and the command under test
 
@@ -21,6 +22,7 @@ mod lab;
 mod port;
 mod run;
 mod scripts;
+mod secrets;
 mod signals;
 #[path = "../live/harness/stopped.rs"]
 mod stopped;

@@ -29,7 +29,7 @@ pub struct Batch {
 
 impl Batch {
     pub(crate) fn new(site: Site, task: &str) -> Self {
-        Self { site, options: Options::new(task) }
+        Self { site: site.for_writing(), options: Options::new(task) }
     }
 
     shared_options!();

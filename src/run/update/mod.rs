@@ -51,6 +51,12 @@ pub(crate) struct Site {
     pub(crate) observers: Observers,
 }
 
+impl Site {
+    fn for_writing(&self) -> Self {
+        Self { endpoint: self.endpoint.for_writing(), ..self.clone() }
+    }
+}
+
 /// An update of many rows of one table, a transaction per chunk.
 ///
 /// Each key ends in one class: *updated*; *already* (its row holds the new values, whatever is expected);
@@ -165,7 +171,10 @@ impl Update {
         self.check_wish(&keys)?;
         let span = spans::update(&self.options.task);
         // On the heap: the caller's own future stays small.
-        Box::pin(self.run_inside(keys)).instrument(span).await
+        // What changes nothing may look at a standby.
+        let site = if self.dry_run { self.site.clone() } else { self.site.for_writing() };
+        let update = Self { site, ..self.clone() };
+        Box::pin(update.run_inside(keys)).instrument(span).await
     }
 
     fn check_wish(&self, keys: &Keys) -> Result<(), Error> {

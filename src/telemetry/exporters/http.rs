@@ -36,6 +36,13 @@ pub(super) fn shown(url: &Url) -> String {
     format!("{}://{host}{port}{}", url.scheme(), url.path())
 }
 
+/// Whether there is an `@` behind the host: a password with a `/`, `?` or `#` that is not encoded ends there, in what is
+/// shown.
+pub(super) fn may_hide_a_password(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    rest.find(['/', '\\', '?', '#']).is_some_and(|end| rest[end..].contains('@'))
+}
+
 /// The innermost cause: the outer ones say "error sending request", and may show the URL.
 pub(super) fn clause(error: reqwest::Error) -> String {
     if error.is_timeout() {

@@ -30,6 +30,11 @@ impl Push {
     /// A configuration error that names `--push`, without the URL, which may hold a password.
     pub fn new(url: &str, task: &str, limit: Duration) -> Result<Self, Error> {
         let wrong = |problem: &str| Error::configuration("--push", problem);
+        if http::may_hide_a_password(url) {
+            return Err(wrong(
+                "`/`, `?` and `#` in a user or password are written %2F, %3F and %23; `@` elsewhere %40",
+            ));
+        }
         let mut url = Url::parse(url).map_err(|_| wrong("not a URL, as in http://127.0.0.1:9091"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(wrong("the URL must begin with http:// or https:// and name a host"));
@@ -104,7 +109,14 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_refused_without_being_shown() {
-        for url in ["", "h:9091", "ftp://me:secret@h", "http://me:secret@:x"] {
+        for url in [
+            "",
+            "h:9091",
+            "ftp://me:secret@h",
+            "http://me:secret@:x",
+            "http://me:9/secret@h:9091",
+            "http://me:?secret@h",
+        ] {
             let error = Push::new(url, "a", Duration::from_secs(1)).unwrap_err();
             assert!(error.is_configuration());
             assert!(

@@ -71,7 +71,7 @@ impl Target {
             _ => return Err(wrong(EXAMPLE)),
         };
         let mut url = Url::parse(&rest).map_err(|_| wrong(EXAMPLE))?;
-        if !url.username().is_empty() || url.password().is_some() {
+        if !url.username().is_empty() || url.password().is_some() || http::may_hide_a_password(text) {
             return Err(wrong(
                 "credentials belong in OTEL_EXPORTER_OTLP_HEADERS; in the URL they would not be sent",
             ));
@@ -183,7 +183,9 @@ mod tests {
         let text = refused(None, "OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://me:secret@h");
         assert!(text.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ") && !text.contains("secret"), "{text}");
         assert!(refused(Some("http://h"), "OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").contains("http/json"));
-        let text = refused(Some("http://me:secret@h:9"), "", "");
-        assert!(text.contains("OTEL_EXPORTER_OTLP_HEADERS") && !text.contains("secret"), "{text}");
+        for url in ["http://me:secret@h:9", "http://me:9/secret@h:9", "http://me:?secret@h"] {
+            let text = refused(Some(url), "", "");
+            assert!(text.contains("OTEL_EXPORTER_OTLP_HEADERS") && !text.contains("secret"), "{text}");
+        }
     }
 }
