@@ -24,7 +24,8 @@ pub struct Error {
     kind: Box<Kind>,
     history: Option<Box<Execution<()>>>,
     cleanup_failure: Option<String>,
-    processes_left: u32,
+    /// `None`: nobody could look.
+    processes_left: Option<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -181,10 +182,20 @@ impl Error {
     /// more means a backend that does not react. Nothing of its transaction can be committed.
     #[must_use]
     pub const fn processes_left(&self) -> u32 {
-        self.processes_left
+        match self.processes_left {
+            Some(left) => left,
+            None => 0,
+        }
     }
 
-    pub(crate) const fn with_processes_left(mut self, left: u32) -> Self {
+    /// Whether somebody could look whether any were left: `false` when the server did not answer any more, and
+    /// [`processes_left`](Self::processes_left) says nothing.
+    #[must_use]
+    pub const fn is_end_seen(&self) -> bool {
+        self.processes_left.is_some()
+    }
+
+    pub(crate) const fn with_processes_left(mut self, left: Option<u32>) -> Self {
         self.processes_left = left;
         self
     }
@@ -285,7 +296,7 @@ pub(crate) fn human(time: std::time::Duration) -> String {
 
 impl From<Kind> for Error {
     fn from(kind: Kind) -> Self {
-        Self { kind: Box::new(kind), history: None, cleanup_failure: None, processes_left: 0 }
+        Self { kind: Box::new(kind), history: None, cleanup_failure: None, processes_left: Some(0) }
     }
 }
 

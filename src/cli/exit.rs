@@ -98,6 +98,11 @@ impl Failed {
         self.error().map_or(0, Error::processes_left)
     }
 
+    /// Whether it is known that nothing of it runs any more, or how much does.
+    pub(crate) fn is_end_seen(&self) -> bool {
+        self.error().is_none_or(Error::is_end_seen)
+    }
+
     /// What to change, one sentence each.
     pub(crate) fn fixes(&self) -> Vec<&str> {
         match self {
@@ -120,7 +125,9 @@ impl fmt::Display for Failed {
         match self {
             Self::Usage(problem) => f.write_str(problem)?,
             Self::Interrupted(..) if uncleaned.is_some() => f.write_str(self.ended())?,
-            Self::Interrupted(..) if self.processes_left() > 0 => f.write_str(self.ended())?,
+            Self::Interrupted(..) if self.processes_left() > 0 || !self.is_end_seen() => {
+                f.write_str(self.ended())?;
+            }
             Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended())?,
             Self::Library { error, .. } => {
                 let mut line = error.to_string();
@@ -135,6 +142,7 @@ impl fmt::Display for Failed {
             }
         }
         match self.processes_left() {
+            0 if !self.is_end_seen() => f.write_str("; nobody could see whether it still runs")?,
             0 => {}
             left => write!(f, "; {left} of its processes did not end in time")?,
         }

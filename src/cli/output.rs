@@ -100,7 +100,8 @@ pub(crate) struct FailedRun<'a> {
     ran_seconds: f64,
     wasted_seconds: f64,
     attempts: &'a [Attempt],
-    processes_left: u32,
+    /// `None`: nobody could look.
+    processes_left: Option<u32>,
     error: String,
     sqlstate: Option<&'a str>,
     fixes: Vec<String>,
@@ -128,7 +129,7 @@ impl<'a> FailedRun<'a> {
             ran_seconds: seconds(|run| run.ran),
             wasted_seconds: seconds(|run| run.wasted),
             attempts: history.map_or(&[], |run| &run.attempts),
-            processes_left: failed.processes_left(),
+            processes_left: failed.is_end_seen().then(|| failed.processes_left()),
             error: failed.to_string(),
             sqlstate: failed.error().and_then(headcount::Error::sqlstate),
             fixes: failed.fixes().into_iter().map(typed).collect(),
@@ -190,6 +191,9 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
     let uncleaned = failed.error().is_some_and(|error| error.cleanup_failure().is_some());
     let left = if uncleaned {
         "What the cleanup undoes is still there: undo it by hand"
+    } else if !failed.is_end_seen() {
+        "The server does not answer, and may still run it: look at pg_stat_activity (application_name headcount:...) \
+         when it does"
     } else if failed.processes_left() > 0 {
         "Its processes ignore the server: look at pg_stat_activity (application_name headcount:...), and what it did is \
          rolled back when they end"

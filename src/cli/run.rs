@@ -159,8 +159,7 @@ async fn guarded(
         }
     };
     // What was dropped on the way, such as a place in the queue, is given up by tasks of its own.
-    let slots = if wanted.settings.reserve { SLOTS_LIMIT } else { Duration::ZERO };
-    let limit = 2 * wanted.settings.cancel_grace + ANSWER_LIMIT + slots;
+    let limit = order_limit(&wanted.settings, ended.as_ref().err());
     put_in_order(&headcount, limit, signals).await;
     ended.map_err(|error| {
         if error.is_stopped() {
@@ -169,6 +168,17 @@ async fn guarded(
         // If there was a signal, it was over before it could be stopped.
         explained(error, wanted)
     })
+}
+
+/// How long what was given up may take to be in order on the server. Slots are kept until the workers are gone,
+/// unless somebody has set a deadline: then they are left to the server, which takes them back with their session.
+fn order_limit(settings: &Settings, error: Option<&headcount::Error>) -> Duration {
+    if error.is_some_and(|error| !error.is_end_seen()) && settings.deadline.is_some() {
+        // It was waited for already.
+        return settings.cancel_grace;
+    }
+    let slots = if settings.reserve && settings.deadline.is_none() { SLOTS_LIMIT } else { Duration::ZERO };
+    2 * settings.cancel_grace + ANSWER_LIMIT + slots
 }
 
 /// Waits until nothing that was given up is under way on the server.

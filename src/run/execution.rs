@@ -3,16 +3,17 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::attempt::{OpenAttempt, Played, play};
+use super::clearing::cleared;
 use super::committing::Committing;
 use super::ledger::Ledger;
 use super::monitor::Sight;
 use super::share::Shared;
-use super::stage::{Cleared, Reach, Stage};
+use super::stage::{Reach, Stage};
 use crate::decide::admission::Admission;
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
@@ -24,9 +25,6 @@ use crate::settings::{PlanShortfall, Policy, Settings};
 
 /// Between two looks at a pool that has no room.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
-
-/// How long a server may be away, beyond what the options allow, before an execution that ends leaves it alone.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an execution came to.
 pub(crate) struct Driven<T> {
@@ -72,14 +70,6 @@ pub(crate) async fn drive<S: Stage>(
             })
         }
     }
-}
-
-/// Clears away, within what a cancel, a rollback, a cleanup and its own end may take.
-async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Cleared {
-    let limit = 3 * settings.cancel_grace + settings.cleanup_limit + ANSWER_LIMIT;
-    let unanswered = || Failure::lost(format!("the server did not answer within {limit:?}"));
-    let cleared = timeout(limit, stage.clear_away()).await;
-    cleared.unwrap_or_else(|_| Cleared { cleanup: Err(unanswered()), left: 0 })
 }
 
 /// Waits for the deadline or a stop, and for the end of a COMMIT under way.

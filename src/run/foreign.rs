@@ -120,11 +120,15 @@ where
     async fn abandon(&mut self, grace: Duration) -> u32 {
         let left = drained(&mut self.hold, self.leader, grace).await;
         self.running = false;
-        left
+        left.unwrap_or(0)
     }
 
     async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
         self.hold.cleanup().await
+    }
+
+    fn cleans_up(&self) -> bool {
+        self.hold.cleans_up()
     }
 
     async fn clear_away(&mut self) -> Cleared {
@@ -132,7 +136,9 @@ where
             return self.hold.clear_away().await;
         }
         self.stop(CancelMethod::Cancel).await;
-        let left = self.abandon(self.hold.settings.cancel_grace).await;
+        let grace = self.hold.settings.cancel_grace;
+        let left = drained(&mut self.hold, self.leader, grace).await;
+        self.running = false;
         Cleared { cleanup: self.hold.cleanup().await.unwrap_or(Ok(())), left }
     }
 }
@@ -154,8 +160,8 @@ impl<F, T, E> Drop for Foreign<F, T, E> {
     }
 }
 
-/// Waits until the leader's workers are gone, at most `grace`; returns how many are left.
-async fn drained(hold: &mut Hold, leader: Identity, grace: Duration) -> u32 {
+/// Waits until the leader's workers are gone, at most `grace`; returns how many are left, `None` where nobody could look.
+async fn drained(hold: &mut Hold, leader: Identity, grace: Duration) -> Option<u32> {
     // Its backend is its owner's, and stays.
     let straggler = Straggler { leader, runs: false };
     let until = Instant::now() + grace;
@@ -163,7 +169,7 @@ async fn drained(hold: &mut Hold, leader: Identity, grace: Duration) -> u32 {
         let left = straggler.left(&hold.inner.monitor).await.ok();
         if left == Some(0) || Instant::now() >= until {
             hold.leave_behind(straggler, left);
-            return left.unwrap_or(0);
+            return left;
         }
         sleep(LEAVING).await;
     }

@@ -66,6 +66,8 @@ pub(crate) struct Hold {
     pub(crate) reserved: Option<Reserved>,
     pub(super) insistence: Insistence,
     busy: Busy,
+    /// The last leader that nobody saw go.
+    unseen: Option<Straggler>,
     /// Whether this is what the task that clears away holds: nobody takes over from that.
     last: bool,
 }
@@ -82,6 +84,7 @@ impl Hold {
             reserved: None,
             insistence: Insistence::No,
             busy: Busy::No,
+            unseen: None,
             last: false,
         }
     }
@@ -212,11 +215,17 @@ impl Hold {
             let left = straggler.left(&self.inner.monitor).await.ok();
             if left == Some(0) || Instant::now() >= until {
                 self.rest();
+                self.unseen = left.is_none().then_some(straggler);
                 self.leave_behind(straggler, left);
                 return left.unwrap_or(0);
             }
             sleep(LEAVING).await;
         }
+    }
+
+    /// Whether there is a cleanup action.
+    pub(crate) const fn cleans_up(&self) -> bool {
+        !matches!(self.cleanup, Cleanup::Nothing)
     }
 
     /// Runs the cleanup action in a transaction of its own, on a new session if need be, within its limit.
@@ -300,8 +309,12 @@ impl Hold {
                 let began = Instant::now();
                 let left = self.abandon(self.settings.cancel_grace).await;
                 self.observe(&Event::WorkersDrained { attempt: 0, waited: began.elapsed(), left });
-                cleared.left = left;
+                cleared.left = Some(left);
             }
+        }
+        // A server that was away may be back, and what was lost with it is gone.
+        if let Some(straggler) = self.unseen {
+            cleared.left = straggler.left(&self.inner.monitor).await.ok();
         }
         let began = Instant::now();
         if let Some(cleaned) = self.cleanup().await {
@@ -328,6 +341,7 @@ impl Hold {
             reserved: self.reserved.take(),
             insistence: self.insistence,
             busy: std::mem::take(&mut self.busy),
+            unseen: self.unseen.take(),
             last: true,
         }
     }

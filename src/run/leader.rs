@@ -349,6 +349,10 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.cleanup().await
     }
 
+    fn cleans_up(&self) -> bool {
+        self.hold.cleans_up()
+    }
+
     async fn clear_away(&mut self) -> Cleared {
         self.hold.clear_away().await
     }

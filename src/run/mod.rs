@@ -4,6 +4,7 @@
 //! the statement and its verdict. One monitor per process looks for all of them.
 
 mod attempt;
+mod clearing;
 mod committing;
 mod execution;
 mod foreign;

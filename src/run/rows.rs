@@ -1,13 +1,18 @@
 //! Rows of an accepted attempt, streamed.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_postgres::Row;
 use tracing::{Instrument, Span};
 
 use super::attempt::{OpenAttempt, commit};
+use super::clearing::cleared;
 use super::committing::Committing;
 use super::leader::Leader;
 use super::ledger::Ledger;
@@ -17,7 +22,7 @@ use super::stage::Stage;
 use super::work::{Flow, Nothing};
 use crate::decide::attempt::Outcome;
 use crate::error::Error;
-use crate::event::{AttemptEnd, Event, FailReason};
+use crate::event::{AttemptEnd, CancelMethod, Event, FailReason, SqlState};
 use crate::pg::Failure;
 use crate::report::Execution;
 
@@ -33,6 +38,45 @@ pub struct Rows {
     span: Span,
     watch: Option<Watch>,
     count: u64,
+    deadline: Option<Deadline>,
+}
+
+/// The end of the whole execution's time.
+///
+/// Who reads finds it in [`Rows::next`], and puts things in order. Nobody may be reading, and the server then waits in
+/// a write that no cancel ends, or holds the locks of a statement that is done: so the backend is terminated when the
+/// grace is over, whatever its caller does.
+struct Deadline {
+    at: Instant,
+    limit: Duration,
+    /// Taken by whoever stops the backend, or commits on it.
+    hand: Arc<Mutex<()>>,
+    timer: AbortHandle,
+}
+
+impl Deadline {
+    fn new(leader: &Leader<Nothing>, began: Instant) -> Option<Self> {
+        let limit = leader.hold.settings.deadline?;
+        let (inner, backend) = (leader.hold.inner.clone(), leader.hold.leader()?);
+        let (at, hand) = (began + limit, Arc::new(Mutex::new(())));
+        let (late, held) = (at + leader.hold.settings.cancel_grace, hand.clone());
+        let timer = tokio::spawn(async move {
+            sleep_until(late).await;
+            let _held = held.lock().await;
+            inner.monitor.stop(backend, CancelMethod::Terminate).await;
+        });
+        Some(Self { at, limit, hand, timer: timer.abort_handle() })
+    }
+
+    fn has_passed(&self) -> bool {
+        Instant::now() >= self.at
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.timer.abort();
+    }
 }
 
 impl Rows {
@@ -45,21 +89,35 @@ impl Rows {
         span: Span,
     ) -> Self {
         let watch = open.as_ref().map(|open| open.span.in_scope(|| leader.watch(DECIDED_INTERVAL)));
-        Self { leader, flow, ledger, open, outcome, span, watch, count: 0 }
+        let deadline = open.as_ref().and_then(|_| Deadline::new(&leader, ledger.started()));
+        Self { leader, flow, ledger, open, outcome, span, watch, count: 0, deadline }
     }
 
     /// The next row; `None` after the last.
     ///
     /// # Errors
-    /// The statement failed, or the connection was lost.
+    /// The statement failed, the connection was lost, or the deadline passed: then the statement was stopped and rolled
+    /// back, though rows of it have reached the caller.
     pub async fn next(&mut self) -> Result<Option<Row>, Error> {
         self.look();
+        if let Some(limit) = self.expired() {
+            return Err(self.give_up(limit).await);
+        }
         if let Some(row) = self.flow.held.pop_front() {
             self.count += 1;
             return Ok(Some(row));
         }
         let Some(stream) = self.flow.stream.as_mut() else { return Ok(None) };
-        match stream.next().await {
+        let next = match &self.deadline {
+            Some(Deadline { at, limit, .. }) => timeout_at(*at, stream.next()).await.map_err(|_| *limit),
+            None => Ok(stream.next().await),
+        };
+        let next = match (next, self.expired()) {
+            // Stopped by the deadline's own timer, or about to be.
+            (Err(limit), _) | (Ok(Some(Err(_))), Some(limit)) => return Err(self.give_up(limit).await),
+            (Ok(next), _) => next,
+        };
+        match next {
             Some(Ok(row)) => {
                 self.count += 1;
                 Ok(Some(row))
@@ -82,10 +140,30 @@ impl Rows {
             return Ok(self.ledger.execution(self.outcome, Some(self.count)));
         };
         let span = self.span.clone();
-        // Nobody but its caller cuts this short.
-        let committing = Committing::new(Duration::ZERO);
+        let deadline = self.deadline.take();
+        // A backend that is about to be stopped is not asked to commit.
+        let hand = deadline.as_ref().map(|deadline| deadline.hand.clone());
+        let _hand = match &hand {
+            Some(hand) => Some(hand.lock().await),
+            None => None,
+        };
+        let committing = Committing::new(self.leader.hold.settings.cancel_grace);
         let commit = Box::pin(commit(&mut self.leader, &mut self.ledger, &committing));
-        match commit.instrument(open.span.clone()).await {
+        // Who has no deadline is cut short by nobody but its caller.
+        let hurry = async {
+            match &deadline {
+                Some(deadline) => sleep_until(deadline.at).await,
+                None => std::future::pending().await,
+            }
+            committing.over().await;
+            std::future::pending().await
+        };
+        let committed = tokio::select! {
+            biased;
+            committed = commit.instrument(open.span.clone()) => committed,
+            never = hurry => never,
+        };
+        match committed {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(self.fail(failure)),
             Err(error) => {
@@ -107,14 +185,49 @@ impl Rows {
         }
     }
 
+    /// The limit that has passed, while the statement is not over.
+    fn expired(&self) -> Option<Duration> {
+        let deadline = self.deadline.as_ref().filter(|_| self.open.is_some())?;
+        deadline.has_passed().then_some(deadline.limit)
+    }
+
+    /// Stops what still runs, and puts things in order.
+    async fn give_up(&mut self, limit: Duration) -> Error {
+        self.flow = Flow::default();
+        self.ledger.stop_clock();
+        let settings = self.leader.hold.settings.clone();
+        let span = self.span.clone();
+        let deadline = self.deadline.take();
+        let cleared = {
+            let _hand = match &deadline {
+                Some(deadline) => Some(deadline.hand.lock().await),
+                None => None,
+            };
+            cleared(&mut self.leader, &settings).instrument(span.clone()).await
+        };
+        self.close(None);
+        span.in_scope(|| self.ledger.end(Err(FailReason::Deadline)));
+        let error = Error::deadline(limit).with_history(self.ledger.execution(self.outcome, None));
+        let error = error.with_processes_left(cleared.left);
+        match cleared.cleanup {
+            Ok(()) => error,
+            Err(failure) => error.with_cleanup_failure(&failure),
+        }
+    }
+
+    /// Says that the attempt is over without a result.
+    fn close(&mut self, sqlstate: Option<SqlState>) {
+        if let Some(mut open) = self.open.take() {
+            open.facts.end = AttemptEnd::Failed(sqlstate);
+            open.facts.ran = self.ledger.ran(open.began);
+            open.span.in_scope(|| self.ledger.observe(&Event::AttemptEnded(open.facts)));
+        }
+    }
+
     fn fail(&mut self, failure: Failure) -> Error {
         let reason = if failure.is_connection_lost() { FailReason::Connection } else { FailReason::Sql };
         let span = self.span.clone();
-        if let Some(mut open) = self.open.take() {
-            open.facts.end = AttemptEnd::Failed(failure.event_sqlstate());
-            open.facts.ran = open.began.elapsed();
-            open.span.in_scope(|| self.ledger.observe(&Event::AttemptEnded(open.facts)));
-        }
+        self.close(failure.event_sqlstate());
         span.in_scope(|| self.ledger.end(Err(reason)));
         Error::sql("reading the rows", failure).with_history(self.ledger.execution(self.outcome, None))
     }

@@ -248,11 +248,15 @@ impl Stage for Script {
         self.cleanup.clone()
     }
 
+    fn cleans_up(&self) -> bool {
+        self.cleanup.is_some()
+    }
+
     async fn clear_away(&mut self) -> Cleared {
         self.cleared += 1;
         // Neither leader time nor a wait.
         sleep(self.clearing).await;
-        Cleared { cleanup: self.cleanup.clone().unwrap_or(Ok(())), left: 0 }
+        Cleared { cleanup: self.cleanup.clone().unwrap_or(Ok(())), left: Some(0) }
     }
 }
 

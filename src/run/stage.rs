@@ -74,13 +74,13 @@ pub(crate) enum CommitError {
 pub(crate) struct Cleared {
     /// The cleanup's end; of none, that of nothing to do.
     pub(crate) cleanup: Result<(), Failure>,
-    /// Processes that neither a cancel nor its own end had stopped in time.
-    pub(crate) left: u32,
+    /// Processes that neither a cancel nor its own end had stopped in time; `None` where nobody could look.
+    pub(crate) left: Option<u32>,
 }
 
 impl Cleared {
     /// There was nothing to clear away.
-    pub(crate) const NOTHING: Self = Self { cleanup: Ok(()), left: 0 };
+    pub(crate) const NOTHING: Self = Self { cleanup: Ok(()), left: Some(0) };
 }
 
 /// A place where attempts are played. All of it is cancel-safe by [`Stage::clear_away`].
@@ -155,6 +155,9 @@ pub(crate) trait Stage {
 
     /// Runs the cleanup action in a transaction of its own; `None` when there is none.
     async fn cleanup(&mut self) -> Option<Result<(), Failure>>;
+
+    /// Whether there is a cleanup action.
+    fn cleans_up(&self) -> bool;
 
     /// Stops whatever is under way, in any state: cancel, roll back, drain, clean up.
     async fn clear_away(&mut self) -> Cleared;

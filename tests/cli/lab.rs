@@ -71,6 +71,10 @@ impl Lab {
         self.server.dsn()
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port()
+    }
+
     pub(crate) fn dsn_for(&self, role: &str) -> String {
         self.server.dsn_for(role, "postgres")
     }

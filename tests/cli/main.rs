@@ -7,6 +7,7 @@
 //! - `signals`: SIGINT, SIGTERM, a second one, SIGKILL
 //! - `cleanups`: one that does not end
 //! - `crowded`: a server whose connections are all taken
+//! - `deadlines`: they hold on a line that goes silent
 //! - `environment`: what its variables and files ask for, and what of that cannot be had
 //! - `exporters`: `--listen`, `--push`, `--textfile`, and what did not arrive
 //! - `secrets`: no piece of a password, wherever it stands
@@ -15,9 +16,11 @@
 
 mod cleanups;
 mod crowded;
+mod deadlines;
 mod environment;
 mod exporters;
 mod lab;
+mod line;
 #[path = "../live/harness/port.rs"]
 mod port;
 mod run;

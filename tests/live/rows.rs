@@ -1,7 +1,9 @@
 //! Rows: streamed after the verdict, from the accepted attempt and no other.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use headcount::event::FailReason;
 use headcount::{Event, Execution, Outcome, PlanShortfall, Rows};
 
 use crate::harness::{Bench, POOL, chain, eventually, on_each_version};
@@ -14,6 +16,8 @@ on_each_version! {
     rows_that_end_before_the_verdict_are_handed_over,
     rows_dropped_unread_are_cancelled_and_rolled_back,
     an_error_among_the_rows_is_an_error,
+    rows_that_flow_end_at_the_deadline,
+    rows_that_nobody_reads_end_at_the_deadline,
 }
 
 /// 2,000 rows, about 2 s of naps.
@@ -141,4 +145,44 @@ async fn an_error_among_the_rows_is_an_error(major: u32) {
     assert_eq!(failed.sqlstate(), Some("22012"));
     assert!(failed.history().is_some());
     bench.nothing_is_left_behind().await;
+}
+
+async fn rows_that_flow_end_at_the_deadline(major: u32) {
+    let bench = Bench::new(major).await;
+    let undone = "INSERT INTO log VALUES ('undone')";
+    let job = bench.job().await.deadline(Duration::from_secs(3)).cleanup(undone);
+    // A minute of naps for five processes.
+    let endless = "SELECT t.id FROM t, generate_series(1, 1500) AS g WHERE nap(t.id + g, 1)";
+    let run = job.query(endless, &[]).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let mut rows = run.value.expect("rows");
+    let error = loop {
+        match rows.next().await {
+            Ok(row) => assert!(row.is_some(), "they ended before"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_deadline() && error.history().is_some(), "{}", chain(&error));
+    assert!(error.is_end_seen() && error.processes_left() == 0 && error.cleanup_failure().is_none());
+    bench.nothing_is_left_behind().await;
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 1);
+    let ended = bench.recorder.find(|event| matches!(event, Event::ExecutionEnded(_)));
+    let Some(Event::ExecutionEnded(facts)) = ended else { panic!("it is over") };
+    assert_eq!(facts.end, Err(FailReason::Deadline));
+    assert!(rows.next().await.unwrap().is_none());
+}
+
+async fn rows_that_nobody_reads_end_at_the_deadline(major: u32) {
+    let bench = Bench::new(major).await;
+    let mut job = bench.job().await.deadline(Duration::from_secs(2));
+    job.settings_mut().cancel_grace = Duration::from_millis(100);
+    // More than any socket holds, so that the server waits for its reader.
+    let wide = "SELECT repeat('x', 10000) FROM t, generate_series(1, 100) AS g WHERE nap(t.id + g, 0)";
+    let run = job.query(wide, &[]).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let mut rows = run.value.expect("rows");
+    bench.nothing_is_left_behind().await;
+    let error = rows.next().await.expect_err("late");
+    assert!(error.is_deadline(), "{}", chain(&error));
+    let error =
+        job.query("SELECT id FROM t WHERE nap(id, 0)", &[]).await.unwrap().value.unwrap().finish().await;
+    assert!(error.is_ok(), "{error:?}");
 }
