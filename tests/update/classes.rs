@@ -288,7 +288,7 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
     check(
         orders().set_from("version", "ver"),
         Keys::reader("id,v\n1,2".as_bytes()),
-        "keys: the header has no column ver",
+        "keys: line 1: the header has no column ver",
     )
     .await;
     check(orders(), Keys::query("SELECT 1 AS a, 2 AS b"), "keys: the query has no column id").await;

@@ -8,6 +8,7 @@
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
 //! - `claims`: claims that fail, are tried again, and come back
+//! - `inputs`: files, pipes, standard input: each row is worked on, or refused with its line
 //! - `streams`: millions of keys in bounded memory
 //! - `batches`: the caller's own closure
 //!
@@ -19,6 +20,7 @@ mod claims;
 mod classes;
 mod contention;
 mod failover;
+mod inputs;
 mod losses;
 mod sharing;
 mod streams;

@@ -148,7 +148,7 @@ async fn exit_codes_and_one_clear_line_for_what_cannot_be() {
     std::fs::write(&file, "1\n2\nthree\n").unwrap();
     check(&["--keys", keys], 5, "").await;
     check(&["--keys", "/nonexistent"], 2, "keys: cannot read /nonexistent").await;
-    check(&["--keys", keys, "--expect", "version=@seen"], 2, "keys: the first line has no column id, seen")
+    check(&["--keys", keys, "--expect", "version=@seen"], 2, "line 1: the first line has no column id, seen")
         .await;
     check(&["--keys", keys, "--chunk", "many"], 2, "`many` is neither a number of keys nor `auto`").await;
     check(&["--keys", keys, "--claim"], 2, "cannot be used with").await;

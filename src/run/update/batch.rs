@@ -55,7 +55,7 @@ impl Batch {
         self.options.validate()?;
         let labor = Closure { work, types: PhantomData };
         let supply = Supply {
-            feed: Feed::stream(Box::pin(items.map(Ok))),
+            feed: Feed::stream(Box::pin(items.map(Ok)), size_of_val),
             total: None,
             countable: false,
             rejects: None,

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{Opened, Source, Spool, named};
+use super::keys::{Opened, Source, Spool, Wanted, named};
 use super::labor::TableUpdate;
 use super::options::Options;
 use super::{Site, Update};
@@ -115,16 +115,12 @@ impl Update {
         Ok((session, labor, query))
     }
 
-    pub(super) async fn open(
-        source: Source,
-        inputs: &[String],
-        keys: usize,
-    ) -> Result<Option<Opened>, Error> {
+    pub(super) async fn open(source: Source, wanted: &Wanted) -> Result<Option<Opened>, Error> {
         Ok(match source {
-            Source::File(path) => Some(Opened::file(&path, inputs, keys).await?),
-            Source::Reader(reader) => Some(Opened::reader(reader, inputs, keys).await?),
-            Source::Stdin => Some(Opened::reader(Box::new(std::io::stdin()), inputs, keys).await?),
-            Source::Rows(rows) => Some(Opened::rows(rows, inputs.len())),
+            Source::File(path) => Some(Opened::file(&path, wanted).await?),
+            Source::Reader(reader) => Some(Opened::reader(reader, wanted).await?),
+            Source::Stdin => Some(Opened::stdin(wanted).await?),
+            Source::Rows(rows) => Some(Opened::rows(rows, wanted.inputs.len()).await?),
             Source::Query(_) | Source::Claims(_) => None,
         })
     }

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::keys::Item;
 use super::rejects::Rejects;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::gather::Twin;
+use crate::error::Error;
 use crate::event::{
     ChunkEnd, ChunkFacts, Event, FailReason, Observer, Observers, Resolution, RowCounts, Scope, SqlState,
     UpdateFacts,
@@ -45,6 +47,8 @@ struct Page {
     rejects: Option<Rejects>,
     /// What stopped the run.
     error: Option<String>,
+    /// The same where it is the input.
+    broken: Option<Error>,
     /// Why a worker has no session any more. The others may well finish.
     line_down: Option<String>,
     /// Items that workers had taken when they were stopped.
@@ -128,7 +132,8 @@ impl Books {
                 continue;
             }
             let Some(item) = show(item) else { continue };
-            if let Some(rejects) = &mut page.rejects {
+            // What is done already needs nobody's attention.
+            if let (Some(rejects), true) = (&mut page.rejects, class != Class::Already) {
                 rejects.write(item, class, reason);
             }
             if class == Class::Failed {
@@ -201,6 +206,18 @@ impl Books {
         self.page().error.get_or_insert_with(|| error.to_string());
     }
 
+    /// The keys cannot be read to their end.
+    pub(crate) fn input_broke(&self, error: Error) {
+        let mut page = self.page();
+        page.error.get_or_insert_with(|| error.to_string());
+        page.broken.get_or_insert(error);
+    }
+
+    /// What was wrong with the input, where nothing had been done before that was found.
+    pub(crate) fn broken_before_anything(&self, report: &Updated) -> Option<Error> {
+        self.page().broken.take().filter(|_| report.keys == 0 && report.in_doubt == InDoubt::default())
+    }
+
     /// A worker gave up on getting a session.
     pub(crate) fn line_down(&self, failure: &Failure) {
         self.page().line_down.get_or_insert_with(|| format!("no session with the server: {failure}"));
@@ -211,12 +228,19 @@ impl Books {
         self.page().left_behind += items as u64;
     }
 
+    /// Writes what is held back of the rejects.
+    pub(crate) async fn finish_rejects(&self, stop: &CancellationToken) {
+        let rejects = self.page().rejects.take();
+        if let Some(rejects) = rejects
+            && let Err(problem) = rejects.finish(stop).await
+        {
+            self.stopped_by(&format!("the file of rejects is incomplete: {problem}"));
+        }
+    }
+
     /// Closes the books. `exhausted`: whether every key was dealt with, as far as is known.
     pub(crate) fn close(&self, exhausted: bool, left: Option<u64>) -> Updated {
         let mut page = self.page();
-        if let Some(Err(problem)) = page.rejects.take().map(Rejects::finish) {
-            page.error.get_or_insert(format!("the file of rejects is incomplete: {problem}"));
-        }
         let exhausted = exhausted && page.left_behind == 0;
         if !exhausted && page.error.is_none() {
             page.error = page.line_down.take();

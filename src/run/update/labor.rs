@@ -43,7 +43,7 @@ pub(crate) trait Labor {
     fn whole<'a>(&'a self, desk: &'a Self::Desk) -> Option<(&'a Whole, &'a Statements)>;
 
     /// Opens a transaction, takes items that nobody else has, takes them on, and works on them. Only where keys are
-    /// [claimed](super::feed::Feed::Claims). `None` when the run is stopped before any were had.
+    /// [claimed](super::feed::Feed::claims). `None` when the run is stopped before any were had.
     async fn claim(
         &self,
         client: &Client,

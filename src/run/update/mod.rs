@@ -27,7 +27,7 @@ pub use self::batch::Batch;
 use self::before::unless_stopped;
 use self::books::Books;
 use self::feed::Feed;
-use self::keys::{Item, Source};
+use self::keys::{Item, Source, Wanted};
 pub use self::keys::{Keys, Row};
 use self::labor::{Labor, TableUpdate};
 pub use self::options::ChunkSize;
@@ -144,8 +144,9 @@ impl Update {
         self
     }
 
-    /// Writes the keys that were not updated to this file, with class, line and reason. It can be the
-    /// input of the next run. An existing file is replaced.
+    /// Writes the keys that are stale, missing or failed to this file, with class, line and reason. It can be the
+    /// input of the next run. An existing file is replaced. A pipe is waited for: nothing is changed before
+    /// somebody reads it, and no further chunk is begun while he is a mebibyte behind.
     #[must_use]
     pub fn rejects(mut self, path: impl Into<PathBuf>) -> Self {
         self.rejects = Some(path.into());
@@ -201,7 +202,10 @@ impl Update {
         let Self { site, options, .. } = self;
         let books = Books::open(&options.task, site.observers.clone(), self.dry_run);
         match self.prepare(keys).await {
-            Ok(Some((labor, supply))) => Ok(work_off(&labor, site, options, &books, supply).await),
+            Ok(Some((labor, supply))) => {
+                let report = work_off(&labor, site, options, &books, supply).await;
+                books.broken_before_anything(&report).map_or(Ok(report), Err)
+            }
             // Nobody knows how many keys there are.
             Ok(None) => Ok(books.close(false, None)),
             Err(error) => {
@@ -225,10 +229,16 @@ impl Update {
         else {
             return Ok(None);
         };
-        let inputs = labor.statements.inputs.clone();
+        let statements = &labor.statements;
+        let wanted = Wanted {
+            inputs: statements.inputs.clone(),
+            keys: wish.key.len(),
+            key_type: statements.parts.key.first().map_or(0, |key| key.type_oid),
+        };
+        let inputs = &wanted.inputs;
         let opened = match (keys.source, query) {
             (Source::Query(_), Some(query)) => {
-                let Some(spool) = self.spool(session, &query, &inputs).await? else {
+                let Some(spool) = self.spool(session, &query, inputs).await? else {
                     return Ok(None);
                 };
                 Some(spool.open(inputs.len())?)
@@ -236,8 +246,7 @@ impl Update {
             // Its place on the server is needed for the work.
             (other, _) => {
                 drop(session);
-                let Some(opened) = unless_stopped(stop, Self::open(other, &inputs, wish.key.len())).await?
-                else {
+                let Some(opened) = unless_stopped(stop, Self::open(other, &wanted)).await? else {
                     return Ok(None);
                 };
                 opened
@@ -245,13 +254,16 @@ impl Update {
         };
         let (total, countable) =
             opened.as_ref().map_or((None, false), |opened| (opened.total, opened.countable));
-        let supply = Supply {
-            feed: opened.map_or_else(Feed::claims, |opened| Feed::stream(opened.items)),
-            total,
-            countable,
-            rejects: self.rejects.as_deref().map(|path| Rejects::create(path, &inputs)).transpose()?,
-            keys: wish.key.len(),
+        let rejects = match &self.rejects {
+            None => None,
+            Some(path) => match unless_stopped(stop, Rejects::create(path, inputs)).await? {
+                None => return Ok(None),
+                created => created,
+            },
         };
+        let feed = opened.map_or_else(Feed::claims, |opened| Feed::stream(opened.items, Item::weight));
+        let feed = feed.held_by(rejects.as_ref().and_then(Rejects::backlog));
+        let supply = Supply { feed, total, countable, rejects, keys: wish.key.len() };
         Ok(Some((labor, supply)))
     }
 }
@@ -317,6 +329,7 @@ async fn work_off<L: Labor>(
     };
     join_all((0..options.connections).map(|_| Worker::new(&shop).run())).await;
     let exhausted = feed.is_exhausted().await;
-    let left = if countable || exhausted { Some(feed.left(countable).await) } else { None };
+    let left = feed.left(countable).await;
+    books.finish_rejects(&halt).await;
     books.close(exhausted, left)
 }

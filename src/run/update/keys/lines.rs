@@ -1,113 +1,150 @@
 //! The lines of a file as items: CSV with a header, or one key a line.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 
-use super::Item;
+use super::records::{Fault, Record, Records};
+use super::{Item, Wanted};
 use crate::error::Error;
 
-pub(super) fn count_lines(file: File) -> std::io::Result<u64> {
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    let (mut lines, mut last) = (0, b'\n');
-    loop {
-        let buffer = reader.fill_buf()?;
-        let Some(&end) = buffer.last() else { return Ok(lines + u64::from(last != b'\n')) };
-        last = end;
-        lines += buffer.iter().map(|&byte| u64::from(byte == b'\n')).sum::<u64>();
-        let length = buffer.len();
-        reader.consume(length);
-    }
-}
+/// What separates columns in files that are not CSV.
+const SEPARATORS: [(char, &str); 4] =
+    [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars"), (':', "colons")];
 
-/// The lines of a file, as items.
-pub(super) enum Lines {
-    /// One key a line; the number of lines read.
-    Plain(Box<dyn BufRead + Send>, u64),
+/// The rows of an input, as items.
+pub(super) struct Lines {
+    records: Records,
+    record: Record,
+    /// Where it comes from, for messages; empty for a caller's own reader.
+    source: String,
+    /// The header's names; none where the input is a list of keys.
+    names: Vec<String>,
     /// The places of the input's columns in a record.
-    Csv(Box<csv::Reader<Box<dyn BufRead + Send>>>, Vec<usize>, csv::StringRecord),
+    places: Vec<usize>,
+    /// Whether the record at hand is the first key: a list has no header.
+    first: bool,
+    over: bool,
 }
 
 impl Lines {
+    /// Reads the header, or finds that there is none.
     pub(super) fn new(
         reader: impl Read + Send + 'static,
-        inputs: &[String],
-        keys: usize,
+        source: &str,
+        wanted: &Wanted,
     ) -> Result<Self, Error> {
-        let mut reader = BufReader::with_capacity(1 << 16, reader);
-        let mut first = Vec::new();
-        let problem = |error: &dyn fmt::Display| Error::configuration("keys", format!("line 1: {error}"));
-        reader.read_until(b'\n', &mut first).map_err(|error| problem(&error))?;
-        let text = std::str::from_utf8(&first).map_err(|error| problem(&error))?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end_matches(['\r', '\n']);
-        let mut header = csv::StringRecord::new();
-        let parse = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .from_reader(text.as_bytes())
-            .read_record(&mut header);
-        parse.map_err(|error| problem(&error))?;
-        let place = |name: &String| header.iter().position(|column| column.trim() == name);
-        let places: Vec<Option<usize>> = inputs.iter().map(place).collect();
-        if places.iter().all(Option::is_some) {
-            let rest: Box<dyn BufRead + Send> = Box::new(reader);
-            let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(rest);
-            return Ok(Self::Csv(
-                Box::new(csv),
-                places.into_iter().flatten().collect(),
-                csv::StringRecord::new(),
-            ));
-        }
-        let found_some = places.iter().any(Option::is_some);
-        if inputs.len() == 1 && keys == 1 && header.len() <= 1 {
-            let first: Box<dyn BufRead + Send> = Box::new(std::io::Cursor::new(first).chain(reader));
-            return Ok(Self::Plain(first, 0));
-        }
-        let missing: Vec<&str> = inputs
-            .iter()
-            .zip(&places)
-            .filter(|(_, place)| place.is_none())
-            .map(|(name, _)| name.as_str())
-            .collect();
-        let what = if found_some { "the header" } else { "the first line" };
-        Err(Error::configuration("keys", format!("{what} has no column {}", missing.join(", "))))
-    }
-
-    pub(super) const fn has_header(&self) -> bool {
-        matches!(self, Self::Csv(..))
-    }
-
-    fn plain(reader: &mut dyn BufRead, line: &mut u64) -> Result<Option<Item>, String> {
-        let mut text = String::new();
-        loop {
-            text.clear();
-            *line += 1;
-            if reader.read_line(&mut text).map_err(|error| format!("line {line}: {error}"))? == 0 {
-                return Ok(None);
-            }
-            let key = text.trim_end_matches(['\r', '\n']).trim_start_matches('\u{feff}');
-            if !key.is_empty() {
-                return Ok(Some(Item { line: *line, fields: [field(key)].into() }));
-            }
-        }
-    }
-
-    fn record(
-        reader: &mut csv::Reader<Box<dyn BufRead + Send>>,
-        places: &[usize],
-        record: &mut csv::StringRecord,
-    ) -> Result<Option<Item>, String> {
-        // The header was read before the reader began to count.
-        let line = reader.position().line() + 1;
-        if !reader.read_record(record).map_err(|error| format!("after line {}: {error}", line - 1))? {
-            return Ok(None);
-        }
-        let line = record.position().map_or(line, |position| position.line() + 1);
-        let fields = places.iter().map(|&place| record.get(place).map(field));
-        let fields: Option<Box<[_]>> = fields.collect();
-        let Some(fields) = fields else {
-            return Err(format!("line {line} has only {} fields", record.len()));
+        let inputs = &wanted.inputs;
+        let records = Records::new(Box::new(BufReader::with_capacity(1 << 16, reader)));
+        let mut lines = Self {
+            records,
+            record: Record::default(),
+            source: source.to_owned(),
+            names: Vec::new(),
+            places: vec![0],
+            first: false,
+            over: false,
         };
-        Ok(Some(Item { line, fields }))
+        match lines.records.read(&mut lines.record) {
+            Ok(true) => {}
+            Ok(false) => {
+                lines.over = true;
+                return Ok(lines);
+            }
+            Err(fault) => {
+                // Names in quotes, for one, are not well-formed where something else than a comma follows.
+                let separated = separated_otherwise(&lines.records.line(), inputs);
+                return Err(separated.map_or_else(
+                    || lines.fault(&fault),
+                    |problem| lines.problem(fault.line, None, &problem),
+                ));
+            }
+        }
+        let header: Vec<String> = lines.record.texts().map(|name| name.trim().to_owned()).collect();
+        let places: Result<Vec<Option<usize>>, String> =
+            inputs.iter().map(|input| place(&header, input)).collect();
+        let places = places.map_err(|problem| lines.header(&problem))?;
+        if let Some(places) = places.iter().copied().collect::<Option<Vec<usize>>>() {
+            (lines.names, lines.places) = (header, places);
+            return Ok(lines);
+        }
+        if let Some(problem) = separated_otherwise(&header.join(","), inputs) {
+            return Err(lines.header(&problem));
+        }
+        if let ([name], [first]) = (&**inputs, &*header)
+            && wanted.keys == 1
+        {
+            if !wanted.may_be_key(first) {
+                let problem = format!("`{first}` is neither a key nor the name of the key's column, {name}");
+                return Err(lines.header(&problem));
+            }
+            lines.first = true;
+            return Ok(lines);
+        }
+        let missing = inputs.iter().zip(&places).filter(|(_, place)| place.is_none());
+        let missing: Vec<&str> = missing.map(|(name, _)| name.as_str()).collect();
+        let what = if missing.len() < inputs.len() { "the header" } else { "the first line" };
+        let is = if missing.len() < inputs.len() { "" } else { ", so it is no header" };
+        Err(lines.header(&format!("{what} has no column {}{is}", missing.join(", "))))
+    }
+
+    /// Reads to the end, and says how many rows there are.
+    pub(super) fn count(mut self) -> Result<u64, Error> {
+        let mut rows = 0;
+        while self.advance()? {
+            rows += 1;
+        }
+        Ok(rows)
+    }
+
+    /// Has the next row in `record`.
+    fn advance(&mut self) -> Result<bool, Error> {
+        if self.over || (!std::mem::take(&mut self.first) && !self.read()?) {
+            self.over = true;
+            return Ok(false);
+        }
+        let (fields, width) = (self.record.len(), self.names.len().max(1));
+        if fields == width {
+            return Ok(true);
+        }
+        let problem = if self.names.is_empty() {
+            format!("{fields} fields in place of one key; a key that has a comma is written in quotes")
+        } else {
+            let field = if fields == 1 { "field" } else { "fields" };
+            format!(
+                "{fields} {field}, and the header has {width}; a field that has a comma is written in quotes"
+            )
+        };
+        Err(self.problem(self.record.line, None, &problem))
+    }
+
+    fn read(&mut self) -> Result<bool, Error> {
+        self.records.read(&mut self.record).map_err(|fault| self.fault(&fault))
+    }
+
+    fn fault(&self, fault: &Fault) -> Error {
+        self.problem(fault.line, fault.field, &fault.kind.to_string())
+    }
+
+    fn item(&self) -> Item {
+        let field = |&place: &usize| match self.record.get(place) {
+            None | Some((r"\N", false)) => None,
+            Some((text, _)) => Some(text.into()),
+        };
+        Item { line: self.record.line, fields: self.places.iter().map(field).collect() }
+    }
+
+    /// Something is wrong with the first row.
+    fn header(&self, problem: &str) -> Error {
+        self.problem(self.record.line, None, problem)
+    }
+
+    fn problem(&self, line: u64, field: Option<usize>, problem: &str) -> Error {
+        let of = if self.source.is_empty() { String::new() } else { format!("{}, ", self.source) };
+        let field = match field.map(|field| (field, self.names.get(field))) {
+            Some((_, Some(name))) if !name.is_empty() => format!(", column {name}"),
+            Some((field, _)) => format!(", field {}", field + 1),
+            None => String::new(),
+        };
+        Error::configuration("keys", format!("{of}line {line}{field}: {problem}"))
     }
 }
 
@@ -115,16 +152,52 @@ impl Iterator for Lines {
     type Item = Result<Item, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let read = match self {
-            Self::Plain(reader, line) => Self::plain(&mut **reader, line),
-            Self::Csv(reader, places, record) => Self::record(reader, places, record),
-        };
-        read.map_err(|problem| Error::configuration("keys", problem)).transpose()
+        match self.advance() {
+            Ok(true) => Some(Ok(self.item())),
+            Ok(false) => None,
+            Err(error) => {
+                self.over = true;
+                Some(Err(error))
+            }
+        }
     }
 }
 
-fn field(text: &str) -> Option<Box<str>> {
-    (text != r"\N").then(|| text.into())
+/// Where a column stands in the header: under its name, else under its name in other letters.
+fn place(header: &[String], input: &str) -> Result<Option<usize>, String> {
+    let among = |is: &dyn Fn(&str) -> bool| {
+        let mut places = header.iter().enumerate().filter(|(_, name)| is(name)).map(|(place, _)| place);
+        match (places.next(), places.next()) {
+            (Some(first), Some(second)) => Err(format!(
+                "column {input} is named twice, in fields {} and {}; leave one of them",
+                first + 1,
+                second + 1
+            )),
+            (first, _) => Ok(first),
+        }
+    };
+    match among(&|name| name == input)? {
+        Some(place) => Ok(Some(place)),
+        None => among(&|name| name.eq_ignore_ascii_case(input)),
+    }
+}
+
+/// What is wrong with a first line that has a wanted column between other separators than commas.
+fn separated_otherwise(line: &str, inputs: &[String]) -> Option<String> {
+    if let [b's' | b'S', b'e' | b'E', b'p' | b'P', b'=', separator] = line.as_bytes() {
+        let separator = char::from(*separator);
+        return Some(format!(
+            "`{line}` is no header; leave this line out, and have commas in place of `{separator}` between the columns"
+        ));
+    }
+    let wanted = |name: &str| {
+        let name = name.trim().trim_matches('"');
+        inputs.iter().any(|input| input.eq_ignore_ascii_case(name))
+    };
+    let (_, separators) = SEPARATORS
+        .into_iter()
+        .find(|(separator, _)| line.contains(*separator) && line.split(*separator).any(wanted))?;
+    Some(format!("the columns are separated by {separators}; have commas in their place"))
 }
 
 #[cfg(test)]
@@ -134,47 +207,94 @@ mod tests {
     type Line = (u64, Vec<Option<String>>);
 
     fn check(text: &'static str, inputs: &[&str], keys: usize) -> Result<Vec<Line>, Error> {
-        let inputs: Vec<String> = inputs.iter().map(|&name| name.to_owned()).collect();
-        let rows = Lines::new(text.as_bytes(), &inputs, keys)?;
-        rows.map(|item| {
-            let item = item?;
-            Ok((item.line, item.fields.iter().map(|field| field.as_deref().map(str::to_owned)).collect()))
-        })
-        .collect()
+        let inputs = inputs.iter().map(|&name| name.to_owned()).collect();
+        let wanted = Wanted { inputs, keys, key_type: 20 };
+        let rows = Lines::new(text.as_bytes(), "orders.csv", &wanted)?;
+        let rows: Result<Vec<Line>, Error> = rows
+            .map(|item| {
+                let item = item?;
+                Ok((item.line, item.fields.iter().map(|field| field.as_deref().map(str::to_owned)).collect()))
+            })
+            .collect();
+        let counted = Lines::new(text.as_bytes(), "orders.csv", &wanted)?.count();
+        assert_eq!(counted.ok(), rows.as_ref().ok().map(|rows| rows.len() as u64), "{text}");
+        rows
     }
 
     fn some(fields: &[&str]) -> Vec<Option<String>> {
         fields.iter().map(|&field| Some(field.to_owned())).collect()
     }
 
+    fn problem(text: &'static str, inputs: &[&str], keys: usize) -> String {
+        check(text, inputs, keys).unwrap_err().to_string()
+    }
+
     #[test]
     fn a_file_without_a_header_is_one_key_a_line() {
-        let keys = check("7\n\n8\r\n9", &["id"], 1).unwrap();
-        assert_eq!(keys, [(1, some(&["7"])), (3, some(&["8"])), (4, some(&["9"]))]);
+        let keys = check("7\n\n8\r\n\"a,b\"\n9", &["id"], 1).unwrap();
+        let expected = [(1, some(&["7"])), (3, some(&["8"])), (4, some(&["a,b"])), (5, some(&["9"]))];
+        assert_eq!(keys, expected);
         assert_eq!(check("", &["id"], 1).unwrap(), []);
+        assert_eq!(check("\u{feff}\r\n", &["id", "status"], 1).unwrap(), []);
+        assert_eq!(check("\n\nid\n", &["id"], 1).unwrap(), []);
     }
 
     #[test]
-    fn a_header_names_the_columns_in_any_order() {
-        let keys = check("note,status,id\nx,P,7\n\"a,\nb\",\\N,8\ny,Q,9\n", &["id", "status"], 1).unwrap();
-        assert_eq!(keys, [(2, some(&["7", "P"])), (3, vec![Some("8".into()), None]), (5, some(&["9", "Q"]))]);
+    fn a_header_names_the_columns_in_any_order_and_case() {
+        let keys =
+            check("note,status,id\nx,P,7\n\"a,\nb\",\\N,8\ny,\"\\N\",9\n", &["id", "status"], 1).unwrap();
+        let expected = [(2, some(&["7", "P"])), (3, vec![Some("8".into()), None]), (5, some(&["9", r"\N"]))];
+        assert_eq!(keys, expected);
+        let keys = check("\u{feff}\"amount\n(EUR)\", ID ,ID2\n5,A1,x\n", &["id"], 1).unwrap();
+        assert_eq!(keys, [(3, some(&["A1"]))]);
+        assert_eq!(check("ID,id\n1,2\n", &["id"], 1).unwrap(), [(2, some(&["2"]))]);
     }
 
     #[test]
-    fn a_missing_column_or_field_is_named() {
-        let problem = |text, inputs: &[&str], keys| check(text, inputs, keys).unwrap_err().to_string();
-        assert_eq!(problem("id,note\n1,x\n", &["id", "status"], 1), "keys: the header has no column status");
-        assert_eq!(problem("a,b\n1,x\n", &["id"], 1), "keys: the first line has no column id");
-        assert_eq!(problem("id,status\n1,P\n2\n", &["id", "status"], 1), "keys: line 3 has only 1 fields");
+    fn a_row_that_does_not_fit_is_named_and_so_is_every_kind_of_header_that_does_not() {
+        let twice =
+            "keys: orders.csv, line 1: column id is named twice, in fields 1 and 3; leave one of them";
+        assert_eq!(problem("id,note,id\n1,x,2\n", &["id"], 1), twice);
+        assert!(problem("Id,ID\n1,2\n", &["id"], 1).contains("named twice"));
+        assert_eq!(
+            problem("id,note\n1,x\n", &["id", "status"], 1),
+            "keys: orders.csv, line 1: the header has no column status"
+        );
+        let none = "keys: orders.csv, line 1: the first line has no column id, so it is no header";
+        assert_eq!(problem("1,x\n2,y\n", &["id"], 1), none);
+        let fit = "a field that has a comma is written in quotes";
+        assert_eq!(
+            problem("id,status\n1,P\n\n2\n", &["id", "status"], 1),
+            format!("keys: orders.csv, line 4: 1 field, and the header has 2; {fit}")
+        );
+        assert_eq!(
+            problem("id,status\r\n1,\"a\r\nb\"\r\n2,P,x\r\n", &["id"], 1),
+            format!("keys: orders.csv, line 4: 3 fields, and the header has 2; {fit}")
+        );
+        assert_eq!(
+            problem("1\n2\n3,50\n", &["id"], 1),
+            "keys: orders.csv, line 3: 2 fields in place of one key; a key that has a comma is written in quotes"
+        );
+        assert_eq!(
+            problem("id,note\n1,\"5 inch\n2,b\n3,c\n", &["id"], 1),
+            "keys: orders.csv, line 2, column note: the quote that opens the field is never closed"
+        );
     }
 
     #[test]
-    fn lines_are_counted_with_or_without_a_last_newline() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys");
-        for (text, lines) in [("", 0), ("1", 1), ("1\n2", 2), ("1\n2\n", 2)] {
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(count_lines(File::open(&path).unwrap()).unwrap(), lines, "{text:?}");
-        }
+    fn other_separators_are_named() {
+        let separated = |text, inputs: &[&str], separators: &str| {
+            let expected = format!(
+                "keys: orders.csv, line 1: the columns are separated by {separators}; have commas in their place"
+            );
+            assert_eq!(problem(text, inputs, 1), expected);
+        };
+        separated("code;status\nA1;x\n", &["code"], "semicolons");
+        separated("\"status\";\"Code\"\nA1;x\n", &["code"], "semicolons");
+        separated("code\tstatus\nA1\tx\n", &["code", "status"], "tabs");
+        separated("code|note, long\nA1|x\n", &["code"], "vertical bars");
+        assert!(problem("sep=;\ncode;status\nA1;x\n", &["code"], 1).contains("line 1: `sep=;` is no header"));
+        // A key may look like that.
+        assert_eq!(check("1;A\n2;B\n", &["code"], 1).unwrap().len(), 2);
     }
 }

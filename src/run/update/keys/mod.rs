@@ -8,6 +8,7 @@
 
 mod lines;
 mod opened;
+mod records;
 mod row;
 mod spool;
 
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, stream};
 
-pub(super) use self::opened::Opened;
+pub(super) use self::opened::{Opened, aside};
 pub use self::row::Row;
 pub(super) use self::spool::{Spool, named};
 use super::feed::Items;
@@ -31,11 +32,46 @@ pub(crate) struct Item {
     pub(crate) fields: Box<[Option<Box<str>>]>,
 }
 
+impl Item {
+    /// About how many bytes of memory it takes.
+    pub(crate) fn weight(&self) -> usize {
+        self.fields.iter().flatten().map(|field| field.len()).sum::<usize>() + 16 * (self.fields.len() + 1)
+    }
+}
+
+/// What is to be had from the input.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// The columns: the key's, then those that values are taken from.
+    pub(super) inputs: Vec<String>,
+    /// How many of them are the key's.
+    pub(super) keys: usize,
+    /// The type of the first one, as an object identifier.
+    pub(super) key_type: u32,
+}
+
+/// `int8`, `int2`, `int4` and `oid` (`pg_type.dat`).
+const INTEGERS: [u32; 4] = [20, 21, 23, 26];
+
+impl Wanted {
+    /// Whether the first line of an input without a header can be a key. Where keys are numbers, a name is none.
+    fn may_be_key(&self, text: &str) -> bool {
+        !INTEGERS.contains(&self.key_type)
+            || !text.starts_with(|first: char| first.is_alphabetic() || first == '_')
+    }
+}
+
 /// Where keys come from.
 ///
-/// A file or reader is CSV with a header that names the key's columns (and those that values are taken
-/// from), in any order, beside any others. Without a header it is one key a line, where the key is one
-/// column and nothing else is taken from the input. `\N` is NULL. Text is UTF-8.
+/// A file or reader is CSV as `\copy ... CSV` reads it: fields are separated by commas, and stand in quotes where they
+/// have a comma, a quote (twice) or a line end. Its header names the key's columns (and those that values are taken
+/// from), in any order, beside any others. Without a header it is one key a line, where the key is one column and
+/// nothing else is taken from the input. `\N` without quotes is NULL, and an empty field is an empty text. Text is
+/// UTF-8. Blank lines are skipped.
+///
+/// Whatever does not fit is an error that names its line: a quote that is never closed, a row with a field too few or
+/// too many, another separator, a line longer than 16 MiB. A file is read to its end before anything is changed. Of
+/// a pipe so are the first 10,000 keys, as far as they come within 200 ms; an error further on stops the run.
 pub struct Keys {
     pub(super) source: Source,
 }

@@ -1,9 +1,9 @@
-//! A query's keys, kept in a temporary file.
+//! A query's keys, kept in memory, or in a temporary file where they are many.
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use futures_util::{StreamExt, stream};
+use tempfile::SpooledTempFile;
 use tokio_postgres::Client;
 
 use super::{Item, Opened};
@@ -35,11 +35,14 @@ pub(in crate::run::update) async fn named(
     Ok(format!("SELECT {} FROM ({query}\n) AS q", outputs?.join(", ")))
 }
 
-/// A query's answer in a temporary file: per field a length (`NULL_FIELD` for NULL) and the text.
+/// A query's answer: per field a length (`NULL_FIELD` for NULL) and the text.
 pub(in crate::run::update) struct Spool {
-    file: BufWriter<File>,
+    file: BufWriter<SpooledTempFile>,
     rows: u64,
 }
+
+/// How many bytes are kept without a file: some 700,000 keys of ten digits.
+const IN_MEMORY: usize = 10 << 20;
 
 const NULL_FIELD: u32 = u32::MAX;
 
@@ -54,9 +57,13 @@ impl Spool {
             inputs.iter().map(|name| format!("k.{}::pg_catalog.text", quote(name))).collect();
         let sql = format!("SELECT {} FROM ({query}) AS k", outputs.join(", "));
         let local = |error: std::io::Error| {
-            Failure::client(format!("cannot keep the keys in a temporary file: {error}"))
+            let folder = tempfile::env::temp_dir();
+            Failure::client(format!(
+                "cannot keep the keys in a temporary file in {}: {error}; let TMPDIR name a folder with room for them",
+                folder.display()
+            ))
         };
-        let mut spool = Self { file: BufWriter::new(tempfile::tempfile().map_err(local)?), rows: 0 };
+        let mut spool = Self { file: BufWriter::new(SpooledTempFile::new(IN_MEMORY)), rows: 0 };
         let rows = client.query_raw(&sql, std::iter::empty::<&str>()).await?;
         let mut rows = std::pin::pin!(rows);
         while let Some(row) = rows.next().await {

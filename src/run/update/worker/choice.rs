@@ -74,7 +74,7 @@ impl<L: Labor> Worker<'_, L> {
             Ok(Portion::Claim) => Move::Claim,
             Ok(Portion::End) => self.settle_or_leave(),
             Err(error) => {
-                self.feed_broke(&error);
+                self.feed_broke(error);
                 self.settle_or_leave()
             }
         }
@@ -91,7 +91,7 @@ impl<L: Labor> Worker<'_, L> {
             Ok(Portion::Items(items)) => Some(self.put_together(items)),
             Ok(Portion::Claim | Portion::End) => None,
             Err(error) => {
-                self.feed_broke(&error);
+                self.feed_broke(error);
                 None
             }
         }
@@ -102,8 +102,8 @@ impl<L: Labor> Worker<'_, L> {
         self.shop.chunk(gathered.items, gathered.twins, false)
     }
 
-    fn feed_broke(&self, error: &Error) {
-        self.shop.books.stopped_by(error);
+    fn feed_broke(&self, error: Error) {
+        self.shop.books.input_broke(error);
         self.shop.stop.cancel();
     }
 
