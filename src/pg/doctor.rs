@@ -17,7 +17,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use super::connect::Endpoint;
 use super::pooling::Pooling;
 use super::privileges;
-use super::session::{Identity, OLDEST};
+use super::session::{self, Identity, OLDEST};
 use super::{Failure, plan};
 use crate::error::Error;
 
@@ -122,6 +122,7 @@ pub async fn examine(
         }
         None => endpoint.client("headcount:doctor").await?,
     };
+    session::look_as_login(&watching).await.map_err(failed)?;
     findings.extend(rights(&leader, &watching).await.map_err(failed)?);
     findings.push(reservation(monitor.unwrap_or(endpoint), fleet).await);
     Ok(findings)

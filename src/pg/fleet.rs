@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::connect::Endpoint;
+use super::session::Session;
 use super::slots::{MOST, PRIORITY_TURNSTILE, TURNSTILE, class};
 use super::{Failure, label};
 use crate::decide::reservation::{Use, outsiders};
@@ -96,7 +97,7 @@ pub struct Waiting {
 
 /// A session that looks.
 pub struct Watcher {
-    client: Client,
+    session: Session,
     space: String,
 }
 
@@ -106,8 +107,10 @@ impl Watcher {
     /// # Errors
     /// When no session can be had.
     pub async fn connect(endpoint: &Endpoint, database: &str, space: &str) -> Result<Self, Error> {
-        let client = endpoint.with_database(database).client("headcount:watch").await?;
-        Ok(Self { client, space: space.to_owned() })
+        let endpoint = endpoint.with_database(database);
+        let session = Session::stand_by(&endpoint, "headcount:watch").await;
+        let session = session.map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+        Ok(Self { session, space: space.to_owned() })
     }
 
     /// Looks once.
@@ -116,8 +119,9 @@ impl Watcher {
     /// When the server does not answer.
     pub async fn look(&self) -> Result<Fleet, Error> {
         let failed = |failure| Error::sql("looking at the pool", failure);
-        let members = members(&self.client, &self.space).await.map_err(failed)?;
-        let found = leaders(&self.client).await.map_err(failed)?;
+        let client = self.session.client();
+        let members = members(client, &self.space).await.map_err(failed)?;
+        let found = leaders(client).await.map_err(failed)?;
         Ok(assemble(members, found))
     }
 }

@@ -18,6 +18,17 @@ macro_rules! pool {
     };
 }
 
+/// For a session that watches others: back to the role that logged in, which sees and stops its own sessions, unless
+/// that lacks what the other one has.
+macro_rules! as_login {
+    () => {
+        "CASE WHEN current_user <> session_user AND (pg_catalog.pg_has_role(session_user, current_user, 'USAGE')
+                  OR NOT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+                  OR NOT pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE'))
+            THEN pg_catalog.set_config('role', 'none', false) END"
+    };
+}
+
 mod backend_key;
 pub(crate) mod cancel;
 pub mod connect;

@@ -71,7 +71,7 @@ async fn connect(endpoint: &Endpoint) -> Result<Session, Failure> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match Session::open(endpoint, "headcount:watchdog").await {
+        match Session::stand_by(endpoint, "headcount:watchdog").await {
             Err(failure) if failure.is_retryable() && Instant::now() < until => {
                 sleep(CONNECT.delay(tries, fastrand::f64())).await;
             }

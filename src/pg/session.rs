@@ -38,31 +38,69 @@ pub(crate) struct Session {
 /// Who am I; and, since 14, stop my statement when my client dies. Behind a proxy that keeps its backends, each is to
 /// have the second name before it is at rest. `backend_start` is the same value
 /// that other sessions read, as one integer free of time zone and date style.
-const INTRODUCE: &str = "\
-SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
+const INTRODUCE: &str = concat!(
+    "\
+SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        current_setting('server_version_num')::int,
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '1s', false) END,
-       CASE WHEN current_setting('server_version_num')::int >= 140000 AND $3 AND $1::int4 = a.pid
+       CASE WHEN current_setting('server_version_num')::int >= 140000 AND $3 AND $1::int4 = own.pid
             THEN set_config('idle_session_timeout', '0', false) END,
-       CASE WHEN $1::int4 <> a.pid AND $2::text IS NOT NULL THEN set_config('application_name', $2::text, false) END
-FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+       CASE WHEN $3 AND $1::int4 = own.pid THEN ",
+    as_login!(),
+    " END,
+       CASE WHEN $1::int4 <> own.pid AND $2::text IS NOT NULL THEN set_config('application_name', $2::text, false) END
+FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
+);
 
 const MYSELF: &str = "\
-SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint
-FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()";
+SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint
+FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid";
 
-/// Runs a script that begins a transaction, and learns which backend it runs on, in one round trip.
-pub(crate) async fn begin(client: &Client, script: &str) -> Result<Identity, Failure> {
+/// A session under another role than the one that logged in does not see its own row (`ALTER ROLE ... SET role`, SET
+/// ROLE): it looks without that role, and takes it again, all in one statement.
+const UNDISGUISED: &str = "\
+SELECT round(extract(epoch FROM a.backend_start) * 1000000)::bigint::text, pg_catalog.set_config('role', worn.role, true)
+FROM (SELECT pg_catalog.current_setting('role') AS role OFFSET 0) AS worn,
+     LATERAL (SELECT pg_catalog.set_config('role', 'none', true) AS role WHERE worn.role IS NOT NULL OFFSET 0) AS off,
+     LATERAL (SELECT backend_start FROM pg_catalog.pg_stat_get_activity(
+                CASE WHEN off.role = 'none' THEN pg_catalog.pg_backend_pid() END) OFFSET 0) AS a";
+
+const NOBODY: &str = "the server did not say which backend this is";
+
+/// Has a session of its own backend see and stop what the role may that logged in.
+pub(super) async fn look_as_login(client: &Client) -> Result<(), Failure> {
+    client.simple_query(concat!("SELECT ", as_login!())).await?;
+    Ok(())
+}
+
+/// When the session's backend started, whatever role it is under.
+pub(super) async fn started(client: &Client) -> Result<i64, Failure> {
+    let messages = client.simple_query(UNDISGUISED).await?;
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let started = row.and_then(|row| row.get(0)?.parse().ok());
+    started.ok_or_else(|| Failure::client(NOBODY))
+}
+
+/// Runs a script that begins a transaction, and learns which backend it runs on, in one round trip. `dialled` is the
+/// one that the session began with.
+pub(crate) async fn begin(client: &Client, script: &str, dialled: Identity) -> Result<Identity, Failure> {
     let messages = client.simple_query(&format!("{script}{MYSELF}")).await?;
     let last = messages.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
     let field = |index| last.and_then(|row| row.get(index));
-    match (field(0).map(str::parse), field(1).map(str::parse)) {
-        (Some(Ok(pid)), Some(Ok(started))) => Ok(Identity { pid, started }),
-        _ => Err(Failure::client("the server did not say which backend this is")),
+    let pid = field(0).and_then(|pid| pid.parse().ok()).ok_or_else(|| Failure::client(NOBODY))?;
+    match field(1).and_then(|started| started.parse().ok()) {
+        Some(started) => Ok(Identity { pid, started }),
+        None if pid == dialled.pid => Ok(dialled),
+        None => Ok(Identity { pid, started: started(client).await? }),
     }
 }
 
@@ -73,8 +111,9 @@ impl Session {
         Self::open_as(endpoint, application_name, None, false).await
     }
 
-    /// The same for one that has nothing to do for long, and is to be there when it has: no timeout for idle sessions
-    /// ends it, where its backend is its own.
+    /// The same for one that watches others, and is to be there when it has to act: where its backend is its own, no
+    /// timeout for idle sessions ends it, and it sees and stops what the role may that logged in, whichever role that
+    /// is set to become.
     pub(crate) async fn stand_by(endpoint: &Endpoint, application_name: &str) -> Result<Self, Failure> {
         Self::open_as(endpoint, application_name, None, true).await
     }
@@ -96,9 +135,12 @@ impl Session {
         let facts: [(&(dyn ToSql + Sync), Type); 3] =
             [(&key, Type::INT4), (&pooled, Type::TEXT), (&stands_by, Type::BOOL)];
         let rows = client.query_typed(INTRODUCE, &facts).await?;
-        let row =
-            rows.first().ok_or_else(|| Failure::client("the server did not say which backend this is"))?;
-        let identity = Identity { pid: row.get(0), started: row.get(1) };
+        let row = rows.first().ok_or_else(|| Failure::client(NOBODY))?;
+        let started = match row.get(1) {
+            Some(started) => started,
+            None => started(&client).await?,
+        };
+        let identity = Identity { pid: row.get(0), started };
         let version = row.get(2);
         let lent = key.is_some_and(|key| key != identity.pid);
         Ok(Self { client, driver, identity, version, lent })

@@ -23,7 +23,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::Failure;
 use super::connect::Endpoint;
-use super::session::Identity;
+use super::session::{self, Identity};
 use crate::decide::reservation::{Slots, Use, outsiders};
 
 /// The most slots there are: the bound of `max_parallel_workers`.
@@ -62,11 +62,15 @@ impl SlotSession {
     ) -> Result<Self, Failure> {
         let (client, _driver) = endpoint.open(label).await?;
         let row = one(&client, PREPARE).await?;
-        let number = |index| text(&row, index).parse::<i64>().unwrap_or(0);
+        let number = |index| text(&row, index).parse::<i64>().ok();
+        let started = match number(1) {
+            Some(started) => started,
+            None => session::started(&client).await?,
+        };
         Ok(Self {
             client: Arc::new(client),
-            identity: Identity { pid: number(0) as i32, started: number(1) },
-            pool: number(2) as u32,
+            identity: Identity { pid: number(0).unwrap_or(0) as i32, started },
+            pool: number(2).unwrap_or(0) as u32,
             bound: size.unwrap_or(MOST).min(MOST),
             class: class(space),
             turnstile: if priority { PRIORITY_TURNSTILE } else { TURNSTILE },
@@ -181,8 +185,10 @@ impl SlotSession {
 /// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
 const PREPARE: &str = concat!(
     "\
-SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",
+SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",
     pool!(),
+    ", ",
+    as_login!(),
     ",
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false),
@@ -193,7 +199,8 @@ SELECT a.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",
                  || set_config('idle_session_timeout', '0', false) END,
        CASE WHEN current_setting('server_version_num')::int >= 170000
             THEN set_config('transaction_timeout', '0', false) END
-FROM pg_catalog.pg_stat_activity a WHERE a.pid = pg_catalog.pg_backend_pid()"
+FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
 );
 
 /// How many are before the session with that pid, on any connection of the cluster: who holds the lock that

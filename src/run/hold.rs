@@ -128,7 +128,7 @@ impl Hold {
         self.leader = Some(dialled);
         self.busy = Busy::Attempt;
         self.engage(dialled);
-        match session::begin(self.client()?, &start).await {
+        match session::begin(self.client()?, &start, dialled).await {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
                 self.leader = Some(identity);

@@ -223,7 +223,7 @@ impl Shared {
                 Err(_) => {}
             }
         }
-        let session = Session::open(&self.endpoint, "headcount:monitor").await?;
+        let session = Session::stand_by(&self.endpoint, "headcount:monitor").await?;
         ask(session.client()).await
     }
 

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use headcount::event::FailReason;
+use headcount::pg::doctor::{self, Level};
 use headcount::pg::embedded::PrivateServer;
-use headcount::{Event, Headcount, Job, Outcome, Refusal};
+use headcount::{Event, Headcount, Job, Keys, Outcome, Refusal};
 
 use crate::harness::{Bench, POOL, chain, endpoint, on_each_version, plain_server, quick};
 
@@ -13,6 +14,7 @@ on_each_version! {
     a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how,
     a_pool_that_cannot_be_seen_is_not_waited_for,
     a_monitor_on_another_server_is_refused,
+    a_login_that_becomes_another_role_is_guarded_all_the_same,
 }
 
 const ROLLUP: &str = "CREATE TABLE made AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 10) GROUP BY grp";
@@ -84,6 +86,45 @@ async fn a_pool_that_cannot_be_seen_is_not_waited_for(major: u32) {
     assert_eq!(bench.recorder.count(unseen), 2);
     hog.release().await;
     assert_eq!(job.execute(ROLLUP, &[]).await.unwrap().outcome, Outcome::OnTarget);
+}
+
+/// What dynamic credentials do: whoever logs in becomes the owner, and may not see the login's own row.
+async fn a_login_that_becomes_another_role_is_guarded_all_the_same(major: u32) {
+    let bench = Bench::new(major).await;
+    let (login, owner) = (format!("login_{}", bench.schema), format!("owner_{}", bench.schema));
+    bench
+        .run(&format!(
+            "CREATE ROLE {owner}; CREATE ROLE {login} LOGIN IN ROLE {owner}; ALTER ROLE {login} SET role = '{owner}';
+             CREATE TABLE todo (id int PRIMARY KEY, done text); INSERT INTO todo VALUES (1); GRANT ALL ON todo TO {owner}"
+        ))
+        .await;
+    let dsn = bench.dsn_of(&login, bench.server().port());
+    let headcount = bench.headcount_at(&dsn, &dsn).await;
+    let mut job = quick(headcount.task("becomes"));
+    let run = job.execute(ROLLUP, &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
+    let owned = format!("SELECT count(*) FROM pg_tables WHERE tablename = 'made' AND tableowner = '{owner}'");
+    assert_eq!(bench.number(&owned).await, 1);
+
+    // A role of the job's own, and slots.
+    job.settings_mut().settings.push(("role".to_owned(), login.clone()));
+    job.settings_mut().reserve = true;
+    let run = job.execute("SELECT count(*) FROM t WHERE nap(id, 10)", &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
+    job.settings_mut().reserve = false;
+
+    let hog = bench.hog(POOL - 1).await;
+    let run = job.attempts(1).execute("SELECT count(*) FROM t WHERE nap(id, 10)", &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1), "it really cancels");
+    hog.release().await;
+
+    let update = headcount.update("todo").key(["id"]).set("done", "yes");
+    let report = update.run(Keys::rows(["1"])).await.unwrap();
+    assert_eq!(report.updated, 1);
+    let findings = doctor::examine(&endpoint(&dsn), None, 4, None).await.unwrap();
+    let failed: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Fail).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    bench.nothing_is_left_behind().await;
 }
 
 async fn a_monitor_on_another_server_is_refused(major: u32) {
