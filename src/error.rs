@@ -270,6 +270,20 @@ impl Error {
         matches!(*self.kind, Kind::InDoubt { .. })
     }
 
+    /// The error and its causes in one line, as a log has it. Each cause is said once.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(inner) = cause {
+            line.push_str(": ");
+            line.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        // A server's message may have several lines; the reader's `grep` has one.
+        line.trim_end().replace('\n', "; ")
+    }
+
     /// The server's SQLSTATE; 08006 where the server could not send one, because the connection was lost or
     /// never came about. It is the code that the causes show, too.
     #[must_use]

@@ -17,7 +17,7 @@ use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Tick, Verdict};
 
 pub use self::answer::{CancelMethod, CancelResult, Resolution};
-pub use self::execution::{AttemptEnd, AttemptFacts, ExecutionFacts, FailReason};
+pub use self::execution::{AttemptEnd, AttemptFacts, Cause, ExecutionFacts, FailReason};
 pub use self::observer::{Observer, Observers, Scope};
 pub use self::sqlstate::SqlState;
 pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts};

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == cli::WATCHDOG) {
         return cli::watch_over();
     }
+    cli::begin();
     match Cli::try_parse() {
         Ok(cli) => cli::main(cli),
         Err(error) => {

@@ -23,6 +23,7 @@ Exit codes:
   4    refused before running: plan too narrow, blind monitor, server too old
   5    the update is incomplete: some keys failed or are left
   6    done, but standard output could not be written
+  101  a mistake in headcount itself: look what took effect, and report the line
   130  interrupted (143: terminated, 129: hung up), after cancelling, rolling back and cleaning up
 
 Connections: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, PGSERVICE, ~/.pgpass...).";
@@ -95,6 +96,20 @@ pub(crate) enum Command {
     /// Not for people, who would find it in help and completions: see [`super::watchdog`]
     #[command(skip)]
     Watchdog,
+}
+
+impl Command {
+    /// Whether its result is one JSON object.
+    pub(crate) fn prints_json(&self) -> bool {
+        match self {
+            Self::Run(args) => args.json,
+            Self::Update(args) => args.json,
+            Self::Explain(args) => args.json,
+            Self::Doctor(args) => args.json,
+            Self::Demo(args) => args.json,
+            Self::Watch(_) | Self::Completions { .. } | Self::Man | Self::Watchdog => false,
+        }
+    }
 }
 
 const RUN_EXAMPLES: &str = "\

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::args::DoctorArgs;
 use super::exit::{self, Failed};
+use super::object;
 use super::output;
 use super::run::endpoints;
 use super::signals::Signals;
@@ -18,21 +19,20 @@ pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> u8 {
     match examined {
         Ok(findings) => {
             let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+            let code = if worst == Level::Fail { exit::REFUSED } else { exit::DONE };
             if args.json {
-                output::print_json(&Report { result: worst, findings: &findings, error: None });
+                object::print_result(&Report { result: worst, findings: &findings, error: None }, code);
             } else {
                 output::print(&findings.iter().flat_map(lines).collect::<Vec<_>>().join("\n"));
             }
-            if worst == Level::Fail { exit::REFUSED } else { exit::DONE }
+            code
         }
         Err(failed) => {
             output::complain(&failed);
             if args.json {
-                output::print_json(&Report {
-                    result: Level::Fail,
-                    findings: &[],
-                    error: Some(failed.to_string()),
-                });
+                let error = Some(failed.to_string());
+                let report = Report { result: Level::Fail, findings: &[], error };
+                object::print_result(&report, failed.code());
             }
             failed.code()
         }

@@ -4,10 +4,11 @@
 //! disagree. The chain of causes is printed once: a library's error says one clause and its source
 //! says the next.
 
-use std::error::Error as StdError;
 use std::fmt;
 
 use headcount::Error;
+
+use super::panics::Panic;
 
 /// Done, on target or above the minimum.
 pub(crate) const DONE: u8 = 0;
@@ -25,6 +26,9 @@ pub(crate) const INCOMPLETE: u8 = 5;
 /// It is done, but what it had to print could not be written to standard output.
 pub(crate) const UNWRITTEN: u8 = 6;
 
+/// A panic: a mistake of this program's own. It is what a program of Rust's ends with by itself.
+pub(crate) const PANICKED: u8 = 101;
+
 /// Why a command has no result.
 #[derive(Debug)]
 pub(crate) enum Failed {
@@ -35,6 +39,8 @@ pub(crate) enum Failed {
     /// A signal came, and everything was put in order; with the exit code, and the error that has the
     /// history if something was under way.
     Interrupted(u8, Option<Box<Error>>),
+    /// A mistake of this program's own.
+    Panicked(Panic),
 }
 
 impl Failed {
@@ -58,6 +64,7 @@ impl Failed {
             Self::Library { error, .. } if error.refusal().is_some() => REFUSED,
             Self::Library { .. } => FAILED,
             Self::Interrupted(code, _) => *code,
+            Self::Panicked(_) => PANICKED,
         }
     }
 
@@ -66,6 +73,7 @@ impl Failed {
         match self {
             Self::Usage(_) => "configuration",
             Self::Interrupted(..) => "interrupted",
+            Self::Panicked(_) => "panicked",
             Self::Library { error, .. } if error.is_configuration() => "configuration",
             Self::Library { error, .. } if error.refusal().is_some() => "refused",
             Self::Library { error, .. } if error.is_deadline() => "deadline",
@@ -81,7 +89,7 @@ impl Failed {
             Self::Interrupted(143, _) => "terminated",
             Self::Interrupted(129, _) => "hung up",
             Self::Interrupted(..) => "interrupted",
-            Self::Usage(_) | Self::Library { .. } => "failed",
+            Self::Usage(_) | Self::Library { .. } | Self::Panicked(_) => "failed",
         }
     }
 
@@ -89,7 +97,7 @@ impl Failed {
     pub(crate) fn error(&self) -> Option<&Error> {
         match self {
             Self::Library { error, .. } | Self::Interrupted(_, Some(error)) => Some(error),
-            Self::Usage(_) | Self::Interrupted(_, None) => None,
+            Self::Usage(_) | Self::Interrupted(_, None) | Self::Panicked(_) => None,
         }
     }
 
@@ -107,8 +115,14 @@ impl Failed {
     pub(crate) fn fixes(&self) -> Vec<&str> {
         match self {
             Self::Library { error, fixes } => error.fixes().iter().chain(fixes).map(String::as_str).collect(),
-            Self::Usage(_) | Self::Interrupted(..) => Vec::new(),
+            Self::Usage(_) | Self::Interrupted(..) | Self::Panicked(_) => Vec::new(),
         }
+    }
+}
+
+impl From<Panic> for Failed {
+    fn from(panic: Panic) -> Self {
+        Self::Panicked(panic)
     }
 }
 
@@ -124,22 +138,13 @@ impl fmt::Display for Failed {
         let uncleaned = self.error().and_then(Error::cleanup_failure);
         match self {
             Self::Usage(problem) => f.write_str(problem)?,
+            Self::Panicked(panic) => f.write_str(&panic.line())?,
             Self::Interrupted(..) if uncleaned.is_some() => f.write_str(self.ended())?,
             Self::Interrupted(..) if self.processes_left() > 0 || !self.is_end_seen() => {
                 f.write_str(self.ended())?;
             }
             Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended())?,
-            Self::Library { error, .. } => {
-                let mut line = error.to_string();
-                let mut cause = error.source();
-                while let Some(inner) = cause {
-                    line.push_str(": ");
-                    line.push_str(&inner.to_string());
-                    cause = inner.source();
-                }
-                // A server's message may have several lines; the reader's `grep` has one.
-                f.write_str(line.trim_end().replace('\n', "; ").as_str())?;
-            }
+            Self::Library { error, .. } => f.write_str(&error.chain())?,
         }
         match self.processes_left() {
             0 if !self.is_end_seen() => f.write_str("; nobody could see whether it still runs")?,

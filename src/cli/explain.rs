@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::{ExplainArgs, Words};
 use super::exit::{self, Failed};
+use super::object;
 use super::options::Wanted;
 use super::output;
 use super::progress::Progress;
@@ -20,24 +21,20 @@ use super::watchdog::Watchdog;
 pub(crate) async fn run(args: &ExplainArgs, words: &Words, signals: &mut Signals) -> u8 {
     match explain(args, words, signals).await {
         Ok(explanation) => {
+            let reached = explanation.reasons.is_empty() || !explanation.unseen.is_empty();
+            let code = if reached { exit::DONE } else { exit::REFUSED };
             if args.json {
-                output::print_json(&explanation);
+                object::print_result(&explanation, code);
             } else {
                 output::print(&lines(&explanation).join("\n"));
             }
-            if explanation.reasons.is_empty() || !explanation.unseen.is_empty() {
-                exit::DONE
-            } else {
-                exit::REFUSED
-            }
+            code
         }
         Err(failed) => {
             output::complain(&failed);
             if args.json {
-                output::print_json(&Unexplained {
-                    error: failed.to_string(),
-                    sqlstate: failed.error().and_then(Error::sqlstate),
-                });
+                let (error, sqlstate) = (failed.to_string(), failed.error().and_then(Error::sqlstate));
+                object::print_result(&Unexplained { error, sqlstate }, failed.code());
             }
             failed.code()
         }

@@ -5,13 +5,16 @@ mod demo;
 mod doctor;
 mod exit;
 mod explain;
+mod object;
 mod options;
 mod output;
+mod panics;
 mod progress;
 mod run;
 mod secret;
 mod shell;
 mod signals;
+mod stdout;
 mod telemetry;
 mod update;
 pub(crate) mod usage;
@@ -21,6 +24,7 @@ mod watchdog;
 use std::process::ExitCode;
 
 use self::args::{Cli, Command};
+use self::exit::Failed;
 use self::signals::Signals;
 
 /// The argument that makes this process the watchdog of another one.
@@ -29,6 +33,12 @@ pub(crate) const WATCHDOG: &str = "watchdog";
 /// Watches over the job that started this process.
 pub(crate) fn watch_over() -> ExitCode {
     on_runtime(Command::Watchdog, args::Words::default()).into()
+}
+
+/// The process begins.
+pub(crate) fn begin() {
+    object::begin();
+    panics::catch();
 }
 
 /// Runs the command that was typed.
@@ -53,20 +63,38 @@ fn on_runtime(command: Command, words: args::Words) -> u8 {
             Ok(signals) => signals,
             Err(error) => return unusable(&error),
         };
-        match command {
-            Command::Run(args) => run::run(&args, &words, &mut signals).await,
-            Command::Update(args) => update::run(&args, &words, &mut signals).await,
-            Command::Explain(args) => explain::run(&args, &words, &mut signals).await,
-            Command::Watch(args) => watch::run(&args, &mut signals).await,
-            Command::Demo(args) => demo::run(&args, words, &mut signals).await,
-            Command::Doctor(args) => doctor::run(&args, &mut signals).await,
-            Command::Watchdog => watchdog::run().await,
-            Command::Completions { .. } | Command::Man => exit::DONE,
+        let json = command.prints_json();
+        let working = async {
+            match command {
+                Command::Run(args) => run::run(&args, &words, &mut signals).await,
+                Command::Update(args) => update::run(&args, &words, &mut signals).await,
+                Command::Explain(args) => explain::run(&args, &words, &mut signals).await,
+                Command::Watch(args) => watch::run(&args, &mut signals).await,
+                Command::Demo(args) => demo::run(&args, words, &mut signals).await,
+                Command::Doctor(args) => doctor::run(&args, &mut signals).await,
+                Command::Watchdog => watchdog::run().await,
+                Command::Completions { .. } | Command::Man => exit::DONE,
+            }
+        };
+        match panics::caught(working).await {
+            Ok(code) => code,
+            Err(panic) => panicked(panic.into(), json),
         }
     });
     // A thread that still reads standard input, or a name server, must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// What a command is told that could not put itself in order.
+fn panicked(failed: Failed, json: bool) -> u8 {
+    output::complain(&failed);
+    if json {
+        let (reason, error) = (failed.reason(), failed.to_string());
+        let object = serde_json::json!({ "outcome": "failed", "reason": reason, "error": error });
+        object::print_result(&object, failed.code());
+    }
+    failed.code()
 }
 
 fn unusable(error: &std::io::Error) -> u8 {

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::exit::Failed;
+use super::stdout;
 
 /// Whether something could not be written to standard output, of which a process has one.
 static LOST: AtomicBool = AtomicBool::new(false);
@@ -20,7 +21,10 @@ static LOST: AtomicBool = AtomicBool::new(false);
 /// that a full disk swallowed is one, and becomes the exit code at the end.
 pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
-    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    let mut written = writeln!(out, "{text}").and_then(|()| out.flush());
+    if stdout::was_closed() {
+        written = Err(io::Error::other("it is closed"));
+    }
     if let Err(error) = written
         && error.kind() != io::ErrorKind::BrokenPipe
         && !LOST.swap(true, Ordering::Relaxed)
@@ -45,14 +49,6 @@ pub(crate) fn arrived() -> bool {
 /// Writes a line to standard error.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
-/// Prints one JSON object.
-pub(crate) fn print_json(value: &impl Serialize) {
-    match serde_json::to_string(value) {
-        Ok(text) => print(&text),
-        Err(error) => say(&format!("headcount: the result has no JSON form: {error}")),
-    }
 }
 
 /// Says what went wrong, and what would help.

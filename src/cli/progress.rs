@@ -421,6 +421,7 @@ mod tests {
         assert_eq!(tell(&lost), "the monitor cannot see (closed)");
         let ended = || {
             Event::ExecutionEnded(ExecutionFacts {
+                cause: None,
                 end: Ok(headcount::Outcome::OnTarget),
                 target: 4,
                 minimum: 2,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use headcount::event::{ExecutionFacts, FailReason, Scope};
+use headcount::event::{Cause, ExecutionFacts, FailReason, Scope, SqlState};
 use headcount::pg::connect::Endpoint;
 use headcount::telemetry::{spans, trace_context};
 use headcount::{Event, Execution, Headcount, Observer, Settings};
@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{RunArgs, Server, Words};
 use super::exit::{self, Failed};
+use super::object;
 use super::options::{self, Wanted};
 use super::output::{self, FailedRun};
+use super::panics;
 use super::signals::Signals;
 use super::telemetry;
 use super::watchdog::Watchdog;
@@ -36,7 +38,8 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
         Ok(run) => {
             let accepted = run.outcome.is_accepted();
             if args.json {
-                output::print_json(&run);
+                let code = if accepted { exit::DONE } else { exit::BELOW_MINIMUM };
+                object::print_result(&run, code);
             } else if !(words.quiet && accepted) {
                 output::print(&output::summary(&run, settings.max_attempts, settings.transaction).join("\n"));
             }
@@ -60,7 +63,7 @@ fn fail(failed: &Failed, json: bool, task: &str, demanded: Option<(u32, u32)>, w
     if json {
         let run = FailedRun::new(failed, task, demanded);
         let began = failed.error().is_some_and(|error| error.history().is_some());
-        output::print_json(&if began { run } else { run.after(waited) });
+        object::print_result(&if began { run } else { run.after(waited) }, failed.code());
     }
     failed.code()
 }
@@ -78,7 +81,18 @@ async fn execute(
     if wanted.settings.trace_comment && !telemetry.exports_spans() && trace_context().is_none() {
         output::say("headcount: warning: --trace-comment has nothing to append: no TRACEPARENT, no --otlp");
     }
-    let result = guarded(ends, &args.server, wanted, observers, signals, shut_out).await;
+    let mut server = None;
+    let running = guarded(ends, &args.server, wanted, observers, signals, shut_out, &mut server);
+    let result = match panics::caught(running).await {
+        Ok(result) => result,
+        Err(panic) => {
+            // What it had under way is given up by tasks of its own.
+            if let Some(headcount) = server {
+                put_in_order(&headcount, order_limit(&wanted.settings, None), signals).await;
+            }
+            Err(panic.into())
+        }
+    };
     signals.or_leave(telemetry::finish(telemetry)).await;
     result
 }
@@ -116,6 +130,7 @@ async fn guarded(
     observers: Vec<Arc<dyn Observer>>,
     signals: &mut Signals,
     shut_out: &mut Duration,
+    connected_to: &mut Option<Headcount>,
 ) -> Result<Execution<u64>, Failed> {
     // The monitor and the job share one deadline, and what either waited for is waited.
     let began = Instant::now();
@@ -137,14 +152,17 @@ async fn guarded(
     }
     let connecting = signals.unless(Box::pin(builder.connect())).await;
     *shut_out = began.elapsed();
-    let never_began = |end| say_never_began(end, &wanted.settings, *shut_out, &observers);
+    let never_began = |end, cause| say_never_began(end, cause, &wanted.settings, *shut_out, &observers);
     let connected = connecting.map_err(|code| {
-        never_began(FailReason::Interrupted);
+        never_began(FailReason::Interrupted, None);
         Failed::Interrupted(code, None)
     })?;
     let headcount = connected.inspect_err(|error| {
-        never_began(if error.is_deadline() { FailReason::Deadline } else { FailReason::Connection });
+        let end = if error.is_deadline() { FailReason::Deadline } else { FailReason::Connection };
+        let sqlstate = error.sqlstate().and_then(SqlState::new);
+        never_began(end, Some(Cause { sqlstate, message: error.chain() }));
     })?;
+    *connected_to = Some(headcount.clone());
     watchdog.guard(headcount.server_version(), server.monitor_dsn.as_deref().or(server.dsn.as_deref()));
     let stop = CancellationToken::new();
     let job = headcount.job(wanted.settings.clone()).since(began).stop(stop.clone());
@@ -189,12 +207,19 @@ pub(crate) async fn put_in_order(headcount: &Headcount, limit: Duration, signals
 }
 
 /// A run that found no server is a failed run: alerts and dashboards must hear of it.
-fn say_never_began(end: FailReason, settings: &Settings, waited: Duration, observers: &[Arc<dyn Observer>]) {
+fn say_never_began(
+    end: FailReason,
+    cause: Option<Cause>,
+    settings: &Settings,
+    waited: Duration,
+    observers: &[Arc<dyn Observer>],
+) {
     let scope = Scope { task: settings.task.as_str().into() };
     let (target, minimum) = (settings.target_workers, settings.minimum());
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let facts = ExecutionFacts {
         end: Err(end),
+        cause,
         target,
         minimum,
         achieved: 0,
@@ -213,7 +238,7 @@ fn say_never_began(end: FailReason, settings: &Settings, waited: Duration, obser
                 &scope,
                 &Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts },
             );
-            observer.observe(&scope, &Event::ExecutionEnded(facts));
+            observer.observe(&scope, &Event::ExecutionEnded(facts.clone()));
         }
     });
 }

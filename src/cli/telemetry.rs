@@ -7,6 +7,7 @@ use headcount::telemetry::exporters::{LogFormat, LogOptions, Options, Telemetry,
 
 use super::args::{Exporters, LogStyle, Words};
 use super::exit::Failed;
+use super::object;
 use super::output::say;
 use super::progress::{Progress, console_is_terminal};
 
@@ -32,6 +33,9 @@ pub(crate) async fn start(task: &str, exporters: &Exporters, words: &Words) -> R
 /// Everyone who hears of events: the exporters, and the people in front of the terminal.
 pub(crate) fn observers(telemetry: &Telemetry, words: &Words, json: bool) -> Vec<Arc<dyn Observer>> {
     let mut observers = telemetry.observers();
+    observers.push(Arc::new(object::TraceId));
+    #[cfg(debug_assertions)]
+    observers.push(Arc::new(super::panics::Provoker));
     if tells(words, json) {
         observers.push(Arc::new(Progress::new("")));
     }

@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use serde::Serialize;
 
 use super::exit::{self, Failed};
+use super::object;
 use super::output::{self, FailedRun};
 use super::secret;
 
@@ -30,10 +31,11 @@ pub(crate) fn refuse(error: &clap::Error, typed: &[String]) -> ExitCode {
     output::complain(&failed);
     if options(typed).any(|word| word == "--json") {
         if matches!(subcommand, "run" | "demo") {
-            output::print_json(&FailedRun::new(&failed, task(typed), None));
+            object::print_result(&FailedRun::new(&failed, task(typed), None), exit::USAGE);
         } else {
             let error = failed.to_string();
-            output::print_json(&Unread { outcome: "failed", reason: failed.reason(), error, sqlstate: None });
+            let unread = Unread { outcome: "failed", reason: failed.reason(), error, sqlstate: None };
+            object::print_result(&unread, exit::USAGE);
         }
     }
     ExitCode::from(exit::USAGE)

@@ -12,6 +12,7 @@ use headcount::pg::fleet::{Fleet, Leader, Waiting, Watcher};
 
 use super::args::WatchArgs;
 use super::exit::{self, Failed};
+use super::object;
 use super::output;
 use super::run::endpoint;
 use super::signals::Signals;
@@ -48,7 +49,7 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
             Err(error) => return Err(error.into()),
         };
         if args.json {
-            output::print_json(&fleet);
+            object::print_look(&fleet);
         } else if std::io::stdout().is_terminal() && !args.once {
             output::print(&redrawn(&picture(&server, &fleet, true), screen()));
         } else {

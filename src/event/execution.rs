@@ -59,11 +59,22 @@ impl AttemptEnd {
     }
 }
 
+/// What went wrong, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// The server's code, where there is one; 08006 for a connection that broke.
+    pub sqlstate: Option<SqlState>,
+    /// The error and its causes, in one line.
+    pub message: String,
+}
+
 /// What an execution came to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExecutionFacts {
     /// Its outcome, or why there is none.
     pub end: Result<Outcome, FailReason>,
+    /// The error that it ended with, if it did.
+    pub cause: Option<Cause>,
     /// Workers demanded of all attempts but the last.
     pub target: u32,
     /// Workers demanded of the last attempt.
@@ -101,11 +112,13 @@ pub enum FailReason {
     InDoubt,
     /// The caller gave up: the future was dropped, or a signal came.
     Interrupted,
+    /// The program panicked.
+    Panicked,
 }
 
 impl FailReason {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::BelowMinimum,
         Self::Sql,
         Self::Connection,
@@ -113,6 +126,7 @@ impl FailReason {
         Self::Deadline,
         Self::InDoubt,
         Self::Interrupted,
+        Self::Panicked,
     ];
 
     /// The word for labels, attributes and people.
@@ -126,6 +140,7 @@ impl FailReason {
             Self::Deadline => "deadline",
             Self::InDoubt => "in_doubt",
             Self::Interrupted => "interrupted",
+            Self::Panicked => "panicked",
         }
     }
 }

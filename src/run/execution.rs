@@ -61,7 +61,7 @@ pub(crate) async fn drive<S: Stage>(
         Err(error) => {
             ledger.stop_clock();
             let cleared = cleared(stage, settings).await;
-            ledger.end(Err(fail_reason(&error)));
+            ledger.fail(fail_reason(&error), &error);
             let error = error.with_history(ledger.execution(Outcome::BelowMinimum, None));
             let error = error.with_processes_left(cleared.left);
             Err(match cleared.cleanup {

@@ -11,7 +11,10 @@ use tracing::Span;
 
 use crate::decide::attempt::Outcome;
 use crate::decide::reservation::{Granted, Slots};
-use crate::event::{AttemptEnd, AttemptFacts, Event, ExecutionFacts, FailReason, Observer, Observers, Scope};
+use crate::error::Error;
+use crate::event::{
+    AttemptEnd, AttemptFacts, Cause, Event, ExecutionFacts, FailReason, Observer, Observers, Scope, SqlState,
+};
 use crate::report::{Attempt, Execution};
 
 /// One execution's events: gathered here, handed on to the observers.
@@ -264,6 +267,16 @@ impl Ledger {
 
     /// Says that the execution is over; once.
     pub(crate) fn end(&mut self, end: Result<Outcome, FailReason>) {
+        self.end_with(end, None);
+    }
+
+    /// The same of one that ends with an error.
+    pub(crate) fn fail(&mut self, reason: FailReason, error: &Error) {
+        let sqlstate = error.sqlstate().and_then(SqlState::new);
+        self.end_with(Err(reason), Some(Cause { sqlstate, message: error.chain() }));
+    }
+
+    fn end_with(&mut self, end: Result<Outcome, FailReason>, cause: Option<Cause>) {
         if self.ended {
             return;
         }
@@ -271,6 +284,7 @@ impl Ledger {
         let history = self.execution::<()>(end.unwrap_or(Outcome::BelowMinimum), None);
         let facts = ExecutionFacts {
             end,
+            cause,
             target: self.target,
             minimum: self.minimum,
             achieved: history.achieved_workers,
@@ -289,7 +303,8 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.stop_clock();
-        self.end(Err(FailReason::Interrupted));
+        let panics = std::thread::panicking();
+        self.end(Err(if panics { FailReason::Panicked } else { FailReason::Interrupted }));
     }
 }
 

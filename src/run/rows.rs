@@ -167,7 +167,7 @@ impl Rows {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(self.fail(failure)),
             Err(error) => {
-                span.in_scope(|| self.ledger.end(Err(FailReason::InDoubt)));
+                span.in_scope(|| self.ledger.fail(FailReason::InDoubt, &error));
                 return Err(error.with_history(self.ledger.execution(self.outcome, None)));
             }
         }
@@ -206,8 +206,9 @@ impl Rows {
             cleared(&mut self.leader, &settings).instrument(span.clone()).await
         };
         self.close(None);
-        span.in_scope(|| self.ledger.end(Err(FailReason::Deadline)));
-        let error = Error::deadline(limit).with_history(self.ledger.execution(self.outcome, None));
+        let error = Error::deadline(limit);
+        span.in_scope(|| self.ledger.fail(FailReason::Deadline, &error));
+        let error = error.with_history(self.ledger.execution(self.outcome, None));
         let error = error.with_processes_left(cleared.left);
         match cleared.cleanup {
             Ok(()) => error,
@@ -228,8 +229,9 @@ impl Rows {
         let reason = if failure.is_connection_lost() { FailReason::Connection } else { FailReason::Sql };
         let span = self.span.clone();
         self.close(failure.event_sqlstate());
-        span.in_scope(|| self.ledger.end(Err(reason)));
-        Error::sql("reading the rows", failure).with_history(self.ledger.execution(self.outcome, None))
+        let error = Error::sql("reading the rows", failure);
+        span.in_scope(|| self.ledger.fail(reason, &error));
+        error.with_history(self.ledger.execution(self.outcome, None))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Verdict};
 use crate::event::{
     AttemptEnd, AttemptFacts, CancelResult, ChunkEnd, ChunkFacts, Event, ExecutionFacts, Observer,
-    Resolution, Scope, UpdateFacts,
+    Resolution, Scope, SqlState, UpdateFacts,
 };
 
 /// Writes each event as a line to the process's `tracing` subscriber, target `headcount`.
@@ -248,7 +248,7 @@ fn attempt_ended(task: &str, facts: &AttemptFacts) {
             debug!(target: TARGET, task, attempt, bar, workers, reason, ran_seconds, "attempt rejected");
         }
         AttemptEnd::Failed(sqlstate) => {
-            let sqlstate = sqlstate.as_ref().map(crate::event::SqlState::as_str);
+            let sqlstate = sqlstate.as_ref().map(SqlState::as_str);
             warn!(target: TARGET, task, attempt, bar, workers, sqlstate, ran_seconds, "attempt failed");
         }
     }
@@ -256,10 +256,12 @@ fn attempt_ended(task: &str, facts: &AttemptFacts) {
 
 fn execution_ended(task: &str, facts: &ExecutionFacts) {
     let ExecutionFacts { end, target, minimum, achieved, attempts, .. } = *facts;
+    let sqlstate = facts.cause.as_ref().and_then(|cause| cause.sqlstate.as_ref()).map(SqlState::as_str);
+    let cause = facts.cause.as_ref().map(|cause| cause.message.as_str());
     // One list of fields for the three levels of the end.
     macro_rules! line {
         ($level:ident, $outcome:expr, $sentence:literal) => {
-            $level!(target: TARGET, task, outcome = $outcome.as_str(), target_workers = target,
+            $level!(target: TARGET, task, outcome = $outcome.as_str(), sqlstate, error = cause, target_workers = target,
                 min_workers = minimum, best = achieved, attempts, took_seconds = facts.took.as_secs_f64(),
                 waited_seconds = facts.waited.as_secs_f64(), wasted_seconds = facts.wasted.as_secs_f64(), $sentence)
         };

@@ -22,7 +22,7 @@ pub use self::log::Log;
 pub use self::metrics::Metrics;
 pub use self::spans::SpanAttributes;
 pub use self::summary::query_summary;
-pub use self::trace::{TraceContext, sql_comment, trace_context, traceparent_of};
+pub use self::trace::{TraceContext, sql_comment, trace_context, trace_id_of, traceparent_of};
 
 use crate::decide::verdict::LeaderState;
 

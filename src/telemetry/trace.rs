@@ -32,6 +32,12 @@ impl TraceContext {
         Some(Self { traceparent, tracestate: get("TRACESTATE").filter(|value| !value.is_empty()) })
     }
 
+    /// The trace's id: 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.traceparent.split('-').nth(1).unwrap_or_default()
+    }
+
     /// The comment that carries this context into SQL; see [`sql_comment`].
     #[must_use]
     pub fn sql_comment(&self) -> String {
@@ -66,6 +72,12 @@ fn is_valid(traceparent: &str) -> bool {
 #[must_use]
 pub fn traceparent_of(span: &Span) -> Option<String> {
     imp::traceparent_of(span)
+}
+
+/// The id of the trace that a span belongs to. `None` without an OpenTelemetry layer.
+#[must_use]
+pub fn trace_id_of(span: &Span) -> Option<String> {
+    traceparent_of(span)?.split('-').nth(1).map(str::to_owned)
 }
 
 /// The comment that carries the context of a span into SQL, in sqlcommenter's form:

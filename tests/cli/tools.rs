@@ -210,3 +210,42 @@ fn maintenance_is_told_what_helps_where_something_does_and_a_missing_table_as_su
     let built = lab.headcount(&[&["run", "--sql", "CREATE INDEX ON bare (id)"][..], &most].concat()).ended(0);
     assert!(built.said.contains("planned: at most 4 workers"), "{}", built.said);
 }
+
+/// What a program that keeps many objects has to know of each.
+#[test]
+fn each_object_has_its_versions_times_code_and_trace() {
+    let lab = Lab::start();
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let dead = ["--dsn", "postgresql://me@127.0.0.1:1/sales"];
+    let run = ["run", "--json", "--plan-shortfall", "ignore", "--sql"];
+    let serial = ["explain", "--json", "--sql", "SELECT 1"];
+    for (arguments, code) in [
+        (&[&run[..], &["SELECT 1"]].concat()[..], 0),
+        (&[&run[..], &["SELECT 1/0"]].concat(), 1),
+        (&[&run[..], &["SELECT 1; COMMIT"]].concat(), 2),
+        (&["run", "--json", "--nope"], 2),
+        (&serial, 4),
+        (&[&serial[..], &dead].concat(), 1),
+        (&["doctor", "--json"], 0),
+        (&[&["doctor", "--json"][..], &dead].concat(), 1),
+        (
+            &["update", "--json", "--table", "nowhere", "--key", "id", "--set", "a=1", "--keys", "/dev/null"],
+            2,
+        ),
+    ] {
+        let ran = lab.headcount_with(&[("TRACEPARENT", &parent)], arguments);
+        let object = ran.json();
+        assert_eq!((&object["exit_code"], ran.code), (&code.into(), Some(code)), "{arguments:?}: {object}");
+        assert_eq!(object["schema_version"], 1);
+        assert_eq!(object["headcount_version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(object["trace_id"], trace);
+        let at = |field: &str| humantime::parse_rfc3339(object[field].as_str().unwrap()).unwrap();
+        assert!(at("began_at") <= at("ended_at"), "{object}");
+    }
+    let without = lab.headcount(&[&run[..], &["SELECT 1"]].concat()).ended(0).json();
+    assert!(without["trace_id"].is_null(), "{without}");
+    let look = lab.headcount(&["watch", "--once", "--json"]).ended(0).json();
+    assert_eq!(look["schema_version"], 1);
+    assert!(look["pool"].is_object() && look["at"].is_string(), "{look}");
+}

@@ -336,7 +336,7 @@ async fn a_dropped_future_is_cancelled_rolled_back_and_cleaned_up(major: u32) {
             run = job.execute(statement, &[]) => panic!("it ended: {run:?}"),
             () = nth_attempt(&bench, drops) => {}
         }
-        let ended = *bench.recorder.executions().last().unwrap();
+        let ended = bench.recorder.executions().last().unwrap().clone();
         assert_eq!((ended.end, ended.attempts), (Err(FailReason::Interrupted), 1));
     }
     assert!(headcount.shutdown(LIMIT).await);

@@ -26,7 +26,7 @@ async fn refused(bench: &Bench, job: &Job, sql: &str, words: &str, fix: &str) {
     assert!(error.fixes().iter().any(|it| it.contains(fix)), "{:?}", error.fixes());
     assert!(bench.nothing_ran().await, "{sql}");
     assert!(!bench.recorder.all().iter().any(|event| matches!(event, Event::AttemptStarted { .. })));
-    let ended = *bench.recorder.executions().last().unwrap();
+    let ended = bench.recorder.executions().last().unwrap().clone();
     assert_eq!((ended.end, ended.attempts), (Err(FailReason::Refused), 0));
     bench.nothing_is_left_behind().await;
 }

@@ -74,6 +74,9 @@ async fn each_event_is_a_line_whose_level_says_who_must_act() {
     ] {
         assert_eq!(level(sentence), expected, "{sentence}");
     }
+    let gave_up = lines.iter().find(|line| line["message"] == "gave up").unwrap();
+    assert_eq!((&gave_up["outcome"], &gave_up["sqlstate"]), (&"sql".into(), &"42P01".into()));
+    assert_eq!(gave_up["error"], "the statement failed: no such table (SQLSTATE 42P01)");
     let started = lines.iter().find(|line| line["message"] == "attempt started").unwrap();
     assert_eq!(
         (&started["attempt"], &started["max_attempts"], &started["pid"]),

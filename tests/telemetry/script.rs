@@ -7,8 +7,8 @@ use headcount::decide::admission::Admitted;
 use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 use headcount::event::{
-    AttemptEnd, AttemptFacts, CancelMethod, CancelResult, ChunkEnd, ChunkFacts, ExecutionFacts, FailReason,
-    Resolution, RowCounts, Scope, SqlState, UpdateFacts,
+    AttemptEnd, AttemptFacts, CancelMethod, CancelResult, Cause, ChunkEnd, ChunkFacts, ExecutionFacts,
+    FailReason, Resolution, RowCounts, Scope, SqlState, UpdateFacts,
 };
 use headcount::telemetry::Metrics;
 use headcount::telemetry::exporters::{Options, Telemetry, prometheus};
@@ -27,6 +27,10 @@ pub(crate) fn scope(task: &str) -> Scope {
 pub(crate) fn ended(end: Result<Outcome, FailReason>, achieved: u32) -> Event {
     Event::ExecutionEnded(ExecutionFacts {
         end,
+        cause: end.is_err().then(|| Cause {
+            sqlstate: SqlState::new("42P01"),
+            message: "the statement failed: no such table (SQLSTATE 42P01)".to_owned(),
+        }),
         target: 4,
         minimum: 2,
         achieved,

@@ -19,6 +19,7 @@ use headcount::telemetry::names;
 use self::server::Stage;
 use super::args::{DemoArgs, Exporters, Words};
 use super::exit::{self, Failed};
+use super::object;
 use super::output::{self, say, time_text};
 use super::signals::Signals;
 use super::telemetry;
@@ -32,12 +33,13 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
     match play(args, &words, signals).await {
         Ok(run) => {
             tell(&format!("The demo took {}. The server is gone.", time_text(began.elapsed())));
+            let code = if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM };
             if args.json {
-                output::print_json(&run);
+                object::print_result(&run, code);
             } else {
                 output::print(&output::summary(&run, MAX_ATTEMPTS, true).join("\n"));
             }
-            if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM }
+            code
         }
         Err(Trouble::Interrupted(code)) => {
             tell("Interrupted. The server is gone.");
@@ -46,7 +48,7 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
         Err(Trouble::Failed(failed)) => {
             output::complain(&failed);
             if args.json {
-                output::print_json(&output::FailedRun::new(&failed, "rollup", None));
+                object::print_result(&output::FailedRun::new(&failed, "rollup", None), failed.code());
             }
             failed.code()
         }

@@ -13,7 +13,9 @@ use self::args::{Assignment, UpdateArgs, Value};
 use self::progress::Progress;
 use super::args::Words;
 use super::exit::{self, Failed};
+use super::object;
 use super::output::{self, say, time_text};
+use super::panics;
 use super::run::endpoint;
 use super::signals::Signals;
 use super::telemetry;
@@ -22,16 +24,17 @@ use super::telemetry;
 pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals) -> u8 {
     match execute(args, words, signals).await {
         Ok((report, interrupted)) => {
-            if args.json {
-                output::print_json(&report);
-            } else if !(words.quiet && report.is_complete()) {
-                output::print(&summary(&report).join("\n"));
-            }
-            match interrupted {
+            let code = match interrupted {
                 _ if report.is_complete() => exit::DONE,
                 Some(code) => code,
                 None => exit::INCOMPLETE,
+            };
+            if args.json {
+                object::print_result(&report, code);
+            } else if !(words.quiet && report.is_complete()) {
+                output::print(&summary(&report).join("\n"));
             }
+            code
         }
         Err(failed) => {
             output::complain(&failed);
@@ -39,7 +42,8 @@ pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals)
                 let (outcome, reason) = ("failed", failed.reason());
                 let error = failed.to_string();
                 let fixes = failed.fixes().into_iter().map(output::typed).collect();
-                output::print_json(&FailedUpdate { task: &args.task, outcome, reason, error, fixes });
+                let failure = FailedUpdate { task: &args.task, outcome, reason, error, fixes };
+                object::print_result(&failure, failed.code());
             }
             failed.code()
         }
@@ -64,12 +68,16 @@ async fn execute(
     let endpoint = endpoint(args.dsn.as_deref())?;
     let telemetry = telemetry::start(&args.task, &args.exporters, words).await?;
     let mut observers = telemetry.observers();
+    observers.push(Arc::new(object::TraceId));
     if telemetry::tells(words, args.json) {
         observers.push(Arc::new(Progress::new()) as Arc<dyn Observer>);
     }
     let stop = CancellationToken::new();
     let update = wanted(args, &Updater::without_default_observers(endpoint, observers)).stop(stop.clone());
-    let result = work(&update, keys(args), &stop, signals).await;
+    let result = match panics::caught(work(&update, keys(args), &stop, signals)).await {
+        Ok(result) => result,
+        Err(panic) => Err(panic.into()),
+    };
     signals.or_leave(telemetry::finish(telemetry)).await;
     result
 }

@@ -7,6 +7,9 @@
 //! as a whole, such as lost spans, it would keep one task's and complain at each scrape. So these series get
 //! the task's name here, as the Pushgateway gives it to them by their group.
 //!
+//! What is no file is not replaced by one: a device or a pipe, such as `/dev/stdout`, is written to as it is, and of a
+//! symbolic link it is the target that is replaced.
+//!
 //! As a Pushgateway does, too, it remembers when the task succeeded last: a failed run does not know, and without
 //! that a task that runs once a week would be missed before its time.
 
@@ -14,6 +17,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::telemetry::names::LAST_SUCCESS_TIMESTAMP;
 
@@ -26,6 +31,10 @@ const MODE: u32 = 0o644;
 ///
 /// What the file system said; the old file is still there then.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let path = &target(path)?;
+    if is_special(path) {
+        return pour(path, text);
+    }
     let aside = aside(path)?;
     let written = create(&aside).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
@@ -35,6 +44,35 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     written.and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
         let _ = fs::remove_file(&aside);
     })
+}
+
+/// What a symbolic link leads to, also where that is not there yet; anything else is its own.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    // These name an open file of the process; what that is called is not ours.
+    if is_special(path) || !fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) {
+        return Ok(path.to_owned());
+    }
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(path.with_file_name("").join(fs::read_link(path)?))
+        }
+        found => found,
+    }
+}
+
+/// A device, a pipe, or a name of an open file: there is nothing to be renamed into place.
+fn is_special(path: &Path) -> bool {
+    let named = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+    named || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Writes to what is there, behind what it has. A pipe that nobody reads is an error, and no wait.
+fn pour(path: &Path, text: &str) -> io::Result<()> {
+    let waits_for_nobody = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let mut file = OpenOptions::new().append(true).custom_flags(waits_for_nobody).open(path)?;
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    file.write_all(text.as_bytes())
 }
 
 /// No file of ours comes near; a longer one is not read.
@@ -96,6 +134,8 @@ fn create(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -153,6 +193,36 @@ mod tests {
         assert_eq!(keeping_success(&path, "b", "x 1\n".to_owned()), "x 1\n");
         assert_eq!(keeping_success(folder.path(), "b", "x 1\n".to_owned()), "x 1\n");
         assert_eq!(keeping_success(&folder.path().join("absent"), "b", "x 1\n".to_owned()), "x 1\n");
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_what_is_no_file_stays_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (there, link) = (folder.path().join("there"), folder.path().join("a.prom"));
+        fs::create_dir(&there).unwrap();
+        std::os::unix::fs::symlink("there/a.prom", &link).unwrap();
+        for text in ["old 1\n", "new 2\n"] {
+            write(&link, text).unwrap();
+            assert_eq!(fs::read_to_string(there.join("a.prom")).unwrap(), text);
+        }
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(
+            (names(&there), names(folder.path())),
+            (vec!["a.prom".to_owned()], vec!["a.prom".to_owned(), "there".to_owned()])
+        );
+
+        let log = there.join("log");
+        let mut open = File::create(&log).unwrap();
+        open.write_all(b"before\n").unwrap();
+        write(Path::new(&format!("/proc/self/fd/{}", open.as_raw_fd())), "x 1\n").unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "before\nx 1\n");
+        write(Path::new("/dev/null"), "x 1\n").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        write(&fifo, "x 1\n").unwrap_err();
+        assert!(!fs::metadata(&fifo).unwrap().is_file());
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Recorder {
     /// Each execution's end.
     pub(crate) fn executions(&self) -> Vec<ExecutionFacts> {
         let pick = |event: &Event| match event {
-            Event::ExecutionEnded(facts) => Some(*facts),
+            Event::ExecutionEnded(facts) => Some(facts.clone()),
             _ => None,
         };
         self.events().iter().filter_map(pick).collect()
