@@ -176,6 +176,9 @@ impl Builder {
         }
         write("pg_hba.conf", &self.access_rules())?;
         write("headcount.conf", &self.settings_text(folder, port))?;
+        if self.primary.is_some() {
+            write("standby.signal", "")?;
+        }
         let main = data.join("postgresql.conf");
         if !fs::read_to_string(&main)?.contains("headcount.conf") {
             OpenOptions::new().append(true).open(&main)?.write_all(b"\ninclude 'headcount.conf'\n")?;
@@ -197,6 +200,10 @@ impl Builder {
     fn settings_text(&self, folder: &Folder, port: u16) -> String {
         let port = port.to_string();
         let socket = folder.0.display().to_string();
+        // Written here and not by `pg_basebackup`, which may be of a later version, and name options of that.
+        let followed = self.primary.as_ref().map(|primary| {
+            format!("host='{}' port={} user=postgres", primary.folder.display(), primary.port)
+        });
         let mut all = vec![
             ("listen_addresses", "127.0.0.1"),
             ("port", &port),
@@ -206,6 +213,9 @@ impl Builder {
             ("logging_collector", "off"),
             ("log_line_prefix", "%m [%p] "),
         ];
+        if let Some(primary) = &followed {
+            all.push(("primary_conninfo", primary));
+        }
         if !self.durable {
             all.extend([("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")]);
         }
@@ -294,7 +304,7 @@ fn check_reachable(binaries: &Binaries, account: &Account) -> Result<(), Error> 
 }
 
 /// The server's own `pg_basebackup`, or that of a later version, which copies earlier servers, too (manual,
-/// "pg_basebackup"): packages without client programs have none.
+/// "`pg_basebackup`"): packages without client programs have none.
 fn backup_program(server: &Binaries) -> PathBuf {
     let later = Binaries::all().into_iter().filter(|other| other.major() >= server.major());
     let mut all = std::iter::once(server.clone()).chain(later);
@@ -305,7 +315,7 @@ fn backup_program(server: &Binaries) -> PathBuf {
 /// Copies a running server, over its socket, and has the copy follow it.
 fn copy(primary: &Inner, account: &Account, data: &Path) -> Result<(), Error> {
     let mut command = account.command(&backup_program(&primary.binaries));
-    command.args(["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+    command.args(["--username=postgres", "--checkpoint=fast", "--no-sync"]);
     command.arg("--host").arg(&primary.folder).arg(format!("--port={}", primary.port));
     run(command.arg("--pgdata").arg(data))
         .map_err(|problem| Error::other(format!("pg_basebackup failed{}", account.suffix()), problem))
