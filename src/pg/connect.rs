@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::hosts::Host;
 use super::parameters::{self, Parameters};
@@ -30,7 +29,7 @@ use crate::Error;
 #[derive(Clone)]
 pub struct Endpoint {
     parameters: Parameters,
-    tls: Option<MakeRustlsConnect>,
+    tls: Option<tls::Connector>,
 }
 
 /// What a server says about a session: see [`Endpoint::check`].
@@ -215,8 +214,8 @@ impl Endpoint {
     /// The request names nothing but the session and may arrive late: nothing of worth may be sent on it after.
     pub(crate) async fn cancel(&self, client: &Client) -> Result<(), Failure> {
         let token = client.cancel_token();
-        let asked = match self.tls.clone() {
-            Some(tls) => token.cancel_query(tls).await,
+        let asked = match &self.tls {
+            Some(tls) => token.cancel_query(tls.make().0).await,
             None => token.cancel_query(NoTls).await,
         };
         asked.map_err(Failure::from)
@@ -259,18 +258,22 @@ impl Endpoint {
     async fn open_on(&self, host: &Host, name: &str) -> Result<Opened, Failure> {
         let config = self.config(host, name);
         // TLS does not apply to a socket of this machine, whatever sslmode says.
-        let Some(tls) = self.tls.clone().filter(|_| !host.is_socket()) else {
+        let Some(tls) = self.tls.as_ref().filter(|_| !host.is_socket()) else {
             return open_plain(config).await;
         };
+        let (tls, asked) = tls.make();
         match config.connect(tls).await {
-            Ok((client, connection)) => Ok(Opened::new(client, connection)),
+            Ok((client, connection)) => {
+                asked.check().map_err(Failure::client)?;
+                Ok(Opened::new(client, connection))
+            }
             Err(error) if self.parameters.tls.mode == Mode::Prefer && may_succeed_plain(&error) => {
                 tracing::debug!(%host, "no session with TLS; trying without");
                 open_plain(config).await
             }
             Err(error) => match tls_cause(&error) {
                 // Not a lost connection: the same certificate comes again.
-                Some(cause) => Err(Failure::client(cause.to_string())),
+                Some(cause) => Err(Failure::client(tls::explain(cause))),
                 None => Err(error.into()),
             },
         }

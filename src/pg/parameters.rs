@@ -161,29 +161,65 @@ fn operating_system_user() -> Result<String, Error> {
 }
 
 fn tls_options(lookup: &Lookup<'_>) -> Result<tls::Options, Error> {
+    use tls::{CertificateMode, Mode, Roots, Version};
+    let file = |key, default| lookup.text(key).map(PathBuf::from).or_else(|| lookup.in_home(default));
     let roots = match lookup.text("sslrootcert") {
-        Some(word) if word == "system" => tls::Roots::System,
-        Some(file) => tls::Roots::File(file.into()),
-        None => lookup.in_home(".postgresql/root.crt").map_or(tls::Roots::None, tls::Roots::File),
+        Some(word) if word == "system" => Roots::System,
+        Some(file) => Roots::File(file.into()),
+        None => lookup.in_home(".postgresql/root.crt").map_or(Roots::None, Roots::File),
     };
+    let old = || lookup.variable("PGREQUIRESSL").is_some_and(|text| text.starts_with('1'));
     let mode = match lookup.text("sslmode") {
-        Some(text) => tls::Mode::parse(&text)?,
-        None if roots == tls::Roots::System => tls::Mode::VerifyFull,
-        None if lookup.variable("PGREQUIRESSL").is_some_and(|text| text.starts_with('1')) => {
-            tls::Mode::Require
-        }
-        None => tls::Mode::Prefer,
+        Some(_) => lookup.choice("sslmode", tls::MODES)?,
+        None if roots == Roots::System => Mode::VerifyFull,
+        None if old() => Mode::Require,
+        None => Mode::Prefer,
     };
-    let certificate =
-        lookup.text("sslcert").map(PathBuf::from).or_else(|| lookup.in_home(".postgresql/postgresql.crt"));
-    let key =
-        lookup.text("sslkey").map(PathBuf::from).or_else(|| lookup.in_home(".postgresql/postgresql.key"));
+    let certificate_mode = lookup.choice(
+        "sslcertmode",
+        &[
+            ("allow", CertificateMode::Allow),
+            ("disable", CertificateMode::Disable),
+            ("require", CertificateMode::Require),
+        ],
+    )?;
+    if certificate_mode == CertificateMode::Require && mode < Mode::Require {
+        return Err(lookup.wrong("sslcertmode", "`require` needs sslmode=require or stronger"));
+    }
+    let certificate = file("sslcert", ".postgresql/postgresql.crt");
+    let key = file("sslkey", ".postgresql/postgresql.key");
     let identity = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (Some(_), None) => return Err(Error::configuration("sslkey", "is needed with `sslcert`")),
         (None, _) => None,
     };
-    Ok(tls::Options { mode, roots, identity })
+    let oldest = lookup.choice(
+        "ssl_min_protocol_version",
+        &[
+            ("TLSv1.2", Version::V1_2),
+            // Nothing older is spoken.
+            ("TLSv1", Version::V1_2),
+            ("TLSv1.1", Version::V1_2),
+            ("TLSv1.3", Version::V1_3),
+        ],
+    )?;
+    let newest = lookup
+        .choice("ssl_max_protocol_version", &[("TLSv1.3", Version::V1_3), ("TLSv1.2", Version::V1_2)])?;
+    if oldest > newest {
+        return Err(lookup.wrong("ssl_min_protocol_version", "is above ssl_max_protocol_version"));
+    }
+    let folder = lookup.text("sslcrldir").map(PathBuf::from);
+    let list = lookup.text("sslcrl").map(PathBuf::from);
+    let list = list.or_else(|| lookup.in_home(".postgresql/root.crl").filter(|_| folder.is_none()));
+    Ok(tls::Options {
+        mode,
+        roots,
+        identity,
+        certificate_mode,
+        lists: (list, folder),
+        sni: lookup.choice("sslsni", &[("1", true), ("0", false)])?,
+        versions: (oldest, newest),
+    })
 }
 
 fn keepalive(lookup: &Lookup<'_>) -> Result<Keepalive, Error> {

@@ -8,24 +8,33 @@
 //! | `verify-ca` | yes | yes | no |
 //! | `verify-full` | yes | yes | yes |
 //!
-//! Two differences from libpq remain: a name counts only as `subjectAltName`, never as common name,
-//! and revocation lists are not read. The cryptography is *ring*, handed over explicitly; the
-//! process-wide default provider is the embedder's business.
+//! How the chain and the name are checked is libpq's rule, too: see `verifier`. The cryptography is *ring*, handed over
+//! explicitly; the process-wide default provider is the embedder's business.
+
+mod certificate;
+mod name;
+mod revocation;
+mod verifier;
+mod words;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, SignatureScheme, SupportedProtocolVersion, version};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::der::Encode;
 
+use self::certificate::Certificate;
+use self::verifier::{Checks, Trust, Verifier};
+pub(crate) use self::words::explain;
 use crate::Error;
 
 /// libpq's `sslmode`, weakest first. `allow` is read as `Prefer`: it differs only in what is tried first.
@@ -38,6 +47,16 @@ pub(crate) enum Mode {
     VerifyFull,
 }
 
+/// libpq's words; the default comes first, unless the system's roots are asked for.
+pub(super) const MODES: &[(&str, Mode)] = &[
+    ("prefer", Mode::Prefer),
+    ("disable", Mode::Disable),
+    ("allow", Mode::Prefer),
+    ("require", Mode::Require),
+    ("verify-ca", Mode::VerifyCa),
+    ("verify-full", Mode::VerifyFull),
+];
+
 /// Where root certificates come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Roots {
@@ -47,33 +66,99 @@ pub(crate) enum Roots {
     System,
 }
 
+/// libpq's `sslcertmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CertificateMode {
+    /// None is sent.
+    Disable,
+    /// The one that there is, if the server asks for it.
+    Allow,
+    /// The server must ask for one.
+    Require,
+}
+
 /// Everything that `sslmode` and its companions say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) mode: Mode,
     pub(crate) roots: Roots,
-    /// The client's certificate and key, both PEM files.
+    /// The client's certificate and key.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) certificate_mode: CertificateMode,
+    /// Lists of revoked certificates: a file, and a folder of them.
+    pub(crate) lists: (Option<PathBuf>, Option<PathBuf>),
+    /// Whether the host's name is told before the session is encrypted.
+    pub(crate) sni: bool,
+    /// Versions of TLS, oldest and newest.
+    pub(crate) versions: (Version, Version),
 }
 
-impl Mode {
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        Ok(match text {
-            "disable" => Self::Disable,
-            "allow" | "prefer" => Self::Prefer,
-            "require" => Self::Require,
-            "verify-ca" => Self::VerifyCa,
-            "verify-full" => Self::VerifyFull,
-            _ => {
-                let known = "disable, allow, prefer, require, verify-ca and verify-full are known";
-                return Err(Error::configuration("sslmode", known));
+/// A version of TLS that is spoken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Version {
+    V1_2,
+    V1_3,
+}
+
+/// Makes TLS sessions.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    config: ClientConfig,
+    must_be_asked: bool,
+}
+
+/// Whether the server of one session asked for the client's certificate, if it must.
+#[derive(Debug, Default)]
+pub(crate) struct Asked(Option<Arc<AtomicBool>>);
+
+impl Connector {
+    /// For one session.
+    pub(crate) fn make(&self) -> (MakeRustlsConnect, Asked) {
+        let mut config = self.config.clone();
+        let mut asked = Asked::default();
+        if self.must_be_asked {
+            let flag = Arc::new(AtomicBool::new(false));
+            let inner = Arc::clone(&config.client_auth_cert_resolver);
+            config.client_auth_cert_resolver = Arc::new(Noting { inner, asked: Arc::clone(&flag) });
+            asked = Asked(Some(flag));
+        }
+        (MakeRustlsConnect::new(config), asked)
+    }
+}
+
+impl Asked {
+    /// Refuses a session whose server did not ask.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        match &self.0 {
+            Some(asked) if !asked.load(Ordering::Relaxed) => {
+                Err("the server did not ask for the client's certificate, and sslcertmode=require")
             }
-        })
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Notes that it was asked.
+#[derive(Debug)]
+struct Noting {
+    inner: Arc<dyn ResolvesClientCert>,
+    asked: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for Noting {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.inner.resolve(hints, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        // Else nobody asks.
+        true
     }
 }
 
 /// Reads the files and makes the connector. `None` for `disable`.
-pub(crate) fn connector(options: &Options) -> Result<Option<MakeRustlsConnect>, Error> {
+pub(crate) fn connector(options: &Options) -> Result<Option<Connector>, Error> {
     let mode = match (options.mode, &options.roots) {
         (Mode::Disable, _) => return Ok(None),
         // libpq's rule: with a root certificate, `require` checks the chain.
@@ -85,21 +170,58 @@ pub(crate) fn connector(options: &Options) -> Result<Option<MakeRustlsConnect>, 
         (mode, _) => mode,
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier { checks: Checks::of(mode, &options.roots)?, provider: Arc::clone(&provider) };
+    let keys = Arc::clone(&provider);
+    let verifier = Verifier { checks: checks(mode, options)?, provider: Arc::clone(&provider) };
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions(options.versions))
         .map_err(|error| Error::other("cannot set up TLS", error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let mut config = match &options.identity {
+    let files = options.identity.as_ref().filter(|_| options.certificate_mode != CertificateMode::Disable);
+    let mut config = match files {
         None => config.with_no_client_auth(),
-        Some((certificate, key)) => config
-            .with_client_auth_cert(certificates("sslcert", certificate)?, private_key(key)?)
-            .map_err(|error| Error::configuration("sslcert", format!("cannot be used: {error}")))?,
+        Some((certificate, key)) => {
+            let identity = identity(certificates("sslcert", certificate)?, private_key(key)?, &keys)?;
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
+        }
     };
     // Required by servers from PostgreSQL 17 on where the negotiation is direct, ignored elsewhere.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
-    Ok(Some(MakeRustlsConnect::new(config)))
+    config.enable_sni = options.sni;
+    let must_be_asked = options.certificate_mode == CertificateMode::Require;
+    if must_be_asked {
+        // A resumed session asks for nothing.
+        config.resumption = Resumption::disabled();
+    }
+    Ok(Some(Connector { config, must_be_asked }))
+}
+
+/// The client's certificate and its key, which must belong together. rustls' own check knows no certificate of version
+/// 1, which the manual's recipe makes.
+fn identity(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, Error> {
+    let key = provider.key_provider.load_private_key(key);
+    let key = key.map_err(|error| Error::configuration("sslkey", format!("cannot be used: {error}")))?;
+    let certificate = chain.first().map(Certificate::read);
+    let Some(Ok(certificate)) = certificate else {
+        return Err(Error::configuration("sslcert", "the certificate cannot be read"));
+    };
+    let public = certificate.key().to_der().ok();
+    if key.public_key().is_some_and(|of_key| public.as_deref() != Some(of_key.as_ref())) {
+        return Err(Error::configuration("sslkey", "is not the key of the certificate (sslcert)"));
+    }
+    Ok(CertifiedKey::new(chain, key))
+}
+
+fn versions((oldest, newest): (Version, Version)) -> Vec<&'static SupportedProtocolVersion> {
+    [(Version::V1_3, &version::TLS13), (Version::V1_2, &version::TLS12)]
+        .into_iter()
+        .filter(|(version, _)| (oldest..=newest).contains(version))
+        .map(|(_, supported)| supported)
+        .collect()
 }
 
 fn certificates(field: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -121,109 +243,37 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     if metadata.permissions().mode() & forbidden != 0 {
         return Err(wrong("others may read this key; chmod 0600 helps".into()));
     }
-    PrivateKeyDer::from_pem_file(file)
-        .map_err(|_| wrong("holds no unencrypted private key in PEM form".into()))
+    let bytes = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    if let Ok(key) = PrivateKeyDer::from_pem_slice(&bytes) {
+        return Ok(key);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    if text.contains("ENCRYPTED") {
+        let plain = "has a passphrase, which cannot be given here: openssl pkey -in KEY -out NEW, chmod 0600 NEW, and name that";
+        return Err(wrong(plain.into()));
+    }
+    PrivateKeyDer::try_from(bytes).map_err(|_| wrong("holds no private key in PEM or DER form".into()))
 }
 
-/// What of the server's certificate is checked.
-#[derive(Debug)]
-enum Checks {
-    Nothing,
-    Chain { roots: RootCertStore, pinned: Vec<CertificateDer<'static>>, name: bool },
-}
-
-impl Checks {
-    fn of(mode: Mode, roots: &Roots) -> Result<Self, Error> {
-        if mode < Mode::VerifyCa {
-            return Ok(Self::Nothing);
-        }
-        let trusted = match roots {
-            Roots::File(file) => certificates("sslrootcert", file)?,
-            Roots::System => rustls_native_certs::load_native_certs().certs,
-            Roots::None => {
-                let problem =
-                    "sslmode=verify-ca and verify-full need a root certificate: a file, or `system`";
-                return Err(Error::configuration("sslrootcert", problem));
-            }
-        };
-        let mut store = RootCertStore::empty();
-        let (usable, _) = store.add_parsable_certificates(trusted.iter().cloned());
-        if usable == 0 {
-            return Err(Error::configuration("sslrootcert", "holds no usable root certificate"));
-        }
-        let pinned = if *roots == Roots::System { Vec::new() } else { trusted };
-        Ok(Self::Chain { roots: store, pinned, name: mode == Mode::VerifyFull })
+fn checks(mode: Mode, options: &Options) -> Result<Checks, Error> {
+    if mode < Mode::VerifyCa {
+        return Ok(Checks::Nothing);
     }
-}
-
-#[derive(Debug)]
-struct Verifier {
-    checks: Checks,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Checks::Chain { roots, pinned, name } = &self.checks else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let chain =
-            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms);
-        match chain {
-            // The manual's own recipe is one self-signed certificate, marked as an authority, that is
-            // the server's and the clients' root file at once. Its validity was checked before this error.
-            Err(error) if is_authority_as_server(&error) && pinned.contains(end_entity) => {}
-            other => other?,
+    let trusted = match &options.roots {
+        Roots::File(file) => certificates("sslrootcert", file)?,
+        Roots::System => rustls_native_certs::load_native_certs().certs,
+        Roots::None => {
+            let problem = "sslmode=verify-ca and verify-full need a root certificate: a file, or `system`";
+            return Err(Error::configuration("sslrootcert", problem));
         }
-        if *name {
-            verify_server_name(&certificate, server_name)?;
-        }
-        Ok(ServerCertVerified::assertion())
+    };
+    let mut store = RootCertStore::empty();
+    let (usable, _) = store.add_parsable_certificates(trusted.iter().cloned());
+    if usable == 0 {
+        return Err(Error::configuration("sslrootcert", "holds no usable root certificate"));
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        match self.checks {
-            // Proof of a key that nobody vouches for protects from nothing, and old certificates fail it.
-            Checks::Nothing => Ok(HandshakeSignatureValid::assertion()),
-            Checks::Chain { .. } => verify_tls12_signature(message, certificate, signature, algorithms),
-        }
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        match self.checks {
-            Checks::Nothing => Ok(HandshakeSignatureValid::assertion()),
-            Checks::Chain { .. } => verify_tls13_signature(message, certificate, signature, algorithms),
-        }
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn is_authority_as_server(error: &rustls::Error) -> bool {
-    // webpki's error is not part of rustls' own vocabulary.
-    matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(other))
-        if other.to_string() == "CaUsedAsEndEntity")
+    let roots = trusted.iter().filter_map(|der| Certificate::read(der).ok()).collect();
+    let (file, folder) = &options.lists;
+    let lists = revocation::read(file.as_deref(), folder.as_deref())?;
+    Ok(Checks::Chain(Trust { store, roots, lists, name: mode == Mode::VerifyFull }))
 }

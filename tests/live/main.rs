@@ -12,6 +12,7 @@
 //! | [`faults`] | lost sessions, monitors, servers and commits; futures dropped; cleanups that fail |
 //! | [`monitor`] | one monitor for all, silent when nothing is watched |
 //! | [`edge`] | private servers; connecting with passwords, files, TLS |
+//! | [`tls`] | certificates of the manual's recipes, revoked ones, versions of TLS, the client's own |
 //! | [`plan`] | the plan, and each reason why it has too few workers |
 //! | [`maintenance`] | the bounds of VACUUM and CREATE INDEX, and that the server asks for no more |
 //! | [`scripts`] | each statement of a script, and REFRESH, inspected before anything runs |
@@ -33,6 +34,7 @@ mod rights;
 mod rows;
 mod scripts;
 mod statements;
+mod tls;
 mod verdicts;
 #[path = "../servers/versions.rs"]
 mod versions;
