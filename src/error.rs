@@ -65,6 +65,10 @@ pub enum Refusal {
     UntrackedActivity,
     /// The plan, or the pool's size, cannot reach the bar; no retry ever will.
     PlanTooNarrow,
+    /// The session can only read: the server is a standby, or the role, the database or the server says so.
+    ReadOnly,
+    /// The role may not read or change the columns that an update is about.
+    MayNotUpdate,
     /// A proxy between us and the server pools transactions, so session state does not hold; or statements, so no
     /// transaction can begin.
     PooledConnection,
@@ -80,6 +84,8 @@ impl Refusal {
             Self::MayNotCancel => "may_not_cancel",
             Self::UntrackedActivity => "untracked_activity",
             Self::PlanTooNarrow => "plan_too_narrow",
+            Self::ReadOnly => "read_only",
+            Self::MayNotUpdate => "may_not_update",
             Self::PooledConnection => "pooled_connection",
         }
     }

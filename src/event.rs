@@ -20,7 +20,7 @@ pub use self::answer::{CancelMethod, CancelResult, Resolution};
 pub use self::execution::{AttemptEnd, AttemptFacts, Cause, ExecutionFacts, FailReason};
 pub use self::observer::{Observer, Observers, Scope};
 pub use self::sqlstate::SqlState;
-pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts};
+pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts, UpdateOutcome};
 
 /// One fact. Inside the crate every observer matches it without a wildcard.
 #[derive(Debug, Clone, PartialEq)]

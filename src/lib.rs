@@ -64,6 +64,7 @@ pub mod settings;
 pub mod telemetry;
 
 pub use decide::attempt::Outcome;
+pub use decide::chunk::ending::FailOn;
 pub use error::{Error, Refusal};
 pub use event::{Event, Observer};
 pub use report::{Attempt, Execution, InDoubt, KeyFailure, UpdateOutcome, Updated};

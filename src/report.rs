@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::decide::attempt::Outcome;
+pub use crate::decide::chunk::ending::UpdateOutcome;
 
 /// A guarded execution that ended without an error.
 ///
@@ -102,17 +103,6 @@ impl<T> Execution<T> {
     }
 }
 
-/// How a chunked update ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum UpdateOutcome {
-    /// Every key ended as updated, already, stale or missing.
-    Complete,
-    /// Some keys failed, or the run was stopped before the end.
-    Incomplete,
-}
-
 /// What a chunked update came to; each key is in exactly one class.
 ///
 /// Serialises to the object that `headcount update --json` prints; times are seconds, as numbers.
@@ -123,6 +113,8 @@ pub struct Updated {
     pub task: String,
     /// How it ended.
     pub outcome: UpdateOutcome,
+    /// Whether that counts as done; see [`is_complete`](Self::is_complete).
+    pub complete: bool,
     /// Whether nothing was changed, and `updated` counts what would have been.
     pub dry_run: bool,
     /// Keys dealt with: the sum of the five classes.
@@ -138,7 +130,8 @@ pub struct Updated {
     pub missing: u64,
     /// Given up; see [`failures`](Self::failures).
     pub failed: u64,
-    /// Keys that a stopped run did not get to; `None` where they cannot be counted (standard input).
+    /// Keys that a stopped run did not get to; `None` where nobody knows how many they are: it was stopped before the
+    /// keys were opened, or they come through a pipe, could not be read to their end, or are claimed.
     pub left: Option<u64>,
     /// Chunks committed.
     pub chunks: u64,
@@ -154,16 +147,21 @@ pub struct Updated {
     pub failures: Vec<KeyFailure>,
     /// What stopped the run before its end, if something did.
     pub error: Option<String>,
+    /// The SQLSTATE of that.
+    pub sqlstate: Option<String>,
+    /// What may be the cause of keys that are missing or stale, and what to look at.
+    pub hint: Option<String>,
     /// From start to end.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub took: Duration,
 }
 
 impl Updated {
-    /// Whether every key ended as updated, already, stale or missing.
+    /// Whether it counts as done: every key ended as updated, already, stale or missing, and nothing is the case that
+    /// [`fail_on`](crate::Update::fail_on) names; by default, there was a key, and a row has one of them.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.outcome == UpdateOutcome::Complete
+    pub const fn is_complete(&self) -> bool {
+        self.complete
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use headcount::pg::plan;
 use headcount::{Minimum, Settings};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::args::{Demand, PolicyWord, Sharing, ShortfallWord, Timing, duration, minimum};
@@ -47,7 +48,7 @@ struct JobFile {
     cleanup: Option<String>,
     cleanup_limit: Option<Time>,
     #[serde(default)]
-    settings: BTreeMap<String, Value>,
+    settings: BTreeMap<String, JobText>,
     transaction: Option<bool>,
     policy: Option<PolicyWord>,
     plan_shortfall: Option<ShortfallWord>,
@@ -65,7 +66,7 @@ impl Wanted {
     /// Reads all sources. `timing` is absent where nothing is run.
     pub(crate) fn resolve(demand: &Demand, timing: Option<&Timing>) -> Result<Self, Failed> {
         let job = match &demand.job {
-            Some(path) => JobFile::read(path)?,
+            Some(path) => toml_of(path)?,
             None => JobFile::default(),
         };
         let (sql, file) = statement(demand, &job)?;
@@ -85,17 +86,18 @@ impl Wanted {
     }
 }
 
-impl JobFile {
-    fn read(path: &Path) -> Result<Self, Failed> {
-        let text = read_text(path, "--job")?;
-        toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let problem =
-                error.message().replace('\n', "; ").replace("expected u32", "expected a number from 0 up");
-            Failed::usage(format!("{}, line {line}: {problem}", path.display()))
-        })
-    }
+/// Reads a job file.
+pub(crate) fn toml_of<T: DeserializeOwned>(path: &Path) -> Result<T, Failed> {
+    let text = read_text(path, "--job")?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let problem =
+            error.message().replace('\n', "; ").replace("expected u32", "expected a number from 0 up");
+        Failed::usage(format!("{}, line {line}: {problem}", path.display()))
+    })
+}
 
+impl JobFile {
     fn apply(self, settings: &mut Settings) {
         put(&mut settings.target_workers, self.target_workers);
         put(&mut settings.min_workers, self.min_workers);
@@ -235,7 +237,7 @@ pub(crate) fn task(demand: &Demand) -> String {
 }
 
 /// The file's name as far as a task's name may have its characters; `adhoc` without one.
-fn task_of(file: Option<&Path>) -> String {
+pub(crate) fn task_of(file: Option<&Path>) -> String {
     let stem =
         file.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name: String = stem
@@ -248,11 +250,11 @@ fn task_of(file: Option<&Path>) -> String {
 
 /// A duration as a text with a unit.
 #[derive(Debug)]
-struct Time(Duration);
+pub(crate) struct Time(Duration);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Value(text) = Value::deserialize(deserializer)?;
+        let JobText(text) = JobText::deserialize(deserializer)?;
         duration(&text).map(Self).map_err(serde::de::Error::custom)
     }
 }
@@ -265,9 +267,9 @@ impl From<Time> for Duration {
 
 /// A text, a number or a truth value, as a text.
 #[derive(Debug)]
-struct Value(String);
+pub(crate) struct JobText(pub(crate) String);
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for JobText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match toml::Value::deserialize(deserializer)? {
             toml::Value::String(text) => Ok(Self(text)),
@@ -280,7 +282,7 @@ impl<'de> Deserialize<'de> for Value {
 }
 
 fn maybe_minimum<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Minimum>, D::Error> {
-    let Value(text) = Value::deserialize(deserializer)?;
+    let JobText(text) = JobText::deserialize(deserializer)?;
     minimum(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
@@ -292,7 +294,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("job.toml");
         std::fs::write(&path, text).unwrap();
-        let job = JobFile::read(&path).map_err(|failed| failed.to_string())?;
+        let job = toml_of::<JobFile>(&path).map_err(|failed| failed.to_string())?;
         let mut settings = Settings::new("rollup");
         job.apply(&mut settings);
         Ok(settings)

@@ -12,6 +12,7 @@ use super::exit::{self, Failed};
 use super::object;
 use super::output::{self, FailedRun};
 use super::secret;
+use super::update::FailedUpdate;
 
 /// What was typed cannot be meant, or was a request for help. `typed` is the command line without the
 /// program's name.
@@ -32,6 +33,10 @@ pub(crate) fn refuse(error: &clap::Error, typed: &[String]) -> ExitCode {
     if options(typed).any(|word| word == "--json") {
         if matches!(subcommand, "run" | "demo") {
             object::print_result(&FailedRun::new(&failed, task(typed), None), exit::USAGE);
+        } else if subcommand == "update" {
+            let task = task(typed);
+            let task = if task == "adhoc" { "update" } else { task };
+            object::print_result(&FailedUpdate::new(&failed, task), exit::USAGE);
         } else {
             let error = failed.to_string();
             let unread = Unread { outcome: "failed", reason: failed.reason(), error, sqlstate: None };

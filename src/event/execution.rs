@@ -104,6 +104,8 @@ pub enum FailReason {
     Sql,
     /// No session could be had or kept.
     Connection,
+    /// An option, the table or the input cannot be meant.
+    Configuration,
     /// Refused before the first attempt.
     Refused,
     /// The deadline passed.
@@ -118,10 +120,11 @@ pub enum FailReason {
 
 impl FailReason {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BelowMinimum,
         Self::Sql,
         Self::Connection,
+        Self::Configuration,
         Self::Refused,
         Self::Deadline,
         Self::InDoubt,
@@ -136,6 +139,7 @@ impl FailReason {
             Self::BelowMinimum => "below_minimum",
             Self::Sql => "sql",
             Self::Connection => "connection",
+            Self::Configuration => "configuration",
             Self::Refused => "refused",
             Self::Deadline => "deadline",
             Self::InDoubt => "in_doubt",

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{FailReason, SqlState};
+use super::{Cause, FailReason, SqlState};
+pub use crate::decide::chunk::ending::UpdateOutcome;
 
 /// What one transaction of a chunk came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,8 @@ pub struct ChunkFacts {
     pub end: ChunkEnd,
     /// Keys in the chunk.
     pub size: u32,
-    /// What became of them; all zero unless committed.
+    /// What became of them; all zero unless committed. Also of a chunk that took effect a key may have failed: one
+    /// that occurs twice, with different values.
     pub rows: RowCounts,
     /// From the first byte sent to the known end.
     pub took: Duration,
@@ -67,6 +69,8 @@ pub struct RowCounts {
     pub stale: u64,
     /// No row has the key.
     pub missing: u64,
+    /// Given up.
+    pub failed: u64,
 }
 
 impl std::ops::AddAssign for RowCounts {
@@ -75,19 +79,24 @@ impl std::ops::AddAssign for RowCounts {
         self.already += other.already;
         self.stale += other.stale;
         self.missing += other.missing;
+        self.failed += other.failed;
     }
 }
 
 /// What a chunked update came to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct UpdateFacts {
-    /// Whether each key ended in a class; else some chunks were given up, or the run was stopped, or never began.
+    /// Whether it counts as done: each key ended in a class, and nothing is the case that was said to be a failure.
     pub complete: bool,
+    /// How it ended.
+    pub outcome: UpdateOutcome,
     /// Whether it only looked. That is no run of its task: nothing was done.
     pub dry_run: bool,
     /// Why it ended before its first chunk, if it did: no session, no such table, keys that cannot be read. Nothing
     /// was changed then.
     pub never_began: Option<FailReason>,
+    /// What stopped it, or the first failure.
+    pub cause: Option<Cause>,
     /// Keys by class.
     pub rows: RowCounts,
     /// Chunks committed.

@@ -287,7 +287,9 @@ async fn admit<S: Stage>(
 
 /// What a run without a result is counted under.
 pub(super) fn fail_reason(error: &Error) -> FailReason {
-    if error.refusal().is_some() {
+    if error.is_configuration() {
+        FailReason::Configuration
+    } else if error.refusal().is_some() {
         FailReason::Refused
     } else if error.is_deadline() {
         FailReason::Deadline

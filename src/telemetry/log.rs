@@ -15,7 +15,7 @@ use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Verdict};
 use crate::event::{
     AttemptEnd, AttemptFacts, CancelResult, ChunkEnd, ChunkFacts, Event, ExecutionFacts, Observer,
-    Resolution, Scope, SqlState, UpdateFacts,
+    Resolution, Scope, SqlState, UpdateFacts, UpdateOutcome,
 };
 
 /// Writes each event as a line to the process's `tracing` subscriber, target `headcount`.
@@ -293,21 +293,28 @@ fn chunk_ended(task: &str, facts: &ChunkFacts) {
 }
 
 fn update_ended(task: &str, facts: &UpdateFacts) {
-    let UpdateFacts { complete, never_began, rows, chunks, failed_chunks, took, .. } = *facts;
+    let UpdateFacts { complete, outcome, never_began, rows, chunks, failed_chunks, took, .. } = *facts;
+    let sqlstate = facts.cause.as_ref().and_then(|cause| cause.sqlstate.as_ref()).map(SqlState::as_str);
+    let error = facts.cause.as_ref().map(|cause| cause.message.as_str());
     if let Some(reason) = never_began {
         let (reason, took_seconds) = (reason.as_str(), took.as_secs_f64());
-        error!(target: TARGET, task, reason, took_seconds, "update could not begin");
+        error!(target: TARGET, task, reason, sqlstate, error, took_seconds, "update could not begin");
         return;
     }
     macro_rules! line {
         ($level:ident, $sentence:literal) => {
-            $level!(target: TARGET, task, updated = rows.updated, already = rows.already, stale = rows.stale,
-                missing = rows.missing, chunks, failed_chunks, took_seconds = took.as_secs_f64(), $sentence)
+            $level!(target: TARGET, task, outcome = outcome.as_str(), updated = rows.updated, already = rows.already,
+                stale = rows.stale, missing = rows.missing, failed = rows.failed, chunks, failed_chunks, sqlstate, error,
+                took_seconds = took.as_secs_f64(), $sentence)
         };
     }
-    if complete {
-        line!(info, "update finished");
-    } else {
-        line!(error, "update is incomplete");
+    match outcome {
+        _ if complete => line!(info, "update finished"),
+        UpdateOutcome::Empty => line!(error, "update had no keys"),
+        UpdateOutcome::AllMissing => line!(error, "update found none of its keys"),
+        UpdateOutcome::AllStale => line!(error, "update found no row as expected"),
+        UpdateOutcome::SomeMissing => line!(error, "update did not find all of its keys"),
+        UpdateOutcome::SomeStale => line!(error, "update did not find all rows as expected"),
+        _ => line!(error, "update is incomplete"),
     }
 }

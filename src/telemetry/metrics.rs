@@ -223,6 +223,7 @@ fn chunk_ended(task: &TaskHandles, facts: &ChunkFacts) {
             task.rows.add("already", facts.rows.already);
             task.rows.add("stale", facts.rows.stale);
             task.rows.add("missing", facts.rows.missing);
+            task.rows.add("failed", facts.rows.failed);
         }
         ChunkEnd::Retried(_) => (),
         ChunkEnd::Failed(_) => task.rows.add("failed", u64::from(facts.size)),

@@ -349,7 +349,7 @@ fn update_ended(span: &Span, facts: &UpdateFacts) {
     span.record("headcount.failed_chunks", signed(facts.failed_chunks));
     rows(span, facts.rows);
     if !facts.complete {
-        error(span, facts.never_began.map_or("incomplete", FailReason::as_str));
+        error(span, facts.never_began.map_or(facts.outcome.as_str(), FailReason::as_str));
     }
 }
 

@@ -74,13 +74,18 @@ fn a_run_that_finds_no_server_is_a_failed_run_to_those_who_watch() {
 fn an_update_that_cannot_begin_is_a_failed_run_to_those_who_watch() {
     let lab = Lab::start();
     lab.sql("CREATE TABLE orders (id int PRIMARY KEY, status text)");
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let empty = empty.path().to_str().unwrap();
     let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&keys, "1\n").unwrap();
     let keys = keys.path().to_str().unwrap();
+    lab.sql("INSERT INTO orders VALUES (1, 'new')");
     let (here, nowhere) = (lab.dsn(), "postgres://nobody@127.0.0.1:1/none");
     for (dsn, table, keys, code) in [
         (nowhere, "orders", keys, 1),
         (&here, "nosuch", keys, 2),
         (&here, "orders", "/nosuch", 2),
+        (&here, "orders", empty, 5),
         (&here, "orders", keys, 0),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use headcount::Outcome;
-use headcount::event::FailReason;
+use headcount::event::{FailReason, UpdateOutcome};
 use headcount::telemetry::exporters::{LogFormat, LogOptions};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::script::{ended, never_began, observe, script, start};
+use crate::script::{ended, never_began, observe, script, start, update_ended};
 
 /// Log lines in memory.
 #[derive(Clone, Default)]
@@ -44,6 +44,15 @@ async fn each_event_is_a_line_whose_level_says_who_must_act() {
     events.push(ended(Err(FailReason::Sql), 0));
     events.push(ended(Ok(Outcome::AboveMinimum), 3));
     events.push(never_began());
+    let none = [
+        (UpdateOutcome::Complete, "INFO", "update finished"),
+        (UpdateOutcome::Empty, "ERROR", "update had no keys"),
+        (UpdateOutcome::AllMissing, "ERROR", "update found none of its keys"),
+        (UpdateOutcome::AllStale, "ERROR", "update found no row as expected"),
+        (UpdateOutcome::SomeMissing, "ERROR", "update did not find all of its keys"),
+        (UpdateOutcome::SomeStale, "ERROR", "update did not find all rows as expected"),
+    ];
+    events.extend(none.map(|(outcome, level, _)| update_ended(outcome, level == "INFO")));
     tracing::dispatcher::with_default(telemetry.dispatch(), || observe(&telemetry, "rollup", &events));
 
     let text = buffer.text();
@@ -77,6 +86,20 @@ async fn each_event_is_a_line_whose_level_says_who_must_act() {
     let gave_up = lines.iter().find(|line| line["message"] == "gave up").unwrap();
     assert_eq!((&gave_up["outcome"], &gave_up["sqlstate"]), (&"sql".into(), &"42P01".into()));
     assert_eq!(gave_up["error"], "the statement failed: no such table (SQLSTATE 42P01)");
+    for (outcome, expected, sentence) in none {
+        assert_eq!(level(sentence), expected, "{sentence}");
+        let line = lines.iter().find(|line| line["message"] == sentence).unwrap();
+        assert_eq!(line["outcome"], outcome.as_str());
+    }
+    // Who gave up says why.
+    for (sentence, code, words) in [
+        ("update is incomplete", "23514", "check constraint"),
+        ("update could not begin", "08006", "refused"),
+    ] {
+        let line = lines.iter().find(|line| line["message"] == sentence).unwrap();
+        assert_eq!(line["sqlstate"], code, "{line}");
+        assert!(line["error"].as_str().unwrap().contains(words), "{line}");
+    }
     let started = lines.iter().find(|line| line["message"] == "attempt started").unwrap();
     assert_eq!(
         (&started["attempt"], &started["max_attempts"], &started["pid"]),

@@ -8,7 +8,7 @@ use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 use headcount::event::{
     AttemptEnd, AttemptFacts, CancelMethod, CancelResult, Cause, ChunkEnd, ChunkFacts, ExecutionFacts,
-    FailReason, Resolution, RowCounts, Scope, SqlState, UpdateFacts,
+    FailReason, Resolution, RowCounts, Scope, SqlState, UpdateFacts, UpdateOutcome,
 };
 use headcount::telemetry::Metrics;
 use headcount::telemetry::exporters::{Options, Telemetry, prometheus};
@@ -62,7 +62,7 @@ pub(crate) fn verdict(attempt: u32, verdict: Verdict, workers: u32) -> Event {
 }
 
 pub(crate) fn chunk(end: ChunkEnd) -> Event {
-    let rows = RowCounts { updated: 97, already: 1, stale: 1, missing: 1 };
+    let rows = RowCounts { updated: 97, already: 1, stale: 1, missing: 1, failed: 0 };
     let rows = if end == ChunkEnd::Committed { rows } else { RowCounts::default() };
     Event::ChunkEnded(ChunkFacts { chunk: 1, attempt: 1, end, size: 100, rows, took: 3 * MS })
 }
@@ -121,9 +121,11 @@ pub(crate) fn script() -> Vec<Event> {
         chunk(ChunkEnd::Failed(lost)),
         Event::UpdateEnded(UpdateFacts {
             complete: false,
+            outcome: UpdateOutcome::Incomplete,
             dry_run: false,
             never_began: None,
-            rows: RowCounts { updated: 97, already: 1, stale: 1, missing: 1 },
+            cause: cause("23514", "it violates a check constraint"),
+            rows: RowCounts { updated: 97, already: 1, stale: 1, missing: 1, failed: 1 },
             chunks: 1,
             failed_chunks: 1,
             took: 10 * MS,
@@ -132,12 +134,34 @@ pub(crate) fn script() -> Vec<Event> {
     ]
 }
 
+fn cause(code: &str, message: &str) -> Option<Cause> {
+    Some(Cause { sqlstate: SqlState::new(code), message: message.to_owned() })
+}
+
+/// An update in which no key failed.
+pub(crate) fn update_ended(outcome: UpdateOutcome, complete: bool) -> Event {
+    Event::UpdateEnded(UpdateFacts {
+        complete,
+        outcome,
+        dry_run: false,
+        never_began: None,
+        cause: None,
+        rows: RowCounts::default(),
+        chunks: 0,
+        failed_chunks: 0,
+        took: MS,
+        ended_at_unix: NOW,
+    })
+}
+
 /// An update that found no server.
 pub(crate) fn never_began() -> Event {
     Event::UpdateEnded(UpdateFacts {
         complete: false,
+        outcome: UpdateOutcome::Incomplete,
         dry_run: false,
         never_began: Some(FailReason::Connection),
+        cause: cause("08006", "cannot connect to db:5432/sales: refused"),
         rows: RowCounts::default(),
         chunks: 0,
         failed_chunks: 0,

@@ -44,8 +44,8 @@ async fn an_update_that_cannot_begin_ends_with_the_reason() {
         assert_eq!(recorder.count(|_| true), 1, "{expected:?}");
     };
     check(nowhere, |update| update, ids(1), FailReason::Connection).await;
-    check(&shop.dsn(), |update| update.set("nosuch", "x"), ids(1), FailReason::Refused).await;
-    check(&shop.dsn(), |update| update, Keys::file("/nosuch"), FailReason::Refused).await;
+    check(&shop.dsn(), |update| update.set("nosuch", "x"), ids(1), FailReason::Configuration).await;
+    check(&shop.dsn(), |update| update, Keys::file("/nosuch"), FailReason::Configuration).await;
     check(&shop.dsn(), |update| update, Keys::query("SELECT 1/0"), FailReason::Sql).await;
     let halted = |update: Update| {
         let stopped = CancellationToken::new();

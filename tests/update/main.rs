@@ -4,6 +4,7 @@
 //! - `values`: what a value is, when it is the same, and who else has a say
 //! - `losses`: cut lines, killed backends, restarts; commits in doubt, in both directions
 //! - `ahead`: chunks whose COMMIT is sent before their work is answered for
+//! - `endings`: what counts as done; deadlines; what is refused before anything is changed
 //! - `failover`: a standby takes over, without what it never received
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
@@ -19,6 +20,7 @@ mod batches;
 mod claims;
 mod classes;
 mod contention;
+mod endings;
 mod failover;
 mod inputs;
 mod losses;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use headcount::ChunkSize;
+use headcount::{ChunkSize, FailOn};
 
 use crate::cli::args::{Exporters, duration};
 
@@ -21,25 +21,51 @@ Examples:
     headcount update --table orders --key id --set status=archived --expect status=shipped \\
       --keys-query \"SELECT id FROM orders WHERE status = 'shipped'\" --claim --connections 4
 
+  Everything in a job file; what is typed wins over it:
+    headcount update --job ship.toml --json
+
 Each key ends as updated, already (it holds the new value), stale (it holds another value than expected),
-missing, or failed. Exit code 5 when some failed or are left; running the same again finishes the rest.
-VALUE: `@column` takes it from the input, `@@x` is the text `@x`, `\\N` is NULL.";
+missing, or failed. Running the same again finishes the rest; what is done then is `already`, which is done.
+VALUE: `@column` takes it from the input, `@@x` is the text `@x`, `\\N` is NULL.
+
+Keys are CSV as `\\copy ... CSV` reads it: commas, quotes around fields that have a comma, a quote (twice) or a
+line end; UTF-8. A header names the columns; without one it is one key a line. `\\N` without quotes is NULL, an
+empty field is an empty text. What does not fit is an error with its line, before anything is changed (of a
+pipe as far as it is there). A key that occurs again with other values fails, within a million keys.";
+
+const EXIT_CODES: &str = "\
+Job file (TOML): task, table, key, version, keys or keys_query, claim, chunk, connections, max_attempts,
+  reconnect_wait, deadline, rejects, fail_on, dry_run, and tables [set] and [expect]. Durations are texts.
+
+Exit codes:
+  0    done: each key is updated, already, stale or missing
+  1    the SQL or the connection failed for good before anything was changed
+  2    wrong usage or configuration: an option, the table, a line of the keys; nothing was changed
+  4    refused before running: a right is missing, the server is a standby, a proxy pools transactions
+  5    incomplete: keys failed or are left, or the deadline passed; or it is done, and what --fail-on names is
+       the case: by default, there was no key, or no row has any of the keys
+  6    done, but standard output could not be written
+  130  interrupted (143: terminated, 129: hung up); what was committed stays, run it again";
 
 /// `headcount update`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, group = ArgGroup::new("source").required(true).args(["keys", "keys_query"]))]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+    group = ArgGroup::new("source").args(["keys", "keys_query"])
+)]
 pub(crate) struct UpdateArgs {
     /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
     #[arg(long, value_name = "URL")]
     pub(crate) dsn: Option<String>,
     /// The table: its name, or as in SQL (`schema.table`, `"Quoted Name"`)
-    #[arg(long, value_name = "TABLE")]
-    pub(crate) table: String,
+    #[arg(long, value_name = "TABLE", required_unless_present = "job")]
+    pub(crate) table: Option<String>,
     /// The column or columns that name a row
-    #[arg(long, value_name = "COL[,COL]", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "COL[,COL]", value_delimiter = ',', required_unless_present = "job")]
     pub(crate) key: Vec<String>,
     /// A new value; may be repeated
-    #[arg(long = "set", value_name = "COL=VALUE", value_parser = assignment, required = true)]
+    #[arg(long = "set", value_name = "COL=VALUE", value_parser = assignment, required_unless_present = "job")]
     pub(crate) set: Vec<Assignment>,
     /// Update only rows that hold this value; may be repeated
     #[arg(long, value_name = "COL=VALUE", value_parser = assignment)]
@@ -48,7 +74,7 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "COL")]
     pub(crate) version: Option<String>,
     /// A file of keys: CSV with a header, or one key a line; `-` is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["job", "keys_query"])]
     pub(crate) keys: Option<PathBuf>,
     /// A query that yields the keys
     #[arg(long, value_name = "SQL")]
@@ -56,27 +82,38 @@ pub(crate) struct UpdateArgs {
     /// Share the query's rows with other processes that run the same update
     #[arg(long, conflicts_with_all = ["dry_run", "keys"])]
     pub(crate) claim: bool,
-    /// Keys per transaction, or `auto` for as many as take about 50 ms
-    #[arg(long, value_name = "KEYS|auto", value_parser = chunk, default_value = "100")]
-    pub(crate) chunk: ChunkSize,
-    /// Sessions that work at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) connections: u32,
-    /// Transactions that a chunk may take before its keys are given up
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(crate) max_attempts: u32,
+    /// A job file (TOML) with all of this
+    #[arg(long, value_name = "FILE")]
+    pub(crate) job: Option<PathBuf>,
+    /// Keys per transaction, or `auto` for as many as take about 50 ms. Default 100
+    #[arg(long, value_name = "KEYS|auto", value_parser = chunk)]
+    pub(crate) chunk: Option<ChunkSize>,
+    /// Sessions that work at once. Default 1
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<u32>,
+    /// Transactions that a chunk may take before its keys are given up. Default 5
+    #[arg(long, value_name = "N")]
+    pub(crate) max_attempts: Option<u32>,
     /// How long to try to get a lost session back. Default 2m
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) reconnect_wait: Option<Duration>,
-    /// Write the keys that were not updated to this file (CSV)
+    /// How long it may take: the chunks in flight are finished then, and it ends with code 5 and what is left. Default:
+    /// no bound
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// What ends with code 5 although no key failed: `empty` (there is no key), `all-missing`, `all-stale` (all keys
+    /// are), `missing`, `stale` (a key is), or `none`. Default: `empty,all-missing`; `empty` does not count for a query
+    #[arg(long, value_name = "WHAT[,WHAT]", value_delimiter = ',')]
+    pub(crate) fail_on: Vec<String>,
+    /// Write the keys that are stale, missing or failed to this file (CSV), for the next run
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
     /// Change nothing: say how each key would end
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// The task's name, in metrics and in `application_name`
-    #[arg(long, value_name = "NAME", default_value = "update")]
-    pub(crate) task: String,
+    /// The task's name, in metrics and in `application_name`. Default: the job file's name, else `update`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) task: Option<String>,
     #[command(flatten)]
     pub(crate) exporters: Exporters,
     /// Print one JSON object on standard output
@@ -103,17 +140,36 @@ fn assignment(text: &str) -> Result<Assignment, String> {
     let Some((column, value)) = text.split_once('=').filter(|(column, _)| !column.trim().is_empty()) else {
         return Err(format!("`{text}` is not COL=VALUE"));
     };
-    let value = match (value, value.strip_prefix('@')) {
+    Ok(Assignment { column: column.trim().to_owned(), value: value_of(value)? })
+}
+
+/// Where a value comes from, as it is written.
+pub(super) fn value_of(text: &str) -> Result<Value, String> {
+    Ok(match (text, text.strip_prefix('@')) {
         (r"\N", _) => Value::Null,
         (_, Some(literal)) if literal.starts_with('@') => Value::Text(literal.to_owned()),
         (_, Some("")) => return Err(format!("`{text}` names no column of the input")),
         (_, Some(input)) => Value::Input(input.to_owned()),
         (text, None) => Value::Text(text.to_owned()),
-    };
-    Ok(Assignment { column: column.trim().to_owned(), value })
+    })
 }
 
-fn chunk(text: &str) -> Result<ChunkSize, String> {
+/// What is to count as a failure, in words.
+pub(super) fn fail_on(words: &[String]) -> Result<Vec<FailOn>, String> {
+    if let [none] = words
+        && none == "none"
+    {
+        return Ok(Vec::new());
+    }
+    let known = || FailOn::ALL.map(FailOn::as_str).join(", ");
+    let read = words.iter().map(|word| {
+        let found = FailOn::ALL.into_iter().find(|what| what.as_str() == word.trim());
+        found.ok_or_else(|| format!("`{word}` is none of {}, and not `none` alone", known()))
+    });
+    read.collect()
+}
+
+pub(super) fn chunk(text: &str) -> Result<ChunkSize, String> {
     if text == "auto" {
         return Ok(ChunkSize::Auto);
     }

@@ -1,15 +1,18 @@
 //! `headcount update`: many rows, a transaction per chunk, through lost connections.
 
 pub(crate) mod args;
+mod job;
 mod progress;
 
 use std::sync::Arc;
 
+use headcount::event::UpdateOutcome;
 use headcount::{Keys, Observer, Update, Updated, Updater};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::args::{Assignment, UpdateArgs, Value};
+use self::args::UpdateArgs;
+use self::job::Wanted;
 use self::progress::Progress;
 use super::args::Words;
 use super::exit::{self, Failed};
@@ -22,7 +25,15 @@ use super::telemetry;
 
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals) -> u8 {
-    match execute(args, words, signals).await {
+    let mut task = args.task.clone().unwrap_or_else(|| "update".to_owned());
+    let ended = match Wanted::resolve(args) {
+        Ok(wanted) => {
+            task.clone_from(&wanted.task);
+            execute(&wanted, args, words, signals).await
+        }
+        Err(failed) => Err(failed),
+    };
+    match ended {
         Ok((report, interrupted)) => {
             let code = match interrupted {
                 _ if report.is_complete() => exit::DONE,
@@ -39,42 +50,72 @@ pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals)
         Err(failed) => {
             output::complain(&failed);
             if args.json {
-                let (outcome, reason) = ("failed", failed.reason());
-                let error = failed.to_string();
-                let fixes = failed.fixes().into_iter().map(output::typed).collect();
-                let failure = FailedUpdate { task: &args.task, outcome, reason, error, fixes };
-                object::print_result(&failure, failed.code());
+                object::print_result(&FailedUpdate::new(&failed, &task), failed.code());
             }
             failed.code()
         }
     }
 }
 
-/// The object of an update that never began.
+/// The object of an update without a report: the fields of one in which nothing was done, and what went wrong.
 #[derive(Debug, Serialize)]
-struct FailedUpdate<'a> {
+pub(crate) struct FailedUpdate<'a> {
     task: &'a str,
     outcome: &'static str,
+    complete: bool,
     reason: &'static str,
+    keys: u64,
+    updated: u64,
+    already: u64,
+    stale: u64,
+    missing: u64,
+    failed: u64,
+    left: Option<u64>,
+    chunks: u64,
     error: String,
+    sqlstate: Option<&'a str>,
     fixes: Vec<String>,
 }
 
+impl<'a> FailedUpdate<'a> {
+    pub(crate) fn new(failed: &'a Failed, task: &'a str) -> Self {
+        Self {
+            task,
+            outcome: "failed",
+            complete: false,
+            reason: failed.reason(),
+            keys: 0,
+            updated: 0,
+            already: 0,
+            stale: 0,
+            missing: 0,
+            failed: 0,
+            left: None,
+            chunks: 0,
+            error: failed.to_string(),
+            sqlstate: failed.error().and_then(headcount::Error::sqlstate),
+            fixes: failed.fixes().into_iter().map(output::typed).collect(),
+        }
+    }
+}
+
 async fn execute(
+    wanted: &Wanted,
     args: &UpdateArgs,
     words: &Words,
     signals: &mut Signals,
 ) -> Result<(Updated, Option<u8>), Failed> {
     let endpoint = endpoint(args.dsn.as_deref())?;
-    let telemetry = telemetry::start(&args.task, &args.exporters, words).await?;
+    let telemetry = telemetry::start(&wanted.task, &args.exporters, words).await?;
     let mut observers = telemetry.observers();
     observers.push(Arc::new(object::TraceId));
     if telemetry::tells(words, args.json) {
         observers.push(Arc::new(Progress::new()) as Arc<dyn Observer>);
     }
     let stop = CancellationToken::new();
-    let update = wanted(args, &Updater::without_default_observers(endpoint, observers)).stop(stop.clone());
-    let result = match panics::caught(work(&update, keys(args), &stop, signals)).await {
+    let updater = Updater::without_default_observers(endpoint, observers);
+    let update = wanted.update(&updater).stop(stop.clone());
+    let result = match panics::caught(work(&update, wanted.source(), &stop, signals)).await {
         Ok(result) => result,
         Err(panic) => Err(panic.into()),
     };
@@ -100,55 +141,10 @@ async fn work(
     }
 }
 
-fn wanted(args: &UpdateArgs, updater: &Updater) -> Update {
-    let mut update = updater
-        .update(&args.table)
-        .task(&args.task)
-        .key(args.key.iter().map(|column| column.trim()))
-        .chunk(args.chunk)
-        .connections(args.connections)
-        .max_attempts(args.max_attempts);
-    for Assignment { column, value } in &args.set {
-        update = match value {
-            Value::Null => update.set(column, None),
-            Value::Text(text) => update.set(column, text.as_str()),
-            Value::Input(input) => update.set_from(column, input),
-        };
-    }
-    for Assignment { column, value } in &args.expect {
-        update = match value {
-            Value::Null => update.expect(column, None),
-            Value::Text(text) => update.expect(column, text.as_str()),
-            Value::Input(input) => update.expect_from(column, input),
-        };
-    }
-    if let Some(column) = &args.version {
-        update = update.version(column);
-    }
-    if let Some(wait) = args.reconnect_wait {
-        update = update.reconnect_wait(wait);
-    }
-    if let Some(path) = &args.rejects {
-        update = update.rejects(path);
-    }
-    if args.dry_run { update.dry_run() } else { update }
-}
-
-fn keys(args: &UpdateArgs) -> Keys {
-    match (&args.keys, &args.keys_query) {
-        (_, Some(query)) if args.claim => Keys::claim(query),
-        (_, Some(query)) => Keys::query(query),
-        (Some(path), None) if path.as_os_str() == "-" => Keys::stdin(),
-        (Some(path), None) => Keys::file(path),
-        // The parser demands one of them.
-        (None, None) => Keys::stdin(),
-    }
-}
-
 /// The lines for people: did it work, what became of the keys, what now.
 fn summary(report: &Updated) -> Vec<String> {
     let Updated { task, keys, updated, already, stale, missing, failed, chunks, .. } = report;
-    let outcome = if report.is_complete() { "complete" } else { "incomplete" };
+    let outcome = report.outcome.as_str().replace('_', " ");
     let would = if report.dry_run { " (nothing was changed)" } else { "" };
     let rate = *keys as f64 / report.took.as_secs_f64().max(1e-3);
     let doubt = report.in_doubt;
@@ -174,11 +170,30 @@ fn summary(report: &Updated) -> Vec<String> {
         let first = failure.keys.first().map_or("", String::as_str);
         lines.push(format!("Failed: {first}{line}{more}: {}", failure.reason));
     }
-    lines.push(match (report.is_complete(), report.left) {
-        (true, _) => "Every key is accounted for; nothing to do".to_owned(),
-        (false, Some(left)) if left > 0 => format!("{left} keys are left; run the same again to finish them"),
-        (false, None) => "Some keys are left; run the same again to finish them".to_owned(),
-        (false, Some(_)) => "Run the same again once the cause is gone; what is done stays done".to_owned(),
-    });
+    lines.extend(report.hint.iter().map(|hint| format!("Hint: {hint}")));
+    lines.push(what_now(report));
     lines
+}
+
+fn what_now(report: &Updated) -> String {
+    let nothing = match report.outcome {
+        UpdateOutcome::Empty => Some("There was no key"),
+        UpdateOutcome::AllMissing => Some("No row has any of the keys"),
+        UpdateOutcome::AllStale => Some("No row holds what is expected"),
+        UpdateOutcome::SomeMissing => Some("Some keys have no row"),
+        UpdateOutcome::SomeStale => Some("Some rows do not hold what is expected"),
+        _ => None,
+    };
+    match (nothing, report.left) {
+        (Some(what), _) if report.is_complete() => format!("{what}; nothing to do"),
+        (Some(what), _) => {
+            format!(
+                "{what}: look whether the keys and the table are the right ones; if it may be so, say it with --fail-on"
+            )
+        }
+        (None, _) if report.is_complete() => "Every key is accounted for; nothing to do".to_owned(),
+        (None, Some(0)) => "Run the same again once the cause is gone; what is done stays done".to_owned(),
+        (None, Some(left)) => format!("{left} keys are left; run the same again to finish them"),
+        (None, None) => "Some keys may be left; run the same again to finish them".to_owned(),
+    }
 }

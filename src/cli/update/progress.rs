@@ -73,6 +73,7 @@ impl Story {
             Event::ChunkEnded(facts) => match facts.end {
                 ChunkEnd::Committed => {
                     self.keys += u64::from(facts.size);
+                    self.failed += facts.rows.failed;
                     return None;
                 }
                 ChunkEnd::Retried(code) => {

@@ -5,10 +5,8 @@
 //! first. A second line of the same key in one chunk is a [`Twin`] and takes its class from the first,
 //! as if it had come later; one that asks for another value contradicts it and is refused.
 //!
-//! Duplicates further apart than a chunk are not looked for: that would take memory for every key. The
-//! comparison on the server meets them: the second finds the new value (`already`), or not the
-//! expected one (`stale`). Only where nothing is expected and each key has a value of its own does the
-//! later line win.
+//! Duplicates further apart than a chunk meet on the server: the second finds the new value (`already`), or not the
+//! expected one (`stale`). Whoever knows that one contradicts another of an earlier chunk makes it a twin, too.
 
 use super::Class;
 
@@ -17,7 +15,7 @@ use super::Class;
 pub struct Twin<T> {
     /// The later item.
     pub item: T,
-    /// The place of the first one among the chunk's items.
+    /// The place of the first one among the chunk's items; no matter where that is in another chunk.
     pub of: usize,
     /// Whether it asks for something else than the first one.
     pub contradicts: bool,

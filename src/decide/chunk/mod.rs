@@ -5,11 +5,12 @@
 //! chunk walks through states ([`course::Course`]), and the one that matters is *in doubt*: nothing is
 //! sent again before the server said what became of the transaction. Beside that: what to put into a
 //! chunk ([`gather`]), how large it should be ([`size`]), when many commits are to be made lasting at
-//! once ([`flush`]), when the next one may be sent before an answer ([`pace`]), and whom a failure is to be blamed on
-//! ([`blame`]).
+//! once ([`flush`]), when the next one may be sent before an answer ([`pace`]), whom a failure is to be blamed on
+//! ([`blame`]), and whether what it all came to counts as done ([`ending`]).
 
 pub mod blame;
 pub mod course;
+pub mod ending;
 pub mod flush;
 pub mod gather;
 pub mod pace;

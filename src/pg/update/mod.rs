@@ -9,6 +9,7 @@ mod chunk;
 mod claim;
 mod constants;
 mod exact;
+mod rights;
 mod statement;
 mod whole;
 
@@ -16,5 +17,6 @@ pub(crate) use self::catalog::Table;
 pub(crate) use self::chunk::{Answer, Prepared};
 pub(crate) use self::claim::{BEGIN, Claim, Key, Which, refuse_locks};
 pub(crate) use self::exact::keep_exact;
+pub(crate) use self::rights::Rights;
 pub(crate) use self::statement::{Assign, Statements, Wish};
 pub(crate) use self::whole::{Whole, is_parted};

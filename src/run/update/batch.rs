@@ -62,9 +62,12 @@ impl Batch {
             keys: 0,
         };
         let span = spans::update(&self.options.task);
+        let stop = self.options.stop.child_token();
+        let options = Options { stop, ..self.options.clone() };
         let working = async {
-            let books = Books::open(&self.options.task, self.site.observers.clone(), false);
-            work_off(&labor, &self.site, &self.options, &books, supply).await
+            let books = Books::open(&options.task, self.site.observers.clone(), false, Vec::new());
+            let working = work_off(&labor, &self.site, &options, &books, supply);
+            options.in_time(working, |limit| books.deadline_passed(limit)).await
         };
         Ok(working.instrument(span).await)
     }

@@ -20,7 +20,7 @@ use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
 use crate::pg::session::{OLDEST, Session};
-use crate::pg::update::{Statements, Table, keep_exact, refuse_locks};
+use crate::pg::update::{Rights, Statements, Table, keep_exact, refuse_locks};
 
 /// The first version with `client_connection_check_interval`.
 const NOTICES_CUTS: i32 = 140_000;
@@ -86,6 +86,8 @@ impl Update {
         let mut table = Table::find(session.client(), &wish.table).await?;
         table.probe_equality(session.client()).await?;
         let wish = wish.spell_out(session.client(), &table).await?;
+        let rights = Rights::of(session.client(), &wish, &table).await?;
+        rights.check(&table, self.dry_run)?;
         let statements = Statements::write(&wish, &table)?;
         let undone = wish.is_undone_by_itself(session.client(), &table).await?;
         let claims = query.is_some_and(|(_, claims)| *claims);
@@ -107,6 +109,7 @@ impl Update {
             // behind would stay in doubt for as long.
             may_go_ahead: may_be_repeated && session.version >= NOTICES_CUTS,
             claims: query.clone().filter(|_| claims),
+            hides_rows: rights.hides_rows,
         };
         // What the server thinks of the statements is known before the first chunk. The session plans as it likes: it
         // may run the query for the keys, which may join as it likes.

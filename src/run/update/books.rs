@@ -6,17 +6,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cause::Stops;
 use super::keys::Item;
+use super::labor::spelled;
 use super::rejects::Rejects;
 use crate::decide::chunk::Class;
+use crate::decide::chunk::ending::{FailOn, Tally};
 use crate::decide::chunk::gather::Twin;
 use crate::error::Error;
 use crate::event::{
-    ChunkEnd, ChunkFacts, Event, FailReason, Observer, Observers, Resolution, RowCounts, Scope, SqlState,
-    UpdateFacts,
+    Cause, ChunkEnd, ChunkFacts, Event, FailReason, Observer, Observers, Resolution, RowCounts, Scope,
+    SqlState, UpdateFacts, UpdateOutcome,
 };
 use crate::pg::Failure;
-use crate::report::{InDoubt, KeyFailure, UpdateOutcome, Updated};
+use crate::report::{InDoubt, KeyFailure, Updated};
 
 /// Failures kept for the report, and keys kept of each; the file of rejects has all of them.
 const FAILURES: usize = 100;
@@ -27,6 +30,7 @@ pub(crate) struct Books {
     scope: Scope,
     observers: Observers,
     dry_run: bool,
+    fail_on: Vec<FailOn>,
     started: Instant,
     page: Mutex<Page>,
 }
@@ -46,11 +50,15 @@ struct Page {
     failures: Vec<KeyFailure>,
     rejects: Option<Rejects>,
     /// What stopped the run.
-    error: Option<String>,
+    error: Option<Cause>,
     /// The same where it is the input.
     broken: Option<Error>,
     /// Why a worker has no session any more. The others may well finish.
-    line_down: Option<String>,
+    line_down: Option<Cause>,
+    /// The first item without a row.
+    missing: Option<Item>,
+    /// How many columns the key has.
+    keys: usize,
     /// Items that workers had taken when they were stopped.
     left_behind: u64,
     ended: bool,
@@ -67,26 +75,37 @@ pub(crate) struct Closing<'a, T> {
 
 impl Books {
     /// Before anything that can fail: an update that could not begin is a run that failed.
-    pub(crate) fn open(task: &str, observers: Observers, dry_run: bool) -> Self {
+    pub(crate) fn open(task: &str, observers: Observers, dry_run: bool, fail_on: Vec<FailOn>) -> Self {
         let scope = Scope { task: Arc::from(task) };
         observers.announce(&scope);
         let page = Page { never_began: Some(FailReason::Interrupted), ..Page::default() };
-        Self { scope, observers, dry_run, started: Instant::now(), page: Mutex::new(page) }
+        Self { scope, observers, dry_run, fail_on, started: Instant::now(), page: Mutex::new(page) }
     }
 
-    /// What is to be done is known: so many keys, where they can be counted.
-    pub(crate) fn begin(&self, connections: u32, keys: Option<u64>, rejects: Option<Rejects>) {
+    /// What is to be done is known: `total` keys, where they can be counted, of so many columns.
+    pub(crate) fn begin(&self, connections: u32, total: Option<u64>, rejects: Option<Rejects>, keys: usize) {
         let mut page = self.page();
         page.never_began = None;
         page.rejects = rejects;
+        page.keys = keys;
         drop(page);
-        self.observe(&Event::UpdateStarted { connections, keys });
+        self.observe(&Event::UpdateStarted { connections, keys: total });
     }
 
     /// It cannot begin.
-    pub(crate) fn give_up(&self, reason: FailReason) {
-        self.page().never_began = Some(reason);
-        self.end(false);
+    pub(crate) fn give_up(&self, reason: FailReason, error: &Error) {
+        let mut page = self.page();
+        page.never_began = Some(reason);
+        page.error = Some(error.cause());
+        drop(page);
+        self.end(UpdateOutcome::Incomplete, false);
+    }
+
+    /// Its time is over.
+    pub(crate) fn deadline_passed(&self, limit: Duration) {
+        let mut page = self.page();
+        page.never_began = page.never_began.map(|_| FailReason::Deadline);
+        page.error.get_or_insert_with(|| Error::deadline(limit).cause());
     }
 
     fn page(&self) -> MutexGuard<'_, Page> {
@@ -126,7 +145,7 @@ impl Books {
                 Class::Already => rows.already += 1,
                 Class::Stale => rows.stale += 1,
                 Class::Missing => rows.missing += 1,
-                Class::Failed => page.failed += 1,
+                Class::Failed => rows.failed += 1,
             }
             if class == Class::Updated {
                 continue;
@@ -136,11 +155,14 @@ impl Books {
             if let (Some(rejects), true) = (&mut page.rejects, class != Class::Already) {
                 rejects.write(item, class, reason);
             }
-            if class == Class::Failed {
-                page.keep(KeyFailure::of([item], Some("21000"), reason));
+            match class {
+                Class::Failed => page.keep([item], Some("21000"), reason),
+                Class::Missing if page.missing.is_none() => page.missing = Some(item.clone()),
+                _ => {}
             }
         }
         page.chunks += 1;
+        page.failed += rows.failed;
         page.rows += rows;
         drop(page);
         self.ended(closing, ChunkEnd::Committed, rows);
@@ -173,7 +195,7 @@ impl Books {
         }
         page.failed += (closing.items.len() + closing.twins.len()) as u64;
         page.failed_chunks += 1;
-        page.keep(KeyFailure::of(items.iter().copied().take(FAILED_KEYS), failure.shown_sqlstate(), &reason));
+        page.keep(items.iter().copied().take(FAILED_KEYS), failure.shown_sqlstate(), &reason);
         drop(page);
         self.ended(closing, ChunkEnd::Failed(sqlstate(failure)), RowCounts::default());
     }
@@ -202,14 +224,14 @@ impl Books {
     }
 
     /// What stopped the run; the first one counts.
-    pub(crate) fn stopped_by(&self, error: &impl ToString) {
-        self.page().error.get_or_insert_with(|| error.to_string());
+    pub(crate) fn stopped_by(&self, what: &impl Stops) {
+        self.page().error.get_or_insert_with(|| what.cause());
     }
 
     /// The keys cannot be read to their end.
     pub(crate) fn input_broke(&self, error: Error) {
         let mut page = self.page();
-        page.error.get_or_insert_with(|| error.to_string());
+        page.error.get_or_insert_with(|| error.cause());
         page.broken.get_or_insert(error);
     }
 
@@ -220,7 +242,8 @@ impl Books {
 
     /// A worker gave up on getting a session.
     pub(crate) fn line_down(&self, failure: &Failure) {
-        self.page().line_down.get_or_insert_with(|| format!("no session with the server: {failure}"));
+        let message = format!("no session with the server: {failure}");
+        self.page().line_down.get_or_insert(Cause { sqlstate: failure.event_sqlstate(), message });
     }
 
     /// A stopped worker leaves items that it had taken.
@@ -239,17 +262,26 @@ impl Books {
     }
 
     /// Closes the books. `exhausted`: whether every key was dealt with, as far as is known.
-    pub(crate) fn close(&self, exhausted: bool, left: Option<u64>) -> Updated {
+    /// `hint`: what to say of keys without a row, given the first of them, and whether there are no others.
+    pub(crate) fn close(
+        &self,
+        exhausted: bool,
+        left: Option<u64>,
+        hint: impl Fn(&Item, bool) -> Option<String>,
+    ) -> Updated {
         let mut page = self.page();
         let exhausted = exhausted && page.left_behind == 0;
         if !exhausted && page.error.is_none() {
             page.error = page.line_down.take();
         }
-        let complete = exhausted && page.failed == 0 && page.error.is_none();
-        let RowCounts { updated, already, stale, missing } = page.rows;
+        let RowCounts { updated, already, stale, missing, .. } = page.rows;
+        let unfinished = !exhausted || page.error.is_some();
+        let tally = Tally { done: updated + already, stale, missing, failed: page.failed, unfinished };
+        let (outcome, complete) = tally.end(&self.fail_on);
         let report = Updated {
             task: self.scope.task.to_string(),
-            outcome: if complete { UpdateOutcome::Complete } else { UpdateOutcome::Incomplete },
+            outcome,
+            complete,
             dry_run: self.dry_run,
             keys: updated + already + stale + missing + page.failed,
             updated,
@@ -263,25 +295,33 @@ impl Books {
             retried_chunks: page.retried_chunks,
             reconnects: page.reconnects,
             in_doubt: page.in_doubt,
-            failures: std::mem::take(&mut page.failures),
-            error: page.error.clone(),
+            failures: page.failures.clone(),
+            error: page.error.as_ref().map(|cause| cause.message.clone()),
+            sqlstate: page.error.as_ref().and_then(|cause| Some(cause.sqlstate?.as_str().to_owned())),
+            hint: page.missing.as_ref().and_then(|item| hint(item, outcome == UpdateOutcome::AllMissing)),
             took: self.started.elapsed(),
         };
         drop(page);
-        self.end(complete);
+        self.end(outcome, complete);
         report
     }
 
-    fn end(&self, complete: bool) {
+    fn end(&self, outcome: UpdateOutcome, complete: bool) {
         let mut page = self.page();
         if std::mem::replace(&mut page.ended, true) {
             return;
         }
+        let first = page.failures.first().map(|failure| Cause {
+            sqlstate: failure.sqlstate.as_deref().and_then(SqlState::new),
+            message: failure.reason.clone(),
+        });
         let facts = UpdateFacts {
             complete,
+            outcome,
             dry_run: self.dry_run,
             never_began: page.never_began,
-            rows: page.rows,
+            cause: page.error.clone().or(first),
+            rows: RowCounts { failed: page.failed, ..page.rows },
             chunks: page.chunks,
             failed_chunks: page.failed_chunks,
             took: self.started.elapsed(),
@@ -295,30 +335,24 @@ impl Books {
 const CONTRADICTS: &str = "the same key occurs before with other values";
 
 impl Page {
-    fn keep(&mut self, failure: KeyFailure) {
-        if self.failures.len() < FAILURES {
-            self.failures.push(failure);
+    fn keep<'a>(&mut self, items: impl IntoIterator<Item = &'a Item>, sqlstate: Option<&str>, reason: &str) {
+        if self.failures.len() >= FAILURES {
+            return;
         }
+        let (mut keys, mut lines) = (Vec::new(), Vec::new());
+        for item in items {
+            keys.push(spelled(&item.fields[..self.keys]));
+            lines.extend((item.line > 0).then_some(item.line));
+        }
+        let (sqlstate, reason) = (sqlstate.map(str::to_owned), reason.to_owned());
+        self.failures.push(KeyFailure { keys, lines, sqlstate, reason });
     }
 }
 
 /// Books that are dropped open belong to a future that was dropped.
 impl Drop for Books {
     fn drop(&mut self) {
-        self.end(false);
-    }
-}
-
-impl KeyFailure {
-    fn of<'a>(items: impl IntoIterator<Item = &'a Item>, sqlstate: Option<&str>, reason: &str) -> Self {
-        let (mut keys, mut lines) = (Vec::new(), Vec::new());
-        for item in items {
-            let fields: Vec<&str> =
-                item.fields.iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect();
-            keys.push(fields.join(","));
-            lines.extend((item.line > 0).then_some(item.line));
-        }
-        Self { keys, lines, sqlstate: sqlstate.map(str::to_owned), reason: reason.to_owned() }
+        self.end(UpdateOutcome::Incomplete, false);
     }
 }
 

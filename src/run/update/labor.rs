@@ -11,7 +11,7 @@ use super::claims::Claims;
 use super::keys::Item;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::Blame;
-use crate::decide::chunk::gather::{Gathered, gather};
+use crate::decide::chunk::gather::{Gathered, Twin, gather};
 use crate::error::Source;
 use crate::pg::update::{Answer, BEGIN, Claim, Key, Prepared, Statements, Which, Whole};
 use crate::pg::{Failure, xact};
@@ -64,6 +64,9 @@ pub(crate) trait Labor {
     /// What the spans' summary is made of.
     fn sql(&self) -> &str;
 
+    /// What may be the cause of keys without a row, given the first of them, and whether there are no others.
+    fn hint(&self, item: &Item, all: bool) -> Option<String>;
+
     /// The item as reports and files show it; `None` where it has no text.
     fn show<'a>(&self, item: &'a Self::Item) -> Option<&'a Item>;
 }
@@ -94,6 +97,8 @@ pub(crate) struct TableUpdate {
     pub(crate) may_go_ahead: bool,
     /// The query to claim from.
     pub(crate) claims: Option<String>,
+    /// Whether row-level security may hide rows.
+    pub(crate) hides_rows: bool,
 }
 
 pub(crate) struct TableDesk {
@@ -155,7 +160,12 @@ impl Labor for TableUpdate {
     }
 
     fn gather(&self, items: Vec<Item>) -> Gathered<Item> {
-        gather(items, |item| &item.fields[..self.keys], |a, b| a.fields == b.fields)
+        let (contradicting, items) = items.into_iter().partition::<Vec<_>, _>(|item| item.contradicts);
+        let mut gathered = gather(items, |item| &item.fields[..self.keys], |a, b| a.fields == b.fields);
+        // Their first ones may be in another chunk.
+        let twins = contradicting.into_iter().map(|item| Twin { item, of: 0, contradicts: true });
+        gathered.twins.extend(twins);
+        gathered
     }
 
     async fn work(&self, client: &Client, desk: &TableDesk, items: &[Item]) -> Result<Answer, Failure> {
@@ -195,7 +205,7 @@ impl Labor for TableUpdate {
         };
         // A lock on a row or on the table may keep it waiting. What was had is worked on to the end.
         let Some(taken) = unless_stopped(stop, taken).await? else { return Ok(None) };
-        let items = taken.into_iter().map(|fields| Item { line: 0, fields }).collect();
+        let items = taken.into_iter().map(|fields| Item::new(0, fields)).collect();
         // A query that joins may yield a row twice.
         let mut items = self.gather(items).items;
         items.retain(|item| again || claims.take_on(&item.fields[..self.keys]));
@@ -223,6 +233,19 @@ impl Labor for TableUpdate {
 
     fn sql(&self) -> &str {
         &self.statements.judge
+    }
+
+    fn hint(&self, item: &Item, all: bool) -> Option<String> {
+        let Statements { inputs, parts, .. } = &self.statements;
+        if self.hides_rows {
+            return Some(format!(
+                "row-level security is in force for this role on {}: rows that its policies hide count as missing",
+                parts.table
+            ));
+        }
+        let line = if item.line > 0 { format!(" (line {})", item.line) } else { String::new() };
+        let (columns, key) = (inputs[..self.keys].join(","), spelled(&item.fields[..self.keys]));
+        all.then(|| format!("no row of {} has any of the keys, such as {columns} = {key}{line}", parts.table))
     }
 
     fn show<'a>(&self, item: &'a Item) -> Option<&'a Item> {
@@ -290,6 +313,10 @@ where
 
     fn sql(&self) -> &'static str {
         ""
+    }
+
+    fn hint(&self, _item: &Item, _all: bool) -> Option<String> {
+        None
     }
 
     fn show<'a>(&self, _item: &'a T) -> Option<&'a Item> {

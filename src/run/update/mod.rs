@@ -7,6 +7,7 @@
 mod batch;
 mod before;
 mod books;
+mod cause;
 mod claims;
 mod feed;
 mod keys;
@@ -27,7 +28,7 @@ pub use self::batch::Batch;
 use self::before::unless_stopped;
 use self::books::Books;
 use self::feed::Feed;
-use self::keys::{Item, Source, Wanted};
+use self::keys::{Item, Source, Wanted, marked};
 pub use self::keys::{Keys, Row};
 use self::labor::{Labor, TableUpdate};
 pub use self::options::ChunkSize;
@@ -36,6 +37,7 @@ use self::rejects::Rejects;
 use self::worker::{Shop, Worker};
 use super::execution::fail_reason;
 use crate::decide::backoff::Backoff;
+use crate::decide::chunk::ending::FailOn;
 use crate::error::Error;
 use crate::event::{FailReason, Observers};
 use crate::pg::connect::Endpoint;
@@ -65,10 +67,10 @@ impl Site {
 /// once, before anything is changed: `now` is one moment.
 ///
 /// A key must have one row, and keeps it: what is set is no part of the key. Where no unique index proves that there is
-/// one row, each chunk is checked, and a key with more rows fails. Keys are told apart as they are written. Of
-/// duplicates within a chunk, the second takes its class from the first, and fails if it asks for other values.
-/// Duplicates further apart are not looked for; they find what the first has left: the new value, or not the expected
-/// one. Without [`expect`](Self::expect), with values of their own and on one connection, the later one wins.
+/// one row, each chunk is checked, and a key with more rows fails. Keys are told apart as they are written, integers
+/// and UUIDs by their value. A key that occurs again finds what the first has left: the new value, or not the expected
+/// one. One that occurs again with other values fails, if the first is among the million keys before it; further apart
+/// it finds what the first has left, too, and overwrites it where nothing is [expected](Self::expect).
 ///
 /// What counts, in the report, the files and the telemetry, outlives a crash of the server: it was flushed as
 /// the session's `synchronous_commit` asks for (`off` is taken for `on`). Where an updated row no longer holds
@@ -89,12 +91,14 @@ pub struct Update {
     wish: Wish,
     rejects: Option<PathBuf>,
     dry_run: bool,
+    /// What was said of it.
+    fail_on: Option<Vec<FailOn>>,
 }
 
 impl Update {
     pub(crate) fn new(site: Site, table: &str) -> Self {
         let wish = Wish { table: table.to_owned(), ..Wish::default() };
-        Self { site, options: Options::new("update"), wish, rejects: None, dry_run: false }
+        Self { site, options: Options::new("update"), wish, rejects: None, dry_run: false, fail_on: None }
     }
 
     shared_options!();
@@ -161,6 +165,14 @@ impl Update {
         self
     }
 
+    /// What counts as a failure although no key failed. By default: there is no key, or no row has any of the keys.
+    /// Where the keys are a query's, it may well have none; that counts as a failure only if it is said here.
+    #[must_use]
+    pub fn fail_on(mut self, what: impl IntoIterator<Item = FailOn>) -> Self {
+        self.fail_on = Some(what.into_iter().collect());
+        self
+    }
+
     /// Runs it.
     ///
     /// # Errors
@@ -171,11 +183,23 @@ impl Update {
         self.options.validate()?;
         self.check_wish(&keys)?;
         let span = spans::update(&self.options.task);
-        // On the heap: the caller's own future stays small.
         // What changes nothing may look at a standby.
         let site = if self.dry_run { self.site.clone() } else { self.site.for_writing() };
-        let update = Self { site, ..self.clone() };
+        // It stops at the caller's word, and when its time is over.
+        let options = Options { stop: self.options.stop.child_token(), ..self.options.clone() };
+        let update = Self { site, options, ..self.clone() };
+        // On the heap: the caller's own future stays small.
         Box::pin(update.run_inside(keys)).instrument(span).await
+    }
+
+    /// What counts as a failure where the keys come from there.
+    fn fails_on(&self, source: &Source) -> Vec<FailOn> {
+        let usual: &[FailOn] = match source {
+            // There may well be nothing to do.
+            Source::Query(_) | Source::Claims(_) => &[FailOn::AllMissing],
+            _ => &[FailOn::AllMissing, FailOn::Empty],
+        };
+        self.fail_on.clone().unwrap_or_else(|| usual.to_vec())
     }
 
     fn check_wish(&self, keys: &Keys) -> Result<(), Error> {
@@ -200,19 +224,23 @@ impl Update {
 
     async fn run_inside(&self, keys: Keys) -> Result<Updated, Error> {
         let Self { site, options, .. } = self;
-        let books = Books::open(&options.task, site.observers.clone(), self.dry_run);
-        match self.prepare(keys).await {
-            Ok(Some((labor, supply))) => {
-                let report = work_off(&labor, site, options, &books, supply).await;
-                books.broken_before_anything(&report).map_or(Ok(report), Err)
+        let fail_on = self.fails_on(&keys.source);
+        let books = Books::open(&options.task, site.observers.clone(), self.dry_run, fail_on);
+        let working = async {
+            match self.prepare(keys).await {
+                Ok(Some((labor, supply))) => {
+                    let report = work_off(&labor, site, options, &books, supply).await;
+                    books.broken_before_anything(&report).map_or(Ok(report), Err)
+                }
+                // Nobody knows how many keys there are.
+                Ok(None) => Ok(books.close(false, None, |_, _| None)),
+                Err(error) => {
+                    books.give_up(why_never_began(&error, options), &error);
+                    Err(error)
+                }
             }
-            // Nobody knows how many keys there are.
-            Ok(None) => Ok(books.close(false, None)),
-            Err(error) => {
-                books.give_up(why_never_began(&error, options));
-                Err(error)
-            }
-        }
+        };
+        options.in_time(working, |limit| books.deadline_passed(limit)).await
     }
 
     /// What is to be done, and what with; `None` when the run is stopped. Nothing is changed by it.
@@ -232,8 +260,7 @@ impl Update {
         let statements = &labor.statements;
         let wanted = Wanted {
             inputs: statements.inputs.clone(),
-            keys: wish.key.len(),
-            key_type: statements.parts.key.first().map_or(0, |key| key.type_oid),
+            key_types: statements.parts.key.iter().map(|key| key.type_oid).collect(),
         };
         let inputs = &wanted.inputs;
         let opened = match (keys.source, query) {
@@ -261,7 +288,10 @@ impl Update {
                 created => created,
             },
         };
-        let feed = opened.map_or_else(Feed::claims, |opened| Feed::stream(opened.items, Item::weight));
+        let feed = match opened {
+            None => Feed::claims(),
+            Some(opened) => Feed::stream(marked(opened.items, &wanted), Item::weight),
+        };
         let feed = feed.held_by(rejects.as_ref().and_then(Rejects::backlog));
         let supply = Supply { feed, total, countable, rejects, keys: wish.key.len() };
         Ok(Some((labor, supply)))
@@ -277,15 +307,9 @@ impl fmt::Debug for Update {
     }
 }
 
-/// The same words as of an execution, but for what was asked for and is not there: that is refused.
+/// The same words as of an execution.
 fn why_never_began(error: &Error, options: &Options) -> FailReason {
-    if options.stop.is_cancelled() {
-        FailReason::Interrupted
-    } else if error.is_configuration() {
-        FailReason::Refused
-    } else {
-        fail_reason(error)
-    }
+    if options.stop.is_cancelled() { FailReason::Interrupted } else { fail_reason(error) }
 }
 
 /// What a run works on.
@@ -309,7 +333,7 @@ async fn work_off<L: Labor>(
 ) -> Updated {
     let Supply { feed, total, countable, rejects, keys } = supply;
     let span = tracing::Span::current();
-    books.begin(options.connections, total, rejects);
+    books.begin(options.connections, total, rejects, keys);
     // Stops at the caller's word, and at ours.
     let halt = options.stop.child_token();
     let shop = Shop {
@@ -331,5 +355,5 @@ async fn work_off<L: Labor>(
     let exhausted = feed.is_exhausted().await;
     let left = feed.left(countable).await;
     books.finish_rejects(&halt).await;
-    books.close(exhausted, left)
+    books.close(exhausted, left, |item, all| labor.hint(item, all))
 }

@@ -1,7 +1,10 @@
 //! The options that every chunked run has.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::decide::chunk::size::{MOST, Sizer};
@@ -27,6 +30,7 @@ pub(crate) struct Options {
     pub(crate) max_attempts: u32,
     pub(crate) retry_delay: Duration,
     pub(crate) reconnect_wait: Duration,
+    pub(crate) deadline: Option<Duration>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -39,8 +43,23 @@ impl Options {
             max_attempts: 5,
             retry_delay: Duration::from_secs(2),
             reconnect_wait: Duration::from_mins(2),
+            deadline: None,
             stop: CancellationToken::new(),
         }
+    }
+
+    /// Does the work, and stops it in good order when its time is over, after that was said.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>, say: impl FnOnce(Duration)) -> T {
+        let Some(limit) = self.deadline else { return work.await };
+        let mut work = pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = sleep(limit) => {}
+        }
+        say(limit);
+        self.stop.cancel();
+        work.await
     }
 
     pub(super) fn sizer(&self) -> Sizer {
@@ -57,6 +76,9 @@ impl Options {
         }
         within("connections", self.connections, 1, 256)?;
         within("max_attempts", self.max_attempts, 1, 100)?;
+        if let Some(deadline) = self.deadline {
+            duration("deadline", deadline, Duration::from_millis(1), Duration::from_hours(24 * 365))?;
+        }
         duration("retry_delay", self.retry_delay, Duration::ZERO, Duration::from_hours(1))?;
         duration("reconnect_wait", self.reconnect_wait, Duration::ZERO, Duration::from_hours(24))
     }
@@ -110,6 +132,14 @@ macro_rules! shared_options {
         #[must_use]
         pub const fn reconnect_wait(mut self, longest: Duration) -> Self {
             self.options.reconnect_wait = longest;
+            self
+        }
+
+        /// How long it may take; up to a year. Default: no bound. After that it is stopped as by [`stop`](Self::stop):
+        /// chunks in flight are finished, and the report says what is left.
+        #[must_use]
+        pub const fn deadline(mut self, limit: Duration) -> Self {
+            self.options.deadline = Some(limit);
             self
         }
 

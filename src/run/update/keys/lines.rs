@@ -70,7 +70,7 @@ impl Lines {
             return Err(lines.header(&problem));
         }
         if let ([name], [first]) = (&**inputs, &*header)
-            && wanted.keys == 1
+            && wanted.key_types.len() == 1
         {
             if !wanted.may_be_key(first) {
                 let problem = format!("`{first}` is neither a key nor the name of the key's column, {name}");
@@ -129,7 +129,7 @@ impl Lines {
             None | Some((r"\N", false)) => None,
             Some((text, _)) => Some(text.into()),
         };
-        Item { line: self.record.line, fields: self.places.iter().map(field).collect() }
+        Item::new(self.record.line, self.places.iter().map(field).collect())
     }
 
     /// Something is wrong with the first row.
@@ -208,7 +208,7 @@ mod tests {
 
     fn check(text: &'static str, inputs: &[&str], keys: usize) -> Result<Vec<Line>, Error> {
         let inputs = inputs.iter().map(|&name| name.to_owned()).collect();
-        let wanted = Wanted { inputs, keys, key_type: 20 };
+        let wanted = Wanted { inputs, key_types: vec![20; keys] };
         let rows = Lines::new(text.as_bytes(), "orders.csv", &wanted)?;
         let rows: Result<Vec<Line>, Error> = rows
             .map(|item| {

@@ -9,6 +9,7 @@
 mod lines;
 mod opened;
 mod records;
+mod repeats;
 mod row;
 mod spool;
 
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use futures_util::{StreamExt, stream};
 
 pub(super) use self::opened::{Opened, aside};
+pub(super) use self::repeats::marked;
 pub use self::row::Row;
 pub(super) use self::spool::{Spool, named};
 use super::feed::Items;
@@ -30,9 +32,15 @@ pub(crate) struct Item {
     pub(crate) line: u64,
     /// The key's columns, then those that values are taken from. `None` is NULL.
     pub(crate) fields: Box<[Option<Box<str>>]>,
+    /// Whether the same key came before with other values.
+    pub(crate) contradicts: bool,
 }
 
 impl Item {
+    pub(crate) const fn new(line: u64, fields: Box<[Option<Box<str>>]>) -> Self {
+        Self { line, fields, contradicts: false }
+    }
+
     /// About how many bytes of memory it takes.
     pub(crate) fn weight(&self) -> usize {
         self.fields.iter().flatten().map(|field| field.len()).sum::<usize>() + 16 * (self.fields.len() + 1)
@@ -44,10 +52,8 @@ impl Item {
 pub(super) struct Wanted {
     /// The columns: the key's, then those that values are taken from.
     pub(super) inputs: Vec<String>,
-    /// How many of them are the key's.
-    pub(super) keys: usize,
-    /// The type of the first one, as an object identifier.
-    pub(super) key_type: u32,
+    /// The types of those that are the key's, as object identifiers.
+    pub(super) key_types: Vec<u32>,
 }
 
 /// `int8`, `int2`, `int4` and `oid` (`pg_type.dat`).
@@ -56,7 +62,7 @@ const INTEGERS: [u32; 4] = [20, 21, 23, 26];
 impl Wanted {
     /// Whether the first line of an input without a header can be a key. Where keys are numbers, a name is none.
     fn may_be_key(&self, text: &str) -> bool {
-        !INTEGERS.contains(&self.key_type)
+        !self.key_types.iter().all(|key| INTEGERS.contains(key))
             || !text.starts_with(|first: char| first.is_alphabetic() || first == '_')
     }
 }

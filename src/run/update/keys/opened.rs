@@ -131,7 +131,7 @@ impl Opened {
             line += 1;
             let fields = fields?;
             if fields.len() == inputs {
-                return Ok(Item { line, fields });
+                return Ok(Item::new(line, fields));
             }
             let problem = format!("row {line} has {} fields in place of {inputs}", fields.len());
             Err(Error::configuration("keys", problem))

@@ -90,7 +90,7 @@ impl Spool {
         let (total, mut reader) = (self.rows, BufReader::with_capacity(1 << 16, file));
         let rows = (1..=total).map(move |line| {
             let fields: std::io::Result<Box<[_]>> = (0..inputs).map(|_| read_field(&mut reader)).collect();
-            Ok(Item { line, fields: fields.map_err(cannot)? })
+            Ok(Item::new(line, fields.map_err(cannot)?))
         });
         Ok(Opened { items: Box::pin(stream::iter(rows)), total: Some(total), countable: true })
     }
