@@ -13,6 +13,7 @@ mod update;
 use std::time::Duration;
 
 use crate::decide::admission::Admitted;
+use crate::decide::launch::Shortfall;
 use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Tick, Verdict};
 
@@ -78,6 +79,8 @@ pub enum Event {
     TargetLowered {
         /// The target from now on.
         target: u32,
+        /// Why the plan cannot have more, as a clause.
+        cause: String,
     },
     /// It waits in the queue of its fleet for slots of the pool; sent again when its place changes.
     ReservationQueued {
@@ -152,6 +155,8 @@ pub enum Event {
         bar: u32,
         /// The pool at that moment.
         pool: Pool,
+        /// The server's processes for workers of any kind, where they are seen.
+        processes: Option<Pool>,
     },
     /// The wait for room ended; also sent, with a wait of about zero, when there was room at once.
     AdmissionEnded {
@@ -191,6 +196,8 @@ pub enum Event {
     VerdictReached {
         /// The attempt it belongs to.
         attempt: u32,
+        /// The statement of a script, from 1; `None` where there is only one.
+        statement: Option<u32>,
         /// Workers it had to reach.
         bar: u32,
         /// What was proven.
@@ -198,6 +205,18 @@ pub enum Event {
         /// The most workers seen at once so far.
         workers: u32,
         /// Statement start to verdict.
+        after: Duration,
+    },
+    /// A later launch of a statement was proven short, after the verdict "enough". It is not cancelled for that,
+    /// unless every launch counts ([`Settings::every_launch`](crate::Settings::every_launch)).
+    LaunchShort {
+        /// The attempt it belongs to.
+        attempt: u32,
+        /// The statement of a script, from 1; `None` where there is only one.
+        statement: Option<u32>,
+        /// What was lacking, and how much.
+        short: Shortfall,
+        /// Statement start to the proof.
         after: Duration,
     },
     /// The server answered a request to stop the leader.

@@ -17,7 +17,7 @@ pub struct Execution<T> {
     pub task: String,
     /// How it ended.
     pub outcome: Outcome,
-    /// Whether `achieved_workers` reached `target_workers`.
+    /// Whether `achieved_workers` reached the target that was demanded.
     pub target_met: bool,
     /// Workers demanded of all attempts but the last (lowered to the plan by `plan_shortfall = lower`).
     pub target_workers: u32,
@@ -25,8 +25,16 @@ pub struct Execution<T> {
     pub min_workers: u32,
     /// The most workers that the plan can have at once; `None` when there was no plan to inspect.
     pub planned_workers: Option<u32>,
-    /// The most workers seen at once: in the accepted attempt, else in the best one.
+    /// What the plan could have, where that was less than the target that was demanded; `target_workers` and
+    /// `min_workers` are no more than that then.
+    pub lowered_to: Option<u32>,
+    /// The most workers seen at once in the accepted attempt, else in the best one. Where launches were proven short,
+    /// the smallest share of what each needed, in workers of the target.
     pub achieved_workers: u32,
+    /// Launches of the accepted attempt that were proven short.
+    pub short_launches: u32,
+    /// Statements of the accepted attempt that were not judged: their plans have fewer workers than the minimum.
+    pub unjudged_statements: u32,
     /// Attempts begun.
     pub attempt_count: u32,
     /// What the statement returned: `Some` unless the outcome is `below_minimum`.
@@ -61,12 +69,20 @@ pub struct Attempt {
     pub bar: u32,
     /// `enough`, `short`, `finished_early`, `unverified` or `failed`.
     pub verdict: &'static str,
-    /// Why it was short: `pool_exhausted`, `under_launched` or `no_launch`.
+    /// Why it was short: `pool_exhausted`, `processes_exhausted`, `under_launched` or `no_launch`.
     pub reason: Option<&'static str>,
     /// The SQLSTATE that it failed with by itself.
     pub sqlstate: Option<String>,
     /// The most workers seen at once.
     pub workers: u32,
+    /// The same, or the smallest share of what a launch needed where launches were proven short.
+    pub achieved: u32,
+    /// Launches that were proven short.
+    pub short_launches: u32,
+    /// Statements that were not judged.
+    pub unjudged_statements: u32,
+    /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
+    pub concurrent_unproven: bool,
     /// Statement start to verdict; `None` when it failed before one.
     #[serde(rename = "verdict_seconds", serialize_with = "maybe_seconds")]
     pub verdict_after: Option<Duration>,
@@ -90,6 +106,9 @@ impl<T> Execution<T> {
             target_workers: self.target_workers,
             min_workers: self.min_workers,
             planned_workers: self.planned_workers,
+            lowered_to: self.lowered_to,
+            short_launches: self.short_launches,
+            unjudged_statements: self.unjudged_statements,
             achieved_workers: self.achieved_workers,
             attempt_count: self.attempt_count,
             value,

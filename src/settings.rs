@@ -42,10 +42,12 @@ pub enum Policy {
 /// What to do when the plan cannot reach the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PlanShortfall {
-    /// Refuse before anything runs: no retry ever helps.
-    #[default]
+    /// Refuse before anything runs: no retry ever helps. Of a script each statement that reads tables must be
+    /// able to have the target. A minimum of zero never refuses.
     Refuse,
-    /// Take what the plan can have as the target, but never go below the minimum.
+    /// Take what the plan can have as the target, and as the minimum where that is more. The outcome is
+    /// [`Lowered`](crate::Outcome::Lowered) then, with `lowered_to`.
+    #[default]
     Lower,
     /// Run all the same.
     Ignore,
@@ -67,12 +69,13 @@ pub struct Settings {
     pub min_workers: Minimum,
     /// Attempts in all; 1 to 100. Default 5.
     pub max_attempts: u32,
-    /// How long a count of workers must stand still to be believed; 10 ms to 60 s. Default 100 ms:
+    /// Workers that show up no more than this apart belong to one launch; 10 ms to 60 s. Default 100 ms:
     /// starting registered workers takes some tens of milliseconds. Shorter may cancel a good launch.
     pub settle: Duration,
-    /// Active time without one worker, while the pool is full or unseen, until the attempt counts as
-    /// short; up to 1 h. Default 1 s. Where the pool cannot be seen, it must exceed the serial part of
-    /// the statement that comes before its first Gather.
+    /// Active time without one worker until the attempt counts as short, while there is no room for a worker
+    /// without interruption, or room cannot be seen; up to 1 h. Default 1 s. A tenth of the active time
+    /// is waited for where that is longer. Where room cannot be seen, it must exceed the serial part of the
+    /// statement that comes before its first Gather.
     pub launch_wait: Duration,
     /// Time between two looks while an attempt is undecided; 1 ms to 10 s. Default 10 ms.
     pub monitor_interval: Duration,
@@ -133,8 +136,16 @@ pub struct Settings {
     pub reserve_space: String,
     /// How attempts are timed. Default [`Policy::Prompt`].
     pub policy: Policy,
-    /// What to do when the plan cannot reach the target. Default [`PlanShortfall::Refuse`].
+    /// What to do when the plan cannot reach the target. Default [`PlanShortfall::Lower`].
     pub plan_shortfall: PlanShortfall,
+    /// Whether a later launch of a statement that is proven short is a reason to cancel, too. Default `false`: the
+    /// work that was done is kept, and the shortage is told. Rows that are handed over at the verdict
+    /// ([`Job::query`](crate::Job::query)) cannot be taken back, so it is refused there.
+    pub every_launch: bool,
+    /// Whether a statement that was short at any launch is rolled back, even when that is found out only at its end.
+    /// Default `false`. Needs a transaction of ours: refused with `transaction: false`, for another client's
+    /// backend and for rows that are handed over at the verdict.
+    pub strict: bool,
     /// Whether to append the trace context to the statement as a comment (`traceparent`). Default
     /// `false`: a text that differs each time defeats query statistics that group by text.
     pub trace_comment: bool,
@@ -173,6 +184,8 @@ impl Settings {
             reserve_space: "headcount".to_owned(),
             policy: Policy::default(),
             plan_shortfall: PlanShortfall::default(),
+            every_launch: false,
+            strict: false,
             trace_comment: false,
         }
     }
@@ -240,6 +253,11 @@ impl Settings {
                 "min_workers",
                 format!("the minimum ({minimum}) is above the target ({target})"),
             ));
+        }
+        if self.strict && !self.transaction {
+            let problem =
+                "a short statement is rolled back, which takes a transaction: leave out --no-transaction";
+            return Err(Error::configuration("strict", problem.to_owned()));
         }
         within("max_attempts", self.max_attempts, 1, 100)?;
         let ms = Duration::from_millis;

@@ -20,13 +20,19 @@ pub fn measure(table: &mut Table) {
     let scope = Scope { task: "rollup".into() };
     metrics.announce(&scope);
     let pool = Some(Pool { used: 4, size: 8 });
-    let tick = Tick { at: Duration::from_millis(10), workers: 4, leader: LeaderState::Active, pool };
+    let tick = Tick {
+        at: Duration::from_millis(10),
+        workers: 4,
+        leader: LeaderState::Active,
+        pool,
+        processes: None,
+    };
     let facts = AttemptFacts {
-        attempt: 1,
-        bar: 4,
         end: AttemptEnd::Accepted(headcount::decide::verdict::Verdict::Enough),
         workers: 4,
+        achieved: 4,
         ran: Duration::from_secs(2),
+        ..AttemptFacts::begun(1, 4)
     };
     let events = [
         Event::MonitorPolled { took: Duration::from_micros(200), pool },

@@ -14,8 +14,9 @@ use std::time::Duration;
 use headcount::Outcome;
 use headcount::decide::admission::Admission;
 use headcount::decide::attempt::{Attempts, Ended, Next, Pause, Spacing};
+use headcount::decide::launch::Demand;
 use headcount::decide::reservation::{Launch, Move, Reservation, Slots, Use, outsiders};
-use headcount::decide::verdict::{LeaderState, Patience, Pool, Tick, Verdict, Window};
+use headcount::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
 
 use super::audit::Audit;
 use super::night::{Defect, End, Fate, Grab, Night, Plan, Policy, Scenario};
@@ -292,7 +293,7 @@ impl World {
     fn admission_looks(&mut self, n: usize) {
         let State::Admitting { since, .. } = self.jobs[n].state else { return };
         let admission = Admission::new(self.jobs[n].bar, ms(ADMISSION_WAIT));
-        if admission.on_look(ms(self.now - since), Some(self.pool())).is_some() {
+        if admission.on_look(ms(self.now - since), Some(self.pool()), None).is_some() {
             self.admitting.retain(|&other| other != n);
             self.starts(n);
         }
@@ -308,7 +309,7 @@ impl World {
         let job = &mut self.jobs[n];
         job.era += 1;
         job.state = State::Running { began: self.now };
-        job.window = Some(Window::new(job.bar, patience, &[job.plan.target]));
+        job.window = Some(Window::new(Demand::of(job.bar, &[job.plan.target]), patience));
         self.after(LAUNCH, What::Launches(n), n);
         self.after(interval, What::Ticks(n), n);
     }
@@ -335,10 +336,11 @@ impl World {
         let interval = if self.policy == Policy::Classic { 500 } else { 10 };
         let job = &mut self.jobs[n];
         let (State::Running { began }, Some(window)) = (job.state, &mut job.window) else { return };
-        let tick = Tick { at: ms(self.now - began), workers: job.workers, leader: LeaderState::Active, pool };
-        match window.on_tick(tick) {
+        let (at, workers, leader) = (ms(self.now - began), job.workers, LeaderState::Active);
+        let pids: Vec<i32> = (1..).take(workers as usize).collect();
+        match window.on_tick(Tick { at, workers, leader, pool, processes: None }, &pids) {
             None => self.after(interval, What::Ticks(n), n),
-            Some(Verdict::Short(_)) => {
+            Some(News::Verdict(Verdict::Short(_))) => {
                 job.era += 1;
                 if self.scenario.defect == Some(Defect::SlotsAreFreedEarly) {
                     self.server.close(n);
@@ -367,8 +369,8 @@ impl World {
         let job = &mut self.jobs[n];
         let workers = job.workers;
         let verdict = job.window.as_mut().map_or(Verdict::FinishedEarly, Window::on_end);
-        let Next::Accept(outcome) = job.attempts.on_ended(Ended::Finished(verdict, workers), true, draw)
-        else {
+        let ended = Ended::Finished { verdict, achieved: workers, short: false };
+        let Next::Accept(outcome) = job.attempts.on_ended(ended, true, draw) else {
             unreachable!("what finished is kept")
         };
         self.free_workers(n);

@@ -132,7 +132,7 @@ Examples:
 
 Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
   monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit, transaction,
-  policy, plan_shortfall, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size,
+  policy, plan_shortfall, every_launch, strict, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size,
   reserve_database, reserve_space, and a table [settings]. Durations are texts such as \"90s\".";
 
 /// `headcount run`.
@@ -207,10 +207,16 @@ pub(crate) struct Timing {
     /// `prompt` decides on evidence; `classic` waits 1 s, looks every 0.5 s, sleeps 2 s. Default prompt
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<PolicyWord>,
-    /// When the plan cannot reach the target: refuse, lower the target to it, or ignore that, as
-    /// `classic` always does. Default refuse
+    /// When the plan cannot reach the target: lower the target to it, refuse to run, or ignore that, as
+    /// `classic` always does. Default lower
     #[arg(long, value_name = "WHAT")]
     pub(crate) plan_shortfall: Option<ShortfallWord>,
+    /// Cancel a statement whose later launches are short, too; else they are only told
+    #[arg(long)]
+    pub(crate) every_launch: bool,
+    /// Keep nothing of a statement that was short at any launch, even when that is found out at its end
+    #[arg(long, conflicts_with = "no_transaction")]
+    pub(crate) strict: bool,
     /// Run outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY. What an attempt that is tried again
     /// has committed stays: it must be safe to run twice, or have a --cleanup
     #[arg(long)]
@@ -221,10 +227,10 @@ pub(crate) struct Timing {
     /// The most time that everything may take. Default: no bound
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
-    /// How long a count of workers must stand still to be believed. Default 100ms
+    /// Workers that show up no more than this apart belong to one launch. Default 100ms
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) settle: Option<Duration>,
-    /// How long to wait for the first worker while the pool is full or unseen. Default 1s
+    /// How long to wait for the first worker while there is no room for one, or that cannot be seen. Default 1s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) launch_wait: Option<Duration>,
     /// Time between two looks while an attempt is undecided. Default 10ms

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use headcount::Error;
+use headcount::{Error, Outcome};
 
 use super::panics::Panic;
 
@@ -25,6 +25,18 @@ pub(crate) const INCOMPLETE: u8 = 5;
 
 /// It is done, but what it had to print could not be written to standard output.
 pub(crate) const UNWRITTEN: u8 = 6;
+
+/// Done and kept, with fewer workers than the minimum: not to be repeated.
+pub(crate) const FINISHED_SHORT: u8 = 7;
+
+/// The code of an execution that ended without an error.
+pub(crate) const fn code_of(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::BelowMinimum => BELOW_MINIMUM,
+        Outcome::FinishedShort => FINISHED_SHORT,
+        _ => DONE,
+    }
+}
 
 /// A panic: a mistake of this program's own. It is what a program of Rust's ends with by itself.
 pub(crate) const PANICKED: u8 = 101;

@@ -52,6 +52,8 @@ struct JobFile {
     transaction: Option<bool>,
     policy: Option<PolicyWord>,
     plan_shortfall: Option<ShortfallWord>,
+    every_launch: Option<bool>,
+    strict: Option<bool>,
     trace_comment: Option<bool>,
     reserve: Option<bool>,
     reserve_wait: Option<Time>,
@@ -115,6 +117,8 @@ impl JobFile {
         put(&mut settings.transaction, self.transaction);
         put(&mut settings.policy, self.policy);
         put(&mut settings.plan_shortfall, self.plan_shortfall);
+        put(&mut settings.every_launch, self.every_launch);
+        put(&mut settings.strict, self.strict);
         put(&mut settings.trace_comment, self.trace_comment);
         put(&mut settings.reserve, self.reserve);
         put(&mut settings.reserve_wait, self.reserve_wait);
@@ -149,6 +153,8 @@ fn apply_timing(timing: &Timing, settings: &mut Settings) {
     settings.deadline = timing.deadline.or(settings.deadline);
     settings.cleanup = timing.cleanup.clone().or_else(|| settings.cleanup.take());
     settings.transaction &= !timing.no_transaction;
+    settings.every_launch |= timing.every_launch;
+    settings.strict |= timing.strict;
     settings.trace_comment |= timing.trace_comment;
 }
 

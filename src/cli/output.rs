@@ -87,7 +87,10 @@ pub(crate) struct FailedRun<'a> {
     target_workers: Option<u32>,
     min_workers: Option<u32>,
     planned_workers: Option<u32>,
+    lowered_to: Option<u32>,
     achieved_workers: u32,
+    short_launches: u32,
+    unjudged_statements: u32,
     attempt_count: u32,
     rows: Option<u64>,
     waited_seconds: f64,
@@ -116,7 +119,10 @@ impl<'a> FailedRun<'a> {
             target_workers: history.map(|run| run.target_workers).or(demanded.map(|(target, _)| target)),
             min_workers: history.map(|run| run.min_workers).or(demanded.map(|(_, minimum)| minimum)),
             planned_workers: history.and_then(|run| run.planned_workers),
+            lowered_to: history.and_then(|run| run.lowered_to),
             achieved_workers: history.map_or(0, |run| run.achieved_workers),
+            short_launches: history.map_or(0, |run| run.short_launches),
+            unjudged_statements: history.map_or(0, |run| run.unjudged_statements),
             attempt_count: history.map_or(0, |run| run.attempt_count),
             rows: None,
             waited_seconds: seconds(|run| run.waited),
@@ -155,6 +161,8 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     let Execution { task, achieved_workers: achieved, target_workers: target, attempt_count, .. } = run;
     let outcome = match run.outcome {
         Outcome::OnTarget => "on target".to_owned(),
+        Outcome::Lowered => "all that its plan can have".to_owned(),
+        Outcome::FinishedShort => format!("finished below the minimum of {}", run.min_workers),
         Outcome::AboveMinimum => format!("above the minimum of {}", run.min_workers),
         Outcome::FinishedEarly if run.target_met => "on target".to_owned(),
         Outcome::FinishedEarly => "finished before the number was final".to_owned(),
@@ -163,9 +171,26 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
         _ => run.outcome.as_str().to_owned(),
     };
     let rows = run.value.map(|rows| format!(", {rows} rows")).unwrap_or_default();
+    let (short, unjudged) = (short_launches(run), unjudged(run));
     format!(
-        "{task}: {achieved} of {target} workers, {outcome}, at attempt {attempt_count} of {max_attempts}{rows}"
+        "{task}: {achieved} of {target} workers, {outcome}, at attempt {attempt_count} of {max_attempts}{rows}{short}{unjudged}"
     )
+}
+
+fn short_launches(run: &Execution<u64>) -> String {
+    match run.short_launches {
+        0 => String::new(),
+        1 => ", 1 launch was short".to_owned(),
+        many => format!(", {many} launches were short"),
+    }
+}
+
+fn unjudged(run: &Execution<u64>) -> String {
+    match run.unjudged_statements {
+        0 => String::new(),
+        1 => ", 1 statement with a smaller plan was not judged".to_owned(),
+        many => format!(", {many} statements with smaller plans were not judged"),
+    }
 }
 
 /// The three lines of a run that failed or was stopped, below the error.
@@ -245,12 +270,15 @@ fn time<T>(run: &Execution<T>) -> String {
 
 fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     let any = |reason| run.attempts.iter().any(|attempt| attempt.reason == Some(reason));
-    let (full, unseen) = (any("pool_exhausted"), any("no_launch"));
+    let (full, unseen) = (any("pool_exhausted") || run.short_launches > 0, any("no_launch"));
     let started;
     let blame = if run.reserved_slots == Some(0) {
         "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
         "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`"
+    } else if any("processes_exhausted") {
+        "the server had no process left for a worker: replication and extensions take from max_worker_processes, too; \
+         raise that, which takes a restart"
     } else if full {
         "others held the pool: start at another time, or raise max_parallel_workers"
     } else if unseen {
@@ -274,6 +302,15 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             format!("{undone}; {blame}, or accept less with --min")
         }
         Outcome::AboveMinimum => format!("It is done and kept, only slower than it could be; {blame}"),
+        Outcome::FinishedShort => format!(
+            "It is done and kept, with fewer workers than the minimum: do not run it again; {blame} \
+             (--every-launch cancels in time, --strict keeps nothing)"
+        ),
+        Outcome::Lowered => format!(
+            "It is done and kept, with the {} workers that its plan can have: `headcount explain` says why, \
+             --plan-shortfall refuse would not run it",
+            run.target_workers
+        ),
         Outcome::Unverified => {
             "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()
         }

@@ -150,9 +150,10 @@ impl Story {
                 Some(format!("inspecting the plan waits for a lock that backend {by} holds or waits for"))
             }
             Event::PlanInspected { planned } => Some(format!("planned: at most {planned} workers")),
-            Event::TargetLowered { target } => {
+            Event::TargetLowered { target, cause } => {
                 self.target = *target;
-                Some(format!("target lowered to {target}, which is all that the plan can have"))
+                self.minimum = self.minimum.min(*target);
+                Some(format!("target lowered to {target}, which is all that the plan can have: {cause}"))
             }
             Event::ReservationQueued { demand, ahead, .. } => {
                 self.doing = "in the queue for slots";
@@ -185,13 +186,19 @@ impl Story {
             Event::ReservationLost { taken } => {
                 Some(format!("the connection that held {taken} slots broke; others may take them"))
             }
-            Event::AdmissionStarted { bar, pool, .. } => {
+            Event::AdmissionStarted { bar, pool, processes, .. } => {
                 self.doing = "waiting for room";
                 self.pool = Some(*pool);
-                Some(format!(
-                    "waiting: {} of {} slots of the pool are in use, {bar} are needed",
-                    pool.used, pool.size
-                ))
+                Some(match processes {
+                    Some(processes) if processes.free() < pool.free() => format!(
+                        "waiting: {} of {} processes of the server are in use (max_worker_processes), {bar} are needed",
+                        processes.used, processes.size
+                    ),
+                    _ => format!(
+                        "waiting: {} of {} slots of the pool are in use, {bar} are needed",
+                        pool.used, pool.size
+                    ),
+                })
             }
             Event::AdmissionEnded { waited, end, pool, .. } => {
                 self.pool = pool.or(self.pool);
@@ -215,11 +222,19 @@ impl Story {
                 self.doing = if locked { "waiting for a lock" } else { "running" };
                 news.then(|| "waiting for a lock, which is not held against it".to_owned())
             }
-            Event::VerdictReached { bar, verdict, workers, after, .. } => {
+            Event::VerdictReached { statement, bar, verdict, workers, after, .. } => {
                 self.best = self.best.max(*workers);
                 self.judged = true;
-                Some(self.verdict(*bar, *verdict, *workers, *after))
+                Some(format!("{}{}", of(*statement), self.verdict(*bar, *verdict, *workers, *after)))
             }
+            Event::LaunchShort { statement, short, after, .. } => Some(format!(
+                "{}a later launch had {} of {} workers after {} ({})",
+                of(*statement),
+                short.got,
+                short.needed,
+                time_text(*after),
+                short.reason.as_str()
+            )),
             Event::CancelAnswered { method, result, .. } => {
                 self.doing = "cancelling";
                 cancelled(*method, *result)
@@ -277,6 +292,9 @@ impl Story {
             Verdict::Enough if workers >= self.target => {
                 format!("workers seen {workers}: on target after {after}")
             }
+            Verdict::Enough if bar < self.minimum => {
+                format!("workers seen {workers}: what its plan can have, after {after}")
+            }
             Verdict::Enough => format!("workers seen {workers}: the minimum is reached after {after}"),
             Verdict::Short(reason) => {
                 let pool = self
@@ -307,6 +325,11 @@ impl Story {
             self.doing
         )
     }
+}
+
+/// Which statement of a script it is about.
+fn of(statement: Option<u32>) -> String {
+    statement.map(|number| format!("statement {number}: ")).unwrap_or_default()
 }
 
 const fn slots_are(count: u32) -> &'static str {
@@ -391,7 +414,7 @@ mod tests {
         let mut story = Story::default();
         story.tell(&Event::ExecutionStarted { target: 4, minimum: 2, max_attempts: 2 });
         let mut after = |attempt, end| {
-            let facts = AttemptFacts { attempt, bar: 4, end, workers: 4, ran: Duration::ZERO };
+            let facts = AttemptFacts { end, workers: 4, ..AttemptFacts::begun(attempt, 4) };
             story.tell(&Event::AttemptEnded(facts));
             story.present()
         };
@@ -412,6 +435,7 @@ mod tests {
         assert_eq!(tell(&lost), "the monitor cannot see (closed); no verdict until it can");
         assert_eq!(tell(&Event::MonitorRestored { blind_for: Duration::ZERO }), "the monitor sees again");
         tell(&Event::VerdictReached {
+            statement: None,
             attempt: 1,
             bar: 4,
             verdict: Verdict::Enough,
@@ -422,6 +446,9 @@ mod tests {
         let ended = || {
             Event::ExecutionEnded(ExecutionFacts {
                 cause: None,
+                lowered_to: None,
+                short_launches: 0,
+                unjudged: 0,
                 end: Ok(headcount::Outcome::OnTarget),
                 target: 4,
                 minimum: 2,

@@ -36,14 +36,13 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
     let mut shut_out = Duration::ZERO;
     match execute(args, &wanted, words, signals, &mut shut_out).await {
         Ok(run) => {
-            let accepted = run.outcome.is_accepted();
+            let code = exit::code_of(run.outcome);
             if args.json {
-                let code = if accepted { exit::DONE } else { exit::BELOW_MINIMUM };
                 object::print_result(&run, code);
-            } else if !(words.quiet && accepted) {
+            } else if !(words.quiet && code == exit::DONE) {
                 output::print(&output::summary(&run, settings.max_attempts, settings.transaction).join("\n"));
             }
-            if accepted { exit::DONE } else { exit::BELOW_MINIMUM }
+            code
         }
         Err(failed) => {
             let demanded = (settings.target_workers, settings.minimum());
@@ -223,6 +222,9 @@ fn say_never_began(
         target,
         minimum,
         achieved: 0,
+        lowered_to: None,
+        short_launches: 0,
+        unjudged: 0,
         attempts: 0,
         took: waited,
         waited,

@@ -55,18 +55,25 @@ impl Admission {
         self
     }
 
-    /// A look at the pool, `waited` after the wait began. `None` means: look again.
+    /// The slots that it waits for.
     #[must_use]
-    pub fn on_look(&self, waited: Duration, pool: Option<Pool>) -> Option<Admitted> {
-        match pool {
-            None => Some(Admitted::Unseen),
-            // More than the whole pool is never free: a bar above its size asks for all of it, if that is enough.
-            Some(pool) if pool.has_room_for(self.bar.min(pool.size).max(self.floor), 0) => {
-                Some(Admitted::Room)
-            }
-            Some(_) if waited >= self.limit => Some(Admitted::TimedOut),
-            Some(_) => None,
+    pub const fn bar(&self) -> u32 {
+        self.bar
+    }
+
+    /// A look at the pool and at the server's processes, `waited` after the wait began. `None` means: look again.
+    #[must_use]
+    pub fn on_look(&self, waited: Duration, pool: Option<Pool>, processes: Option<Pool>) -> Option<Admitted> {
+        let Some(pool) = pool else { return Some(Admitted::Unseen) };
+        // Processes that run something else do not become workers: what is there for workers is what they have
+        // now and what is free.
+        let for_workers = processes.map_or(u32::MAX, |processes| processes.free().saturating_add(pool.used));
+        let free = processes.map_or(u32::MAX, Pool::free).min(pool.free());
+        // More than there is is never free: a bar above that asks for all of it, if that is enough.
+        if free >= self.bar.min(pool.size).min(for_workers).max(self.floor) {
+            return Some(Admitted::Room);
         }
+        (waited >= self.limit).then_some(Admitted::TimedOut)
     }
 }
 
@@ -77,7 +84,7 @@ mod tests {
     fn check(waited: u64, pool: Option<(u32, u32)>, expected: Option<Admitted>) {
         let admission = Admission::new(4, Duration::from_mins(1));
         let pool = pool.map(|(used, size)| Pool { used, size });
-        assert_eq!(admission.on_look(Duration::from_secs(waited), pool), expected);
+        assert_eq!(admission.on_look(Duration::from_secs(waited), pool, None), expected);
     }
 
     #[test]
@@ -102,9 +109,22 @@ mod tests {
     fn a_pool_below_the_minimum_is_waited_for_until_it_grows() {
         let admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
         let look =
-            |waited, size| admission.on_look(Duration::from_secs(waited), Some(Pool { used: 0, size }));
+            |waited, size| admission.on_look(Duration::from_secs(waited), Some(Pool { used: 0, size }), None);
         assert_eq!([look(0, 1), look(59, 0)], [None; 2]);
         assert_eq!([look(60, 1), look(0, 2)], [Some(Admitted::TimedOut), Some(Admitted::Room)]);
+    }
+
+    #[test]
+    fn processes_that_serve_others_are_not_waited_for_and_free_ones_are() {
+        let admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
+        let look = |pool, processes| {
+            let seen = |(used, size)| Some(Pool { used, size });
+            admission.on_look(Duration::ZERO, seen(pool), seen(processes))
+        };
+        // One of four processes is the launcher of logical replication.
+        assert_eq!(look((0, 4), (1, 4)), Some(Admitted::Room));
+        assert_eq!(look((1, 8), (2, 4)), None, "a worker of somebody else's will leave its process");
+        assert_eq!(look((0, 8), (7, 8)), None, "one process is below the minimum");
     }
 
     #[test]

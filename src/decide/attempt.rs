@@ -24,10 +24,15 @@ use super::verdict::{ShortReason, Verdict};
 pub enum Outcome {
     /// The target was reached.
     OnTarget,
+    /// The plan could not have the target; what it could have was reached.
+    Lowered,
     /// Fewer than the target: the last attempt reached the minimum, or a degraded reservation its slots.
     AboveMinimum,
     /// The statement ended before the verdict; its result is kept.
     FinishedEarly,
+    /// A launch was proven to have fewer workers than the minimum, and the statement finished all the same: its
+    /// result is kept.
+    FinishedShort,
     /// The monitor could not see; the result is kept, the workers are not known.
     Unverified,
     /// No attempt reached its bar. There is no result.
@@ -40,11 +45,30 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OnTarget => "on_target",
+            Self::Lowered => "lowered",
             Self::AboveMinimum => "above_minimum",
             Self::FinishedEarly => "finished_early",
+            Self::FinishedShort => "finished_short",
             Self::Unverified => "unverified",
             Self::BelowMinimum => "below_minimum",
         }
+    }
+
+    /// All of them, for counters that exist as 0 from the start.
+    pub const ALL: [Self; 7] = [
+        Self::OnTarget,
+        Self::Lowered,
+        Self::AboveMinimum,
+        Self::FinishedEarly,
+        Self::FinishedShort,
+        Self::Unverified,
+        Self::BelowMinimum,
+    ];
+
+    /// Of an execution that was proven short at some launch, and finished all the same: the result is paid for.
+    #[must_use]
+    pub const fn short(achieved: u32, minimum: u32) -> Self {
+        if achieved >= minimum { Self::AboveMinimum } else { Self::FinishedShort }
     }
 
     /// Whether there is a result.
@@ -57,8 +81,15 @@ impl Outcome {
 /// How one attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The statement's result is there and was not given up; with the most workers seen.
-    Finished(Verdict, u32),
+    /// The statement's result is there and was not given up.
+    Finished {
+        /// What was proven.
+        verdict: Verdict,
+        /// Workers achieved, measured against the target.
+        achieved: u32,
+        /// Whether a launch was proven short.
+        short: bool,
+    },
     /// It was short and was cancelled; with the most workers seen.
     Rejected(ShortReason, u32),
     /// It failed by itself.
@@ -102,6 +133,8 @@ pub struct Attempts {
     target: u32,
     minimum: u32,
     max: u32,
+    /// Whether the plan cannot have what the caller demanded.
+    lowered: bool,
     /// No attempt can have more: what a reservation leaves it.
     most: u32,
     spacing: Spacing,
@@ -117,11 +150,29 @@ impl Attempts {
             target,
             minimum: minimum.min(target),
             max: max.max(1),
+            lowered: false,
             most: u32::MAX,
             spacing,
             attempt: 0,
             best: 0,
         }
+    }
+
+    /// Demands no more than the plan can have: the outcome is never "on target" then.
+    #[must_use]
+    pub const fn lowered_to(mut self, target: u32) -> Self {
+        self.lowered = true;
+        self.target = target;
+        if self.minimum > target {
+            self.minimum = target;
+        }
+        self
+    }
+
+    /// Workers that the last attempt must reach.
+    #[must_use]
+    pub const fn minimum(&self) -> u32 {
+        self.minimum
     }
 
     /// The number of the current attempt, from 1; 0 before the first.
@@ -165,9 +216,9 @@ impl Attempts {
     /// `draw` is in `0.0..1.0`, for the jitter.
     pub fn on_ended(&mut self, ended: Ended, admission_sees: bool, draw: f64) -> Next {
         match ended {
-            Ended::Finished(verdict, workers) => {
-                self.best = self.best.max(workers);
-                Next::Accept(self.outcome(verdict, workers))
+            Ended::Finished { verdict, achieved, short } => {
+                self.best = self.best.max(achieved);
+                Next::Accept(self.outcome(verdict, achieved, short))
             }
             Ended::Rejected(reason, workers) => {
                 self.best = self.best.max(workers);
@@ -175,7 +226,7 @@ impl Attempts {
                     return Next::BelowMinimum;
                 }
                 // Only a full pool empties under admission's eyes; any other cause needs time.
-                let shown = admission_sees && reason == ShortReason::PoolExhausted;
+                let shown = admission_sees && reason.is_seen_by_admission();
                 Next::Retry(self.pause(shown, false, draw))
             }
             Ended::Failed(class) if !class.is_retryable() || self.attempt >= self.max => Next::Fail,
@@ -183,14 +234,16 @@ impl Attempts {
         }
     }
 
-    const fn outcome(&self, verdict: Verdict, workers: u32) -> Outcome {
-        if workers >= self.target {
-            return Outcome::OnTarget;
+    const fn outcome(&self, verdict: Verdict, achieved: u32, short: bool) -> Outcome {
+        if short || matches!(verdict, Verdict::Short(_)) {
+            return Outcome::short(achieved, self.minimum);
+        }
+        if achieved >= self.target {
+            return if self.lowered { Outcome::Lowered } else { Outcome::OnTarget };
         }
         match verdict {
-            Verdict::Enough => Outcome::AboveMinimum,
-            // Short, yet finished before the cancel took effect: the result is paid for.
-            Verdict::FinishedEarly | Verdict::Short(_) => Outcome::FinishedEarly,
+            Verdict::Enough | Verdict::Short(_) => Outcome::AboveMinimum,
+            Verdict::FinishedEarly => Outcome::FinishedEarly,
             Verdict::Unverified => Outcome::Unverified,
         }
     }

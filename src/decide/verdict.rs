@@ -1,33 +1,33 @@
-//! The verdict: what the ticks prove about one attempt.
+//! The verdict: what the ticks prove about one attempt of one statement.
 //!
-//! A Gather registers all its workers in one go and nothing joins later (parallel.c, nodeGather.c),
-//! so a count that stands still below the bar is final. But the Gather may be reached late: a sort or
-//! a function call can run serially for minutes first. Waiting a fixed time would cancel those, and
-//! would let the truly short ones burn that time. So the window asks for evidence, in this order:
+//! Each launch is judged by itself ([`launch`](super::launch)); this says what the launches mean for the
+//! attempt, in this order:
 //!
-//! 1. workers >= bar: [`Verdict::Enough`], at once.
-//! 2. Some workers, below the bar: short when the most seen has not grown for `settle`; or at once,
-//!    confirmed by a second tick, when the pool has no free slot, since then nothing more can start.
-//!    A count that a smaller Gather of the plan explains in full proves nothing while there is room.
-//! 3. No worker: while each tick showed room for the bar, the Gather was not reached, keep waiting.
-//!    With a pool that was full at some tick, or cannot be seen: short after `launch_wait` of active
-//!    time. Waiting for a lock is not active time.
-//! 4. The statement ended first: [`Verdict::FinishedEarly`].
-//! 5. No evidence, no cancel: a blind monitor keeps the verdict open; if the statement ends while
-//!    it is blind, [`Verdict::Unverified`].
+//! 1. A launch of at least the required number, or launches alive together that have it:
+//!    [`Verdict::Enough`]. A launch that is proven short: [`Verdict::Short`], at once.
+//! 2. No worker: short only when there has been no room without interruption until now, for the longer of
+//!    `launch_wait` and a tenth of the active time. A Gather may be reached late: a sort or a function call
+//!    can run serially for minutes first, and waiting for a lock is not active time. Where room cannot be
+//!    seen, a plan with launches is short after `launch_wait` of active time.
+//! 3. The statement ended first: [`Verdict::FinishedEarly`].
+//! 4. No evidence, no cancel: a blind monitor keeps the verdict open; if the statement ends while it is
+//!    blind, [`Verdict::Unverified`].
 //!
-//! A count that returns to zero starts over: CREATE TABLE AS builds the TOAST index of its table with
-//! a worker that lives a few milliseconds, and that is not the launch.
+//! After "enough" the looks go on. A later launch that is proven short is a [`Shortfall`]: it cancels nothing
+//! by itself, since the work is paid for, but it is never hidden.
 //!
 //! ```text
-//!              tick: workers >= bar
-//!   Open ───────────────────────────────> Enough
+//!              tick: a launch has enough
+//!   Open ───────────────────────────────> Enough ── tick: a later launch is short ──> Shortfall
 //!    │  ├── tick: evidence of too few ───> Short(reason)
 //!    │  ├── the statement ended ─────────> FinishedEarly
 //!    └──┴── ... while blind ─────────────> Unverified
 //! ```
 
+use std::collections::HashMap;
 use std::time::Duration;
+
+use super::launch::{Demand, Finding, Lately, Launch, Left, Room, Shortfall};
 
 /// The leader as one tick saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,31 +74,44 @@ pub struct Tick {
     pub workers: u32,
     /// The leader's own state.
     pub leader: LeaderState,
-    /// The pool, if the monitor's role may see it.
+    /// The pool as the leader's session is configured, if the monitor's role may see it.
     pub pool: Option<Pool>,
+    /// The processes that a worker needs one of (`max_worker_processes`), as far as they are seen: those that
+    /// serve no database are not. `None` with the pool.
+    pub processes: Option<Pool>,
 }
 
 /// Why an attempt was short. The word is the metric label, the span attribute and what people read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShortReason {
-    /// The pool was seen without room for the bar.
+    /// The pool (`max_parallel_workers`) had no free slot.
     PoolExhausted,
-    /// Fewer started than the bar, and the pool was not seen to be full.
+    /// The pool had free slots, and the server had no process left (`max_worker_processes`).
+    ProcessesExhausted,
+    /// Fewer started than any launches of the plan, and room cannot be seen.
     UnderLaunched,
-    /// Not one worker started in the time given, and the pool cannot be seen.
+    /// Not one worker started in the time given, and room cannot be seen.
     NoLaunch,
 }
 
 impl ShortReason {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 3] = [Self::PoolExhausted, Self::UnderLaunched, Self::NoLaunch];
+    pub const ALL: [Self; 4] =
+        [Self::PoolExhausted, Self::ProcessesExhausted, Self::UnderLaunched, Self::NoLaunch];
+
+    /// Whether admission sees the cause, and sees it go away.
+    #[must_use]
+    pub const fn is_seen_by_admission(self) -> bool {
+        matches!(self, Self::PoolExhausted | Self::ProcessesExhausted)
+    }
 
     /// The word for labels, attributes and people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PoolExhausted => "pool_exhausted",
+            Self::ProcessesExhausted => "processes_exhausted",
             Self::UnderLaunched => "under_launched",
             Self::NoLaunch => "no_launch",
         }
@@ -148,9 +161,9 @@ impl Verdict {
 pub enum Patience {
     /// Decide as soon as the evidence allows.
     Prompt {
-        /// A count below the bar is final when the most seen has not grown for this long.
+        /// Workers that show up no more than this apart belong to one launch.
         settle: Duration,
-        /// Active time without one worker before a pool that is full or unseen is blamed.
+        /// Active time without one worker, while there is no room or it is not seen, before that is blamed.
         launch_wait: Duration,
     },
     /// The origin's timing: no look before `wait`, short at the first look at or after `window`.
@@ -162,48 +175,65 @@ pub enum Patience {
     },
 }
 
-/// Collects the ticks of one attempt until they prove something.
+/// What a tick brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The verdict; once.
+    Verdict(Verdict),
+    /// A later launch was short, after the verdict "enough".
+    LaterLaunch(Shortfall),
+}
+
+/// Collects the ticks of one attempt of one statement until they prove something, and what comes after.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that were seen, each by itself")]
 pub struct Window {
-    bar: u32,
+    demand: Demand,
     patience: Patience,
-    smaller_launches: Vec<u32>,
-    /// The most workers since the count last stood at zero, and when it last grew.
-    peak: u32,
-    grown_at: Duration,
-    /// The most workers seen at once in the whole attempt.
+    left: Left,
+    /// Workers of the last ticks, and when each was seen last: one that is away for a tick is no new one.
+    known: HashMap<i32, Duration>,
+    launch: Option<Launch>,
+    lately: Lately,
+    /// The most workers seen at once.
     most: u32,
     active: Duration,
+    /// Active time without a worker and without room, up to now.
+    lacking: Duration,
     last: Option<Tick>,
+    launched: bool,
+    shortfall: Option<Shortfall>,
+    short_launches: u32,
+    concurrent_unproven: bool,
+    blind: bool,
     saw_pool: bool,
     saw_no_room: bool,
-    exhausted_ticks: u32,
-    blind: bool,
     verdict: Option<Verdict>,
 }
 
-/// Ticks in a row that must show a pool without a free slot: the rows of `pg_stat_activity` are not
-/// consistent with each other, so one tick alone may be off.
-const CONFIRMING_TICKS: u32 = 2;
-
 impl Window {
-    /// A window that demands `bar` workers. `launches` are the plan's `Workers Planned`, one a Gather;
-    /// empty when there was no plan to inspect.
+    /// A window for one attempt of a statement.
     #[must_use]
-    pub fn new(bar: u32, patience: Patience, launches: &[u32]) -> Self {
+    pub fn new(demand: Demand, patience: Patience) -> Self {
+        let left = Left::new(demand.planned.clone());
         Self {
-            bar,
+            demand,
             patience,
-            smaller_launches: launches.iter().copied().filter(|&planned| planned < bar).collect(),
-            peak: 0,
-            grown_at: Duration::ZERO,
+            left,
+            known: HashMap::new(),
+            launch: None,
+            lately: Lately::default(),
             most: 0,
             active: Duration::ZERO,
+            lacking: Duration::ZERO,
             last: None,
+            launched: false,
+            shortfall: None,
+            short_launches: 0,
+            concurrent_unproven: false,
+            blind: false,
             saw_pool: false,
             saw_no_room: false,
-            exhausted_ticks: 0,
-            blind: false,
             verdict: None,
         }
     }
@@ -214,6 +244,32 @@ impl Window {
         self.most
     }
 
+    /// Workers achieved, measured against the target: of a statement with launches that were proven short, the
+    /// smallest share of what each needed; else the most workers seen at once.
+    #[must_use]
+    pub fn achieved(&self) -> u32 {
+        self.shortfall.map_or(self.most, |short| short.of_target(self.demand.target))
+    }
+
+    /// The launch that was proven short with the smallest share of what it needed.
+    #[must_use]
+    pub const fn shortfall(&self) -> Option<Shortfall> {
+        self.shortfall
+    }
+
+    /// Launches that were proven short.
+    #[must_use]
+    pub const fn short_launches(&self) -> u32 {
+        self.short_launches
+    }
+
+    /// Whether "enough" rests on several launches that were alive together without room left, while the plan may
+    /// have more at once: each of them may lack a worker.
+    #[must_use]
+    pub const fn is_concurrent_unproven(&self) -> bool {
+        self.concurrent_unproven
+    }
+
     /// The verdict, once there is one. It never changes.
     #[must_use]
     pub const fn verdict(&self) -> Option<Verdict> {
@@ -221,10 +277,14 @@ impl Window {
     }
 
     /// The monitor lost its connection, or its right to see.
-    pub const fn on_blind(&mut self) {
+    pub fn on_blind(&mut self) {
         self.blind = true;
         self.last = None;
-        self.exhausted_ticks = 0;
+        self.lacking = Duration::ZERO;
+        self.lately.clear();
+        if let Some(launch) = &mut self.launch {
+            launch.doubt();
+        }
     }
 
     /// The statement ended. Settles the verdict if nothing was proven before.
@@ -233,79 +293,182 @@ impl Window {
         *self.verdict.get_or_insert(ended)
     }
 
-    /// One sample, in order of time. Returns the verdict on the tick that brings it, and only then.
-    pub fn on_tick(&mut self, tick: Tick) -> Option<Verdict> {
+    /// One sample, in order of time, with the pids of the leader's workers. Returns what it brought.
+    pub fn on_tick(&mut self, tick: Tick, pids: &[i32]) -> Option<News> {
         self.blind = false;
         self.most = self.most.max(tick.workers);
-        if self.verdict.is_some() {
-            return None;
-        }
-        self.note(tick);
-        self.verdict = match self.patience {
-            Patience::Prompt { settle, launch_wait } => self.prompt(tick, settle, launch_wait),
-            Patience::Classic { wait, window } => self.classic(tick, wait, window),
+        self.saw_pool |= tick.pool.is_some();
+        let required = self.demand.required;
+        self.saw_no_room |= tick.pool.is_some_and(|pool| !pool.has_room_for(required, tick.workers));
+        let news = match self.patience {
+            Patience::Prompt { settle, launch_wait } => self.prompt(tick, pids, settle, launch_wait),
+            Patience::Classic { wait, window } => self.classic(tick, wait, window).map(News::Verdict),
         };
-        self.verdict
+        self.last = Some(tick);
+        if let Some(News::Verdict(verdict)) = news {
+            self.verdict = Some(verdict);
+        }
+        news
     }
 
-    /// Takes the tick into the counts the rules speak of.
-    fn note(&mut self, tick: Tick) {
+    fn prompt(&mut self, tick: Tick, pids: &[i32], settle: Duration, launch_wait: Duration) -> Option<News> {
+        let room = Room::seen(tick.pool, tick.processes);
+        self.spend(&tick, room);
+        let new = self.meet(tick.at, pids, settle);
+        self.follow(tick.at, new, room, settle);
+        let short =
+            self.judge_launch(tick.at, settle).or_else(|| self.judge_absence(&tick, room, launch_wait));
+        self.lately.note(tick.at, room, settle);
+        if self.verdict.is_none() && self.has_enough(&tick, room) {
+            if let Some(short) = short {
+                self.suffer(short);
+            }
+            return Some(News::Verdict(Verdict::Enough));
+        }
+        match (self.verdict, short?) {
+            (None, short) => {
+                self.suffer(short);
+                Some(News::Verdict(Verdict::Short(short.reason)))
+            }
+            (Some(Verdict::Enough), short) => {
+                self.suffer(short);
+                Some(News::LaterLaunch(short))
+            }
+            (Some(_), _) => None,
+        }
+    }
+
+    /// Active time: waiting for a lock is none.
+    fn spend(&mut self, tick: &Tick, room: Room) {
+        let lacks = tick.workers == 0 && room.lack().is_some();
         if let Some(last) = self.last
             && last.leader == LeaderState::Active
             && tick.leader == LeaderState::Active
         {
-            self.active += tick.at.saturating_sub(last.at);
+            let passed = tick.at.saturating_sub(last.at);
+            self.active += passed;
+            self.lacking += passed;
         }
-        self.last = Some(tick);
-        if tick.workers == 0 {
-            self.peak = 0;
-        } else if tick.workers > self.peak {
-            self.peak = tick.workers;
-            self.grown_at = tick.at;
+        if !lacks {
+            self.lacking = Duration::ZERO;
         }
-        self.saw_pool |= tick.pool.is_some();
-        self.saw_no_room |= tick.pool.is_some_and(|pool| !pool.has_room_for(self.bar, tick.workers));
-        let exhausted = tick.workers > 0 && tick.pool.is_some_and(|pool| pool.free() == 0);
-        self.exhausted_ticks = if exhausted { self.exhausted_ticks + 1 } else { 0 };
     }
 
-    fn prompt(&self, tick: Tick, settle: Duration, launch_wait: Duration) -> Option<Verdict> {
-        if tick.workers >= self.bar {
-            return Some(Verdict::Enough);
+    /// Counts the workers that were not seen before, and says whether one that was is still there.
+    fn meet(&mut self, at: Duration, pids: &[i32], settle: Duration) -> (u32, bool) {
+        let new = pids.iter().filter(|pid| self.known.insert(**pid, at).is_none()).count();
+        // A pid that has been away for longer may be another worker's.
+        self.known.retain(|_, seen| at.saturating_sub(*seen) <= settle);
+        (new as u32, new < pids.len())
+    }
+
+    /// `met`: whether a worker of an earlier look is still there.
+    fn follow(&mut self, at: Duration, (new, met): (u32, bool), room: Room, settle: Duration) {
+        if new == 0 {
+            if let Some(launch) = &mut self.launch {
+                launch.rest(room);
+            }
+            return;
         }
-        if tick.workers > 0 {
-            let settled = tick.at.saturating_sub(self.grown_at) >= settle && !self.is_smaller_gather(tick);
-            let nothing_more_can_start = self.exhausted_ticks >= CONFIRMING_TICKS;
-            return (settled || nothing_more_can_start).then(|| self.short());
+        let several = self.left.has_several();
+        match &mut self.launch {
+            Some(launch) if launch.takes(at, settle) && (met || !several) => launch.grow(at, new, room),
+            current => {
+                let mut begun = Launch::begin(at, new, room, &self.lately, settle);
+                if let Some(over) = current.take() {
+                    // Both may be parts of one.
+                    if over.takes(at, settle) && !over.is_complete() {
+                        begun.doubt();
+                    }
+                    if !over.settled {
+                        over.retire(&mut self.left, self.demand.required, over.is_whole());
+                    }
+                }
+                self.launch = Some(begun);
+                self.launched = true;
+            }
         }
-        let doubtful = self.saw_no_room || tick.pool.is_none();
+    }
+
+    /// The current launch, where it is proven short.
+    fn judge_launch(&mut self, at: Duration, settle: Duration) -> Option<Shortfall> {
+        let launch = self.launch.as_mut().filter(|launch| !launch.settled)?;
+        let required = self.demand.required;
+        let finding = launch.judge(at, settle, &self.left)?;
+        let size = launch.size;
+        match finding {
+            // What has enough is whole to us, however much its plan would have liked.
+            Finding::Short(reason) if size < required => {
+                launch.settled = true;
+                let needed = self.left.next_above(size, self.demand.target)?;
+                Some(Shortfall { reason, got: size, needed })
+            }
+            _ if !launch.takes(at, settle) => {
+                launch.settled = true;
+                launch.retire(&mut self.left, required, finding == Finding::Whole);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// A launch that has had no worker at all.
+    fn judge_absence(&mut self, tick: &Tick, room: Room, launch_wait: Duration) -> Option<Shortfall> {
         // Of a leader that runs nothing at this moment there is nothing to stop.
-        let active = tick.leader == LeaderState::Active;
-        (doubtful && active && self.active >= launch_wait).then(|| self.short())
+        if tick.workers > 0 || tick.leader != LeaderState::Active || self.demand.required == 0 {
+            return None;
+        }
+        let sure = self.verdict.is_none();
+        let awaited = self.left.largest(|launch| sure || (launch.once && launch.heavy));
+        let awaited = match awaited {
+            None if self.left.is_known() || self.launched || !self.demand.expects_workers => return None,
+            known => known.unwrap_or(self.demand.target).min(self.demand.target),
+        };
+        let reason = match room {
+            Room::Lacking(reason) if self.lacking >= launch_wait.max(self.active / 10) => reason,
+            Room::Unseen if self.left.is_known() && !self.launched && self.active >= launch_wait => {
+                ShortReason::NoLaunch
+            }
+            _ => return None,
+        };
+        // Told once: what did not come is no longer awaited.
+        self.lacking = Duration::ZERO;
+        self.left.forget_largest();
+        Some(Shortfall { reason, got: 0, needed: awaited })
+    }
+
+    fn has_enough(&mut self, tick: &Tick, room: Room) -> bool {
+        let required = self.demand.required;
+        let launch = self.launch.as_ref().map_or(0, |launch| launch.size);
+        if tick.workers < required && launch < required {
+            return false;
+        }
+        let most = self.demand.at_once.unwrap_or(u32::MAX);
+        self.concurrent_unproven = launch < required && room.lack().is_some() && tick.workers < most;
+        true
+    }
+
+    fn suffer(&mut self, short: Shortfall) {
+        self.short_launches += 1;
+        let target = self.demand.target;
+        if self.shortfall.is_none_or(|worst| short.of_target(target) < worst.of_target(target)) {
+            self.shortfall = Some(short);
+        }
     }
 
     fn classic(&self, tick: Tick, wait: Duration, window: Duration) -> Option<Verdict> {
-        if tick.at < wait {
+        if self.verdict.is_some() || tick.at < wait {
             return None;
         }
-        if tick.workers >= self.bar {
+        if tick.workers >= self.demand.required {
             return Some(Verdict::Enough);
         }
-        (tick.at >= window).then(|| self.short())
-    }
-
-    /// A Gather that was planned below the bar, fully launched, while the pool always had room.
-    fn is_smaller_gather(&self, tick: Tick) -> bool {
-        tick.pool.is_some() && !self.saw_no_room && self.smaller_launches.contains(&self.peak)
-    }
-
-    const fn short(&self) -> Verdict {
-        Verdict::Short(if self.saw_no_room {
+        (tick.at >= window).then_some(Verdict::Short(if self.saw_no_room {
             ShortReason::PoolExhausted
-        } else if self.peak == 0 && !self.saw_pool {
+        } else if tick.workers == 0 && !self.saw_pool {
             ShortReason::NoLaunch
         } else {
             ShortReason::UnderLaunched
-        })
+        }))
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::SqlState;
 use crate::decide::attempt::Outcome;
+use crate::decide::script::Evidence;
 use crate::decide::verdict::{ShortReason, Verdict};
 
 /// What an attempt came to.
@@ -17,8 +18,44 @@ pub struct AttemptFacts {
     pub end: AttemptEnd,
     /// The most workers seen at once.
     pub workers: u32,
+    /// Workers achieved: the smallest share of what a launch needed, in workers of the target, where launches were
+    /// proven short; else the most seen at once.
+    pub achieved: u32,
+    /// Launches that were proven short.
+    pub short_launches: u32,
+    /// Statements that were not judged: their plans have fewer workers than the minimum.
+    pub unjudged: u32,
+    /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
+    pub concurrent_unproven: bool,
     /// Leader time: statement start to its end.
     pub ran: Duration,
+}
+
+impl AttemptFacts {
+    /// An attempt of which nothing is known yet.
+    #[must_use]
+    pub const fn begun(attempt: u32, bar: u32) -> Self {
+        Self {
+            attempt,
+            bar,
+            end: AttemptEnd::Failed(None),
+            workers: 0,
+            achieved: 0,
+            short_launches: 0,
+            unjudged: 0,
+            concurrent_unproven: false,
+            ran: Duration::ZERO,
+        }
+    }
+
+    /// Takes in what its statements came to.
+    pub fn take(&mut self, evidence: &Evidence) {
+        self.workers = evidence.most;
+        self.achieved = evidence.achieved();
+        self.short_launches = evidence.short_launches;
+        self.unjudged = evidence.unjudged;
+        self.concurrent_unproven = evidence.concurrent_unproven;
+    }
 }
 
 /// How an attempt ended.
@@ -79,8 +116,14 @@ pub struct ExecutionFacts {
     pub target: u32,
     /// Workers demanded of the last attempt.
     pub minimum: u32,
-    /// The most workers seen in the accepted attempt, else in the best one.
+    /// Workers achieved in the accepted attempt, else the most seen in the best one.
     pub achieved: u32,
+    /// What the plan could have, where that was less than the target.
+    pub lowered_to: Option<u32>,
+    /// Launches of the accepted attempt that were proven short.
+    pub short_launches: u32,
+    /// Statements of the accepted attempt that were not judged.
+    pub unjudged: u32,
     /// Attempts begun.
     pub attempts: u32,
     /// From start to end.

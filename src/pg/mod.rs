@@ -32,6 +32,7 @@ macro_rules! as_login {
 mod backend_key;
 pub(crate) mod cancel;
 pub mod connect;
+pub(crate) mod counters;
 pub mod doctor;
 mod dsn;
 pub mod embedded;

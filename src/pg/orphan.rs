@@ -56,7 +56,7 @@ async fn stop_by(
 ) -> Result<(u32, CancelResult), Failure> {
     let until = Instant::now() + grace;
     loop {
-        let result = cancel::stop(session.client(), leader, method).await?;
+        let result = cancel::stop(session.client(), leader, method, None).await?;
         let (workers, backend) = workers::left(session.client(), leader).await?;
         let left = workers + u32::from(backend);
         if left == 0 || Instant::now() >= until {

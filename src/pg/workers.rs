@@ -6,6 +6,7 @@
 //! stricter than "Workers Launched", the number that were registered.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
@@ -14,58 +15,84 @@ use super::Failure;
 use super::session::Identity;
 use crate::decide::verdict::{LeaderState, Pool};
 
-const LOOK: &str = concat!(
-    "WITH ",
-    serial!(),
-    ", activity AS MATERIALIZED (
-  SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start
+/// Kinds of processes that take no slot of `max_worker_processes`. All others do: parallel workers, logical
+/// replication's launcher and workers, those of extensions.
+const NO_SLOT: &str = "'{client backend,autovacuum launcher,autovacuum worker,background writer,checkpointer,\
+startup,walreceiver,walsender,walwriter,archiver,logger,stats collector,slotsync worker,walsummarizer,io worker,\
+standalone backend,dead-end client backend}'";
+
+fn look_sql() -> String {
+    format!(
+        "WITH {serial}, activity AS MATERIALIZED (
+  SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start, query_start
   FROM pg_catalog.pg_stat_activity
-  WHERE pid = ANY ($1) OR backend_type = 'parallel worker'
 ), workers AS MATERIALIZED (
-  SELECT leader_pid, count(*)::int AS running FROM activity
-  WHERE backend_type = 'parallel worker' GROUP BY leader_pid
+  SELECT leader_pid, array_agg(pid) AS pids FROM activity
+  WHERE backend_type = 'parallel worker' AND leader_pid = ANY ($1) GROUP BY leader_pid
 )
-SELECT coalesce((SELECT sum(running) FROM workers), 0)::int, ",
-    pool!(),
-    ",
+SELECT (SELECT count(*) FROM activity WHERE backend_type = 'parallel worker')::int, {pool},
+       (SELECT count(*) FROM activity WHERE backend_type <> ALL ({NO_SLOT}))::int,
+       pg_catalog.current_setting('max_worker_processes')::int,
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        leader.pid, round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
        leader.state, leader.wait_event_type,
-       coalesce((SELECT running FROM workers WHERE leader_pid = leader.pid), 0)
-FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)"
-);
+       round(extract(epoch FROM leader.query_start) * 1000000)::bigint,
+       (SELECT pids FROM workers WHERE leader_pid = leader.pid)
+FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)",
+        serial = serial!(),
+        pool = pool!(),
+    )
+}
 
 /// One look at the server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
     /// The pool, where the monitor's role may see it.
     pub(crate) pool: Option<Pool>,
+    /// The server's processes for workers of any kind, as far as they are seen; with the pool.
+    pub(crate) processes: Option<Pool>,
     leaders: HashMap<i32, LeaderRow>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct LeaderRow {
     /// `None` when the row is hidden from the monitor's role.
     started: Option<i64>,
-    state: LeaderState,
-    workers: u32,
+    seen: SeenLeader,
+}
+
+/// A leader as one look saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct SeenLeader {
+    pub(crate) state: LeaderState,
+    /// When its statement began, in microseconds since the Unix epoch.
+    pub(crate) statement: Option<i64>,
+    /// The pids of its workers.
+    pub(crate) workers: Arc<[i32]>,
+}
+
+impl SeenLeader {
+    /// No backend.
+    pub(crate) fn gone() -> Self {
+        Self { state: LeaderState::Gone, statement: None, workers: Arc::default() }
+    }
 }
 
 impl View {
     /// The leader's state and workers; `None` when its row is hidden from the monitor's role.
-    pub(crate) fn of(&self, leader: Identity) -> Option<(LeaderState, u32)> {
+    pub(crate) fn of(&self, leader: Identity) -> Option<SeenLeader> {
         match self.leaders.get(&leader.pid) {
-            None => Some((LeaderState::Gone, 0)),
+            None => Some(SeenLeader::gone()),
             Some(LeaderRow { started: None, .. }) => None,
-            Some(row) if row.started != Some(leader.started) => Some((LeaderState::Gone, 0)),
-            Some(row) => Some((row.state, row.workers)),
+            Some(row) if row.started != Some(leader.started) => Some(SeenLeader::gone()),
+            Some(row) => Some(row.seen.clone()),
         }
     }
 }
 
 /// Prepares the look, once a connection.
 pub(crate) async fn prepare(client: &Client) -> Result<Statement, Failure> {
-    Ok(client.prepare(LOOK).await?)
+    Ok(client.prepare(&look_sql()).await?)
 }
 
 /// Looks once; without a prepared statement at a higher price.
@@ -76,16 +103,22 @@ pub(crate) async fn look(
 ) -> Result<View, Failure> {
     let rows = match look {
         Some(look) => client.query(look, &[&leaders]).await?,
-        None => client.query_typed(LOOK, &[(&leaders, Type::INT4_ARRAY)]).await?,
+        None => client.query_typed(&look_sql(), &[(&leaders, Type::INT4_ARRAY)]).await?,
     };
     let mut view = View::default();
     for row in rows {
-        if row.get(2) {
+        if row.get(4) {
             view.pool = Some(Pool { used: count(row.get(0)), size: count(row.get(1)) });
+            view.processes = Some(Pool { used: count(row.get(2)), size: count(row.get(3)) });
         }
-        if let Some(pid) = row.get(3) {
-            let state = leader_state(row.get(5), row.get(6));
-            view.leaders.insert(pid, LeaderRow { started: row.get(4), state, workers: count(row.get(7)) });
+        if let Some(pid) = row.get(5) {
+            let workers: Option<Vec<i32>> = row.get(10);
+            let seen = SeenLeader {
+                state: leader_state(row.get(7), row.get(8)),
+                statement: row.get(9),
+                workers: workers.unwrap_or_default().into(),
+            };
+            view.leaders.insert(pid, LeaderRow { started: row.get(6), seen });
         }
     }
     Ok(view)

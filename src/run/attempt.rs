@@ -1,16 +1,15 @@
-//! One attempt: play it, keep or undo it, and say so.
-
-use std::time::Duration;
+//! One attempt: play its statements, keep or undo them, and say so.
 
 use tokio::time::Instant;
 use tracing::Span;
 
 use super::committing::Committing;
 use super::ledger::Ledger;
-use super::race::{Finish, Race};
+use super::race::{Entry, Finish, Race};
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Ended;
-use crate::decide::verdict::{ShortReason, Verdict};
+use crate::decide::script::{Evidence, Requirement, Script};
+use crate::decide::verdict::{ShortReason, Verdict, Window};
 use crate::error::{Error, human};
 use crate::event::{AttemptEnd, AttemptFacts, Event, Resolution, SqlState};
 use crate::pg::Failure;
@@ -28,6 +27,8 @@ pub(crate) struct Played<T> {
     pub(crate) pool_seen: bool,
     /// Set when the value was handed over unfinished: the attempt ends when the value does.
     pub(crate) open: Option<OpenAttempt>,
+    /// The statement that the next attempt begins with: what ran before it stays.
+    pub(crate) resume: usize,
 }
 
 /// An accepted attempt whose rows still flow.
@@ -36,6 +37,19 @@ pub(crate) struct OpenAttempt {
     pub(crate) span: Span,
     pub(crate) began: Instant,
     pub(crate) facts: AttemptFacts,
+    pub(crate) window: Window,
+    pub(crate) reach: Reach,
+}
+
+/// What an attempt is, and what it is judged by.
+pub(crate) struct Course<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) reach: &'a Reach,
+    pub(crate) number: u32,
+    pub(crate) requirement: Requirement,
+    /// The statement to begin with.
+    pub(crate) from: usize,
+    pub(crate) committing: &'a Committing,
 }
 
 /// Plays one attempt to its end, cleanup included.
@@ -45,19 +59,18 @@ pub(crate) struct OpenAttempt {
 pub(crate) async fn play<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
-    settings: &Settings,
-    reach: &Reach,
-    (number, bar): (u32, u32),
+    course: &Course<'_>,
     lost: &mut Option<SqlState>,
-    committing: &Committing,
 ) -> Result<Played<S::Value>, Error> {
-    let mut facts =
-        AttemptFacts { attempt: number, bar, end: AttemptEnd::Failed(None), workers: 0, ran: Duration::ZERO };
-    let Identity { pid, started: backend_start } = match stage.begin(number).await {
+    let Course { settings, number, requirement, from, committing, .. } = *course;
+    let bar = requirement.required;
+    let mut facts = AttemptFacts::begun(number, bar);
+    let began = if from == 0 { stage.begin(number).await } else { stage.resume(number, from).await };
+    let Identity { pid, started: backend_start } = match began {
         Ok(backend) => backend,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());
-            return Ok(close(ledger, facts, Kept::Failed(failure), false));
+            return Ok(close(ledger, facts, Kept::Failed(failure)));
         }
     };
     if let Some(sqlstate) = lost.take() {
@@ -65,16 +78,18 @@ pub(crate) async fn play<S: Stage>(
     }
     let max_attempts = settings.max_attempts;
     ledger.observe(&Event::AttemptStarted { attempt: number, max_attempts, bar, pid, backend_start });
+    let counted = stage.launch_counters(false).await;
     let began = Instant::now();
-    let mut race = Race::new(facts, settings, reach);
-    let finish = race.run(&*stage, ledger).await;
-    facts.workers = race.most_workers();
+    let mut steps = Steps::new(course);
+    let finish = steps.run(stage, ledger).await;
+    let Steps { mut evidence, at, pool_seen, window, .. } = steps;
+    facts.take(&evidence);
     let kept = match finish {
         Finish::Kept(value, verdict) if S::HANDS_OVER => Kept::Flowing(value, verdict),
-        Finish::Kept(value, verdict) => {
+        Finish::Kept(value, _) => {
             let _sent = committing.begin().await;
             match commit(stage, ledger, committing).await? {
-                Ok(()) => Kept::Value(value, verdict),
+                Ok(()) => Kept::Value(value, evidence.verdict()),
                 Err(failure) => Kept::Failed(failure),
             }
         }
@@ -86,28 +101,141 @@ pub(crate) async fn play<S: Stage>(
         }
     };
     facts.ran = ledger.ran(began);
+    if let (Kept::Value(..), Some(before), true) = (&kept, counted, evidence.is_doubtful())
+        && let Some(after) = stage.launch_counters(true).await
+    {
+        evidence.hear(after.since(before), requirement.target);
+        facts.take(&evidence);
+    }
     facts.end = match &kept {
         Kept::Value(_, verdict) | Kept::Flowing(_, verdict) => AttemptEnd::Accepted(*verdict),
         Kept::Nothing(reason) => AttemptEnd::Rejected(*reason),
         Kept::Failed(failure) => AttemptEnd::Failed(failure.event_sqlstate()),
     };
-    if !facts.end.is_accepted()
-        && let Err(uncleaned) = undo(stage, ledger, settings, number).await
-    {
-        ledger.observe(&Event::AttemptEnded(facts));
-        return Err(match kept {
-            // What failed first is what there is to correct.
-            Kept::Failed(failure) => Error::sql("the statement", failure).with_cleanup_failure(&uncleaned),
-            _ => Error::uncleaned(uncleaned),
-        });
+    let mut resume = 0;
+    if !facts.end.is_accepted() {
+        let rejected = matches!(kept, Kept::Nothing(_)) && at > 0;
+        if rejected && rewind(stage, ledger, settings, number).await {
+            resume = at;
+        } else if let Err(uncleaned) = undo(stage, ledger, settings, number).await {
+            ledger.observe(&Event::AttemptEnded(facts));
+            return Err(match kept {
+                // What failed first is what there is to correct.
+                Kept::Failed(failure) => {
+                    Error::sql("the statement", failure).with_cleanup_failure(&uncleaned)
+                }
+                _ => Error::uncleaned(uncleaned),
+            });
+        }
     }
-    let pool_seen = race.pool_seen();
-    if let Kept::Flowing(value, verdict) = kept {
-        let ended = Ended::Finished(verdict, facts.workers);
-        let open = Some(OpenAttempt { span: Span::current(), began, facts });
-        return Ok(Played { ended, value: Some(value), failure: None, pool_seen, open });
+    let kept = match (kept, window) {
+        (Kept::Flowing(value, verdict), Some(window)) => {
+            let ended = finished(&facts, verdict);
+            let reach = course.reach.clone();
+            let open = Some(OpenAttempt { span: Span::current(), began, facts, window, reach });
+            return Ok(Played { ended, value: Some(value), failure: None, pool_seen, open, resume });
+        }
+        (kept, _) => kept,
+    };
+    Ok(Played { pool_seen, resume, ..close(ledger, facts, kept) })
+}
+
+/// The statements of one attempt, one after the other.
+struct Steps<'a> {
+    course: &'a Course<'a>,
+    script: Script,
+    /// The statement that runs, or ran last.
+    at: usize,
+    evidence: Evidence,
+    pool_seen: bool,
+    /// Of the statement that ran last.
+    window: Option<Window>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(course: &'a Course<'a>) -> Self {
+        let script = Script::new(&course.reach.statements, course.requirement.minimum);
+        let evidence = Evidence::default();
+        Self { course, script, at: course.from, evidence, pool_seen: false, window: None }
     }
-    Ok(close(ledger, facts, kept, pool_seen))
+
+    async fn run<S: Stage>(&mut self, stage: &mut S, ledger: &mut Ledger) -> Finish<S::Value> {
+        let count = stage.steps();
+        loop {
+            let quiet = self.unjudged_from(self.at, count);
+            let (next, finish) = if quiet > self.at && count > 1 {
+                (quiet, self.run_unjudged(stage, quiet).await)
+            } else {
+                (self.at + 1, self.run_one(stage, ledger, count).await)
+            };
+            match finish {
+                Finish::Kept(..) if next < count => self.at = next,
+                finish => return finish,
+            }
+        }
+    }
+
+    /// Where the statements end, from that one on, that are known not to be judged.
+    fn unjudged_from(&self, from: usize, count: usize) -> usize {
+        let Course { reach, requirement, .. } = self.course;
+        let is_judged = |place: &usize| {
+            let known = reach.statement(*place);
+            !known.certain || self.script.demand(*place, &known, *requirement).is_some()
+        };
+        (from..count).find(is_judged).unwrap_or(count)
+    }
+
+    async fn run_unjudged<S: Stage>(&mut self, stage: &S, until: usize) -> Finish<S::Value> {
+        for place in self.at..until {
+            self.evidence.unjudged += u32::from(self.course.reach.statement(place).explained);
+        }
+        match stage.work(self.at..until).await {
+            Ok(value) => Finish::Kept(value, Verdict::FinishedEarly),
+            Err(failure) => Finish::Failed(failure),
+        }
+    }
+
+    async fn run_one<S: Stage>(
+        &mut self,
+        stage: &mut S,
+        ledger: &mut Ledger,
+        count: usize,
+    ) -> Finish<S::Value> {
+        let Course { settings, reach, number, requirement, .. } = *self.course;
+        let (at, alone) = (self.at, count == 1);
+        let mut known = reach.statement(at);
+        if !alone && !known.certain {
+            match stage.inspect_step(at).await {
+                Ok(now) => known = now,
+                Err(failure) => return Finish::Failed(failure),
+            }
+        }
+        let Some(demand) = self.script.demand(at, &known, requirement) else {
+            return self.run_unjudged(stage, at + 1).await;
+        };
+        // What is not to be kept cannot come back to a point behind it.
+        let marked = !alone && stage.keeps_steps();
+        if marked && let Err(failure) = stage.mark().await {
+            return Finish::Failed(failure);
+        }
+        let statement = (!alone).then(|| u32::try_from(at + 1).unwrap_or(u32::MAX));
+        let entry = Entry { attempt: number, statement, demand, known, settings, reach };
+        let mut race = Race::new(entry);
+        let finish = race.run(&*stage, at..at + 1, ledger).await;
+        self.pool_seen |= race.pool_seen;
+        self.evidence.take(&race.window, requirement.target);
+        let short = race.window.shortfall();
+        self.window = Some(race.window);
+        match (finish, short) {
+            (Finish::Kept(_, Verdict::Short(reason)), _) if settings.strict => Finish::Rejected(reason),
+            (Finish::Kept(..), Some(short)) if settings.strict => Finish::Rejected(short.reason),
+            (Finish::Kept(value, verdict), _) if marked => match stage.unmark().await {
+                Ok(()) => Finish::Kept(value, verdict),
+                Err(failure) => Finish::Failed(failure),
+            },
+            (finish, _) => finish,
+        }
+    }
 }
 
 /// What is kept of an attempt.
@@ -118,16 +246,20 @@ enum Kept<T> {
     Failed(Failure),
 }
 
-fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>, pool_seen: bool) -> Played<T> {
+fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>) -> Played<T> {
     ledger.observe(&Event::AttemptEnded(facts));
     let (ended, value, failure) = match kept {
         Kept::Value(value, verdict) | Kept::Flowing(value, verdict) => {
-            (Ended::Finished(verdict, facts.workers), Some(value), None)
+            (finished(&facts, verdict), Some(value), None)
         }
         Kept::Nothing(reason) => (Ended::Rejected(reason, facts.workers), None, None),
         Kept::Failed(failure) => (Ended::Failed(failure.class()), None, Some(failure)),
     };
-    Played { ended, value, failure, pool_seen, open: None }
+    Played { ended, value, failure, pool_seen: false, open: None, resume: 0 }
+}
+
+const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {
+    Ended::Finished { verdict, achieved: facts.achieved, short: facts.short_launches > 0 }
 }
 
 /// Commits, and resolves a commit in doubt. The inner failure means that it did not take effect.
@@ -153,8 +285,19 @@ pub(crate) async fn commit<S: Stage>(
     }
 }
 
+/// Goes back to before the rejected statement, while what ran before it stays; `false` where that cannot be.
+async fn rewind<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Settings, attempt: u32) -> bool {
+    if !stage.keeps_steps() {
+        return false;
+    }
+    let began = Instant::now();
+    let Some(left) = stage.rewind(settings.cancel_grace).await else { return false };
+    ledger.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
+    true
+}
+
 /// Rolls back, waits for the workers to leave, and runs the cleanup action, which may fail.
-async fn undo<S: Stage>(
+pub(super) async fn undo<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
     settings: &Settings,

@@ -7,17 +7,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::attempt::{OpenAttempt, Played, play};
+use super::attempt::{Course, OpenAttempt, Played, play, undo};
 use super::clearing::cleared;
 use super::committing::Committing;
 use super::ledger::Ledger;
-use super::monitor::Sight;
+use super::monitor::{Seen, Sight};
 use super::share::Shared;
 use super::stage::{Reach, Stage};
 use crate::decide::admission::Admission;
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
 use crate::decide::reservation::Granted;
+use crate::decide::script::Requirement;
 use crate::error::Error;
 use crate::event::{Event, FailReason, SqlState};
 use crate::pg::Failure;
@@ -104,11 +105,15 @@ async fn attempts<S: Stage>(
     committing: &Committing,
 ) -> Result<Driven<S::Value>, Error> {
     let reach = inspect(stage, ledger, settings).await?;
-    let target = bar_within_reach(stage, ledger, settings, &reach).await?;
+    let mut attempts =
+        Attempts::new(settings.target_workers, settings.minimum(), settings.max_attempts, settings.spacing());
+    if let Some(target) = lowered(stage, ledger, settings, &reach).await? {
+        attempts = attempts.lowered_to(target);
+    }
     let mut plan = Shared::unlimited(reach.clone());
-    let mut attempts = Attempts::new(target, settings.minimum(), settings.max_attempts, settings.spacing());
     let mut lost: Option<SqlState> = None;
     let mut pause = Pause::UntilRoom;
+    let mut from = 0;
     loop {
         let idle_since = Instant::now();
         if let Pause::For(delay) = pause {
@@ -119,7 +124,7 @@ async fn attempts<S: Stage>(
             return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
         };
         plan = within;
-        let (number, bar) = attempts.begin();
+        let (number, required) = attempts.begin();
         if number > 1 {
             ledger.observe(&Event::RetryDelayed {
                 attempt: number,
@@ -127,9 +132,12 @@ async fn attempts<S: Stage>(
             });
         }
         let span = stage.span(number);
-        let playing = play(stage, ledger, settings, &plan.reach, (number, bar), &mut lost, committing);
-        let played = playing.instrument(span).await?;
-        let Played { ended, value, failure, pool_seen, open } = played;
+        let (target, minimum) = (attempts.target(), attempts.minimum());
+        let requirement = Requirement { required, target, minimum };
+        let course = Course { settings, reach: &plan.reach, number, requirement, from, committing };
+        let played = play(stage, ledger, &course, &mut lost).instrument(span).await?;
+        let Played { ended, value, failure, pool_seen, open, resume } = played;
+        from = resume;
         if let Some(sqlstate) =
             failure.as_ref().filter(|f| f.is_connection_lost()).and_then(Failure::event_sqlstate)
         {
@@ -142,6 +150,9 @@ async fn attempts<S: Stage>(
             Next::Accept(outcome) => return Ok(Driven { outcome, value, open }),
             Next::Retry(next) => pause = next,
             Next::BelowMinimum => {
+                if resume > 0 {
+                    give_up(stage, ledger, settings, number).await?;
+                }
                 return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
             }
             Next::Fail => {
@@ -150,6 +161,16 @@ async fn attempts<S: Stage>(
             }
         }
     }
+}
+
+/// What ran before the statement that was rejected last is rolled back, too.
+async fn give_up<S: Stage>(
+    stage: &mut S,
+    ledger: &mut Ledger,
+    settings: &Settings,
+    attempt: u32,
+) -> Result<(), Error> {
+    undo(stage, ledger, settings, attempt).await.map_err(Error::uncleaned)
 }
 
 /// Learns what plan and server allow. A server that is away is asked again, as often as an attempt
@@ -181,32 +202,31 @@ pub(super) async fn inspect<S: Stage>(
     }
 }
 
-/// The target, or what the caller accepts in its place when plan and pool cannot reach it.
-async fn bar_within_reach<S: Stage>(
+/// What the caller accepts in place of the target when plan and pool cannot reach it; `None` where they can.
+async fn lowered<S: Stage>(
     stage: &mut S,
     ledger: &mut Ledger,
     settings: &Settings,
     reach: &Reach,
-) -> Result<u32, Error> {
+) -> Result<Option<u32>, Error> {
     let target = settings.target_workers;
-    let Some(most) = reach.most().filter(|&most| most < target) else { return Ok(target) };
-    match settings.plan_shortfall {
-        _ if settings.policy == Policy::Classic => return Ok(target),
-        PlanShortfall::Ignore => return Ok(target),
-        PlanShortfall::Refuse => stage.check_reach(reach, target, ledger).await?,
-        PlanShortfall::Lower if most < settings.minimum() => {
-            stage.check_reach(reach, settings.minimum(), ledger).await?;
-        }
-        PlanShortfall::Lower => match stage.check_reach(reach, target, ledger).await {
-            Err(error) if error.refusal().is_none() => return Err(error),
-            Err(_) => {
-                ledger.observe(&Event::TargetLowered { target: most });
-                return Ok(most);
-            }
-            Ok(()) => {}
-        },
+    if settings.ignores_shortfall() {
+        return Ok(None);
     }
-    Ok(target)
+    let refuses = settings.plan_shortfall == PlanShortfall::Refuse && settings.minimum() > 0;
+    if refuses && reach.is_short_of(target) {
+        stage.check_reach(reach, target, ledger).await?;
+    }
+    let Some(most) = reach.most().filter(|&most| most < target) else { return Ok(None) };
+    match stage.check_reach(reach, target, ledger).await {
+        // Functions may have workers that the plan does not show.
+        Ok(()) => Ok(None),
+        Err(error) if error.refusal().is_none() => Err(error),
+        Err(error) => {
+            ledger.observe(&Event::TargetLowered { target: most, cause: error.to_string() });
+            Ok(Some(most))
+        }
+    }
 }
 
 /// Waits for what the next attempt needs: slots, if any are asked for, and room in the pool. The plan within the
@@ -226,7 +246,7 @@ async fn make_room<S: Stage>(
             if grant.end == Granted::GaveUp {
                 return Ok(None);
             }
-            plan = match plan.under(grant, stage, ledger, settings).await {
+            plan = match plan.under(grant, stage, ledger, (settings, attempts.minimum())).await {
                 Ok(plan) => plan,
                 // More slots make another plan, and there is time left to wait for them.
                 Err(error)
@@ -242,7 +262,10 @@ async fn make_room<S: Stage>(
         }
         reserved += reserving.elapsed();
         let next = attempts.current() + 1;
-        admit(stage, ledger, settings, next, attempts.bar(next), &plan.reach).await;
+        let bar = attempts.bar(next);
+        let minimum = if settings.ignores_shortfall() { 0 } else { attempts.minimum() };
+        let admission = Admission::new(plan.reach.at_once(bar), settings.admission_wait);
+        admit(stage, ledger, settings, next, admission.with_floor(minimum.min(bar)), &plan.reach).await;
         // Others may have taken the slots while it waited for room.
         if !stage.has_lost_slots() {
             return Ok(Some((plan, reserved)));
@@ -250,36 +273,34 @@ async fn make_room<S: Stage>(
     }
 }
 
-/// Waits until the pool has room for the bar, at most `admission_wait`.
+/// Waits until there is room for what the plan can have at once, at most `admission_wait`.
 async fn admit<S: Stage>(
     stage: &S,
     ledger: &mut Ledger,
     settings: &Settings,
     attempt: u32,
-    bar: u32,
+    admission: Admission,
     reach: &Reach,
 ) {
+    let bar = admission.bar();
     if bar == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
         return;
     }
-    // Who ignores what the pool cannot give is not to wait for it.
-    let minimum = if settings.plan_shortfall == PlanShortfall::Ignore { 0 } else { settings.minimum() };
-    let admission = Admission::new(bar, settings.admission_wait).with_floor(minimum.min(bar));
     let began = Instant::now();
     let mut watch = stage.watch_pool(ADMISSION_INTERVAL);
     let mut announced = false;
     loop {
-        let pool = match watch.next().await {
-            Sight::Seen { pool, .. } => pool.map(|pool| reach.resize(pool)),
-            Sight::Blind => None,
+        let (pool, processes) = match watch.next().await {
+            Sight::Seen(Seen { pool, processes, .. }) => (pool.map(|pool| reach.resize(pool)), processes),
+            Sight::Blind => (None, None),
         };
         let waited = began.elapsed();
-        if let Some(end) = admission.on_look(waited, pool) {
+        if let Some(end) = admission.on_look(waited, pool, processes) {
             ledger.observe(&Event::AdmissionEnded { attempt, waited, end, pool });
             return;
         }
         if let (false, Some(pool)) = (announced, pool) {
-            ledger.observe(&Event::AdmissionStarted { attempt, bar, pool });
+            ledger.observe(&Event::AdmissionStarted { attempt, bar, pool, processes });
             announced = true;
         }
     }

@@ -1,6 +1,7 @@
 //! The stage of a statement that another client runs: only its pid is known to us.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -92,7 +93,7 @@ where
         Ok(self.leader)
     }
 
-    async fn work(&self) -> Result<T, Failure> {
+    async fn work(&self, _steps: Range<usize>) -> Result<T, Failure> {
         (self.work)().await.map_err(|error| Failure::from(error.into()))
     }
 
@@ -104,8 +105,10 @@ where
         self.hold.inner.monitor.watch_pool(interval)
     }
 
-    async fn stop(&self, method: CancelMethod) -> CancelResult {
-        self.hold.inner.monitor.stop(self.leader, method).await
+    const STOPS_ONE_STATEMENT: bool = true;
+
+    async fn stop(&self, method: CancelMethod, statement: Option<i64>) -> CancelResult {
+        self.hold.inner.monitor.stop_statement(self.leader, method, statement).await
     }
 
     async fn commit(&mut self, _: &Committing) -> Result<(), CommitError> {
@@ -135,7 +138,7 @@ where
         if !self.running {
             return self.hold.clear_away().await;
         }
-        self.stop(CancelMethod::Cancel).await;
+        self.stop(CancelMethod::Cancel, None).await;
         let grace = self.hold.settings.cancel_grace;
         let left = drained(&mut self.hold, self.leader, grace).await;
         self.running = false;

@@ -228,6 +228,60 @@ impl Hold {
         !matches!(self.cleanup, Cleanup::Nothing)
     }
 
+    /// Makes a point in the transaction to come back to. Outside of one each statement is such a point.
+    pub(crate) async fn mark(&self) -> Result<(), Failure> {
+        self.savepoint("SAVEPOINT headcount_statement").await
+    }
+
+    /// The point is no longer needed.
+    pub(crate) async fn unmark(&self) -> Result<(), Failure> {
+        self.savepoint("RELEASE SAVEPOINT headcount_statement").await
+    }
+
+    async fn savepoint(&self, sql: &str) -> Result<(), Failure> {
+        if self.settings.transaction {
+            self.client()?.batch_execute(sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes back to the point and waits until the leader's workers are gone, at most `grace`; `None` when the session
+    /// cannot go on. Returns how many workers are left.
+    pub(crate) async fn rewind(&mut self, grace: Duration) -> Option<u32> {
+        const BACK: &str = "ROLLBACK TO SAVEPOINT headcount_statement; RELEASE SAVEPOINT headcount_statement";
+        let leader = self.leader?;
+        if !matches!(timeout(grace, self.savepoint(BACK)).await, Ok(Ok(()))) {
+            return None;
+        }
+        let straggler = Straggler { leader, runs: false };
+        let until = Instant::now() + grace;
+        loop {
+            let left = straggler.left(&self.inner.monitor).await.ok();
+            if left == Some(0) || Instant::now() >= until {
+                return left.or(Some(0));
+            }
+            sleep(LEAVING).await;
+        }
+    }
+
+    /// Goes on in the session, as that attempt.
+    pub(crate) async fn resume(&mut self, attempt: u32) -> Result<Identity, Failure> {
+        let leader = self.leader.ok_or_else(|| Failure::lost("the session is gone"))?;
+        let name = literal(&self.application_name(Some(attempt)));
+        let local = self.settings.transaction;
+        let said = format!("SELECT pg_catalog.set_config('application_name', {name}, {local})");
+        let told = match self.client() {
+            Ok(client) => client.batch_execute(&said).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = told {
+            self.abandon(self.settings.cancel_grace).await;
+            return Err(failure);
+        }
+        self.serve(leader.pid, attempt);
+        Ok(leader)
+    }
+
     /// Runs the cleanup action in a transaction of its own, on a new session if need be, within its limit.
     pub(crate) async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
         let cleanup = self.cleanup.clone();

@@ -78,10 +78,24 @@ impl Job {
         self
     }
 
-    /// Says what to do when the plan cannot reach the target. Default [`PlanShortfall::Refuse`].
+    /// Says what to do when the plan cannot reach the target. Default [`PlanShortfall::Lower`].
     #[must_use]
     pub const fn plan_shortfall(mut self, shortfall: PlanShortfall) -> Self {
         self.settings.plan_shortfall = shortfall;
+        self
+    }
+
+    /// Cancels a statement whose later launches are short, too; see [`Settings::every_launch`].
+    #[must_use]
+    pub const fn every_launch(mut self) -> Self {
+        self.settings.every_launch = true;
+        self
+    }
+
+    /// Rolls a statement back that was short at any launch; see [`Settings::strict`].
+    #[must_use]
+    pub const fn strict(mut self) -> Self {
+        self.settings.strict = true;
         self
     }
 
@@ -217,7 +231,7 @@ impl Job {
     pub async fn execute_script(&self, sql: &str) -> Result<Execution<u64>, Error> {
         self.refuse_flaw(sql, false)?;
         let Settings { trace_comment, transaction, .. } = self.settings;
-        self.run(Script { sql, trace_comment, apart: !transaction }).await
+        self.run(Script::new(sql, trace_comment, !transaction)).await
     }
 
     /// Runs one statement and streams its rows, which are held back until the verdict.
@@ -232,6 +246,7 @@ impl Job {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Execution<Rows>, Error> {
         self.refuse_flaw(sql, true)?;
         let (settings, cleanup) = self.validated()?;
+        refuse_recall(&settings, "rows are handed over at the verdict and cannot be taken back")?;
         let span = spans::execution(&settings.task);
         let work = Query::new(sql, params, settings.trace_comment);
         let mut ledger = self.ledger(&settings.task);
@@ -273,6 +288,9 @@ impl Job {
         E: Into<Source>,
     {
         let (settings, cleanup) = self.validated()?;
+        if settings.strict {
+            refuse_recall(&settings, "the transaction of another client's backend is not ours to roll back")?;
+        }
         let span = spans::execution(&settings.task);
         let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
         self.play(Foreign::new(hold, pid, work), &settings).instrument(span).await
@@ -316,6 +334,16 @@ impl Job {
         };
         Ok((Arc::new(self.settings.clone()), cleanup))
     }
+}
+
+/// Refuses what would take a result back that is out of our hands.
+fn refuse_recall(settings: &Settings, why: &str) -> Result<(), Error> {
+    let field = match settings {
+        Settings { strict: true, .. } => "strict",
+        Settings { every_launch: true, .. } => "every_launch",
+        _ => return Ok(()),
+    };
+    Err(Error::configuration(field, why.to_owned()))
 }
 
 impl fmt::Debug for Job {

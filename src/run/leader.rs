@@ -1,5 +1,6 @@
 //! The real stage: attempts on a session of our own.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -15,16 +16,19 @@ use super::queue::Grant;
 use super::reserve::Wanted;
 use super::stage::{Cleared, CommitError, Reach, Stage};
 use super::work::{Nothing, Params, Work};
+use crate::decide::counters::LaunchCounters;
 use crate::decide::reservation::Launch;
+use crate::decide::script::StatementReach;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::Failure;
+use crate::pg::counters;
 use crate::pg::era::Era;
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::xact::{self, Standing};
-use crate::settings::Settings;
+use crate::settings::{PlanShortfall, Settings};
 use crate::telemetry::spans;
 
 /// How long planning may take until somebody is asked what it waits for; then between two questions.
@@ -86,6 +90,7 @@ impl<W: Work> Leader<W> {
     async fn reach(&mut self, ledger: &mut Ledger) -> Result<Reach, Error> {
         let sql = |failure| Error::sql("inspecting the statement", failure);
         let client = self.hold.client().map_err(sql)?;
+        self.work.prepare(client).await.map_err(sql)?;
         let Settings { reserve, target_workers: target, .. } = *self.hold.settings;
         let pool_size = Some(plan::pool_size(client).await.map_err(sql)?);
         let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
@@ -110,7 +115,7 @@ impl<W: Work> Leader<W> {
             planned: survey.reachable(),
             asked: survey.asked().filter(|_| complete),
             gathers: survey.gathers(),
-            launches: survey.launches(),
+            statements: survey.statements(),
             pool_size,
             own_pool,
             apart,
@@ -120,7 +125,7 @@ impl<W: Work> Leader<W> {
     /// The pool's size as the monitor's session is configured; `None` where it does not see the pool.
     async fn monitors_pool(&self) -> Option<u32> {
         match timeout(LOOK_LIMIT, self.watch_pool(LOOK_LIMIT).next()).await {
-            Ok(Sight::Seen { pool, .. }) => pool.map(|pool| pool.size),
+            Ok(Sight::Seen(seen)) => seen.pool.map(|pool| pool.size),
             Ok(Sight::Blind) | Err(_) => None,
         }
     }
@@ -173,7 +178,9 @@ impl<W: Work> Leader<W> {
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
         let planning = plan::survey(client, statement, params, Some(target));
         let survey = self.attended(|event| ledger.observe(event), planning).await?;
-        if survey.reachable().is_none_or(|most| most >= target) {
+        let refuses = self.hold.settings.plan_shortfall == PlanShortfall::Refuse;
+        let one_is_short = refuses && survey.statements().iter().any(|known| known.is_short_of(target));
+        if !one_is_short && survey.reachable().is_none_or(|most| most >= target) {
             return Ok(None);
         }
         let diagnosis = survey.diagnosis();
@@ -262,8 +269,37 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.begin(Some(attempt)).await
     }
 
-    async fn work(&self) -> Result<W::Value, Failure> {
-        self.work.run(self.hold.client()?).await
+    fn steps(&self) -> usize {
+        self.work.steps()
+    }
+
+    async fn work(&self, steps: Range<usize>) -> Result<W::Value, Failure> {
+        self.work.run(self.hold.client()?, steps).await
+    }
+
+    async fn inspect_step(&mut self, step: usize) -> Result<StatementReach, Failure> {
+        let Some(sql) = self.work.step(step) else { return Ok(StatementReach::default()) };
+        plan::look_ahead(self.hold.client()?, sql).await
+    }
+
+    fn keeps_steps(&self) -> bool {
+        !self.hold.cleans_up()
+    }
+
+    async fn mark(&mut self) -> Result<(), Failure> {
+        self.hold.mark().await
+    }
+
+    async fn unmark(&mut self) -> Result<(), Failure> {
+        self.hold.unmark().await
+    }
+
+    async fn rewind(&mut self, grace: Duration) -> Option<u32> {
+        self.hold.rewind(grace).await
+    }
+
+    async fn resume(&mut self, attempt: u32, _step: usize) -> Result<Identity, Failure> {
+        self.hold.resume(attempt).await
     }
 
     fn has_started(&self) -> bool {
@@ -283,12 +319,25 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.inner.monitor.watch_pool(interval)
     }
 
-    async fn stop(&self, method: CancelMethod) -> CancelResult {
+    async fn stop(&self, method: CancelMethod, _statement: Option<i64>) -> CancelResult {
         let result = self.hold.stop(method).await;
         if result == CancelResult::Sent {
             self.work.discard();
         }
         result
+    }
+
+    async fn launch_counters(&self, flush: bool) -> Option<LaunchCounters> {
+        if self.hold.inner.monitor.version < counters::SINCE {
+            return None;
+        }
+        let asking = async {
+            if flush {
+                counters::flush(self.hold.client().ok()?).await.ok()?;
+            }
+            self.hold.inner.monitor.launch_counters(self.hold.leader()?).await.ok()?
+        };
+        timeout(LOOK_LIMIT, asking).await.ok()?
     }
 
     async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError> {

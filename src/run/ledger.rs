@@ -26,6 +26,7 @@ pub(crate) struct Ledger {
     target: u32,
     minimum: u32,
     planned: Option<u32>,
+    lowered_to: Option<u32>,
     waited_before: Duration,
     verdict_after: Option<Duration>,
     waited: Duration,
@@ -79,6 +80,7 @@ impl Ledger {
             target: 0,
             minimum: 0,
             planned: None,
+            lowered_to: None,
             waited_before: Duration::ZERO,
             verdict_after: None,
             waited: Duration::ZERO,
@@ -99,6 +101,11 @@ impl Ledger {
         self
     }
 
+    /// The target and the minimum, as the plan can have them.
+    pub(crate) const fn demanded(&self) -> (u32, u32) {
+        (self.target, self.minimum)
+    }
+
     /// When the execution began.
     pub(crate) const fn started(&self) -> Instant {
         self.started
@@ -117,7 +124,11 @@ impl Ledger {
                 self.minimum = *minimum;
             }
             Event::PlanInspected { planned } => self.planned = Some(*planned),
-            Event::TargetLowered { target } => self.target = *target,
+            Event::TargetLowered { target, .. } => {
+                self.target = *target;
+                self.minimum = self.minimum.min(*target);
+                self.lowered_to = Some(*target);
+            }
             Event::StartHindered { waited, .. } | Event::PlanBlocked { waited, .. } => {
                 self.wait(Idle::Start, *waited);
             }
@@ -145,14 +156,13 @@ impl Ledger {
             }
             Event::AttemptStarted { attempt, bar, .. } => {
                 self.stop_waiting(Instant::now());
-                let end = AttemptEnd::Failed(None);
-                let facts =
-                    AttemptFacts { attempt: *attempt, bar: *bar, end, workers: 0, ran: Duration::ZERO };
+                let facts = AttemptFacts::begun(*attempt, *bar);
                 self.open = Some(Open { began: Instant::now(), span: Span::current(), facts, ran: None });
             }
             Event::TickTaken { tick, .. } => {
                 if let Some(open) = &mut self.open {
                     open.facts.workers = open.facts.workers.max(tick.workers);
+                    open.facts.achieved = open.facts.workers;
                 }
             }
             Event::VerdictReached { after, .. } => self.verdict_after = Some(*after),
@@ -179,6 +189,10 @@ impl Ledger {
                 AttemptEnd::Accepted(_) | AttemptEnd::Rejected(_) => None,
             },
             workers: facts.workers,
+            achieved: facts.achieved,
+            short_launches: facts.short_launches,
+            unjudged_statements: facts.unjudged,
+            concurrent_unproven: facts.concurrent_unproven,
             verdict_after: self.verdict_after.take(),
             waited: std::mem::take(&mut self.waited_before),
             ran: facts.ran,
@@ -190,15 +204,18 @@ impl Ledger {
     pub(crate) fn execution<T>(&self, outcome: Outcome, value: Option<T>) -> Execution<T> {
         let accepted = self.attempts.iter().find(|attempt| attempt.accepted);
         let best = self.attempts.iter().map(|attempt| attempt.workers).max();
-        let achieved = accepted.map(|attempt| attempt.workers).or(best).unwrap_or(0);
+        let achieved = accepted.map(|attempt| attempt.achieved).or(best).unwrap_or(0);
         let ran = accepted.map_or(Duration::ZERO, |attempt| attempt.ran);
         let wasted =
             self.attempts.iter().filter(|attempt| !attempt.accepted).map(|attempt| attempt.ran).sum();
         Execution {
             task: self.scope.task.to_string(),
             outcome,
-            target_met: outcome.is_accepted() && achieved >= self.target,
+            target_met: outcome.is_accepted() && achieved >= self.target && self.lowered_to.is_none(),
             target_workers: self.target,
+            lowered_to: self.lowered_to,
+            short_launches: accepted.map_or(0, |attempt| attempt.short_launches),
+            unjudged_statements: accepted.map_or(0, |attempt| attempt.unjudged_statements),
             min_workers: self.minimum,
             planned_workers: self.planned,
             achieved_workers: achieved,
@@ -288,6 +305,9 @@ impl Ledger {
             target: self.target,
             minimum: self.minimum,
             achieved: history.achieved_workers,
+            lowered_to: history.lowered_to,
+            short_launches: history.short_launches,
+            unjudged: history.unjudged_statements,
             attempts: history.attempt_count,
             took: self.started.elapsed(),
             waited: history.waited,

@@ -18,14 +18,15 @@ use tokio_postgres::{Client, Statement};
 use tracing::Span;
 
 use crate::decide::backoff::Backoff;
+use crate::decide::counters::LaunchCounters;
 use crate::decide::verdict::{LeaderState, Pool, Tick};
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Scope};
 use crate::pg::connect::Endpoint;
 use crate::pg::privileges::{self, Rights};
 use crate::pg::session::{Identity, Session};
-use crate::pg::workers::{self, View};
-use crate::pg::{Failure, cancel, slots};
+use crate::pg::workers::{self, SeenLeader, View};
+use crate::pg::{Failure, cancel, counters, slots};
 use crate::telemetry::spans;
 
 /// Sights a watch may have unread; more are dropped, the watcher is not looking anyway.
@@ -45,12 +46,34 @@ pub(crate) struct Tries {
 }
 
 /// What a watch is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Sight {
     /// A poll saw this.
-    Seen { at: Instant, leader: LeaderState, workers: u32, pool: Option<Pool> },
+    Seen(Seen),
     /// The monitor's connection is away, or its role may not see the leader's row.
     Blind,
+}
+
+/// What a poll saw of one leader, and of the room for workers.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) at: Instant,
+    pub(crate) leader: SeenLeader,
+    pub(crate) pool: Option<Pool>,
+    pub(crate) processes: Option<Pool>,
+}
+
+impl Seen {
+    /// The same as a tick of an attempt that began then.
+    pub(crate) fn tick(&self, began: Instant) -> Tick {
+        Tick {
+            at: self.at.saturating_duration_since(began),
+            workers: u32::try_from(self.leader.workers.len()).unwrap_or(u32::MAX),
+            leader: self.leader.state,
+            pool: self.pool,
+            processes: self.processes,
+        }
+    }
 }
 
 /// The handle; the polling task ends with it.
@@ -69,6 +92,8 @@ struct Shared {
     scope: Scope,
     watches: Mutex<HashMap<u64, Watched>>,
     next_id: AtomicU64,
+    /// What quiet looks are aligned to.
+    epoch: Instant,
     changed: Notify,
     link: Mutex<Option<Arc<Link>>>,
 }
@@ -87,7 +112,28 @@ struct Watched {
     span: Span,
     interval: Duration,
     due: Instant,
+    /// Nothing is to be decided: looks of all such watches are taken together, and a look has a span only when it
+    /// shows something new.
+    quiet: bool,
+    /// What the last look showed.
+    last: Option<SeenLeader>,
     sights: mpsc::Sender<Sight>,
+}
+
+impl Watched {
+    /// Takes what a look shows; whether it is new.
+    fn learn(&mut self, seen: &SeenLeader) -> bool {
+        let known = self.last.replace(seen.clone());
+        known.is_none_or(|known| known.state != seen.state || known.workers != seen.workers)
+    }
+}
+
+/// A watch whose look is due.
+struct Due {
+    id: u64,
+    leader: Option<Identity>,
+    /// Of a look that has one in any case.
+    span: Option<Span>,
 }
 
 impl Monitor {
@@ -105,6 +151,7 @@ impl Monitor {
             scope,
             watches: Mutex::default(),
             next_id: AtomicU64::new(0),
+            epoch: Instant::now(),
             changed: Notify::new(),
             link: Mutex::new(Some(Arc::new(link))),
         });
@@ -128,15 +175,30 @@ impl Monitor {
         self.shared.with_client(|client| Box::pin(privileges::over(client, leader))).await
     }
 
+    /// What the server counted of parallel workers in the leader's database.
+    pub(crate) async fn launch_counters(&self, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {
+        self.shared.with_client(|client| Box::pin(counters::read(client, leader))).await
+    }
+
     /// The backend that has that pid now.
     pub(crate) async fn identify(&self, pid: i32) -> Result<Identity, Failure> {
         self.shared.with_client(|client| Box::pin(workers::identify(client, pid))).await
     }
 
-    /// Asks the server to stop a leader. Returns when the server has answered.
+    /// Asks the server to stop a leader, whatever it runs. Returns when the server has answered.
     pub(crate) async fn stop(&self, leader: Identity, method: CancelMethod) -> CancelResult {
+        self.stop_statement(leader, method, None).await
+    }
+
+    /// The same, only while it runs the statement that began then; see [`SeenLeader::statement`].
+    pub(crate) async fn stop_statement(
+        &self,
+        leader: Identity,
+        method: CancelMethod,
+        statement: Option<i64>,
+    ) -> CancelResult {
         self.shared
-            .with_client(|client| Box::pin(cancel::stop(client, leader, method)))
+            .with_client(|client| Box::pin(cancel::stop(client, leader, method, statement)))
             .await
             .unwrap_or(CancelResult::Failed)
     }
@@ -193,7 +255,8 @@ impl Shared {
     fn register(self: &Arc<Self>, leader: Option<Identity>, interval: Duration) -> Watch {
         let (sights, inbox) = mpsc::channel(UNREAD);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let watched = Watched { leader, span: Span::current(), interval, due: Instant::now(), sights };
+        let (span, due) = (Span::current(), Instant::now());
+        let watched = Watched { leader, span, interval, due, quiet: false, last: None, sights };
         self.watches().insert(id, watched);
         self.changed.notify_one();
         Watch { inbox, registered: Some(Registered { id, shared: self.clone() }) }
@@ -227,14 +290,31 @@ impl Shared {
         ask(session.client()).await
     }
 
-    /// The watches that are due, with a span for each that has a leader.
-    fn due(&self, now: Instant) -> Vec<(u64, Option<Identity>, Option<Span>)> {
+    /// The watches that are due, with a span for each that has a leader and something to decide.
+    fn due(&self, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
         for (&id, watched) in self.watches().iter_mut().filter(|(_, watched)| watched.due <= now) {
-            watched.due = now + watched.interval;
-            due.push((id, watched.leader, watched.leader.map(|_| spans::tick(&watched.span))));
+            watched.due =
+                if watched.quiet { self.aligned(now, watched.interval) } else { now + watched.interval };
+            let span = watched.leader.filter(|_| !watched.quiet).map(|_| spans::tick(&watched.span));
+            due.push(Due { id, leader: watched.leader, span });
         }
         due
+    }
+
+    /// The next of the moments that all quiet watches of this pace look at.
+    fn aligned(&self, now: Instant, interval: Duration) -> Instant {
+        let passed = now.saturating_duration_since(self.epoch).as_nanos();
+        let interval = interval.as_nanos().max(1);
+        let rest = u64::try_from(interval - passed % interval).unwrap_or(u64::MAX);
+        now + Duration::from_nanos(rest)
+    }
+
+    /// The span of a quiet look that shows something new.
+    fn changed_span(&self, id: u64, seen: &SeenLeader) -> Option<Span> {
+        let mut watches = self.watches();
+        let it = watches.get_mut(&id)?;
+        (it.learn(seen) && it.quiet).then(|| spans::tick(&it.span))
     }
 
     fn tell(&self, id: u64, sight: Sight) {
@@ -252,16 +332,18 @@ impl Shared {
     async fn poll(&self, link: &Link) -> Result<(), Failure> {
         let began = Instant::now();
         let due = self.due(began);
-        let leaders: Vec<i32> = due.iter().filter_map(|(_, leader, _)| leader.map(|l| l.pid)).collect();
+        let leaders: Vec<i32> = due.iter().filter_map(|due| due.leader.map(|leader| leader.pid)).collect();
         let looked =
             timeout(POLL_LIMIT, workers::look(link.session.client(), link.look.as_ref(), &leaders)).await;
         let view = looked.unwrap_or_else(|_| Err(Failure::lost("the monitor's poll was not answered")))?;
         let at = Instant::now();
         self.observe(&Event::MonitorPolled { took: at - began, pool: view.pool });
-        for (id, leader, span) in due {
+        for Due { id, leader, span } in due {
             let sight = sight(at, leader, &view);
-            if let (Some(span), Sight::Seen { leader, workers, pool, .. }) = (span, sight) {
-                spans::record_tick(&span, &Tick { at: at - began, workers, leader, pool });
+            if let (Some(_), Sight::Seen(seen)) = (leader, &sight)
+                && let Some(span) = self.changed_span(id, &seen.leader).or(span)
+            {
+                spans::record_tick(&span, &seen.tick(began));
             }
             self.tell(id, sight);
         }
@@ -290,12 +372,11 @@ impl Shared {
 }
 
 fn sight(at: Instant, leader: Option<Identity>, view: &View) -> Sight {
-    let Some(leader) = leader else {
-        return Sight::Seen { at, leader: LeaderState::Idle, workers: 0, pool: view.pool };
-    };
-    match view.of(leader) {
+    let (pool, processes) = (view.pool, view.processes);
+    let nobody = || SeenLeader { state: LeaderState::Idle, ..SeenLeader::gone() };
+    match leader.map_or_else(|| Some(nobody()), |leader| view.of(leader)) {
         None => Sight::Blind,
-        Some((leader, workers)) => Sight::Seen { at, leader, workers, pool: view.pool },
+        Some(leader) => Sight::Seen(Seen { at, leader, pool, processes }),
     }
 }
 
@@ -353,14 +434,18 @@ impl Watch {
         self.inbox.try_recv().ok()
     }
 
-    /// Looks at another pace from now on.
-    pub(crate) fn pace(&self, interval: Duration) {
+    /// Looks at another pace from now on; `quiet`, when nothing is to be decided.
+    pub(crate) fn pace(&self, interval: Duration, quiet: bool) {
         let Some(Registered { id, shared }) = &self.registered else { return };
-        if let Some(watched) = shared.watches().get_mut(id)
-            && watched.interval != interval
         {
-            watched.interval = interval;
-            watched.due = Instant::now() + interval;
+            let mut watches = shared.watches();
+            let Some(it) = watches.get_mut(id) else { return };
+            if (it.interval, it.quiet) == (interval, quiet) {
+                return;
+            }
+            (it.interval, it.quiet) = (interval, quiet);
+            let now = Instant::now();
+            it.due = if quiet { shared.aligned(now, interval) } else { now + interval };
         }
         shared.changed.notify_one();
     }

@@ -1,32 +1,37 @@
-//! The race of one attempt: the statement against its verdict.
+//! The race of one statement in one attempt: the statement against its verdict.
 //!
 //! [`decide::verdict`](crate::decide::verdict) judges; this brings it the facts and stops the
 //! statement when it is proven short.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::ledger::Ledger;
-use super::monitor::{Sight, Watch};
+use super::monitor::{Seen, Sight, Watch};
 use super::stage::{Reach, Stage};
-use crate::decide::verdict::{LeaderState, ShortReason, Tick, Verdict, Window};
-use crate::event::{AttemptFacts, CancelMethod, CancelResult, Event};
+use crate::decide::launch::Demand;
+use crate::decide::script::StatementReach;
+use crate::decide::verdict::{LeaderState, News, ShortReason, Verdict, Window};
+use crate::event::{CancelMethod, CancelResult, Event};
 use crate::pg::Failure;
-use crate::settings::Settings;
+use crate::settings::{Policy, Settings};
 
 /// Between two requests to cancel, when the leader was between two statements at the first one.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 /// The same when the signal was sent: a statement that ended at that moment left it without effect, and
 /// a closure may have sent its next one since.
 const SIGNALLED: Duration = Duration::from_millis(500);
+/// Requests that may miss another client's statement before it is taken for ended.
+const MISSES: u32 = 3;
 /// Between two looks at a leader whose verdict is known.
-pub(crate) const DECIDED_INTERVAL: Duration = Duration::from_millis(500);
-/// The same after [`LONG_AFTER`], so that the trace of a job of hours stays readable.
-const LONG_INTERVAL: Duration = Duration::from_secs(5);
-const LONG_AFTER: Duration = Duration::from_mins(1);
+pub(crate) const DECIDED_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the looks stay quick from the start of a statement, and after each new worker.
+const QUICK_AT_FIRST: Duration = Duration::from_secs(1);
+const QUICK_AFTER_LAUNCH: Duration = Duration::from_millis(250);
 
 /// How the race ended.
 pub(crate) enum Finish<T> {
@@ -40,72 +45,100 @@ pub(crate) enum Finish<T> {
     Stuck,
 }
 
+/// Which statement of which attempt, and what it is judged by.
+pub(crate) struct Entry<'a> {
+    pub(crate) attempt: u32,
+    /// From 1; `None` where there is only one.
+    pub(crate) statement: Option<u32>,
+    pub(crate) demand: Demand,
+    pub(crate) known: StatementReach,
+    pub(crate) settings: &'a Settings,
+    pub(crate) reach: &'a Reach,
+}
+
 /// The facts of the race so far.
 pub(crate) struct Race<'a> {
-    attempt: u32,
-    bar: u32,
-    settings: &'a Settings,
-    reach: &'a Reach,
-    window: Window,
+    entry: Entry<'a>,
+    pub(crate) window: Window,
     began: Instant,
+    /// When the last new worker was seen.
     grew_at: Instant,
-    pool_seen: bool,
+    pids: std::sync::Arc<[i32]>,
+    /// When the statement began that the last look saw.
+    statement: Option<i64>,
+    pub(crate) pool_seen: bool,
 }
 
 impl<'a> Race<'a> {
-    pub(crate) fn new(facts: AttemptFacts, settings: &'a Settings, reach: &'a Reach) -> Self {
-        let AttemptFacts { attempt, bar, .. } = facts;
-        let window = Window::new(bar, settings.patience(), &reach.launches);
+    pub(crate) fn new(entry: Entry<'a>) -> Self {
+        let window = Window::new(entry.demand.clone(), entry.settings.patience());
         let began = Instant::now();
-        Self { attempt, bar, settings, reach, window, began, grew_at: began, pool_seen: false }
-    }
-
-    pub(crate) const fn most_workers(&self) -> u32 {
-        self.window.most_workers()
-    }
-
-    pub(crate) const fn pool_seen(&self) -> bool {
-        self.pool_seen
+        let pids = std::sync::Arc::default();
+        Self { entry, window, began, grew_at: began, pids, statement: None, pool_seen: false }
     }
 
     /// Runs the statement against the ticks until one of them settles the attempt.
-    pub(crate) async fn run<S: Stage>(&mut self, stage: &S, ledger: &mut Ledger) -> Finish<S::Value> {
-        let mut watch = stage.watch(self.settings.undecided_interval());
-        let mut work = pin!(stage.work());
+    pub(crate) async fn run<S: Stage>(
+        &mut self,
+        stage: &S,
+        steps: Range<usize>,
+        ledger: &mut Ledger,
+    ) -> Finish<S::Value> {
+        let mut watch = stage.watch(self.entry.settings.undecided_interval());
+        let mut work = pin!(stage.work(steps));
         loop {
             let sight = tokio::select! {
                 biased;
                 result = &mut work => return self.on_result(result, ledger),
                 sight = watch.next() => sight,
             };
-            let mut verdict = self.on_sight(sight, ledger);
-            if self.window.verdict().is_none() && is_idle(sight) && stage.has_started() {
-                verdict = Some(self.window.on_end());
-            }
-            if let Some(verdict) = verdict {
+            let idle = is_idle(&sight);
+            let news = self.on_sight(sight, ledger);
+            if self.window.verdict().is_none() && idle && stage.has_started() {
+                let verdict = self.window.on_end();
                 self.announce(verdict, ledger);
-                match verdict {
-                    Verdict::Short(reason) => return self.reject(stage, work, reason, ledger).await,
-                    _ => stage.accept(),
+                stage.accept();
+            }
+            match news {
+                Some(News::Verdict(verdict)) => {
+                    self.announce(verdict, ledger);
+                    match verdict {
+                        Verdict::Short(reason) => return self.reject(stage, work, reason, ledger).await,
+                        _ => stage.accept(),
+                    }
                 }
+                Some(News::LaterLaunch(short)) if self.entry.settings.every_launch => {
+                    return self.reject(stage, work, short.reason, ledger).await;
+                }
+                Some(News::LaterLaunch(_)) | None => {}
             }
             self.pace(&watch);
         }
     }
 
-    fn on_sight(&mut self, sight: Sight, ledger: &mut Ledger) -> Option<Verdict> {
-        let Sight::Seen { at, leader, workers, pool } = sight else {
+    /// Takes a look in, and says what it brought.
+    pub(crate) fn on_sight(&mut self, sight: Sight, ledger: &mut Ledger) -> Option<News> {
+        let Sight::Seen(mut seen) = sight else {
             self.window.on_blind();
             return None;
         };
-        self.pool_seen |= pool.is_some();
-        let pool = pool.map(|pool| self.reach.resize(pool));
-        let tick = Tick { at: at.saturating_duration_since(self.began), workers, leader, pool };
-        ledger.observe(&Event::TickTaken { attempt: self.attempt, bar: self.bar, tick });
-        if workers > self.window.most_workers() {
+        self.pool_seen |= seen.pool.is_some();
+        seen.pool = seen.pool.map(|pool| self.entry.reach.resize_for(&self.entry.known, pool));
+        let tick = seen.tick(self.began);
+        let (attempt, bar) = (self.entry.attempt, self.entry.demand.required);
+        ledger.observe(&Event::TickTaken { attempt, bar, tick });
+        let Seen { at, leader, .. } = seen;
+        if leader.workers.iter().any(|pid| !self.pids.contains(pid)) {
             self.grew_at = at;
         }
-        self.window.on_tick(tick)
+        let news = self.window.on_tick(tick, &leader.workers);
+        (self.pids, self.statement) = (leader.workers, leader.statement);
+        if let Some(News::LaterLaunch(short)) = news {
+            let Entry { attempt, statement, .. } = self.entry;
+            let after = self.began.elapsed();
+            ledger.observe(&Event::LaunchShort { attempt, statement, short, after });
+        }
+        news
     }
 
     fn on_result<T>(&mut self, result: Result<T, Failure>, ledger: &mut Ledger) -> Finish<T> {
@@ -123,19 +156,23 @@ impl<'a> Race<'a> {
 
     fn announce(&self, verdict: Verdict, ledger: &mut Ledger) {
         ledger.observe(&Event::VerdictReached {
-            attempt: self.attempt,
-            bar: self.bar,
+            attempt: self.entry.attempt,
+            statement: self.entry.statement,
+            bar: self.entry.demand.required,
             verdict,
             workers: self.window.most_workers(),
             after: self.began.elapsed(),
         });
     }
 
-    /// Quick looks while undecided and while the count may still grow; slow ones after.
+    /// Quick looks while undecided, at first, and while a launch may still grow; slow ones after.
     fn pace(&self, watch: &Watch) {
-        if self.window.verdict().is_some() && self.grew_at.elapsed() >= self.settings.settle {
-            watch.pace(if self.began.elapsed() < LONG_AFTER { DECIDED_INTERVAL } else { LONG_INTERVAL });
+        if self.window.verdict().is_none() || self.entry.settings.policy == Policy::Classic {
+            return;
         }
+        let quick = self.began.elapsed() < QUICK_AT_FIRST || self.grew_at.elapsed() < QUICK_AFTER_LAUNCH;
+        let interval = self.entry.settings.monitor_interval;
+        watch.pace(if quick { interval } else { DECIDED_INTERVAL.max(interval) }, true);
     }
 
     /// Stops a short statement: cancel, then terminate. The statement's future is not polled while a
@@ -148,16 +185,25 @@ impl<'a> Race<'a> {
         reason: ShortReason,
         ledger: &mut Ledger,
     ) -> Finish<S::Value> {
-        let mut sent = false;
+        let (mut sent, mut missed) = (false, 0);
+        let Entry { attempt, settings, .. } = self.entry;
         for method in [CancelMethod::Cancel, CancelMethod::Terminate] {
-            let until = Instant::now() + self.settings.cancel_grace;
+            let until = Instant::now() + settings.cancel_grace;
             while Instant::now() < until {
-                let result = stage.stop(method).await;
-                ledger.observe(&Event::CancelAnswered { attempt: self.attempt, method, result });
+                let result = stage.stop(method, self.statement).await;
+                ledger.observe(&Event::CancelAnswered { attempt, method, result });
                 if result == CancelResult::Missed && stage.has_started() {
                     stage.accept();
                 }
                 sent |= result == CancelResult::Sent;
+                missed += u32::from(result == CancelResult::Missed);
+                if S::STOPS_ONE_STATEMENT && !sent && missed >= MISSES {
+                    // It has ended, and what runs there now is none of ours to stop.
+                    return match work.await {
+                        Ok(value) => Finish::Kept(value, Verdict::Short(reason)),
+                        Err(failure) => Finish::Failed(failure),
+                    };
+                }
                 let patience = if result == CancelResult::Sent { SIGNALLED } else { CANCEL_AGAIN };
                 let again = until.min(Instant::now() + patience);
                 match timeout_at(again, &mut work).await {
@@ -173,6 +219,6 @@ impl<'a> Race<'a> {
 }
 
 /// The leader runs nothing: the statement has ended, or has not arrived.
-const fn is_idle(sight: Sight) -> bool {
-    matches!(sight, Sight::Seen { leader: LeaderState::Idle | LeaderState::Gone, .. })
+const fn is_idle(sight: &Sight) -> bool {
+    matches!(sight, Sight::Seen(seen) if matches!(seen.leader.state, LeaderState::Idle | LeaderState::Gone))
 }

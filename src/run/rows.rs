@@ -21,6 +21,8 @@ use super::race::DECIDED_INTERVAL;
 use super::stage::Stage;
 use super::work::{Flow, Nothing};
 use crate::decide::attempt::Outcome;
+use crate::decide::script::Evidence;
+use crate::decide::verdict::News;
 use crate::error::Error;
 use crate::event::{AttemptEnd, CancelMethod, Event, FailReason, SqlState};
 use crate::pg::Failure;
@@ -89,6 +91,9 @@ impl Rows {
         span: Span,
     ) -> Self {
         let watch = open.as_ref().map(|open| open.span.in_scope(|| leader.watch(DECIDED_INTERVAL)));
+        if let Some(watch) = &watch {
+            watch.pace(DECIDED_INTERVAL, true);
+        }
         let deadline = open.as_ref().and_then(|_| Deadline::new(&leader, ledger.started()));
         Self { leader, flow, ledger, open, outcome, span, watch, count: 0, deadline }
     }
@@ -171,6 +176,7 @@ impl Rows {
                 return Err(error.with_history(self.ledger.execution(self.outcome, None)));
             }
         }
+        self.settle(&mut open);
         open.facts.ran = self.ledger.ran(open.began);
         open.span.in_scope(|| self.ledger.observe(&Event::AttemptEnded(open.facts)));
         span.in_scope(|| self.ledger.end(Ok(self.outcome)));
@@ -180,8 +186,29 @@ impl Rows {
     /// Takes in what the monitor saw meanwhile.
     fn look(&mut self) {
         let (Some(watch), Some(open)) = (self.watch.as_mut(), self.open.as_mut()) else { return };
-        while let Some(Sight::Seen { workers, .. }) = watch.try_next() {
-            open.facts.workers = open.facts.workers.max(workers);
+        while let Some(sight) = watch.try_next() {
+            let Sight::Seen(mut seen) = sight else {
+                open.window.on_blind();
+                continue;
+            };
+            seen.pool = seen.pool.map(|pool| open.reach.resize_for(&open.reach.statement(0), pool));
+            let news = open.window.on_tick(seen.tick(open.began), &seen.leader.workers);
+            if let Some(News::LaterLaunch(short)) = news {
+                let (attempt, after) = (open.facts.attempt, open.began.elapsed());
+                let told = Event::LaunchShort { attempt, statement: None, short, after };
+                open.span.in_scope(|| self.ledger.observe(&told));
+            }
+        }
+    }
+
+    /// The outcome, with what was seen while the rows flowed.
+    fn settle(&mut self, open: &mut OpenAttempt) {
+        let (target, minimum) = self.ledger.demanded();
+        let mut evidence = Evidence::default();
+        evidence.take(&open.window, target);
+        open.facts.take(&evidence);
+        if evidence.shortfall().is_some() {
+            self.outcome = Outcome::short(evidence.achieved(), minimum);
         }
     }
 

@@ -4,9 +4,11 @@ mod cut;
 mod doubt;
 mod plans;
 mod pools;
+mod recorder;
 mod slots;
 
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -17,18 +19,23 @@ use tracing::Span;
 use super::committing::Committing;
 use super::execution::{Driven, drive};
 use super::ledger::Ledger;
-use super::monitor::{Sight, Watch};
+use super::monitor::{Seen, Sight, Watch};
 use super::queue::Grant;
 use super::stage::{Cleared, CommitError, Reach, Stage};
 use crate::decide::attempt::Outcome;
+use crate::decide::launch::PlannedLaunch;
 use crate::decide::reservation::{Granted, Launch};
+use crate::decide::script::StatementReach;
 use crate::decide::verdict::{LeaderState, Pool};
 use crate::error::{Error, Refusal};
-use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Resolution, Scope};
+use crate::event::{CancelMethod, CancelResult, Observers, Resolution};
 use crate::pg::Failure;
 use crate::pg::session::Identity;
+use crate::pg::workers::SeenLeader;
 use crate::report::Execution;
 use crate::settings::{PlanShortfall, Settings};
+
+use self::recorder::Recorder;
 
 /// What one attempt does on the scripted server.
 #[derive(Clone)]
@@ -78,6 +85,25 @@ fn lost() -> Failure {
     Failure::lost("connection closed")
 }
 
+/// A statement whose plan has these launches.
+fn launches(planned: &[u32]) -> StatementReach {
+    StatementReach {
+        planned: Some(planned.iter().copied().map(PlannedLaunch::from).collect()),
+        most: Some(planned.iter().sum()),
+        certain: true,
+        reads: true,
+        explained: true,
+        ..StatementReach::default()
+    }
+}
+
+/// What a poll sees now.
+fn seen(state: LeaderState, workers: u32, pool: Option<Pool>) -> Sight {
+    let workers = (1..).take(workers as usize).collect();
+    let leader = SeenLeader { state, statement: None, workers };
+    Sight::Seen(Seen { at: Instant::now(), leader, pool, processes: None })
+}
+
 struct Script {
     acts: Vec<Act>,
     attempt: usize,
@@ -101,7 +127,8 @@ struct Script {
 impl Script {
     fn new(acts: Vec<Act>) -> Self {
         let (planned, asked, pool_size) = (Some(4), Some(4), Some(POOL));
-        let reach = Reach { launches: vec![4], planned, asked, gathers: 1, pool_size, ..Reach::default() };
+        let statements = vec![launches(&[4])];
+        let reach = Reach { statements, planned, asked, gathers: 1, pool_size, ..Reach::default() };
         let stopped = tokio::sync::watch::Sender::new(false);
         Self {
             acts,
@@ -185,7 +212,7 @@ impl Stage for Script {
         Ok(Identity { pid: 100, started: 0 })
     }
 
-    async fn work(&self) -> Result<u64, Failure> {
+    async fn work(&self, _steps: Range<usize>) -> Result<u64, Failure> {
         let mut stopped = self.stopped.subscribe();
         tokio::select! {
             () = sleep(self.act().runs) => self.act().result.clone(),
@@ -200,20 +227,15 @@ impl Stage for Script {
             if !sighted {
                 return Sight::Blind;
             }
-            Sight::Seen { at: Instant::now(), leader: LeaderState::Active, workers, pool }
+            seen(LeaderState::Active, workers, pool)
         })
     }
 
     fn watch_pool(&self, interval: Duration) -> Watch {
-        Self::shows(interval, || Sight::Seen {
-            at: Instant::now(),
-            leader: LeaderState::Idle,
-            workers: 0,
-            pool: Some(Pool { used: 0, size: POOL }),
-        })
+        Self::shows(interval, || seen(LeaderState::Idle, 0, Some(Pool { used: 0, size: POOL })))
     }
 
-    async fn stop(&self, method: CancelMethod) -> CancelResult {
+    async fn stop(&self, method: CancelMethod, _statement: Option<i64>) -> CancelResult {
         let ends = !self.act().immortal && (self.act().heeds_cancel || method == CancelMethod::Terminate);
         self.stopped.send_replace(ends);
         CancelResult::Sent
@@ -257,36 +279,6 @@ impl Stage for Script {
         // Neither leader time nor a wait.
         sleep(self.clearing).await;
         Cleared { cleanup: self.cleanup.clone().unwrap_or(Ok(())), left: Some(0) }
-    }
-}
-
-/// Remembers each event as a short word.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<String>>);
-
-impl Observer for Recorder {
-    fn observe(&self, _scope: &Scope, event: &Event) {
-        let word = match event {
-            Event::TickTaken { .. } | Event::MonitorPolled { .. } => return,
-            Event::AttemptStarted { attempt, bar, .. } => format!("attempt {attempt} bar {bar}"),
-            Event::VerdictReached { verdict, workers, .. } => format!("{} {workers}", verdict.as_str()),
-            Event::CancelAnswered { method, .. } => method.as_str().to_owned(),
-            Event::WorkersDrained { .. } => "drained".to_owned(),
-            Event::CleanupEnded { ok, .. } => if *ok { "cleaned up" } else { "cleanup failed" }.to_owned(),
-            Event::AttemptEnded(facts) => format!("ended {}", facts.end.verdict()),
-            Event::RetryDelayed { .. } => "delayed".to_owned(),
-            Event::SessionLost { .. } => "session lost".to_owned(),
-            Event::SessionRestored { .. } => "session restored".to_owned(),
-            Event::CommitInDoubt => "in doubt".to_owned(),
-            Event::CommitResolved { resolution } => resolution.as_str().to_owned(),
-            Event::TargetLowered { target } => format!("lowered to {target}"),
-            Event::ExecutionEnded(facts) => match facts.end {
-                Ok(outcome) => outcome.as_str().to_owned(),
-                Err(reason) => format!("failed {}", reason.as_str()),
-            },
-            _ => return,
-        };
-        self.0.lock().expect("no test panics while recording").push(word);
     }
 }
 
@@ -397,9 +389,9 @@ async fn a_leader_that_cannot_be_stopped_is_reported() {
 #[tokio::test(start_paused = true)]
 async fn a_result_that_arrives_during_its_cancel_is_kept() {
     let quick = Act { heeds_cancel: false, runs: Duration::from_millis(100), ..act(1) };
-    let words = ["attempt 1 bar 4", "short 1", "cancel", "ended short", "finished_early"];
+    let words = ["attempt 1 bar 4", "short 1", "cancel", "ended short", "finished_short"];
     let run = check(vec![quick], &words).await.result.unwrap();
-    assert_eq!((run.value, run.outcome), (Some(7), Outcome::FinishedEarly));
+    assert_eq!((run.value, run.outcome), (Some(7), Outcome::FinishedShort));
 }
 
 #[tokio::test(start_paused = true)]

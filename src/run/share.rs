@@ -31,7 +31,7 @@ impl Shared {
         grant: Grant,
         stage: &mut S,
         ledger: &mut Ledger,
-        settings: &Settings,
+        (settings, minimum): (&Settings, u32),
     ) -> Result<Self, Error> {
         let mut share = grant.share;
         if share == self.share {
@@ -42,7 +42,7 @@ impl Shared {
             // Its Gathers are limited already, so that only more of them can be too many.
             let fewer = reach.launch().share(grant.taken, u32::MAX).filter(|&fewer| Some(fewer) < share);
             let Some(fewer) = fewer else {
-                check_minimum(stage, &reach, settings, ledger).await?;
+                check_minimum(stage, &reach, (settings, minimum), ledger).await?;
                 return Ok(Self { reach, share });
             };
             stage.narrow(fewer);
@@ -62,10 +62,9 @@ impl Shared {
 async fn check_minimum<S: Stage>(
     stage: &mut S,
     reach: &Reach,
-    settings: &Settings,
+    (settings, minimum): (&Settings, u32),
     ledger: &mut Ledger,
 ) -> Result<(), Error> {
-    let minimum = settings.minimum();
     if settings.ignores_shortfall() || reach.planned.is_none_or(|planned| planned >= minimum) {
         return Ok(());
     }

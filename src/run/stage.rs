@@ -3,6 +3,7 @@
 //! The driver decides nothing about PostgreSQL and knows no client: it plays attempts on a stage.
 //! [`Leader`](super::leader::Leader) is the real one; driver tests bring a scripted one and paused time.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use tracing::Span;
@@ -11,7 +12,9 @@ use super::committing::Committing;
 use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;
+use crate::decide::counters::LaunchCounters;
 use crate::decide::reservation::Launch;
+use crate::decide::script::StatementReach;
 use crate::decide::verdict::Pool;
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -21,8 +24,8 @@ use crate::pg::session::Identity;
 /// What the plan and the server allow, learned before the first attempt.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reach {
-    /// `Workers Planned`, one a Gather; empty when there was no plan to inspect.
-    pub(crate) launches: Vec<u32>,
+    /// What is known of each statement; empty when there was nothing to inspect.
+    pub(crate) statements: Vec<StatementReach>,
     /// The most workers the plan can have at once, in the pool as it was.
     pub(crate) planned: Option<u32>,
     /// The same in any pool; `None`, too, where a function is known to run queries that the plan does not show.
@@ -44,6 +47,29 @@ impl Reach {
     pub(crate) fn resize(&self, pool: Pool) -> Pool {
         let own = self.pool_size.filter(|_| self.apart);
         Pool { size: own.unwrap_or(pool.size), ..pool }
+    }
+
+    /// The same while a statement runs: those ahead of it may have set another size.
+    pub(crate) fn resize_for(&self, statement: &StatementReach, pool: Pool) -> Pool {
+        match statement.pool_size {
+            Some(size) if Some(size) != self.pool_size => Pool { size, ..pool },
+            _ => self.resize(pool),
+        }
+    }
+
+    /// The workers to have room for before an attempt that requires so many: those that the plan may have at once.
+    pub(crate) fn at_once(&self, required: u32) -> u32 {
+        if required == 0 { 0 } else { self.planned.map_or(required, |planned| planned.max(required)) }
+    }
+
+    /// Whether a statement that reads tables is known not to be able to have so many workers.
+    pub(crate) fn is_short_of(&self, target: u32) -> bool {
+        self.statements.iter().any(|known| known.is_short_of(target))
+    }
+
+    /// What is known of the statement at that place.
+    pub(crate) fn statement(&self, place: usize) -> StatementReach {
+        self.statements.get(place).cloned().unwrap_or_default()
     }
 
     /// What a statement may start at once, which is what must be reserved.
@@ -122,8 +148,45 @@ pub(crate) trait Stage {
     /// session says which attempt it is.
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure>;
 
-    /// Runs the statement, or the caller's closure.
-    async fn work(&self) -> Result<Self::Value, Failure>;
+    /// Statements that an attempt runs one after the other, or one closure.
+    fn steps(&self) -> usize {
+        1
+    }
+
+    /// Runs these statements, or the caller's closure.
+    async fn work(&self, steps: Range<usize>) -> Result<Self::Value, Failure>;
+
+    /// What is known of a statement now that those ahead of it have run.
+    async fn inspect_step(&mut self, _step: usize) -> Result<StatementReach, Failure> {
+        Ok(StatementReach::default())
+    }
+
+    /// Whether a rejected statement can be run again alone, while what ran before it stays. Not with a cleanup, which
+    /// might wait for the locks of what stays.
+    fn keeps_steps(&self) -> bool {
+        false
+    }
+
+    /// Makes a point to come back to, where a statement is to be judged.
+    async fn mark(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// The statement is done: there is nothing to come back to.
+    async fn unmark(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Goes back to before the statement, and waits until its workers are gone; `None` where that is not possible, and
+    /// all of the attempt has to be abandoned. Returns how many workers are left.
+    async fn rewind(&mut self, _grace: Duration) -> Option<u32> {
+        None
+    }
+
+    /// Goes on after [`Stage::rewind`], as that attempt, before that statement.
+    async fn resume(&mut self, attempt: u32, _step: usize) -> Result<Identity, Failure> {
+        self.begin(attempt).await
+    }
 
     /// Whether the statement is known to have reached the server: [`Stage::hand_over`] has a value.
     fn has_started(&self) -> bool {
@@ -140,8 +203,18 @@ pub(crate) trait Stage {
     /// Watches the pool.
     fn watch_pool(&self, interval: Duration) -> Watch;
 
-    /// Asks the server to stop the leader, and awaits the answer.
-    async fn stop(&self, method: CancelMethod) -> CancelResult;
+    /// What the server has counted of parallel workers by now; `None` where it does not count, or cannot be asked.
+    /// `flush`: the statement has ended and was committed, and what it counted is to be among it.
+    async fn launch_counters(&self, _flush: bool) -> Option<LaunchCounters> {
+        None
+    }
+
+    /// Whether the leader runs statements of others, too: a request to stop it names the statement.
+    const STOPS_ONE_STATEMENT: bool = false;
+
+    /// Asks the server to stop the leader, and awaits the answer. `statement` is when the statement began that is
+    /// meant, as the monitor saw it.
+    async fn stop(&self, method: CancelMethod, statement: Option<i64>) -> CancelResult;
 
     /// Commits; an answer that is late is a lost one.
     async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError>;

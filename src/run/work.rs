@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +14,8 @@ use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage};
 use tracing::Span;
 
 use crate::error::Source;
-use crate::pg::{Failure, plan};
+use crate::pg::Failure;
+use crate::pg::plan::{self, Strings};
 use crate::telemetry::{sql_comment, trace_context};
 
 /// Parameters as tokio-postgres takes them.
@@ -26,7 +28,23 @@ pub(crate) trait Work {
     /// Whether the value is handed over at the verdict, unfinished.
     const HANDS_OVER: bool = false;
 
-    async fn run(&self, client: &Client) -> Result<Self::Value, Failure>;
+    /// Learns from the session what it must know before it runs.
+    async fn prepare(&mut self, _client: &Client) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Statements that it runs one after the other.
+    fn steps(&self) -> usize {
+        1
+    }
+
+    /// Runs these of its statements.
+    async fn run(&self, client: &Client, steps: Range<usize>) -> Result<Self::Value, Failure>;
+
+    /// The text of one of them, where it has one.
+    fn step(&self, _step: usize) -> Option<&str> {
+        None
+    }
 
     /// The statement to inspect, where there is one.
     fn statement(&self) -> Option<(&str, Params<'_>)> {
@@ -51,7 +69,7 @@ pub(crate) struct Nothing;
 impl Work for Nothing {
     type Value = ();
 
-    async fn run(&self, _client: &Client) -> Result<(), Failure> {
+    async fn run(&self, _client: &Client, _steps: Range<usize>) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -67,7 +85,7 @@ pub(crate) struct Statement<'a> {
 impl Work for Statement<'_> {
     type Value = u64;
 
-    async fn run(&self, client: &Client) -> Result<u64, Failure> {
+    async fn run(&self, client: &Client, _steps: Range<usize>) -> Result<u64, Failure> {
         Ok(client.execute(&*commented(self.sql, self.trace_comment), self.params).await?)
     }
 
@@ -79,21 +97,35 @@ impl Work for Statement<'_> {
 /// One or several statements without parameters, by the simple protocol. The value is the number of
 /// rows of the last statement.
 pub(crate) struct Script<'a> {
-    pub(crate) sql: &'a str,
-    pub(crate) trace_comment: bool,
-    /// One by one: together they would be one transaction, which VACUUM refuses.
-    pub(crate) apart: bool,
+    sql: &'a str,
+    statements: Vec<&'a str>,
+    trace_comment: bool,
+    /// Each in a message of its own: together they would be one transaction, which VACUUM refuses.
+    apart: bool,
+}
+
+impl<'a> Script<'a> {
+    pub(crate) fn new(sql: &'a str, trace_comment: bool, apart: bool) -> Self {
+        Self { sql, statements: plan::split_as(sql, Strings::Standard), trace_comment, apart }
+    }
 }
 
 impl Work for Script<'_> {
     type Value = u64;
 
-    async fn run(&self, client: &Client) -> Result<u64, Failure> {
-        let parts = if self.apart {
-            plan::split_as(self.sql, plan::strings_of(client, self.sql).await?)
-        } else {
-            vec![self.sql]
-        };
+    async fn prepare(&mut self, client: &Client) -> Result<(), Failure> {
+        self.statements = plan::split_as(self.sql, plan::strings_of(client, self.sql).await?);
+        Ok(())
+    }
+
+    fn steps(&self) -> usize {
+        self.statements.len()
+    }
+
+    async fn run(&self, client: &Client, steps: Range<usize>) -> Result<u64, Failure> {
+        let statements = self.statements.get(steps).unwrap_or_default();
+        let together = statements.join("\n;\n");
+        let parts = if self.apart { statements } else { &[&*together] };
         let mut rows = 0;
         for part in parts {
             let stream = client.simple_query_raw(&commented(part, self.trace_comment)).await?;
@@ -105,6 +137,10 @@ impl Work for Script<'_> {
             }
         }
         Ok(rows)
+    }
+
+    fn step(&self, step: usize) -> Option<&str> {
+        self.statements.get(step).copied()
     }
 
     fn statement(&self) -> Option<(&str, Params<'_>)> {
@@ -161,7 +197,7 @@ impl Work for Query<'_> {
 
     const HANDS_OVER: bool = true;
 
-    async fn run(&self, client: &Client) -> Result<Flow, Failure> {
+    async fn run(&self, client: &Client, _steps: Range<usize>) -> Result<Flow, Failure> {
         self.started.store(false, Ordering::Relaxed);
         self.mode.send_replace(Mode::Hold);
         let mut mode = self.mode.subscribe();
@@ -230,7 +266,7 @@ where
 {
     type Value = T;
 
-    async fn run(&self, client: &Client) -> Result<T, Failure> {
+    async fn run(&self, client: &Client, _steps: Range<usize>) -> Result<T, Failure> {
         (self.work)(client).await.map_err(|error| Failure::from(error.into()))
     }
 }

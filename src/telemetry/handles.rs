@@ -10,8 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, with_recorder};
 
 use super::names::{self, ATTEMPT_ENDS, Downgrade, Exporter, Kind, Metric, ROW_CLASSES, SQLSTATE_CLASSES};
+use crate::decide::attempt::Outcome;
 use crate::decide::reservation::Granted;
-use crate::decide::verdict::Verdict;
+use crate::decide::verdict::{ShortReason, Verdict};
 use crate::event::{CancelMethod, CancelResult, ChunkEnd, FailReason, Resolution};
 
 /// Where handles come from.
@@ -184,6 +185,9 @@ pub(super) struct TaskHandles {
     pub(super) attempts: Family<(&'static str, &'static str), Counter>,
     pub(super) verdict: Family<&'static str, Histogram>,
     pub(super) wasted: Histogram,
+    pub(super) outcomes: Family<Outcome, Counter>,
+    pub(super) short_launches: Family<ShortReason, Counter>,
+    pub(super) unjudged: Counter,
     pub(super) downgrades: Family<Downgrade, Counter>,
     pub(super) cleanups: Family<bool, Counter>,
     pub(super) chunks: Family<&'static str, Counter>,
@@ -213,6 +217,8 @@ pub(super) struct LastWorkers {
     pub(super) minimum: Gauge,
     pub(super) attempts: Gauge,
     pub(super) below_minimum: Gauge,
+    pub(super) finished_short: Gauge,
+    pub(super) lowered: Gauge,
     pub(super) wasted: Gauge,
 }
 
@@ -243,6 +249,11 @@ impl TaskHandles {
                 source.histogram(&names::VERDICT, vec![own(), label("verdict", word)])
             }),
             wasted: histogram(&names::WASTED),
+            outcomes: Family::new(Outcome::ALL, |o| by(&names::OUTCOMES, "outcome", o.as_str())),
+            short_launches: Family::new(ShortReason::ALL, |r| {
+                by(&names::SHORT_LAUNCHES, "reason", r.as_str())
+            }),
+            unjudged: counter(&names::UNJUDGED_STATEMENTS),
             downgrades: Family::new(Downgrade::ALL, |d| by(&names::DOWNGRADES, "bucket", d.as_str())),
             cleanups: Family::new([true, false], |ok| {
                 by(&names::CLEANUPS, "result", if ok { "ok" } else { "failed" })
@@ -278,6 +289,8 @@ impl TaskHandles {
             minimum: self.gauge(source, &names::LAST_MINIMUM),
             attempts: self.gauge(source, &names::LAST_ATTEMPTS),
             below_minimum: self.gauge(source, &names::LAST_BELOW_MINIMUM),
+            finished_short: self.gauge(source, &names::LAST_FINISHED_SHORT),
+            lowered: self.gauge(source, &names::LAST_LOWERED),
             wasted: self.gauge(source, &names::LAST_WASTED),
         })
     }

@@ -11,6 +11,7 @@ use tracing::{Span, debug, error, info, trace, warn};
 
 use super::{TARGET, leader_word, traceparent_of};
 use crate::decide::admission::Admitted;
+use crate::decide::attempt::Outcome;
 use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Verdict};
 use crate::event::{
@@ -31,8 +32,8 @@ impl Observer for Log {
                 let traceparent = traceparent_of(&Span::current());
                 info!(target: TARGET, task, target_workers = target, min_workers = minimum, max_attempts, traceparent, "started");
             }
-            Event::TargetLowered { target } => {
-                warn!(target: TARGET, task, target_workers = target, "target lowered to what the plan can have");
+            Event::TargetLowered { target, cause } => {
+                warn!(target: TARGET, task, target_workers = target, cause, "target lowered to what the plan can have");
             }
             Event::StartHindered { cause, waited } => {
                 let waited_seconds = waited.as_secs_f64();
@@ -87,9 +88,10 @@ impl Observer for Log {
             Event::ReservationLost { taken } => {
                 warn!(target: TARGET, task, taken, "slots lost with their connection");
             }
-            Event::AdmissionStarted { attempt, bar, pool } => {
+            Event::AdmissionStarted { attempt, bar, pool, processes } => {
                 let Pool { used, size } = pool;
-                debug!(target: TARGET, task, attempt, bar, pool_used = used, pool_size = size, "waiting for room in the pool");
+                let free_processes = processes.map(Pool::free);
+                debug!(target: TARGET, task, attempt, bar, pool_used = used, pool_size = size, free_processes, "waiting for room in the pool");
             }
             Event::AdmissionEnded { attempt, waited, end, pool: _ } => {
                 admitted(task, *attempt, *waited, *end);
@@ -103,8 +105,13 @@ impl Observer for Log {
                 trace!(target: TARGET, task, attempt, bar, workers = tick.workers, leader = leader_word(tick.leader),
                     pool_used, pool_size, at_seconds = tick.at.as_secs_f64(), "workers seen");
             }
-            Event::VerdictReached { attempt, bar, verdict, workers, after } => {
-                verdict_reached(task, *attempt, *bar, *verdict, *workers, *after);
+            Event::VerdictReached { attempt, statement, bar, verdict, workers, after } => {
+                verdict_reached(task, (*attempt, *statement), *bar, *verdict, *workers, *after);
+            }
+            Event::LaunchShort { attempt, statement, short, after } => {
+                let (reason, workers, needed) = (short.reason.as_str(), short.got, short.needed);
+                let after_seconds = after.as_secs_f64();
+                warn!(target: TARGET, task, attempt, statement, workers, needed, reason, after_seconds, "a later launch had too few workers");
             }
             Event::CancelAnswered { attempt, method, result } => {
                 let (method, result) = (method.as_str(), *result);
@@ -216,27 +223,34 @@ fn admitted(task: &str, attempt: u32, waited: Duration, end: Admitted) {
     }
 }
 
-fn verdict_reached(task: &str, attempt: u32, bar: u32, verdict: Verdict, workers: u32, after: Duration) {
+fn verdict_reached(
+    task: &str,
+    (attempt, statement): (u32, Option<u32>),
+    bar: u32,
+    verdict: Verdict,
+    workers: u32,
+    after: Duration,
+) {
     let after_seconds = after.as_secs_f64();
     match verdict {
         Verdict::Enough => {
-            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "enough workers");
+            info!(target: TARGET, task, attempt, statement, bar, workers, after_seconds, "enough workers");
         }
         Verdict::Short(reason) => {
             let reason = reason.as_str();
-            warn!(target: TARGET, task, attempt, bar, workers, reason, after_seconds, "too few workers");
+            warn!(target: TARGET, task, attempt, statement, bar, workers, reason, after_seconds, "too few workers");
         }
         Verdict::FinishedEarly => {
-            info!(target: TARGET, task, attempt, bar, workers, after_seconds, "finished before the verdict");
+            info!(target: TARGET, task, attempt, statement, bar, workers, after_seconds, "finished before the verdict");
         }
         Verdict::Unverified => {
-            warn!(target: TARGET, task, attempt, bar, workers, after_seconds, "finished while the monitor was blind");
+            warn!(target: TARGET, task, attempt, statement, bar, workers, after_seconds, "finished while the monitor was blind");
         }
     }
 }
 
 fn attempt_ended(task: &str, facts: &AttemptFacts) {
-    let AttemptFacts { attempt, bar, end, workers, ran } = *facts;
+    let AttemptFacts { attempt, bar, end, workers, ran, .. } = *facts;
     let ran_seconds = ran.as_secs_f64();
     match end {
         AttemptEnd::Accepted(verdict) => {
@@ -268,6 +282,8 @@ fn execution_ended(task: &str, facts: &ExecutionFacts) {
     }
     match end {
         Ok(outcome) if !outcome.is_accepted() => line!(error, outcome, "gave up below the minimum"),
+        Ok(outcome @ Outcome::FinishedShort) => line!(error, outcome, "finished below the minimum"),
+        Ok(outcome @ Outcome::Lowered) => line!(warn, outcome, "finished with what the plan could have"),
         Ok(outcome) if achieved >= target => line!(info, outcome, "finished on target"),
         Ok(outcome) => line!(warn, outcome, "finished below the target"),
         Err(reason) => line!(error, reason, "gave up"),

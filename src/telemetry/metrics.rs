@@ -78,6 +78,12 @@ impl Metrics {
             None => task.successful.increment(1),
             Some(reason) => task.failed.add(reason, 1),
         }
+        if let Ok(outcome) = facts.end {
+            task.outcomes.add(outcome, 1);
+        } else if failed == Some(FailReason::BelowMinimum) {
+            task.outcomes.add(Outcome::BelowMinimum, 1);
+        }
+        task.unjudged.increment(u64::from(facts.unjudged));
         if let Some(downgrade) = downgrade(facts) {
             task.downgrades.add(downgrade, 1);
         }
@@ -91,6 +97,8 @@ impl Metrics {
         last.minimum.set(f64::from(facts.minimum));
         last.attempts.set(f64::from(facts.attempts));
         last.below_minimum.set(if failed == Some(FailReason::BelowMinimum) { 1.0 } else { 0.0 });
+        last.finished_short.set(if facts.end == Ok(Outcome::FinishedShort) { 1.0 } else { 0.0 });
+        last.lowered.set(if facts.lowered_to.is_some() { 1.0 } else { 0.0 });
         last.wasted.set(facts.wasted);
         self.run_ended(task, failed.is_none(), facts.took, facts.ended_at_unix);
     }
@@ -140,6 +148,9 @@ impl Observer for Metrics {
                     seconds.record(*after);
                 }
             }),
+            Event::LaunchShort { short, .. } => {
+                self.with_task(scope, |task| task.short_launches.add(short.reason, 1));
+            }
             Event::CancelAnswered { method, result, .. } => self.process.cancels.add((*method, *result), 1),
             Event::CleanupEnded { ok, .. } => self.with_task(scope, |task| task.cleanups.add(*ok, 1)),
             Event::AttemptEnded(facts) => self.with_task(scope, |task| attempt_ended(task, facts)),
@@ -234,7 +245,9 @@ fn chunk_ended(task: &TaskHandles, facts: &ChunkFacts) {
 /// a worker was seen proves nothing: it may have been quicker than the monitor.
 fn downgrade(facts: &ExecutionFacts) -> Option<Downgrade> {
     match facts.end {
-        Ok(Outcome::OnTarget | Outcome::AboveMinimum) => Some(Downgrade::of(facts.achieved, facts.target)),
+        Ok(Outcome::OnTarget | Outcome::Lowered | Outcome::AboveMinimum | Outcome::FinishedShort) => {
+            Some(Downgrade::of(facts.achieved, facts.target))
+        }
         Ok(Outcome::FinishedEarly) if facts.achieved > 0 => Some(Downgrade::of(facts.achieved, facts.target)),
         Ok(Outcome::FinishedEarly | Outcome::Unverified | Outcome::BelowMinimum) | Err(_) => None,
     }

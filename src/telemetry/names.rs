@@ -87,7 +87,7 @@ contract! {
     EXECUTION_ATTEMPTS = "headcount_execution_attempts", Histogram(ATTEMPTS), Count, ["task"],
         "Attempts that an execution used.", fed_by ["ExecutionEnded"];
     ACHIEVED_WORKERS = "headcount_achieved_workers", Histogram(WORKERS), Count, ["task"],
-        "Most parallel workers seen at once in the accepted attempt, else in the best one.", fed_by ["ExecutionEnded"];
+        "Workers achieved: the most seen at once in the accepted attempt, or the smallest share of a launch that was short; else the most of the best attempt.", fed_by ["ExecutionEnded"];
     EXECUTION_DURATION = "headcount_execution_duration_seconds", Histogram(RUNS), Seconds, ["task"],
         "Time from start to end of an execution, waits included.", fed_by ["ExecutionEnded"];
     ADMISSION_WAIT = "headcount_admission_wait_seconds", Histogram(WAITS), Seconds, ["task"],
@@ -104,12 +104,19 @@ contract! {
         "Time from the start of a statement to its verdict.", fed_by ["VerdictReached"];
     WASTED = "headcount_wasted_seconds", Histogram(RUNS), Seconds, ["task"],
         "Leader time of an attempt whose result was not kept; the sum is the time wasted.", fed_by ["AttemptEnded"];
+    OUTCOMES = "headcount_outcomes_total", Counter, Count, ["task", "outcome"],
+        "Guarded executions that ended without an error, by outcome.", fed_by ["ExecutionEnded"];
+    SHORT_LAUNCHES = "headcount_short_launches_total", Counter, Count, ["task", "reason"],
+        "Launches that were proven short after the verdict, by what was lacking; their work was kept unless every launch counts.",
+        fed_by ["LaunchShort"];
+    UNJUDGED_STATEMENTS = "headcount_unjudged_statements_total", Counter, Count, ["task"],
+        "Statements of kept scripts that were not judged: their plans have fewer workers than the minimum.", fed_by ["ExecutionEnded"];
     DOWNGRADES = "headcount_downgrades_total", Counter, Count, ["task", "bucket"],
         "Executions with a result, by how many percent of the target's workers they lacked.", fed_by ["ExecutionEnded"];
     CLEANUPS = "headcount_cleanups_total", Counter, Count, ["task", "result"],
         "Cleanup actions that ran.", fed_by ["CleanupEnded"];
     LAST_ACHIEVED = "headcount_last_run_achieved_workers", Gauge, Count, ["task"],
-        "Most parallel workers seen at once in the last execution.", fed_by ["ExecutionEnded"];
+        "Workers achieved in the last execution.", fed_by ["ExecutionEnded"];
     LAST_TARGET = "headcount_last_run_target_workers", Gauge, Count, ["task"],
         "Parallel workers demanded of the last execution.", fed_by ["ExecutionEnded"];
     LAST_MINIMUM = "headcount_last_run_min_workers", Gauge, Count, ["task"],
@@ -118,6 +125,10 @@ contract! {
         "Attempts that the last execution used.", fed_by ["ExecutionEnded"];
     LAST_BELOW_MINIMUM = "headcount_last_run_below_minimum", Gauge, Count, ["task"],
         "Whether the last execution failed for lack of workers: 1 or 0.", fed_by ["ExecutionEnded"];
+    LAST_FINISHED_SHORT = "headcount_last_run_finished_short", Gauge, Count, ["task"],
+        "Whether the last execution is done and kept though it had fewer workers than the minimum: 1 or 0.", fed_by ["ExecutionEnded"];
+    LAST_LOWERED = "headcount_last_run_lowered", Gauge, Count, ["task"],
+        "Whether the plan of the last execution could not have the target that was demanded: 1 or 0.", fed_by ["ExecutionEnded"];
     LAST_WASTED = "headcount_last_run_wasted_seconds", Gauge, Seconds, ["task"],
         "Leader time of the last execution's attempts that were not kept.", fed_by ["ExecutionEnded"];
     LAST_DURATION = "headcount_last_run_duration_seconds", Gauge, Seconds, ["task"],
@@ -249,9 +260,10 @@ impl Exporter {
 }
 
 /// The pairs of `verdict` and `reason` that an attempt can end with.
-pub const ATTEMPT_ENDS: [(&str, &str); 7] = [
+pub const ATTEMPT_ENDS: [(&str, &str); 8] = [
     ("enough", "none"),
     ("short", "pool_exhausted"),
+    ("short", "processes_exhausted"),
     ("short", "under_launched"),
     ("short", "no_launch"),
     ("finished_early", "none"),

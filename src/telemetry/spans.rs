@@ -49,6 +49,9 @@ pub fn execution(task: &str) -> Span {
         headcount.attempts = Empty,
         headcount.outcome = Empty,
         headcount.target_met = Empty,
+        headcount.lowered_to = Empty,
+        headcount.short_launches = Empty,
+        headcount.unjudged_statements = Empty,
         headcount.waited_seconds = Empty,
         headcount.ran_seconds = Empty,
         headcount.wasted_seconds = Empty,
@@ -76,6 +79,9 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         headcount.bar = Empty,
         headcount.pid = Empty,
         headcount.workers = Empty,
+        headcount.achieved_workers = Empty,
+        headcount.short_launches = Empty,
+        headcount.concurrent_unproven = Empty,
         headcount.verdict = Empty,
         headcount.reason = Empty,
         headcount.verdict_seconds = Empty,
@@ -123,6 +129,8 @@ pub fn tick(attempt: &Span) -> Span {
         headcount.leader_state = Empty,
         headcount.pool_used = Empty,
         headcount.pool_size = Empty,
+        headcount.processes_used = Empty,
+        headcount.processes_size = Empty,
     )
 }
 
@@ -136,6 +144,10 @@ pub fn record_tick(span: &Span, tick: &Tick) {
     if let Some(pool) = tick.pool {
         span.record("headcount.pool_used", i64::from(pool.used));
         span.record("headcount.pool_size", i64::from(pool.size));
+    }
+    if let Some(processes) = tick.processes {
+        span.record("headcount.processes_used", i64::from(processes.used));
+        span.record("headcount.processes_size", i64::from(processes.size));
     }
 }
 
@@ -219,8 +231,9 @@ impl Observer for SpanAttributes {
                 span.record("headcount.min_workers", i64::from(*minimum));
                 span.record("headcount.max_attempts", i64::from(*max_attempts));
             }
-            Event::TargetLowered { target } => {
+            Event::TargetLowered { target, .. } => {
                 span.record("headcount.target_workers", i64::from(*target));
+                span.record("headcount.lowered_to", i64::from(*target));
             }
             Event::PlanInspected { planned } => {
                 span.record("headcount.planned_workers", i64::from(*planned));
@@ -280,6 +293,7 @@ impl Observer for SpanAttributes {
             | Event::AdmissionStarted { .. }
             | Event::AdmissionEnded { .. }
             | Event::TickTaken { .. }
+            | Event::LaunchShort { .. }
             | Event::RetryDelayed { .. }
             | Event::SessionLost { .. }
             | Event::SessionRestored { .. }
@@ -298,6 +312,11 @@ fn attempt_ended(span: &Span, facts: &AttemptFacts) {
         span.record("headcount.reason", facts.end.reason());
     }
     span.record("headcount.workers", i64::from(facts.workers));
+    span.record("headcount.achieved_workers", i64::from(facts.achieved));
+    span.record("headcount.short_launches", i64::from(facts.short_launches));
+    if facts.concurrent_unproven {
+        span.record("headcount.concurrent_unproven", true);
+    }
     span.record("headcount.accepted", facts.end.is_accepted());
     span.record("headcount.ran_seconds", facts.ran.as_secs_f64());
     if let AttemptEnd::Failed(Some(sqlstate)) = facts.end {
@@ -326,7 +345,10 @@ fn execution_ended(span: &Span, facts: &ExecutionFacts) {
         }
         Err(reason) => error(span, reason.as_str()),
     }
-    span.record("headcount.target_met", facts.end.is_ok() && facts.achieved >= facts.target);
+    let met = facts.end.is_ok() && facts.achieved >= facts.target && facts.lowered_to.is_none();
+    span.record("headcount.target_met", met);
+    span.record("headcount.short_launches", i64::from(facts.short_launches));
+    span.record("headcount.unjudged_statements", i64::from(facts.unjudged));
     span.record("headcount.achieved_workers", i64::from(facts.achieved));
     span.record("headcount.attempts", i64::from(facts.attempts));
     span.record("headcount.waited_seconds", facts.waited.as_secs_f64());

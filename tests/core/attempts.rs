@@ -27,9 +27,13 @@ fn a_single_attempt_is_the_last() {
     assert_eq!(Attempts::new(4, 2, 1, SPACING).begin(), (1, 2));
 }
 
+fn finished(verdict: Verdict, achieved: u32, short: bool) -> Ended {
+    Ended::Finished { verdict, achieved, short }
+}
+
 #[test]
 fn the_outcome_follows_the_workers_and_the_verdict() {
-    let outcome = |verdict, workers| attempts().on_ended(Ended::Finished(verdict, workers), true, 0.0);
+    let outcome = |verdict, workers| attempts().on_ended(finished(verdict, workers, false), true, 0.0);
     assert_eq!(outcome(Verdict::Enough, 4), Next::Accept(Outcome::OnTarget));
     assert_eq!(outcome(Verdict::Enough, 2), Next::Accept(Outcome::AboveMinimum));
     assert_eq!(outcome(Verdict::FinishedEarly, 1), Next::Accept(Outcome::FinishedEarly));
@@ -37,9 +41,25 @@ fn the_outcome_follows_the_workers_and_the_verdict() {
 }
 
 #[test]
-fn a_result_that_arrived_during_its_cancel_is_kept() {
-    let ended = Ended::Finished(Verdict::Short(ShortReason::PoolExhausted), 1);
-    assert_eq!(attempts().on_ended(ended, true, 0.0), Next::Accept(Outcome::FinishedEarly));
+fn a_result_that_was_proven_short_is_kept_and_says_so() {
+    let short = Verdict::Short(ShortReason::PoolExhausted);
+    let outcome = |verdict, workers| attempts().on_ended(finished(verdict, workers, true), true, 0.0);
+    assert_eq!(outcome(short, 1), Next::Accept(Outcome::FinishedShort));
+    assert_eq!(outcome(short, 3), Next::Accept(Outcome::AboveMinimum));
+    assert_eq!(outcome(Verdict::Enough, 0), Next::Accept(Outcome::FinishedShort), "a later launch was short");
+    // Without shares, as in the origin's window.
+    let next = attempts().on_ended(finished(short, 1, false), true, 0.0);
+    assert_eq!(next, Next::Accept(Outcome::FinishedShort));
+}
+
+#[test]
+fn what_a_lowered_target_allows_is_never_on_target() {
+    let mut attempts = Attempts::new(4, 2, 5, SPACING).lowered_to(1);
+    assert_eq!(attempts.begin(), (1, 1));
+    assert_eq!((attempts.target(), attempts.minimum()), (1, 1));
+    let next = attempts.on_ended(finished(Verdict::Enough, 1, false), true, 0.0);
+    assert_eq!(next, Next::Accept(Outcome::Lowered));
+    assert_eq!(Attempts::new(4, 2, 1, SPACING).lowered_to(3).begin(), (1, 2));
 }
 
 #[test]

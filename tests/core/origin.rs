@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use headcount::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
+use headcount::decide::launch::Demand;
 use headcount::decide::verdict::{Patience, Tick, Verdict, Window};
 
 use crate::ticks::{CLASSIC, PROMPT, first_verdict, ms, tick};
@@ -32,12 +33,12 @@ fn play(patience: Patience, interval: u64, spacing: Spacing, workers: &[u32]) ->
     let mut story = Story { outcome: None, attempts: 0, best: 0, verdicts: vec![], pauses: vec![] };
     for &count in workers {
         let (_, bar) = attempts.begin();
-        let mut window = Window::new(bar, patience, &[]);
+        let mut window = Window::new(Demand { target: 4, ..Demand::of(bar, &[4]) }, patience);
         let (at, verdict) = first_verdict(&mut window, look_every(interval, count)).expect("a verdict");
         story.verdicts.push((at, verdict));
         let ended = match verdict {
             Verdict::Short(reason) => Ended::Rejected(reason, window.most_workers()),
-            verdict => Ended::Finished(verdict, window.most_workers()),
+            verdict => Ended::Finished { verdict, achieved: window.achieved(), short: false },
         };
         match attempts.on_ended(ended, true, 0.5) {
             Next::Accept(outcome) => story.outcome = Some(outcome),
@@ -64,8 +65,8 @@ fn classic(workers: &[u32]) -> Story {
 fn prompt(workers: &[u32]) -> Story {
     let story = play(PROMPT, 10, Spacing::Jittered(TWO_SECONDS), workers);
     for (at, verdict) in &story.verdicts {
-        // Two looks confirm a pool without a free slot; no worker at all takes the whole `launch_wait`.
-        let expected = [ms(30), ms(40), ms(1000)];
+        // Two more looks confirm a pool without a free slot; no worker at all takes the whole `launch_wait`.
+        let expected = [ms(30), ms(50), ms(1000)];
         assert!(expected.contains(at), "{verdict:?} at {at:?}");
     }
     story

@@ -1,25 +1,54 @@
 //! Each rule of the verdict as a claim; then what must hold for any ticks.
 
-use headcount::decide::verdict::{LeaderState, ShortReason, Tick, Verdict, Window};
+use headcount::decide::launch::{Demand, PlannedLaunch, Shortfall};
+use headcount::decide::verdict::{LeaderState, News, Pool, ShortReason, Tick, Verdict, Window};
 use proptest::prelude::*;
 
-use crate::ticks::{CLASSIC, PROMPT, first_verdict, ms, tick};
+use crate::ticks::{CLASSIC, PROMPT, feed, first_verdict, judge, ms, tick};
 
 const ROOM: Option<(u32, u32)> = Some((0, 8));
 const FULL: Option<(u32, u32)> = Some((8, 8));
+const EXHAUSTED: Verdict = Verdict::Short(ShortReason::PoolExhausted);
 
 fn window(bar: u32) -> Window {
-    Window::new(bar, PROMPT, &[])
+    Window::new(Demand::of(bar, &[4]), PROMPT)
+}
+
+fn unknown(bar: u32) -> Window {
+    Window::new(Demand::unknown(bar), PROMPT)
 }
 
 /// Milliseconds, workers, and the pool as `(used, size)`.
 type Look = (u64, u32, Option<(u32, u32)>);
 
-/// A window for `bar` that sees this decides `expected` at that time.
-fn check(bar: u32, ticks: &[Look], expected: Option<(u64, Verdict)>) {
-    let ticks = ticks.iter().map(|&(at, workers, pool)| tick(at, workers, pool));
-    let verdict = first_verdict(&mut window(bar), ticks);
+/// A window that sees this decides `expected` at that time.
+fn decides(mut window: Window, looks: &[Look], expected: Option<(u64, Verdict)>) {
+    let ticks = looks.iter().map(|&(at, workers, pool)| tick(at, workers, pool));
+    let verdict = first_verdict(&mut window, ticks);
     assert_eq!(verdict, expected.map(|(at, verdict)| (ms(at), verdict)));
+}
+
+/// The same of a window for `bar`, and a plan with one launch of four.
+fn check(bar: u32, looks: &[Look], expected: Option<(u64, Verdict)>) {
+    decides(window(bar), looks, expected);
+}
+
+/// The same look every 10 ms.
+fn held(from: u64, to: u64, workers: u32, pool: Option<(u32, u32)>) -> Vec<Look> {
+    (from..=to).step_by(10).map(|at| (at, workers, pool)).collect()
+}
+
+/// Feeds a window from `at` on with these pids, every 10 ms; what the first news was, and when.
+fn show(
+    window: &mut Window,
+    (from, to): (u64, u64),
+    pids: &[i32],
+    pool: Option<(u32, u32)>,
+) -> Option<(u64, News)> {
+    (from..=to).step_by(10).find_map(|at| {
+        let tick = tick(at, pids.len() as u32, pool);
+        window.on_tick(tick, pids).map(|news| (at, news))
+    })
 }
 
 #[test]
@@ -33,81 +62,112 @@ fn more_than_the_bar_is_enough_too() {
 }
 
 #[test]
+fn workers_that_left_again_count_in_the_size_of_their_launch() {
+    let mut window = window(4);
+    assert_eq!(show(&mut window, (0, 10), &[], ROOM), None);
+    assert_eq!(show(&mut window, (20, 20), &[1, 2], Some((6, 8))), None);
+    assert_eq!(show(&mut window, (30, 30), &[3, 4], FULL), Some((30, News::Verdict(Verdict::Enough))));
+    assert_eq!(window.most_workers(), 2);
+}
+
+#[test]
 fn a_count_that_still_grows_is_not_short() {
-    let ticks = [(0, 1, ROOM), (90, 2, ROOM), (180, 3, ROOM), (270, 4, ROOM)];
-    check(4, &ticks, Some((270, Verdict::Enough)));
+    let looks = [(0, 1, ROOM), (90, 2, ROOM), (180, 3, ROOM), (270, 4, ROOM)];
+    check(4, &looks, Some((270, Verdict::Enough)));
 }
 
 #[test]
-fn a_count_that_stands_still_with_room_is_under_launched_after_settle() {
-    let ticks = [(0, 2, Some((2, 8))), (99, 2, Some((2, 8))), (100, 2, Some((2, 8)))];
-    check(4, &ticks, Some((100, Verdict::Short(ShortReason::UnderLaunched))));
+fn a_launch_with_room_at_every_look_is_whole_whatever_was_planned() {
+    check(4, &held(0, 10_000, 2, Some((2, 8))), None);
 }
 
 #[test]
-fn a_count_that_stands_still_without_sight_of_the_pool_is_under_launched() {
-    check(4, &[(0, 2, None), (100, 2, None)], Some((100, Verdict::Short(ShortReason::UnderLaunched))));
+fn a_size_that_no_launch_explains_is_under_launched_where_room_cannot_be_seen() {
+    check(4, &held(0, 200, 2, None), Some((100, Verdict::Short(ShortReason::UnderLaunched))));
 }
 
 #[test]
-fn a_pool_without_a_free_slot_settles_it_with_the_second_tick() {
-    check(
-        4,
-        &[(0, 0, ROOM), (10, 2, FULL), (20, 2, FULL)],
-        Some((20, Verdict::Short(ShortReason::PoolExhausted))),
-    );
+fn a_launch_in_a_pool_without_a_free_slot_is_short_two_looks_later() {
+    check(4, &[(0, 0, ROOM), (10, 2, FULL), (20, 2, FULL), (30, 2, FULL)], Some((30, EXHAUSTED)));
 }
 
 #[test]
-fn one_inconsistent_tick_of_a_full_pool_proves_nothing() {
-    let ticks = [(0, 3, FULL), (10, 3, Some((7, 8))), (20, 4, FULL)];
-    check(4, &ticks, Some((20, Verdict::Enough)));
+fn a_server_without_a_process_left_is_told_from_a_full_pool() {
+    let looks =
+        (0..10).map(|n| Tick { processes: Some(Pool { used: 8, size: 8 }), ..tick(n * 10, 2, Some((2, 8))) });
+    let verdict = first_verdict(&mut window(4), looks);
+    assert_eq!(verdict, Some((ms(20), Verdict::Short(ShortReason::ProcessesExhausted))));
 }
 
 #[test]
-fn two_ticks_of_a_full_pool_with_an_unseen_one_between_confirm_nothing() {
-    check(2, &[(1, 1, FULL), (2, 0, None), (3, 1, FULL), (4, 2, FULL)], Some((4, Verdict::Enough)));
+fn a_look_at_a_full_pool_before_workers_are_complete_proves_nothing() {
+    let looks = [(0, 3, FULL), (10, 3, Some((7, 8))), (20, 4, FULL)];
+    check(4, &looks, Some((20, Verdict::Enough)));
 }
 
 #[test]
-fn a_full_pool_that_leaves_slots_free_for_fewer_still_settles_first() {
-    let busy = Some((6, 8));
-    let ticks: Vec<_> = (0..=10).map(|n| (n * 10, 1, busy)).collect();
-    check(4, &ticks, Some((100, Verdict::Short(ShortReason::PoolExhausted))));
+fn a_pool_that_was_full_shortly_before_an_unexplained_launch_is_evidence() {
+    let looks: Vec<_> = [held(0, 40, 0, FULL), held(50, 300, 3, Some((6, 8)))].concat();
+    check(4, &looks, Some((150, EXHAUSTED)));
+}
+
+#[test]
+fn a_pool_that_was_full_long_before_a_launch_is_none() {
+    let looks: Vec<_> =
+        [held(0, 40, 0, FULL), held(50, 200, 0, ROOM), held(210, 900, 3, Some((6, 8)))].concat();
+    check(4, &looks, None);
 }
 
 #[test]
 fn idle_pool_keeps_waiting_for_a_late_gather() {
-    let serial = (0..100_000).step_by(10).map(|at| tick(at, 0, ROOM));
-    let launch = [tick(100_000, 4, Some((4, 8)))];
-    let verdict = first_verdict(&mut window(4), serial.chain(launch));
-    assert_eq!(verdict, Some((ms(100_000), Verdict::Enough)));
+    let looks: Vec<_> = [held(0, 99_990, 0, ROOM), vec![(100_000, 4, Some((4, 8)))]].concat();
+    check(4, &looks, Some((100_000, Verdict::Enough)));
 }
 
 #[test]
 fn no_worker_in_a_full_pool_is_pool_exhausted_after_launch_wait() {
-    let ticks: Vec<_> = (0..=200).map(|n| (n * 10, 0, FULL)).collect();
-    check(4, &ticks, Some((1000, Verdict::Short(ShortReason::PoolExhausted))));
+    check(4, &held(0, 2000, 0, FULL), Some((1000, EXHAUSTED)));
 }
 
 #[test]
-fn a_pool_that_was_full_once_may_have_been_met_by_the_gather() {
-    let ticks: Vec<_> = (0..=200).map(|n| (n * 10, 0, if n == 3 { FULL } else { ROOM })).collect();
-    check(4, &ticks, Some((1000, Verdict::Short(ShortReason::PoolExhausted))));
+fn a_pool_that_lacks_a_slot_for_the_bar_but_not_for_one_worker_is_no_evidence() {
+    // A launch would have taken the two slots, and been seen.
+    check(4, &held(0, 20_000, 0, Some((6, 8))), None);
 }
 
 #[test]
-fn classic_without_a_worker_in_a_pool_with_room_is_no_matter_of_sight() {
-    let mut classic = Window::new(4, CLASSIC, &[]);
-    let ticks = (0..=20).map(|n| tick(n * 100, 0, ROOM));
-    let verdict = Verdict::Short(ShortReason::UnderLaunched);
-    assert_eq!(first_verdict(&mut classic, ticks), Some((ms(2000), verdict)));
+fn a_pool_that_is_full_for_a_moment_now_and_then_condemns_no_serial_phase() {
+    // Full for 0.3 s of every 1.5 s, for 9 s.
+    let full = |at: u64| if at % 1500 < 300 { FULL } else { ROOM };
+    let looks: Vec<_> = (0..9000).step_by(10).map(|at| (at, 0, full(at))).collect();
+    check(4, &looks, None);
+}
+
+#[test]
+fn a_long_serial_phase_is_given_a_tenth_of_its_time() {
+    let serial = held(0, 60_000, 0, ROOM);
+    let looks: Vec<_> = [serial, held(60_010, 70_000, 0, FULL)].concat();
+    // Full since 60,010 ms, and a tenth of the time then is seven seconds.
+    let verdict = first_verdict(&mut window(4), looks.iter().map(|&(at, w, pool)| tick(at, w, pool)));
+    let (at, verdict) = verdict.unwrap();
+    assert_eq!(verdict, EXHAUSTED);
+    assert!((ms(66_600)..ms(66_800)).contains(&at), "{at:?}");
 }
 
 #[test]
 fn no_worker_and_no_sight_of_the_pool_is_no_launch_after_launch_wait() {
-    let ticks: Vec<_> = (0..=200).map(|n| (n * 10, 0, None)).collect();
-    check(4, &ticks, Some((1000, Verdict::Short(ShortReason::NoLaunch))));
+    check(4, &held(0, 2000, 0, None), Some((1000, Verdict::Short(ShortReason::NoLaunch))));
+}
+
+#[test]
+fn a_statement_of_which_nothing_is_known_stays_open_where_room_cannot_be_seen() {
+    decides(unknown(4), &held(0, 60_000, 0, None), None);
+    decides(unknown(4), &held(0, 60_000, 2, None), None);
+}
+
+#[test]
+fn a_plan_without_a_launch_is_never_short_for_having_none() {
+    decides(Window::new(Demand::of(4, &[]), PROMPT), &held(0, 60_000, 0, FULL), None);
 }
 
 #[test]
@@ -117,47 +177,149 @@ fn time_waiting_for_a_lock_does_not_count() {
         (0..60_000).step_by(10).map(|at| Tick { leader: LeaderState::WaitingForLock, ..tick(at, 0, FULL) });
     assert_eq!(first_verdict(&mut window, waiting), None);
     let then = (60_000..70_000).step_by(10).map(|at| tick(at, 0, FULL));
-    assert_eq!(
-        first_verdict(&mut window, then),
-        Some((ms(61_000), Verdict::Short(ShortReason::PoolExhausted)))
-    );
+    assert_eq!(first_verdict(&mut window, then), Some((ms(61_000), EXHAUSTED)));
 }
 
 #[test]
-fn a_worker_that_vanishes_within_milliseconds_is_no_launch() {
+fn a_worker_that_vanishes_within_milliseconds_condemns_nothing() {
     // CREATE TABLE AS builds the TOAST index of its table in parallel before it reaches its own Gather.
     let blip = [(0, 0, ROOM), (10, 1, ROOM), (20, 0, ROOM)];
-    let later: Vec<_> = (3..300).map(|n| (n * 10, 0, ROOM)).collect();
-    check(4, &[&blip[..], &later[..]].concat(), None);
+    check(4, &[&blip[..], &held(30, 3000, 0, ROOM)].concat(), None);
     check(4, &[&blip[..], &[(200, 4, ROOM)]].concat(), Some((200, Verdict::Enough)));
 }
 
 #[test]
-fn a_smaller_gather_of_the_plan_is_waited_out_while_there_is_room() {
-    let mut window = Window::new(4, PROMPT, &[2, 4]);
-    let small = (0..1000).step_by(10).map(|at| tick(at, 2, Some((2, 8))));
-    assert_eq!(first_verdict(&mut window, small), None);
-    assert_eq!(window.on_tick(tick(1000, 4, ROOM)), Some(Verdict::Enough));
+fn a_smaller_launch_of_the_plan_is_waited_out_even_when_it_takes_the_last_slots() {
+    for pool in [Some((2, 8)), FULL] {
+        let mut window = Window::new(Demand::of(4, &[2, 4]), PROMPT);
+        assert_eq!(show(&mut window, (0, 990), &[1, 2], pool), None);
+        let enough = Some((1000, News::Verdict(Verdict::Enough)));
+        assert_eq!(show(&mut window, (1000, 1000), &[3, 4, 5, 6], Some((4, 8))), enough);
+    }
 }
 
 #[test]
-fn a_smaller_gather_excuses_nothing_once_the_pool_had_no_room() {
-    let mut window = Window::new(4, PROMPT, &[2, 4]);
-    let busy = (0..1000).step_by(10).map(|at| tick(at, 2, Some((7, 8))));
-    assert_eq!(first_verdict(&mut window, busy), Some((ms(100), Verdict::Short(ShortReason::PoolExhausted))));
+fn two_small_launches_alive_at_once_are_no_starved_large_one() {
+    let mut window = Window::new(Demand::of(4, &[1, 2, 4]), PROMPT);
+    assert_eq!(show(&mut window, (0, 500), &[1, 2, 3], Some((3, 8))), None);
+    assert_eq!(show(&mut window, (510, 900), &[], ROOM), None);
+    let enough = Some((910, News::Verdict(Verdict::Enough)));
+    assert_eq!(show(&mut window, (910, 910), &[4, 5, 6, 7], Some((4, 8))), enough);
+}
+
+#[test]
+fn a_launch_that_ran_whole_does_not_explain_the_next_one() {
+    let mut window = Window::new(Demand::of(4, &[2, 4]), PROMPT);
+    assert_eq!(show(&mut window, (0, 300), &[1, 2], Some((2, 8))), None);
+    assert_eq!(show(&mut window, (310, 600), &[], ROOM), None);
+    // Two again, in a full pool: the small one has run.
+    assert_eq!(show(&mut window, (610, 900), &[3, 4], FULL), Some((630, News::Verdict(EXHAUSTED))));
+}
+
+#[test]
+fn launches_of_which_nothing_is_known_are_short_only_while_there_is_no_room() {
+    decides(unknown(4), &held(0, 3000, 2, Some((2, 8))), None);
+    decides(unknown(4), &held(0, 3000, 2, FULL), Some((20, EXHAUSTED)));
+    // Others took the last slots after it had started.
+    let looks: Vec<_> = [held(0, 10, 2, Some((7, 8))), held(20, 3000, 2, FULL)].concat();
+    decides(unknown(4), &looks, None);
+}
+
+#[test]
+fn launches_alive_together_are_enough_and_marked_where_one_may_lack_a_worker() {
+    let demand = || Demand::of(4, &[4, 4]);
+    let mut window = Window::new(demand(), PROMPT);
+    assert_eq!(show(&mut window, (0, 10), &[], ROOM), None);
+    assert_eq!(show(&mut window, (20, 40), &[1, 2], Some((5, 8))), None);
+    // More than `settle` later: a launch of its own.
+    assert_eq!(show(&mut window, (50, 140), &[1, 2], Some((5, 8))), None);
+    let enough = Some((200, News::Verdict(Verdict::Enough)));
+    assert_eq!(show(&mut window, (200, 200), &[1, 2, 3, 4], FULL), enough);
+    assert!(window.is_concurrent_unproven());
+    let mut window = Window::new(Demand::of(4, &[2, 2]), PROMPT);
+    assert_eq!(show(&mut window, (0, 200), &[1, 2], Some((2, 8))), None);
+    show(&mut window, (210, 210), &[1, 2, 3, 4], FULL).unwrap();
+    assert!(!window.is_concurrent_unproven(), "it cannot have more at once");
+}
+
+#[test]
+fn a_later_launch_that_is_short_is_told_and_changes_no_verdict() {
+    let mut window = Window::new(Demand::of(4, &[4, 4]), PROMPT);
+    assert_eq!(show(&mut window, (0, 10), &[], ROOM), None);
+    show(&mut window, (20, 20), &[1, 2, 3, 4], Some((4, 8))).unwrap();
+    assert_eq!(show(&mut window, (30, 500), &[1, 2, 3, 4], Some((4, 8))), None);
+    assert_eq!(show(&mut window, (510, 700), &[], ROOM), None);
+    let short = Shortfall { reason: ShortReason::PoolExhausted, got: 2, needed: 4 };
+    assert_eq!(show(&mut window, (710, 900), &[5, 6], FULL), Some((730, News::LaterLaunch(short))));
+    assert_eq!(window.verdict(), Some(Verdict::Enough));
+    assert_eq!((window.achieved(), window.most_workers(), window.short_launches()), (2, 4, 1));
+}
+
+#[test]
+fn a_later_launch_without_any_worker_is_told_once() {
+    let mut window = Window::new(Demand::of(4, &[4, 4]), PROMPT);
+    show(&mut window, (0, 20), &[1, 2, 3, 4], Some((4, 8))).unwrap();
+    assert_eq!(show(&mut window, (30, 500), &[1, 2, 3, 4], Some((4, 8))), None);
+    let (_, news) = show(&mut window, (510, 5000), &[], FULL).unwrap();
+    let short = Shortfall { reason: ShortReason::PoolExhausted, got: 0, needed: 4 };
+    assert_eq!(news, News::LaterLaunch(short));
+    assert_eq!(show(&mut window, (5010, 60_000), &[], FULL), None);
+    assert_eq!(window.achieved(), 0);
+}
+
+#[test]
+fn what_has_run_is_not_awaited_again_when_the_pool_is_full_later() {
+    // A serial phase at the end, while others hold the pool.
+    let mut window = Window::new(Demand::of(4, &[4]), PROMPT);
+    show(&mut window, (0, 0), &[1, 2, 3, 4], FULL).unwrap();
+    assert_eq!(show(&mut window, (10, 500), &[1, 2, 3, 4], FULL), None);
+    assert_eq!(show(&mut window, (510, 60_000), &[], FULL), None);
+    assert_eq!(window.achieved(), 4);
+}
+
+#[test]
+fn a_small_part_of_the_plan_is_not_missed_after_the_verdict() {
+    let light = PlannedLaunch { heavy: false, ..4.into() };
+    let again = PlannedLaunch { once: false, ..4.into() };
+    for other in [light, again] {
+        let planned = Some(vec![other, 4.into()]);
+        let mut window = Window::new(Demand { planned, ..Demand::of(4, &[4, 4]) }, PROMPT);
+        show(&mut window, (0, 0), &[1, 2, 3, 4], Some((4, 8))).unwrap();
+        assert_eq!(show(&mut window, (10, 500), &[1, 2, 3, 4], Some((4, 8))), None);
+        show(&mut window, (510, 800), &[5, 6, 7, 8], Some((4, 8)));
+        assert_eq!(show(&mut window, (810, 60_000), &[], FULL), None, "{other:?}");
+    }
+}
+
+#[test]
+fn a_launch_that_runs_again_and_again_is_whole_each_time() {
+    let planned = Some(vec![PlannedLaunch { once: false, ..2.into() }, 4.into()]);
+    let mut window = Window::new(Demand { planned, ..Demand::of(4, &[2, 4]) }, PROMPT);
+    for round in 0..50 {
+        let (at, pid) = (u64::from(round as u16) * 40, round * 2 + 1);
+        assert_eq!(show(&mut window, (at, at + 20), &[pid, pid + 1], FULL), None, "round {round}");
+        assert_eq!(show(&mut window, (at + 30, at + 30), &[], Some((6, 8))), None, "round {round}");
+    }
+}
+
+#[test]
+fn a_gap_between_looks_may_have_hidden_workers() {
+    // Four started and two left between two looks.
+    let looks = [(0, 0, ROOM), (1000, 2, FULL), (1010, 2, FULL), (1020, 2, FULL), (1200, 2, FULL)];
+    check(4, &looks, None);
 }
 
 #[test]
 fn a_statement_that_ends_undecided_finished_early() {
     let mut window = window(4);
-    window.on_tick(tick(0, 2, ROOM));
+    feed(&mut window, tick(0, 2, ROOM));
     assert_eq!(window.on_end(), Verdict::FinishedEarly);
 }
 
 #[test]
 fn a_statement_that_ends_while_the_monitor_is_blind_is_unverified() {
     let mut window = window(4);
-    window.on_tick(tick(0, 2, ROOM));
+    feed(&mut window, tick(0, 2, ROOM));
     window.on_blind();
     assert_eq!(window.on_end(), Verdict::Unverified);
 }
@@ -166,106 +328,149 @@ fn a_statement_that_ends_while_the_monitor_is_blind_is_unverified() {
 fn a_monitor_that_came_back_verifies_again() {
     let mut window = window(4);
     window.on_blind();
-    assert_eq!(window.on_tick(tick(5000, 4, ROOM)), Some(Verdict::Enough));
+    assert_eq!(judge(&mut window, tick(5000, 4, ROOM)), Some(Verdict::Enough));
     assert_eq!(window.on_end(), Verdict::Enough);
+}
+
+#[test]
+fn a_launch_that_the_monitor_was_blind_to_is_not_condemned() {
+    let mut window = window(4);
+    show(&mut window, (0, 10), &[], ROOM);
+    show(&mut window, (20, 20), &[1], FULL);
+    window.on_blind();
+    assert_eq!(show(&mut window, (100, 2000), &[1, 2], FULL), None);
 }
 
 #[test]
 fn time_spent_blind_does_not_count_as_active() {
     let mut window = window(4);
-    window.on_tick(tick(0, 0, FULL));
+    feed(&mut window, tick(0, 0, FULL));
     window.on_blind();
-    assert_eq!(window.on_tick(tick(60_000, 0, FULL)), None);
+    assert_eq!(judge(&mut window, tick(60_000, 0, FULL)), None);
 }
 
 #[test]
-fn a_bar_of_zero_accepts_a_serial_run_at_the_first_look() {
-    check(0, &[(10, 0, FULL)], Some((10, Verdict::Enough)));
+fn a_bar_of_zero_accepts_a_serial_run_at_the_first_look_and_misses_nothing() {
+    let mut window = window(0);
+    assert_eq!(judge(&mut window, tick(10, 0, FULL)), Some(Verdict::Enough));
+    assert_eq!(show(&mut window, (20, 20_000), &[], FULL), None);
 }
 
 #[test]
 fn a_verdict_never_changes() {
     let mut window = window(2);
-    assert_eq!(window.on_tick(tick(0, 2, ROOM)), Some(Verdict::Enough));
-    assert_eq!(window.on_tick(tick(10, 0, FULL)), None);
+    assert_eq!(judge(&mut window, tick(0, 2, ROOM)), Some(Verdict::Enough));
+    assert_eq!(judge(&mut window, tick(10, 0, FULL)), None);
     assert_eq!(window.on_end(), Verdict::Enough);
     assert_eq!(window.most_workers(), 2);
 }
 
-/// Milliseconds since the last tick, workers, the leader, and the pool.
-type Step = (u64, u32, LeaderState, Option<(u32, u32)>);
+#[test]
+fn classic_counts_and_knows_of_no_launches() {
+    let mut classic = Window::new(Demand::of(4, &[2, 4]), CLASSIC);
+    let ticks = (0..=20).map(|n| tick(n * 100, 2, ROOM));
+    let verdict = Verdict::Short(ShortReason::UnderLaunched);
+    assert_eq!(first_verdict(&mut classic, ticks), Some((ms(2000), verdict)));
+}
 
-fn any_tick() -> impl Strategy<Value = Step> {
+/// Milliseconds since the last tick, the workers by bits, the leader, and the pool.
+type Step = (u64, u8, LeaderState, Option<(u32, u32)>);
+
+fn any_step() -> impl Strategy<Value = Step> {
     let leader = prop_oneof![
         6 => Just(LeaderState::Active),
         2 => Just(LeaderState::WaitingForLock),
         1 => Just(LeaderState::Idle),
     ];
-    (1u64..400, 0u32..6, leader, proptest::option::of((0u32..10, 1u32..10)))
+    (1u64..400, any::<u8>(), leader, proptest::option::of((0u32..10, 1u32..10)))
 }
 
-fn timeline(steps: &[Step]) -> Vec<Tick> {
+fn timeline(steps: &[Step]) -> Vec<(Tick, Vec<i32>)> {
     let mut at = 0;
-    steps
-        .iter()
-        .map(|&(step, workers, leader, pool)| {
-            at += step;
-            Tick { leader, ..tick(at, workers, pool.map(|(used, size)| (used.min(size), size))) }
-        })
-        .collect()
+    let look = |&(step, bits, leader, pool): &Step| {
+        at += step;
+        let pids: Vec<i32> = (0..8).filter(|bit| bits & bits.rotate_left(3) & (1 << bit) != 0).collect();
+        let pool = pool.map(|(used, size): (u32, u32)| (used.min(size), size));
+        (Tick { leader, ..tick(at, pids.len() as u32, pool) }, pids)
+    };
+    steps.iter().map(look).collect()
+}
+
+fn any_plan() -> impl Strategy<Value = Option<Vec<u32>>> {
+    proptest::option::of(prop::collection::vec(1u32..6, 0..4))
+}
+
+fn any_window(bar: u32, plan: Option<&Vec<u32>>) -> Window {
+    Window::new(plan.map_or_else(|| Demand::unknown(bar), |launches| Demand::of(bar, launches)), PROMPT)
 }
 
 proptest! {
     #[test]
-    fn a_bar_that_was_reached_is_never_rejected(steps in prop::collection::vec(any_tick(), 1..60), bar in 0u32..6) {
-        let mut window = window(bar);
-        for tick in timeline(&steps) {
+    fn a_bar_that_was_reached_is_never_rejected(
+        steps in prop::collection::vec(any_step(), 1..60), bar in 0u32..6, plan in any_plan()
+    ) {
+        let mut window = any_window(bar, plan.as_ref());
+        for (tick, pids) in timeline(&steps) {
             let open = window.verdict().is_none();
-            let verdict = window.on_tick(tick);
+            let news = window.on_tick(tick, &pids);
             if open && tick.workers >= bar {
-                prop_assert_eq!(verdict, Some(Verdict::Enough));
+                prop_assert_eq!(news, Some(News::Verdict(Verdict::Enough)));
             }
         }
     }
 
     #[test]
-    fn no_short_verdict_without_evidence(steps in prop::collection::vec(any_tick(), 1..60), bar in 1u32..6) {
-        let mut window = window(bar);
-        let ticks = timeline(&steps);
-        for (n, tick) in ticks.iter().enumerate() {
-            let Some(Verdict::Short(reason)) = window.on_tick(*tick) else { continue };
-            let seen = &ticks[..=n];
-            let no_room = |t: &Tick| t.pool.is_some_and(|pool| !pool.has_room_for(bar, t.workers));
-            prop_assert!(tick.workers < bar);
-            prop_assert_eq!(reason == ShortReason::PoolExhausted, seen.iter().any(no_room));
-            if tick.workers == 0 {
-                // Nobody is blamed for a Gather that may not have been reached.
-                prop_assert!(seen.iter().any(no_room) || tick.pool.is_none());
-                prop_assert!(tick.at - seen[0].at >= ms(1000));
-            } else {
-                let settled = tick.at - seen[0].at >= ms(100);
-                let full_twice = n > 0 && seen[n - 1..].iter().all(|t| t.pool.is_some_and(|pool| pool.free() == 0));
-                prop_assert!(settled || full_twice);
-            }
+    fn no_launch_is_short_while_there_is_room_at_every_look(
+        steps in prop::collection::vec(any_step(), 1..80), bar in 1u32..6, plan in any_plan()
+    ) {
+        let mut window = any_window(bar, plan.as_ref());
+        for (tick, pids) in timeline(&steps) {
+            let tick = Tick { pool: Some(Pool { used: tick.workers, size: tick.workers + 1 }), ..tick };
+            let news = window.on_tick(tick, &pids);
+            prop_assert!(matches!(news, None | Some(News::Verdict(Verdict::Enough))), "{:?}", news);
         }
     }
 
     #[test]
-    fn the_most_workers_seen_is_what_was_seen(steps in prop::collection::vec(any_tick(), 1..60), bar in 0u32..6) {
-        let mut window = window(bar);
-        let ticks = timeline(&steps);
-        ticks.iter().for_each(|tick| { window.on_tick(*tick); });
-        prop_assert_eq!(Some(window.most_workers()), ticks.iter().map(|tick| tick.workers).max());
+    fn a_lack_of_room_is_named_only_where_it_was_seen(
+        steps in prop::collection::vec(any_step(), 1..60), bar in 1u32..6, plan in any_plan()
+    ) {
+        let mut window = any_window(bar, plan.as_ref());
+        let mut lacked = false;
+        for (tick, pids) in timeline(&steps) {
+            lacked |= tick.pool.is_some_and(|pool| pool.free() == 0);
+            let reason = match window.on_tick(tick, &pids) {
+                Some(News::Verdict(Verdict::Short(reason))) => reason,
+                Some(News::LaterLaunch(short)) => short.reason,
+                _ => continue,
+            };
+            prop_assert!(reason != ShortReason::ProcessesExhausted);
+            prop_assert!(reason != ShortReason::PoolExhausted || lacked);
+            prop_assert!(reason == ShortReason::PoolExhausted || plan.is_some(), "an unknown plan is not judged by itself");
+        }
+    }
+
+    #[test]
+    fn the_most_workers_seen_is_what_was_seen(
+        steps in prop::collection::vec(any_step(), 1..60), bar in 0u32..6, plan in any_plan()
+    ) {
+        let mut window = any_window(bar, plan.as_ref());
+        let looks = timeline(&steps);
+        for (tick, pids) in &looks {
+            window.on_tick(*tick, pids);
+        }
+        prop_assert_eq!(Some(window.most_workers()), looks.iter().map(|(tick, _)| tick.workers).max());
+        prop_assert!(window.shortfall().is_none_or(|short| short.got < short.needed));
     }
 
     #[test]
     fn an_idle_or_waiting_leader_without_workers_is_never_short(
-        steps in prop::collection::vec(any_tick(), 1..60), bar in 1u32..6
+        steps in prop::collection::vec(any_step(), 1..60), bar in 1u32..6, plan in any_plan()
     ) {
-        let mut window = window(bar);
-        for tick in timeline(&steps) {
+        let mut window = any_window(bar, plan.as_ref());
+        for (tick, _) in timeline(&steps) {
             let leader = if tick.leader == LeaderState::Active { LeaderState::Idle } else { tick.leader };
-            prop_assert_eq!(window.on_tick(Tick { workers: 0, leader, ..tick }), None);
+            prop_assert_eq!(window.on_tick(Tick { workers: 0, leader, ..tick }, &[]), None);
         }
     }
 }

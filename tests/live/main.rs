@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`verdicts`] | target met, at once or later; above the minimum; below it, and nothing left behind |
 //! | [`patience`] | serial phases and lock waits are not held against a statement; a full pool is |
+//! | [`launches`] | each launch is judged by itself, and each statement of a script |
 //! | [`statements`] | each kind of statement that can have workers, closures, foreign clients |
 //! | [`rows`] | rows are streamed once the verdict is in, and never from a rejected attempt |
 //! | [`rights`] | who may see and stop whom; pools and servers that cannot be seen |
@@ -25,6 +26,7 @@ mod cancels;
 mod edge;
 mod faults;
 mod harness;
+mod launches;
 mod maintenance;
 mod monitor;
 mod patience;

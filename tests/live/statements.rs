@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use headcount::{Error, Event, Job, Outcome, Refusal};
+use headcount::{Error, Event, Job, Outcome, PlanShortfall, Refusal};
 
 use crate::harness::{Bench, POOL, chain, on_each_version};
 use crate::versions::main_version_from;
@@ -84,7 +84,8 @@ async fn create_index_has_its_workers(major: u32) {
 async fn refresh_has_its_workers_where_the_server_allows_it(major: u32) {
     let bench = Bench::new(major).await;
     bench.run("CREATE MATERIALIZED VIEW v AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 5) GROUP BY grp WITH NO DATA").await;
-    let run = bench.job().await.execute("REFRESH MATERIALIZED VIEW v", &[]).await;
+    let job = bench.job().await.plan_shortfall(PlanShortfall::Refuse);
+    let run = job.execute("REFRESH MATERIALIZED VIEW v", &[]).await;
     if major < 14 {
         let error = run.unwrap_err();
         assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow));
@@ -111,7 +112,8 @@ async fn a_script_is_one_transaction(major: u32) {
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 5);
 
     let hopeless = "TRUNCATE log; INSERT INTO log SELECT 'again' FROM t WHERE nap(id, 10)";
-    let error = bench.job().await.execute_script(hopeless).await.unwrap_err();
+    let refusing = bench.job().await.plan_shortfall(PlanShortfall::Refuse);
+    let error = refusing.execute_script(hopeless).await.unwrap_err();
     assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "{error}");
     assert!(error.to_string().contains("statement 2: a statement that modifies rows"), "{error}");
     assert_eq!(bench.number("SELECT count(*) FROM log").await, 5, "refused before it ran");
@@ -208,6 +210,7 @@ async fn vacuum_runs_outside_a_transaction(major: u32) {
     bench.run("CREATE INDEX ON t (id); CREATE INDEX ON t (grp); DELETE FROM t WHERE id > 150").await;
     let vacuumed = async || bench.number("SELECT pg_stat_get_vacuum_count('t'::regclass)").await;
     let within = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    let within = within.plan_shortfall(PlanShortfall::Refuse);
     let job = within.clone().no_transaction();
     let error = job.execute("VACUUM t", &[]).await.unwrap_err();
     assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "two indexes have one worker: {error}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::decide::admission::Admitted;
+use headcount::decide::launch::Shortfall;
 use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 use headcount::event::{
@@ -16,6 +17,7 @@ use headcount::{Event, Observer, Outcome};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const POOL: Pool = Pool { used: 6, size: 8 };
+pub(crate) const PROCESSES: Pool = Pool { used: 7, size: 16 };
 pub(crate) const SLOTS: Slots =
     Slots { pool: 8, size: 8, held: 4, outsiders: Some(2), priority_waits: false };
 pub(crate) const NOW: f64 = 1_800_000_000.5;
@@ -34,6 +36,9 @@ pub(crate) fn ended(end: Result<Outcome, FailReason>, achieved: u32) -> Event {
         target: 4,
         minimum: 2,
         achieved,
+        lowered_to: (end == Ok(Outcome::Lowered)).then_some(achieved),
+        short_launches: u32::from(end == Ok(Outcome::FinishedShort)),
+        unjudged: 0,
         attempts: 2,
         took: 1250 * MS,
         waited: 400 * MS,
@@ -54,11 +59,17 @@ pub(crate) fn attempt_started(attempt: u32) -> Event {
 }
 
 pub(crate) fn attempt_ended(attempt: u32, end: AttemptEnd, workers: u32) -> Event {
-    Event::AttemptEnded(AttemptFacts { attempt, bar: 4, end, workers, ran: 150 * MS })
+    Event::AttemptEnded(AttemptFacts {
+        end,
+        workers,
+        achieved: workers,
+        ran: 150 * MS,
+        ..AttemptFacts::begun(attempt, 4)
+    })
 }
 
 pub(crate) fn verdict(attempt: u32, verdict: Verdict, workers: u32) -> Event {
-    Event::VerdictReached { attempt, bar: 4, verdict, workers, after: 130 * MS }
+    Event::VerdictReached { attempt, statement: None, bar: 4, verdict, workers, after: 130 * MS }
 }
 
 pub(crate) fn chunk(end: ChunkEnd) -> Event {
@@ -68,7 +79,7 @@ pub(crate) fn chunk(end: ChunkEnd) -> Event {
 }
 
 pub(crate) fn sample(workers: u32) -> Tick {
-    Tick { at: 20 * MS, workers, leader: LeaderState::Active, pool: Some(POOL) }
+    Tick { at: 20 * MS, workers, leader: LeaderState::Active, pool: Some(POOL), processes: Some(PROCESSES) }
 }
 
 pub(crate) fn script() -> Vec<Event> {
@@ -92,7 +103,14 @@ pub(crate) fn script() -> Vec<Event> {
             waited: 200 * MS,
             slots: Some(SLOTS),
         },
-        Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL },
+        Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL, processes: Some(PROCESSES) },
+        Event::TargetLowered { target: 4, cause: "the table is small".to_owned() },
+        Event::LaunchShort {
+            attempt: 1,
+            statement: Some(3),
+            short: Shortfall { reason: short, got: 1, needed: 4 },
+            after: 900 * MS,
+        },
         Event::AdmissionEnded { attempt: 1, waited: 400 * MS, end: Admitted::TimedOut, pool: Some(POOL) },
         attempt_started(1),
         Event::MonitorPolled { took: MS, pool: Some(POOL) },

@@ -45,7 +45,6 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
-use self::lexer::Strings;
 use self::maintenance::Bound;
 use self::text::{Kind, Text};
 use self::tree::Tree;
@@ -58,9 +57,10 @@ pub use self::server::Setting;
 pub use self::survey::Statement;
 
 pub(crate) use self::flaw::{Manner, flaw, flaw_as, flaw_of_cleanup};
+pub(crate) use self::lexer::Strings;
 pub(crate) use self::reasons::diagnose_pool;
 pub(crate) use self::statements::split_as;
-pub(crate) use self::survey::survey;
+pub(crate) use self::survey::{look_ahead, survey};
 
 use self::reasons::diagnose;
 

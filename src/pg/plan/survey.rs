@@ -19,8 +19,9 @@ use tokio_postgres::error::SqlState;
 use super::routines::Routines;
 use super::statements::{Cut, cut, query_of};
 use super::text::{Kind, Text};
-use super::{Diagnosis, Failure, Inspection, Params, Plan, Reason, ReasonKind};
+use super::{Diagnosis, Failure, Inspection, Nature, Params, Plan, Reason, ReasonKind};
 use super::{diagnose, inspect, maintenance, parse, strings_of};
+use crate::decide::script::StatementReach;
 
 /// A statement, and what is known of its workers before it runs.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +39,9 @@ pub struct Statement {
     pub reasons: Vec<Reason>,
     /// Functions that run queries of their own, which may have workers that the plan does not show.
     pub unseen: Vec<String>,
+    /// Whether the plan shows all launches: nothing that it calls is known to run queries of its own.
+    #[serde(skip)]
+    complete: bool,
 }
 
 impl Statement {
@@ -50,6 +54,7 @@ impl Statement {
             certain: false,
             reasons: Vec::new(),
             unseen: Vec::new(),
+            complete: false,
         }
     }
 
@@ -61,6 +66,24 @@ impl Statement {
         match inspection {
             Inspection::Planned(plan) => Self { plan: Some(*plan), certain: true, ..Self::new(sql) },
             Inspection::NotExplainable { why } => Self::unknown(sql, why),
+        }
+    }
+
+    /// What its attempts are judged by.
+    pub(crate) fn reach(&self) -> StatementReach {
+        let plan = self.plan.as_ref();
+        let serial = self.certain && plan.is_none();
+        StatementReach {
+            planned: match plan {
+                Some(plan) if self.complete && self.certain => Some(plan.tree.planned.clone()),
+                _ => serial.then(Vec::new),
+            },
+            most: self.most(|plan| plan.reachable),
+            pool_size: plan.map(|plan| plan.pool_size),
+            cost: plan.map_or(0.0, |plan| plan.tree.cost),
+            certain: self.certain,
+            reads: plan.is_some_and(|plan| plan.nature != Nature::Query || !plan.tree.tables.is_empty()),
+            explained: plan.is_some(),
         }
     }
 
@@ -80,10 +103,9 @@ impl Statement {
 pub(crate) struct Survey(pub(crate) Vec<Statement>);
 
 impl Survey {
-    /// `Workers Planned`, one a Gather, of all plans.
-    pub(crate) fn launches(&self) -> Vec<u32> {
-        let plans = self.0.iter().filter_map(|statement| statement.plan.as_ref());
-        plans.flat_map(|plan| plan.launches.iter().copied()).collect()
+    /// What the attempts of each statement are judged by.
+    pub(crate) fn statements(&self) -> Vec<StatementReach> {
+        self.0.iter().map(Statement::reach).collect()
     }
 
     /// Gathers that may have workers at once: statements run one after the other.
@@ -143,6 +165,9 @@ pub(crate) async fn survey(
     let statements = cut(sql, strings_of(client, sql).await?);
     if statements.len() < 2 || !params.is_empty() {
         let mut statement = Statement::of(sql, inspect(client, sql, params).await?);
+        if let Some(plan) = statement.plan.as_ref().filter(|plan| plan.nature == Nature::Query) {
+            statement.complete = is_complete(plan, &Routines::read(client, sql, &plan.tree).await?);
+        }
         explain_shortfall(client, &mut statement, params, target).await?;
         return Ok(Survey(vec![statement]));
     }
@@ -153,6 +178,30 @@ pub(crate) async fn survey(
         seen.push(walk.step(statement, target).await?);
     }
     Ok(Survey(seen))
+}
+
+/// What is known of one statement of a script at the moment before it runs. It cannot be planned is no error: running
+/// it will say what is wrong.
+pub(crate) async fn look_ahead(client: &Client, sql: &str) -> Result<StatementReach, Failure> {
+    let Some(statement) = cut(sql, strings_of(client, sql).await?).into_iter().next() else {
+        return Ok(StatementReach::default());
+    };
+    let mut walk = Walk::start(client).await?;
+    let looked = walk.step(statement, None).await;
+    if walk.in_block {
+        let end = if looked.is_ok() { "" } else { "ROLLBACK TO SAVEPOINT headcount_script; " };
+        client.batch_execute(&format!("{end}RELEASE SAVEPOINT headcount_script")).await?;
+    }
+    match looked {
+        Ok(statement) => Ok(statement.reach()),
+        Err(failure) if failure.is_connection_lost() => Err(failure),
+        Err(_) => Ok(StatementReach::default()),
+    }
+}
+
+/// A trigger of a table that is written may run queries, too.
+fn is_complete(plan: &Plan, routines: &Routines) -> bool {
+    routines.unseen.is_empty() && plan.tree.written.is_empty()
 }
 
 async fn explain_shortfall(
@@ -278,7 +327,9 @@ impl<'a> Walk<'a> {
         let mut names = query.map_or_else(|| text.names(), |query| Text::new(query).names());
         names.extend(plan.tree.tables.iter().map(|(_, table)| table.clone()));
         statement.certain = never || !self.touches(&names);
-        let may_change = modifies || Routines::read(self.client, sql, &plan.tree).await?.may_change;
+        let routines = Routines::read(self.client, sql, &plan.tree).await?;
+        let may_change = modifies || routines.may_change;
+        let complete = is_complete(plan, &routines);
         if statement.certain {
             let explained = async || {
                 let mut statement = statement.clone();
@@ -287,6 +338,7 @@ impl<'a> Walk<'a> {
             };
             statement = self.apart(explained).await?;
         }
+        statement.complete = complete;
         if may_change {
             self.changed = None;
         }

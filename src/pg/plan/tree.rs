@@ -24,11 +24,18 @@
 
 use serde_json::{Map, Value};
 
+use crate::decide::launch::PlannedLaunch;
+
+/// A Gather with this part of the whole cost below it, or more, is heavy.
+const HEAVY: f64 = 0.1;
+
 /// Facts read from a plan.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Tree {
     /// `Workers Planned`, one a Gather or Gather Merge, from the root down.
     pub(super) launches: Vec<u32>,
+    /// The same with what is to be expected of each.
+    pub(super) planned: Vec<PlannedLaunch>,
     /// The most workers that can be alive at once.
     pub(super) reachable: u32,
     /// The most Gathers that can have workers at once.
@@ -67,10 +74,10 @@ impl Tree {
         for plan in answer.as_array()?.iter().filter_map(|query| query.get("Plan")) {
             let node = plan.as_object()?;
             found = true;
-            tree.walk(node);
+            tree.walk(node, false, cost(node));
             tree.reachable = tree.reachable.max(at_once(node, false, &|own| own).peak);
             tree.gathers = tree.gathers.max(at_once(node, false, &|own| own.min(1)).peak);
-            tree.cost += node.get("Total Cost").and_then(Value::as_f64).unwrap_or(0.0);
+            tree.cost += cost(node);
         }
         found.then_some(tree)
     }
@@ -80,17 +87,21 @@ impl Tree {
         self.nodes.iter().any(|known| known == node)
     }
 
-    fn walk(&mut self, node: &Map<String, Value>) {
-        let kind = node.get("Node Type").and_then(Value::as_str).unwrap_or("");
+    /// `again`: the node may be run more than once.
+    fn walk(&mut self, node: &Map<String, Value>, again: bool, whole: f64) {
+        let kind = kind(node);
         if !self.has(kind) {
             self.nodes.push(kind.to_owned());
         }
         self.collect(node);
-        self.launches.extend(planned(node));
+        if let Some(workers) = planned(node) {
+            self.launches.push(workers);
+            self.planned.push(PlannedLaunch { workers, once: !again, heavy: cost(node) >= whole * HEAVY });
+        }
         self.parallel_append |= kind == "Append" && node.get("Parallel Aware") == Some(&Value::Bool(true));
         self.single_copy |= node.get("Single Copy") == Some(&Value::Bool(true));
         for child in children(node) {
-            self.walk(child);
+            self.walk(child, again || repeats(kind, child), whole);
         }
     }
 
@@ -125,6 +136,20 @@ fn children(node: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Valu
     node.get("Plans").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
 }
 
+fn kind(node: &Map<String, Value>) -> &str {
+    node.get("Node Type").and_then(Value::as_str).unwrap_or("")
+}
+
+fn cost(node: &Map<String, Value>) -> f64 {
+    node.get("Total Cost").and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+/// Whether a node may run a child more than once.
+fn repeats(kind: &str, child: &Map<String, Value>) -> bool {
+    let relation = child.get("Parent Relationship").and_then(Value::as_str);
+    relation == Some("SubPlan") || matches!(kind, "Nested Loop" | "Recursive Union")
+}
+
 fn planned(node: &Map<String, Value>) -> Option<u32> {
     node.get("Workers Planned").and_then(Value::as_u64).and_then(|planned| u32::try_from(planned).ok())
 }
@@ -132,13 +157,12 @@ fn planned(node: &Map<String, Value>) -> Option<u32> {
 /// What can be there at once, where a Gather's workers count as `of` says. `again`: the node may be run more
 /// than once.
 fn at_once(node: &Map<String, Value>, again: bool, of: &impl Fn(u32) -> u32) -> Workers {
-    let kind = node.get("Node Type").and_then(Value::as_str).unwrap_or("");
+    let kind = kind(node);
     let mut members: Vec<Workers> = Vec::new();
     let mut others = 0;
     for child in children(node) {
         let relation = child.get("Parent Relationship").and_then(Value::as_str);
-        let repeats = relation == Some("SubPlan") || matches!(kind, "Nested Loop" | "Recursive Union");
-        let workers = at_once(child, again || repeats, of);
+        let workers = at_once(child, again || repeats(kind, child), of);
         match relation {
             Some("InitPlan" | "SubPlan") => others += workers.peak,
             _ => members.push(workers),

@@ -39,7 +39,14 @@ fn within(taken: u32, share: u32, later: &[Reach]) -> Script {
 fn plan(launches: &[u32]) -> Reach {
     let (planned, gathers) = (Some(launches.iter().sum()), launches.len() as u32);
     let pool_size = Some(POOL);
-    Reach { launches: launches.to_vec(), planned, asked: planned, gathers, pool_size, ..Reach::default() }
+    Reach {
+        statements: vec![super::launches(launches)],
+        planned,
+        asked: planned,
+        gathers,
+        pool_size,
+        ..Reach::default()
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,433 @@
+//! Launches: what new worker processes say about one Gather.
+//!
+//! A *launch* is one Gather, Gather Merge or parallel maintenance step, executed once. It registers its
+//! workers in one go and stops at the first refusal (parallel.c, nodeGather.c), so it is either whole or
+//! was refused for lack of a slot. Which of the two cannot be told by a count alone: with launches of 2
+//! and 4 planned, two workers are a whole small launch or a starved large one. The evidence is the *room*
+//! around the launch: slots of the pool and processes of the server that were still free.
+//!
+//! - Workers that were not seen before, no more than `settle` apart, are one launch. Those that have left
+//!   again count in its size. But where several launches may come, workers that meet none of those before them
+//!   are another launch: a Gather below a nested loop starts its workers again and again.
+//! - Room at every tick of its bracket: the launch is whole, whatever was planned.
+//! - No room, and launches of the plan explain the size: ambiguous.
+//! - No room, and nothing explains the size: short.
+//! - Launches that are not known (CALL, DO, functions, maintenance, closures): short only by the bracket.
+//!
+//! The bracket reaches from the first tick of the launch to two ticks after its last new worker. A size that
+//! no launches explain is suspect already: its bracket is `settle` wider on both sides.
+//!
+//! Room that is seen is an upper bound, since workers without a database are not in `pg_stat_activity`. So
+//! room proves little; a lack of it proves much.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::verdict::{Pool, ShortReason};
+
+/// Ticks after the last new worker until a launch is complete.
+const COMPLETE: u32 = 2;
+/// A gap between two ticks that is longer than this, and than twice `settle`, may have hidden workers.
+const LONGEST_GAP: Duration = Duration::from_millis(250);
+
+/// A launch that the plan may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct PlannedLaunch {
+    /// `Workers Planned`.
+    pub workers: u32,
+    /// Whether its node runs at most once; one below a nested loop or in a subplan may run again and again.
+    pub once: bool,
+    /// Whether the planner expects a tenth of the statement's cost or more below it.
+    pub heavy: bool,
+}
+
+impl From<u32> for PlannedLaunch {
+    /// A launch of the statement's main part.
+    fn from(workers: u32) -> Self {
+        Self { workers, once: true, heavy: true }
+    }
+}
+
+/// What one statement must reach in one attempt, and what is known of its launches.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Workers that a launch must have. Zero accepts a serial run, and judges nothing.
+    pub required: u32,
+    /// Workers demanded of all attempts but the last: what shares are measured against.
+    pub target: u32,
+    /// The plan's launches; `None` when they are not known.
+    pub planned: Option<Vec<PlannedLaunch>>,
+    /// The most workers that the plan can have at once; `None` when that is not known.
+    pub at_once: Option<u32>,
+    /// Whether a statement whose launches are not known is expected to have one.
+    pub expects_workers: bool,
+}
+
+impl Demand {
+    /// Demands `required` workers of a statement whose launches are not known.
+    #[must_use]
+    pub const fn unknown(required: u32) -> Self {
+        Self { required, target: required, planned: None, at_once: None, expects_workers: true }
+    }
+
+    /// Demands `required` workers of a plan with these launches, each of which runs once.
+    #[must_use]
+    pub fn of(required: u32, launches: &[u32]) -> Self {
+        let planned = launches.iter().copied().map(PlannedLaunch::from).collect();
+        let at_once = launches.iter().copied().sum();
+        Self {
+            required,
+            target: required,
+            planned: Some(planned),
+            at_once: Some(at_once),
+            expects_workers: true,
+        }
+    }
+}
+
+/// A launch that was proven short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortfall {
+    /// What was lacking.
+    pub reason: ShortReason,
+    /// Workers that it had.
+    pub got: u32,
+    /// Workers that it needed: of the target, or of the largest launch left in the plan, the smaller.
+    pub needed: u32,
+}
+
+impl Shortfall {
+    /// Its share of what it needed, in workers of a target.
+    #[must_use]
+    pub const fn of_target(self, target: u32) -> u32 {
+        match (target * self.got).checked_div(self.needed) {
+            Some(share) => share,
+            None => target,
+        }
+    }
+}
+
+/// What one tick shows of the room for workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// The monitor's role does not see it.
+    Unseen,
+    /// At least one more worker could start.
+    Left,
+    /// No other worker can start.
+    Lacking(ShortReason),
+}
+
+impl Room {
+    pub(super) fn seen(pool: Option<Pool>, processes: Option<Pool>) -> Self {
+        match (pool, processes) {
+            (None, _) => Self::Unseen,
+            (Some(pool), _) if pool.free() == 0 => Self::Lacking(ShortReason::PoolExhausted),
+            (_, Some(processes)) if processes.free() == 0 => Self::Lacking(ShortReason::ProcessesExhausted),
+            _ => Self::Left,
+        }
+    }
+
+    pub(super) const fn lack(self) -> Option<ShortReason> {
+        match self {
+            Self::Lacking(reason) => Some(reason),
+            Self::Unseen | Self::Left => None,
+        }
+    }
+}
+
+/// Launches of a plan that may still come.
+#[derive(Debug, Clone)]
+pub(super) struct Left(Option<Vec<PlannedLaunch>>);
+
+impl Left {
+    pub(super) const fn new(planned: Option<Vec<PlannedLaunch>>) -> Self {
+        Self(planned)
+    }
+
+    /// Whether the plan is known.
+    pub(super) const fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The largest that `may` come.
+    pub(super) fn largest(&self, may: impl Fn(&PlannedLaunch) -> bool) -> Option<u32> {
+        let launches = self.0.as_ref()?.iter().filter(|launch| may(launch));
+        launches.map(|launch| launch.workers).max().filter(|&workers| workers > 0)
+    }
+
+    /// The largest one is not awaited any more.
+    pub(super) fn forget_largest(&mut self) {
+        let Some(launches) = self.0.as_mut() else { return };
+        let largest = launches.iter().enumerate().max_by_key(|(_, launch)| launch.workers);
+        if let Some((place, _)) = largest {
+            launches.remove(place);
+        }
+    }
+
+    /// Whether more than one launch may come.
+    pub(super) fn has_several(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|launches| launches.len() > 1 || launches.iter().any(|launch| !launch.once))
+    }
+
+    /// The smallest number of workers above `size` that whole launches add up to, but no more than `target`; `None`
+    /// where all of them together have no more than `size`: it is another plan that runs.
+    pub(super) fn next_above(&self, size: u32, target: u32) -> Option<u32> {
+        let Some(launches) = self.0.as_ref() else { return Some(target.max(size + 1)) };
+        let largest = launches.iter().map(|launch| launch.workers).max().unwrap_or(0);
+        let needed = (size + 1..=size.saturating_add(largest)).find(|&sum| self.explains(sum))?;
+        Some(needed.min(target.max(size + 1)))
+    }
+
+    /// Whether whole launches add up to that many workers.
+    fn explains(&self, size: u32) -> bool {
+        self.parts_of(size).is_some()
+    }
+
+    /// Launches that add up to that many workers, by their places; the fewest that do. One that may run again
+    /// stands as often as it is needed.
+    fn parts_of(&self, size: u32) -> Option<Vec<usize>> {
+        let launches = self.0.as_ref()?;
+        let size = size as usize;
+        let mut sums: Vec<Option<Vec<usize>>> = vec![None; size + 1];
+        sums[0] = Some(Vec::new());
+        // What runs once first: of two that explain it as well, that one is used up.
+        let places = |once| launches.iter().enumerate().filter(move |(_, launch)| launch.once == once);
+        for (place, launch) in places(true).chain(places(false)).filter(|(_, launch)| launch.workers > 0) {
+            let workers = launch.workers as usize;
+            let mut extend = |sum: usize| {
+                let Some(mut parts) = sum.checked_sub(workers).and_then(|rest| sums[rest].clone()) else {
+                    return;
+                };
+                parts.push(place);
+                if sums[sum].as_ref().is_none_or(|known| known.len() > parts.len()) {
+                    sums[sum] = Some(parts);
+                }
+            };
+            if launch.once {
+                (1..=size).rev().for_each(&mut extend);
+            } else {
+                (1..=size).for_each(&mut extend);
+            }
+        }
+        sums.pop()?
+    }
+
+    /// Whole launches with that many workers have run: those that run once are no longer left. A launch that
+    /// had all it needed, and fewer than its plan, is the smallest one that is large enough.
+    fn use_up(&mut self, size: u32) {
+        let places = self.parts_of(size);
+        let Some(launches) = self.0.as_mut() else { return };
+        let smallest = || {
+            let larger = launches.iter().enumerate().filter(|(_, launch)| launch.workers >= size);
+            larger.min_by_key(|(_, launch)| launch.workers).map(|(place, _)| place)
+        };
+        let mut places = places.unwrap_or_else(|| smallest().into_iter().collect());
+        places.sort_unstable();
+        for place in places.into_iter().rev() {
+            if launches.get(place).is_some_and(|launch| launch.once) {
+                launches.remove(place);
+            }
+        }
+    }
+}
+
+/// The room of the last ticks, as far back as a bracket may reach.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lately(VecDeque<(Duration, Option<ShortReason>)>);
+
+impl Lately {
+    pub(super) fn note(&mut self, at: Duration, room: Room, settle: Duration) {
+        self.0.push_back((at, room.lack()));
+        while self.0.front().is_some_and(|(then, _)| at.saturating_sub(*then) > settle) {
+            self.0.pop_front();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn lack(&self) -> Option<ShortReason> {
+        self.0.iter().find_map(|(_, lack)| *lack)
+    }
+
+    fn last(&self) -> Option<Duration> {
+        self.0.back().map(|(at, _)| *at)
+    }
+}
+
+/// One launch, from its first worker on.
+#[derive(Debug, Clone)]
+pub(super) struct Launch {
+    grown_at: Duration,
+    pub(super) size: u32,
+    /// Ticks since the last new worker.
+    quiet: u32,
+    /// What was lacking at some tick of the bracket, and within `settle` on both sides.
+    near: Option<ShortReason>,
+    wide: Option<ShortReason>,
+    /// What is lacking at every tick since the last new worker.
+    lasting: Option<ShortReason>,
+    unseen: bool,
+    /// Workers may have come and gone before the first tick.
+    unsure: bool,
+    pub(super) settled: bool,
+}
+
+/// What a launch turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finding {
+    Whole,
+    Ambiguous,
+    Short(ShortReason),
+}
+
+impl Launch {
+    pub(super) fn begin(at: Duration, workers: u32, room: Room, lately: &Lately, settle: Duration) -> Self {
+        // The attempt began at zero.
+        let gap = at.saturating_sub(lately.last().unwrap_or_default());
+        let mut launch = Self {
+            grown_at: at,
+            size: 0,
+            quiet: 0,
+            near: None,
+            wide: lately.lack(),
+            lasting: None,
+            unseen: false,
+            unsure: gap > LONGEST_GAP.max(2 * settle),
+            settled: false,
+        };
+        launch.grow(at, workers, room);
+        launch
+    }
+
+    /// Whether workers that are new now may belong to it.
+    pub(super) fn takes(&self, at: Duration, settle: Duration) -> bool {
+        at.saturating_sub(self.grown_at) <= settle
+    }
+
+    /// Whether the look before was long enough after its last worker to know them all.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.quiet >= COMPLETE
+    }
+
+    pub(super) fn grow(&mut self, at: Duration, workers: u32, room: Room) {
+        self.size += workers;
+        self.grown_at = at;
+        self.quiet = 0;
+        self.near = self.near.or(room.lack());
+        self.wide = self.wide.or(room.lack());
+        self.lasting = room.lack();
+        self.unseen |= room == Room::Unseen;
+    }
+
+    /// A tick without a new worker.
+    pub(super) fn rest(&mut self, room: Room) {
+        self.quiet += 1;
+        if self.quiet <= COMPLETE {
+            self.near = self.near.or(room.lack());
+        }
+        self.wide = self.wide.or(room.lack());
+        self.lasting = self.lasting.and(room.lack());
+        self.unseen |= room == Room::Unseen;
+    }
+
+    /// Some of its workers may not have been counted.
+    pub(super) const fn doubt(&mut self) {
+        self.unsure = true;
+    }
+
+    /// What it is, as soon as that is known.
+    pub(super) fn judge(&self, at: Duration, settle: Duration, left: &Left) -> Option<Finding> {
+        if self.quiet < COMPLETE {
+            return None;
+        }
+        let settled = at.saturating_sub(self.grown_at) >= settle;
+        if left.is_known() && !left.explains(self.size) {
+            // Nothing more can start, and what did is no launch of the plan.
+            if let Some(reason) = self.lasting.filter(|_| !self.unsure) {
+                return Some(Finding::Short(reason));
+            }
+            return settled.then_some(match (self.wide, self.unseen) {
+                _ if self.unsure => Finding::Ambiguous,
+                (Some(reason), _) => Finding::Short(reason),
+                (None, true) => Finding::Short(ShortReason::UnderLaunched),
+                (None, false) => Finding::Whole,
+            });
+        }
+        if let Some(reason) = self.lasting.filter(|_| !left.is_known() && !self.unsure) {
+            return Some(Finding::Short(reason));
+        }
+        settled.then_some(if self.is_whole() { Finding::Whole } else { Finding::Ambiguous })
+    }
+
+    /// There was room at every tick of its bracket so far.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.near.is_none() && !self.unseen && !self.unsure
+    }
+
+    /// It is over: what ran of the plan is no longer left.
+    pub(super) fn retire(&self, left: &mut Left, required: u32, whole: bool) {
+        if whole || (required > 0 && self.size >= required) {
+            left.use_up(self.size);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(launches: &[(u32, bool)]) -> Left {
+        let planned = |&(workers, once)| PlannedLaunch { workers, once, heavy: true };
+        Left::new(Some(launches.iter().map(planned).collect()))
+    }
+
+    #[test]
+    fn a_sum_of_launches_explains_a_size_and_each_is_used_once() {
+        let plan = left(&[(1, true), (2, true), (4, true)]);
+        assert!([1, 2, 3, 4, 5, 6, 7].into_iter().all(|size| plan.explains(size)));
+        assert!(!plan.explains(8));
+        assert!(!left(&[(2, true), (4, true)]).explains(3));
+        assert!(!left(&[]).explains(1));
+        assert!(!Left::new(None).explains(1));
+    }
+
+    #[test]
+    fn a_launch_that_may_run_again_explains_its_multiples() {
+        let plan = left(&[(2, false)]);
+        assert!(plan.explains(2) && plan.explains(6) && !plan.explains(3));
+    }
+
+    #[test]
+    fn what_ran_whole_is_no_longer_left() {
+        let mut plan = left(&[(2, true), (4, true), (3, false)]);
+        plan.use_up(4);
+        assert_eq!(plan.largest(|_| true), Some(3));
+        plan.use_up(3);
+        assert!(plan.explains(3), "it may run again");
+        plan.use_up(2);
+        assert!(!plan.explains(2));
+    }
+
+    #[test]
+    fn a_launch_with_enough_of_a_larger_plan_uses_that_up() {
+        let mut plan = left(&[(2, true), (8, true), (6, true)]);
+        plan.use_up(5);
+        assert_eq!(plan.largest(|_| true), Some(8));
+        plan.use_up(7);
+        assert_eq!(plan.largest(|_| true), Some(2));
+    }
+
+    #[test]
+    fn a_share_is_rounded_down_to_whole_workers() {
+        let short = |got, needed| Shortfall { reason: ShortReason::PoolExhausted, got, needed };
+        assert_eq!(
+            [short(1, 2), short(3, 4), short(0, 4), short(2, 3)].map(|s| s.of_target(4)),
+            [2, 3, 0, 2]
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! A text of one or several statements: which of them are judged, what each must reach, and what all of
+//! them together came to.
+//!
+//! Each statement is judged by its own plan: it needs what the attempt requires, or what its plan can have if
+//! that is less. A statement whose plan has fewer workers than the minimum is not judged, since no attempt
+//! would help it: a script has many that are small. But the one with the greatest planner cost always is: it is
+//! what the script is for.
+
+use super::counters::Told;
+use super::launch::{Demand, PlannedLaunch, Shortfall};
+use super::verdict::{ShortReason, Verdict, Window};
+
+/// What is known of one statement's workers before it runs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StatementReach {
+    /// Its launches; `None` when they are not known for certain.
+    pub planned: Option<Vec<PlannedLaunch>>,
+    /// The most workers at once, over the plan and the pool; `None` when that is not certain.
+    pub most: Option<u32>,
+    /// The pool's size as the session is configured when it runs; `None` when that is not known.
+    pub pool_size: Option<u32>,
+    /// The planner's cost.
+    pub cost: f64,
+    /// Whether what is known holds whatever the statements ahead of it do.
+    pub certain: bool,
+    /// Whether it reads tables.
+    pub reads: bool,
+    /// Whether it has a plan, or a bound, certain or not.
+    pub explained: bool,
+}
+
+impl StatementReach {
+    /// Whether it reads tables and is known not to be able to have so many workers.
+    #[must_use]
+    pub fn is_short_of(&self, workers: u32) -> bool {
+        self.reads && self.most.is_some_and(|most| most < workers)
+    }
+}
+
+/// What the last attempt requires, and all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requirement {
+    /// Workers that this attempt must reach.
+    pub required: u32,
+    /// Workers demanded of all attempts but the last.
+    pub target: u32,
+    /// Workers demanded of the last attempt.
+    pub minimum: u32,
+}
+
+/// The statements of one text, as far as they concern each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Script {
+    alone: bool,
+    greatest: Option<usize>,
+    /// Whether one of them is known to be able to have the minimum.
+    has_main: bool,
+}
+
+impl Script {
+    /// The statements of a text, in order.
+    #[must_use]
+    pub fn new(statements: &[StatementReach], minimum: u32) -> Self {
+        let explained = statements.iter().enumerate().filter(|(_, statement)| statement.explained);
+        let greatest = explained.max_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost)).map(|(place, _)| place);
+        let minimum = minimum.max(1);
+        let has_main = statements.iter().any(|statement| statement.most.is_some_and(|most| most >= minimum));
+        Self { alone: statements.len() < 2, greatest, has_main }
+    }
+
+    /// What the statement at that place must reach; `None` when it is not judged.
+    #[must_use]
+    pub fn demand(&self, place: usize, statement: &StatementReach, attempt: Requirement) -> Option<Demand> {
+        let Requirement { required, target, minimum } = attempt;
+        let demand = Demand {
+            required,
+            target,
+            planned: statement.planned.clone(),
+            at_once: statement.most,
+            expects_workers: true,
+        };
+        if self.alone {
+            return Some(demand);
+        }
+        let can_have = |workers: u32| statement.most.map_or(workers, |most| most.min(workers));
+        if can_have(minimum) < minimum && self.greatest != Some(place) {
+            return None;
+        }
+        // Among others that are known to have workers, one of which nothing is known may well have none.
+        let expects_workers = statement.most.is_some() || !self.has_main;
+        Some(Demand { required: can_have(required), target: can_have(target), expects_workers, ..demand })
+    }
+}
+
+/// What the windows of one attempt's statements came to, together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    verdicts: Vec<Verdict>,
+    /// The most workers seen at once.
+    pub most: u32,
+    /// The smallest share of what a launch needed, as workers of the target; with the launch.
+    worst: Option<(u32, Shortfall)>,
+    /// Launches that were proven short.
+    pub short_launches: u32,
+    /// Statements whose plan has fewer workers than the minimum: they were not judged.
+    pub unjudged: u32,
+    /// Whether "enough" rests on launches that were alive together, each of which may lack a worker.
+    pub concurrent_unproven: bool,
+}
+
+impl Evidence {
+    /// A statement ended, or was stopped.
+    pub fn take(&mut self, window: &Window, target: u32) {
+        self.verdicts.extend(window.verdict());
+        self.see(window.most_workers());
+        self.short_launches += window.short_launches();
+        self.concurrent_unproven |= window.is_concurrent_unproven();
+        if let Some(short) = window.shortfall() {
+            let share = short.of_target(target);
+            if self.worst.is_none_or(|(worst, _)| share < worst) {
+                self.worst = Some((share, short));
+            }
+        }
+    }
+
+    /// So many workers were seen at once.
+    pub fn see(&mut self, workers: u32) {
+        self.most = self.most.max(workers);
+    }
+
+    /// The launch that had the smallest share of what it needed, of those that were proven short.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        self.worst.map(|(_, short)| short)
+    }
+
+    /// Workers achieved: the smallest share of a launch that was proven short, in workers of the target; without
+    /// one the most workers seen at once.
+    #[must_use]
+    pub fn achieved(&self) -> u32 {
+        self.worst.map_or(self.most, |(share, _)| share.min(self.most))
+    }
+
+    /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        let absent = self.worst.is_some_and(|(_, short)| short.got == 0);
+        absent || (self.worst.is_none() && self.verdict() == Verdict::FinishedEarly)
+    }
+
+    /// Takes in what the server counted while the statements ran. Counters that grew alike clear a doubt; others name
+    /// a shortage that room did not show.
+    pub fn hear(&mut self, told: Told, target: u32) {
+        match told {
+            Told::AllLaunched => (self.worst, self.short_launches) = (None, 0),
+            Told::Short { launched, asked } if self.worst.is_none() => {
+                let short = Shortfall { reason: ShortReason::UnderLaunched, got: launched, needed: asked };
+                self.worst = Some((short.of_target(target), short));
+                self.short_launches += 1;
+            }
+            Told::Short { .. } | Told::Unknown => {}
+        }
+    }
+
+    /// One verdict for all: a proven shortage, or a monitor that could not see, outweighs what others had; and a
+    /// statement that had enough outweighs one that was too quick to tell.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let has = |wanted: fn(&Verdict) -> bool| self.verdicts.iter().copied().find(wanted);
+        has(|verdict| matches!(verdict, Verdict::Short(_)))
+            .or_else(|| has(|verdict| *verdict == Verdict::Unverified))
+            .or_else(|| has(|verdict| *verdict == Verdict::Enough))
+            .unwrap_or(Verdict::FinishedEarly)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Requirement = Requirement { required: 4, target: 4, minimum: 2 };
+    const LAST: Requirement = Requirement { required: 2, target: 4, minimum: 2 };
+
+    fn planned(workers: u32, cost: f64) -> StatementReach {
+        let planned = Some(vec![workers.into()]);
+        StatementReach {
+            planned,
+            most: Some(workers),
+            cost,
+            certain: true,
+            reads: true,
+            explained: true,
+            ..StatementReach::default()
+        }
+    }
+
+    fn required(statements: &[StatementReach], attempt: Requirement) -> Vec<Option<u32>> {
+        let script = Script::new(statements, attempt.minimum);
+        let demand =
+            |(place, statement)| script.demand(place, statement, attempt).map(|demand| demand.required);
+        statements.iter().enumerate().map(demand).collect()
+    }
+
+    #[test]
+    fn each_statement_needs_what_its_plan_can_have() {
+        let statements = [planned(2, 10.0), planned(4, 100.0), planned(8, 50.0)];
+        assert_eq!(required(&statements, FIRST), [Some(2), Some(4), Some(4)]);
+        assert_eq!(required(&statements, LAST), [Some(2), Some(2), Some(2)]);
+    }
+
+    #[test]
+    fn one_that_cannot_have_the_minimum_is_not_judged_unless_it_is_the_greatest() {
+        assert_eq!(required(&[planned(1, 10.0), planned(4, 100.0)], FIRST), [None, Some(4)]);
+        assert_eq!(required(&[planned(1, 500.0), planned(4, 100.0)], FIRST), [Some(1), Some(4)]);
+    }
+
+    #[test]
+    fn a_statement_alone_is_judged_by_the_whole_requirement() {
+        assert_eq!(required(&[planned(1, 10.0)], FIRST), [Some(4)]);
+    }
+
+    #[test]
+    fn the_servers_counters_clear_what_was_concluded_from_absence_and_name_what_nobody_saw() {
+        let short = Shortfall { reason: ShortReason::PoolExhausted, got: 0, needed: 4 };
+        let absent = Evidence { most: 4, worst: Some((0, short)), short_launches: 1, ..Evidence::default() };
+        let heard = |mut evidence: Evidence, told| {
+            assert!(evidence.is_doubtful());
+            evidence.hear(told, 4);
+            (evidence.achieved(), evidence.short_launches)
+        };
+        assert_eq!(heard(absent.clone(), Told::AllLaunched), (4, 0));
+        assert_eq!(heard(absent.clone(), Told::Short { launched: 4, asked: 8 }), (0, 1));
+        assert_eq!(heard(absent, Told::Unknown), (0, 1));
+        let unproven = Evidence { most: 2, ..Evidence::default() };
+        assert_eq!(heard(unproven.clone(), Told::Short { launched: 1, asked: 4 }), (1, 1));
+        assert_eq!(heard(unproven, Told::AllLaunched), (2, 0));
+        let seen = Shortfall { got: 2, ..short };
+        assert!(!Evidence { worst: Some((2, seen)), ..Evidence::default() }.is_doubtful());
+    }
+
+    #[test]
+    fn an_unknown_statement_beside_a_known_one_is_not_expected_to_have_workers() {
+        let statements = [StatementReach::default(), planned(4, 100.0)];
+        let script = Script::new(&statements, 2);
+        assert!(!script.demand(0, &statements[0], FIRST).unwrap().expects_workers);
+        let statements = [StatementReach::default(), planned(1, 100.0)];
+        let script = Script::new(&statements, 2);
+        assert!(script.demand(0, &statements[0], FIRST).unwrap().expects_workers);
+    }
+}

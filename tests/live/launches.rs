@@ -1,0 +1,320 @@
+//! Each launch is judged by itself: small ones, late ones, several at once, one after the other; statement by
+//! statement in a script; in a server that has no process left.
+
+use headcount::decide::verdict::ShortReason;
+use headcount::{Error, Event, Job, Outcome};
+
+use crate::harness::{Bench, Hog, POOL, client, eventually, on_each_version, quick};
+
+on_each_version! {
+    small_gathers_before_the_main_one_are_no_starved_large_one,
+    a_small_gather_is_waited_out_where_the_pool_cannot_be_seen,
+    indexes_of_partitions_are_launches_of_their_own,
+    queries_of_a_procedure_a_block_and_a_function_are_launches_of_their_own,
+    a_pool_that_is_full_now_and_then_condemns_no_serial_phase,
+    a_starved_statement_of_a_script_is_tried_again_alone,
+    with_a_cleanup_the_whole_script_is_tried_again,
+    statements_with_smaller_plans_are_not_judged_and_are_counted,
+    a_later_gather_without_workers_is_kept_and_told,
+    a_later_gather_without_workers_is_cancelled_where_every_launch_counts,
+    a_later_gather_without_workers_is_rolled_back_where_that_is_wanted,
+    processes_that_replication_holds_are_named,
+    a_request_to_cancel_another_clients_statement_never_hits_its_next_one,
+}
+
+/// Tables that a scan spreads over so many workers.
+const SIZES: &str = "
+CREATE TABLE t1 (id int, pad char(600)) WITH (fillfactor = 10, parallel_workers = 1);
+CREATE TABLE t2 (id int, pad char(600)) WITH (fillfactor = 10, parallel_workers = 2);
+CREATE TABLE t4 (id int, pad char(600)) WITH (fillfactor = 10, parallel_workers = 4);
+INSERT INTO t1 SELECT g, 'x' FROM generate_series(1, 100) g;
+INSERT INTO t2 SELECT g, 'x' FROM generate_series(1, 100) g;
+INSERT INTO t4 SELECT g, 'x' FROM generate_series(1, 100) g;
+GRANT SELECT ON t1, t2, t4 TO PUBLIC;
+ANALYZE t1; ANALYZE t2; ANALYZE t4;";
+
+const IMMUTABLE_NAP: &str = "
+CREATE FUNCTION napped(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+  AS 'BEGIN PERFORM pg_sleep(0.005); RETURN id; END';";
+
+/// A Gather of two, and when it is over one of four.
+const SMALL_THEN_LARGE: &str =
+    "SELECT count(*) FROM t4 WHERE nap(id, 20) AND id > (SELECT count(*) FROM t2 WHERE nap(id, 5)) - 10000";
+
+async fn sized(major: u32) -> Bench {
+    let bench = Bench::new(major).await;
+    bench.run(SIZES).await;
+    bench
+}
+
+/// Parallel plans cost nothing, so that small tables have them.
+fn eager(job: Job) -> Job {
+    job.set("parallel_setup_cost", "0").set("parallel_tuple_cost", "0")
+}
+
+/// On target at the first attempt.
+async fn healthy(job: &Job, sql: &str) {
+    let run = job.execute_script(sql).await.unwrap();
+    let attempts: Vec<_> = run.attempts.iter().map(|a| (a.reason, a.workers)).collect();
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{sql}: {attempts:?}");
+}
+
+async fn small_gathers_before_the_main_one_are_no_starved_large_one(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await);
+    healthy(&job, SMALL_THEN_LARGE).await;
+    let together = "SELECT count(*) FROM t4 WHERE nap(id, 20) AND id > (SELECT count(*) FROM \
+        (SELECT id FROM t1 WHERE nap(id, 5) OFFSET 0) a, (SELECT id FROM t2 WHERE nap(id, 5) OFFSET 0) b \
+        WHERE a.id < b.id) - 100000";
+    let job = job.set("enable_hashjoin", "off").set("enable_mergejoin", "off");
+    healthy(&job, together).await;
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_small_gather_is_waited_out_where_the_pool_cannot_be_seen(major: u32) {
+    let bench = sized(major).await;
+    let role = format!("plain_{}", bench.schema);
+    bench.run(&format!("CREATE ROLE {role} LOGIN")).await;
+    let dsn = bench.dsn_of(&role, bench.server().port());
+    let job = quick(bench.headcount_at(&dsn, &dsn).await.task("plain")).minimum(4);
+    healthy(&job, SMALL_THEN_LARGE).await;
+    bench.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+async fn indexes_of_partitions_are_launches_of_their_own(major: u32) {
+    let bench = sized(major).await;
+    bench.run(IMMUTABLE_NAP).await;
+    bench
+        .run(
+            "CREATE TABLE parts (id int, pad text) PARTITION BY RANGE (id);
+             CREATE TABLE few PARTITION OF parts FOR VALUES FROM (0) TO (100) WITH (fillfactor = 10, parallel_workers = 1);
+             CREATE TABLE many PARTITION OF parts FOR VALUES FROM (100) TO (1000) WITH (fillfactor = 10, parallel_workers = 4);
+             INSERT INTO parts SELECT g, repeat('x', 600) FROM generate_series(1, 300) g; ANALYZE parts",
+        )
+        .await;
+    let job = bench.job().await.set("max_parallel_maintenance_workers", "4");
+    healthy(&job, "CREATE INDEX ON parts (napped(id))").await;
+    healthy(&job, "CREATE INDEX ON t1 (napped(id)); CREATE INDEX ON t4 (napped(id))").await;
+}
+
+async fn queries_of_a_procedure_a_block_and_a_function_are_launches_of_their_own(major: u32) {
+    let bench = sized(major).await;
+    bench
+        .run(
+            "CREATE PROCEDURE nightly() LANGUAGE plpgsql AS 'BEGIN
+               PERFORM count(*) FROM t2 WHERE nap(id, 8); PERFORM count(*) FROM t4 WHERE nap(id, 20); END';
+             CREATE FUNCTION rollup() RETURNS SETOF bigint LANGUAGE plpgsql AS 'BEGIN
+               RETURN QUERY SELECT count(*) FROM t2 WHERE nap(id, 8);
+               RETURN QUERY SELECT count(*) FROM t4 WHERE nap(id, 20); END'",
+        )
+        .await;
+    let job = eager(bench.job().await);
+    for sql in [
+        "CALL nightly()",
+        "DO $$ BEGIN PERFORM count(*) FROM t2 WHERE nap(id, 8); PERFORM count(*) FROM t4 WHERE nap(id, 20); END $$",
+        "SELECT * FROM rollup()",
+        &format!("EXPLAIN (ANALYZE) {SMALL_THEN_LARGE}"),
+        &format!("COPY ({SMALL_THEN_LARGE}) TO '/dev/null'"),
+    ] {
+        healthy(&job, sql).await;
+    }
+}
+
+async fn a_pool_that_is_full_now_and_then_condemns_no_serial_phase(major: u32) {
+    let bench = sized(major).await;
+    let sql = "WITH b AS MATERIALIZED (SELECT pg_sleep(2.5)) SELECT count(*) FROM t4 WHERE nap(id, 20) AND id > (SELECT 0 FROM b)";
+    let job = eager(bench.job().await);
+    let rivals = async {
+        for _ in 0..2 {
+            bench.recorder.wait_for(|event| matches!(event, Event::AttemptStarted { .. })).await;
+            let hog = bench.hog(POOL).await;
+            // Seen to be full at some looks.
+            bench.recorder.wait_for_polls(5).await;
+            hog.release().await;
+            bench.recorder.wait_for_polls(5).await;
+        }
+    };
+    let (run, ()) = tokio::join!(job.execute(sql, &[]), rivals);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{run:?}");
+}
+
+/// A first statement that has its workers, a serial one, and a third one that starves until the hog lets go.
+const SCRIPT: &str = "
+    CREATE TABLE first AS SELECT count(*), (SELECT nextval('calls')) AS call FROM t4 WHERE nap(id, 5);
+    SELECT pg_sleep(1.5);
+    CREATE TABLE second AS SELECT count(*) FROM t4 WHERE nap(id, 20)";
+
+/// Takes the pool as soon as the first launch has had its verdict, and its workers are gone.
+async fn hog_after_the_first(bench: &Bench) -> Hog {
+    bench.recorder.wait_for(|event| matches!(event, Event::VerdictReached { .. })).await;
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
+    eventually("the first launch is over", async || bench.number(workers).await == 0).await;
+    bench.hog(POOL).await
+}
+
+async fn a_starved_statement_of_a_script_is_tried_again_alone(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).attempts(50);
+    let starving = async {
+        let hog = hog_after_the_first(&bench).await;
+        let short = |event: &Event| matches!(event, Event::AttemptEnded(facts) if !facts.end.is_accepted());
+        bench.recorder.wait_for(short).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(job.execute_script(SCRIPT), starving);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.value), (Outcome::OnTarget, Some(1)), "{run:?}");
+    assert!(run.attempt_count > 1, "{run:?}");
+    assert_eq!(bench.number("SELECT last_value FROM calls").await, 1, "the first statement ran once");
+    assert_eq!(bench.number("SELECT count FROM second").await, 100);
+    bench.nothing_is_left_behind().await;
+}
+
+async fn with_a_cleanup_the_whole_script_is_tried_again(major: u32) {
+    let bench = sized(major).await;
+    // It would wait for ever for what stays of the first attempt.
+    let job = eager(bench.job().await).attempts(50).cleanup("DROP TABLE IF EXISTS first");
+    let starving = async {
+        let hog = hog_after_the_first(&bench).await;
+        let cleaned = |event: &Event| matches!(event, Event::CleanupEnded { ok: true, .. });
+        bench.recorder.wait_for(cleaned).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(job.execute_script(SCRIPT), starving);
+    assert_eq!(run.unwrap().outcome, Outcome::OnTarget);
+    assert!(bench.number("SELECT last_value FROM calls").await > 1, "the first statement ran again");
+    bench.nothing_is_left_behind().await;
+}
+
+async fn statements_with_smaller_plans_are_not_judged_and_are_counted(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await);
+    let script = "SELECT count(*) FROM t1; INSERT INTO log SELECT 'x' FROM t1;
+        SELECT count(*) FROM t4 WHERE nap(id, 20); SELECT count(*) FROM t1";
+    let run = job.execute_script(script).await.unwrap();
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{run:?}");
+    assert_eq!(run.unjudged_statements, 3);
+    let judged = bench.recorder.count(|event| matches!(event, Event::VerdictReached { .. }));
+    assert_eq!(judged, 1);
+}
+
+/// A Gather of four, a serial phase, and another Gather of four.
+const TWICE: &str = "WITH a AS MATERIALIZED (SELECT count(*) AS n FROM t4 WHERE nap(id, 5)),
+    b AS MATERIALIZED (SELECT n, pg_sleep(1.5) FROM a)
+    SELECT count(*) FROM t4 WHERE nap(id, 25) AND id > (SELECT n FROM b) - 10000";
+
+/// Runs it, while others take the pool once its first Gather has its workers, and keep it to the end.
+async fn starved_later(bench: &Bench, job: &Job) -> headcount::Execution<u64> {
+    let starving = async {
+        let hog = hog_after_the_first(bench).await;
+        bench.recorder.wait_for(|event| matches!(event, Event::ExecutionEnded(_))).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(job.execute(TWICE, &[]), starving);
+    run.unwrap()
+}
+
+async fn a_later_gather_without_workers_is_kept_and_told(major: u32) {
+    let bench = sized(major).await;
+    let run = starved_later(&bench, &eager(bench.job().await)).await;
+    assert_eq!((run.outcome, run.value, run.attempt_count), (Outcome::FinishedShort, Some(1), 1), "{run:?}");
+    assert_eq!((run.achieved_workers, run.short_launches, run.target_met), (0, 1, false));
+    let told = |event: &Event| matches!(event, Event::LaunchShort { short, .. } if short.reason == ShortReason::PoolExhausted && short.got == 0);
+    assert!(bench.recorder.find(told).is_some());
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_later_gather_without_workers_is_cancelled_where_every_launch_counts(major: u32) {
+    let bench = sized(major).await;
+    let run = starved_later(&bench, &eager(bench.job().await).every_launch().attempts(1)).await;
+    assert_eq!((run.outcome, run.value), (Outcome::BelowMinimum, None), "{run:?}");
+    assert_eq!((run.attempts[0].verdict, run.attempts[0].reason), ("short", Some("pool_exhausted")));
+    bench.nothing_is_left_behind().await;
+}
+
+async fn a_later_gather_without_workers_is_rolled_back_where_that_is_wanted(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).strict().attempts(1);
+    let run = starved_later(&bench, &job).await;
+    assert_eq!((run.outcome, run.value), (Outcome::BelowMinimum, None), "{run:?}");
+    bench.nothing_is_left_behind().await;
+    // What cannot be rolled back is refused.
+    let field = |error: Error| error.to_string().split(':').next().unwrap().to_owned();
+    let error = job.clone().no_transaction().execute("SELECT 1", &[]).await.unwrap_err();
+    assert_eq!(field(error), "strict");
+    let error = job.query("SELECT 1", &[]).await.unwrap_err();
+    assert_eq!(field(error), "strict");
+    let error = job.watch(1, async || Ok::<_, Error>(())).await.unwrap_err();
+    assert_eq!(field(error), "strict");
+}
+
+async fn processes_that_replication_holds_are_named(major: u32) {
+    // Logical replication's launcher is one of four, and three subscriptions are the others.
+    let settings = [
+        ("max_worker_processes", "4"),
+        ("max_parallel_workers", "4"),
+        ("wal_level", "logical"),
+        ("max_logical_replication_workers", "4"),
+        ("max_sync_workers_per_subscription", "0"),
+        ("max_replication_slots", "10"),
+        ("max_wal_senders", "10"),
+    ];
+    let bench = Bench::alone_with(major, &settings).await;
+    bench.run("CREATE DATABASE source").await;
+    let port = bench.server().port();
+    let dsn = format!("postgresql://postgres@127.0.0.1:{port}/source");
+    let source = client(&dsn).await;
+    source.batch_execute("CREATE TABLE x (a int); CREATE PUBLICATION p FOR TABLE x").await.unwrap();
+    bench.run("CREATE TABLE public.x (a int)").await;
+    for n in 1..=3 {
+        let slot = format!("SELECT pg_create_logical_replication_slot('s{n}', 'pgoutput')");
+        source.query(&slot, &[]).await.unwrap();
+        bench
+            .run(&format!(
+                "CREATE SUBSCRIPTION s{n} CONNECTION 'host=127.0.0.1 port={port} user=postgres dbname=source' \
+                 PUBLICATION p WITH (create_slot = false, slot_name = 's{n}', copy_data = false)"
+            ))
+            .await;
+    }
+    let held = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'";
+    eventually("replication holds all processes", async || bench.number(held).await == 4).await;
+    let run =
+        bench.job().await.attempts(2).execute("SELECT count(*) FROM t WHERE nap(id, 20)", &[]).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 0), "{run:?}");
+    let reasons: Vec<_> = run.attempts.iter().map(|attempt| attempt.reason).collect();
+    assert_eq!(reasons, [Some("processes_exhausted"); 2]);
+    for n in 1..=3 {
+        bench.run(&format!("ALTER SUBSCRIPTION s{n} DISABLE")).await;
+    }
+    eventually("replication has let go", async || bench.number(held).await <= 1).await;
+    let run =
+        bench.job().await.minimum(1).target(3).execute("SELECT count(*) FROM t WHERE nap(id, 20)", &[]).await;
+    assert_eq!(run.unwrap().outcome, Outcome::OnTarget);
+}
+
+async fn a_request_to_cancel_another_clients_statement_never_hits_its_next_one(major: u32) {
+    let bench = sized(major).await;
+    let hog = bench.hog(POOL - 1).await;
+    let other = bench.client().await;
+    other.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
+    let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let job = bench.job().await.attempts(1);
+    let (mut stopped, mut kept) = (0, 0);
+    for naps in [1, 2, 1, 2, 1, 2, 3, 4] {
+        // One short statement after the other, each sent as soon as the last has ended.
+        let watched = job.watch(pid, async || {
+            let first = other.query(&*format!("SELECT count(*) FROM t4 WHERE nap(id, {naps})"), &[]).await;
+            let next = other.query("SELECT count(*) FROM log, pg_sleep(0.05)", &[]).await;
+            assert!(next.is_ok(), "the next statement was hit: {next:?}");
+            first.map(drop)
+        });
+        match watched.await.unwrap().outcome {
+            Outcome::BelowMinimum => stopped += 1,
+            _ => kept += 1,
+        }
+    }
+    assert_eq!(stopped + kept, 8);
+    hog.release().await;
+    bench.nothing_is_left_behind().await;
+}
