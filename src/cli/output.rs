@@ -233,7 +233,7 @@ fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> Str
         "refused" | "configuration" if failed.fixes().iter().any(|fix| !fix.starts_with("-- ")) => {
             "do what the fix above says and run it again"
         }
-        "refused" | "configuration" if !failed.fixes().is_empty() => {
+        "refused" | "configuration" | "connection" if !failed.fixes().is_empty() => {
             "do what the hint above says and run it again"
         }
         "refused" => "see `headcount doctor` and `headcount explain`",

@@ -160,7 +160,8 @@ async fn guarded(
         let end = if error.is_deadline() { FailReason::Deadline } else { FailReason::Connection };
         let sqlstate = error.sqlstate().and_then(SqlState::new);
         never_began(end, Some(Cause { sqlstate, message: error.chain() }));
-    })?;
+    });
+    let headcount = headcount.map_err(|error| explained(error, wanted))?;
     *connected_to = Some(headcount.clone());
     watchdog.guard(headcount.server_version(), server.monitor_dsn.as_deref().or(server.dsn.as_deref()));
     let stop = CancellationToken::new();
@@ -259,6 +260,12 @@ fn explained(error: headcount::Error, wanted: &Wanted) -> Failed {
         // A procedure, or a DO block, with a COMMIT of its own.
         Some("2D000") if settings.transaction => Some(
             "-- it ends a transaction by itself: run it outside a transaction block, with --no-transaction".to_owned(),
+        ),
+        // Whose limit it is the message says.
+        Some("53300") => Some(
+            "-- a run takes two connections at once, one of them for its monitor: raise the limit that the line names \
+             (CONNECTION LIMIT of the role or the database, max_connections), or end others"
+                .to_owned(),
         ),
         // What an attempt that was cancelled left behind.
         Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {

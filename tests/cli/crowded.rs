@@ -60,6 +60,17 @@ fn the_wait_for_the_first_connection_is_time_waited() {
 }
 
 #[test]
+fn a_role_that_may_have_one_connection_hears_that_a_run_takes_two() {
+    let lab = Lab::start();
+    lab.sql("CREATE ROLE lonely LOGIN CONNECTION LIMIT 1");
+    let few = ["--attempts", "2", "--retry-delay", "100ms", "--sql", QUICK];
+    let ran = lab.headcount(&[&["run", "--dsn", &lab.dsn_for("lonely")][..], &few].concat()).ended(1);
+    assert!(ran.said.contains("too many connections for role \"lonely\" (SQLSTATE 53300)"), "{}", ran.said);
+    assert!(ran.said.contains("hint: a run takes two connections at once"), "{}", ran.said);
+    assert!(ran.said.contains("CONNECTION LIMIT of the role"), "{}", ran.said);
+}
+
+#[test]
 fn a_run_that_was_never_let_in_says_how_long_it_waited() {
     let lab = full();
     let _crowd = lab.crowd();

@@ -286,6 +286,37 @@ async fn a_long_line_takes_no_more_memory_than_the_bound_says() {
 }
 
 #[tokio::test]
+async fn a_few_keys_of_a_query_need_no_file_and_many_name_the_folder_for_one() {
+    let shop = Shop::with_orders(3).await;
+    let run = |query: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args([
+            "update",
+            "--dsn",
+            &shop.dsn(),
+            "--table",
+            "orders",
+            "--key",
+            "id",
+            "--json",
+            "--quiet",
+        ]);
+        command.args(["--set", "status=paid", "--keys-query", query]).env("TMPDIR", "/nonexistent");
+        command.output().unwrap()
+    };
+    let few = run("SELECT generate_series(1, 100000) AS id");
+    assert_eq!((few.status.code(), json(&few)["updated"].clone()), (Some(0), 3.into()), "{few:?}");
+    let many = run("SELECT generate_series(1, 2000000) AS id");
+    assert_eq!(many.status.code(), Some(2), "{many:?}");
+    let expected = "keys: cannot keep the keys in a temporary file in /nonexistent: ";
+    let told = json(&many)["error"].as_str().unwrap().to_owned();
+    assert!(
+        told.starts_with(expected) && told.ends_with("let TMPDIR name a folder with room for them"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn a_part_of_a_chunk_that_a_pipe_has_is_worked_on_soon() {
     let shop = Shop::with_orders(10).await;
     let recorder = std::sync::Arc::new(Recorder::default());

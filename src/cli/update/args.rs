@@ -11,41 +11,54 @@ use crate::cli::args::{Exporters, duration};
 const EXAMPLES: &str = "\
 Examples:
   5,000 orders from one status to the next, the keys one a line:
-    headcount update --table orders --key id --set status=shipped --expect status=paid --keys ids.txt
+    headcount update --table orders --key id --set status=shipped \\
+      --expect status=paid --keys ids.txt
 
-  A value per key and an optimistic lock, from a CSV file with a header (id,status,version):
+  A value per key and an optimistic lock, from a CSV file with a header
+  (id,status,version):
     headcount update --table orders --key id --set status=@status \\
-      --version version --expect version=@version --keys orders.csv --rejects rejects.csv
+      --version version --expect version=@version --keys orders.csv \\
+      --rejects rejects.csv
 
   Several of these at once, on any hosts, share the rows of one query:
-    headcount update --table orders --key id --set status=archived --expect status=shipped \\
-      --keys-query \"SELECT id FROM orders WHERE status = 'shipped'\" --claim --connections 4
+    headcount update --table orders --key id --set status=archived \\
+      --expect status=shipped --claim --connections 4 \\
+      --keys-query \"SELECT id FROM orders WHERE status = 'shipped'\"
 
   Everything in a job file; what is typed wins over it:
     headcount update --job ship.toml --json
 
-Each key ends as updated, already (it holds the new value), stale (it holds another value than expected),
-missing, or failed. Running the same again finishes the rest; what is done then is `already`, which is done.
+Each key ends as updated, already (it holds the new value), stale (it holds
+another value than expected), missing, or failed. Running the same again
+finishes the rest; what is done then is `already`, which is done.
+
 VALUE: `@column` takes it from the input, `@@x` is the text `@x`, `\\N` is NULL.
 
-Keys are CSV as `\\copy ... CSV` reads it: commas, quotes around fields that have a comma, a quote (twice) or a
-line end; UTF-8. A header names the columns; without one it is one key a line. `\\N` without quotes is NULL, an
-empty field is an empty text. What does not fit is an error with its line, before anything is changed (of a
-pipe as far as it is there). A key that occurs again with other values fails, within a million keys.";
+Keys are CSV as `\\copy ... CSV` reads it: UTF-8, commas, quotes around a field
+that has a comma, a quote (twice) or a line end. A header names the columns;
+without one it is one key a line. `\\N` without quotes is NULL, an empty field
+is an empty text. What does not fit is an error with its line, before anything
+is changed (of a pipe, as far as it is there). A key that comes again with other
+values fails; a million keys are remembered for that.";
 
 const EXIT_CODES: &str = "\
-Job file (TOML): task, table, key, version, keys or keys_query, claim, chunk, connections, max_attempts,
-  reconnect_wait, deadline, rejects, fail_on, dry_run, and tables [set] and [expect]. Durations are texts.
+Job file (TOML): task, table, key, version, keys or keys_query, claim, chunk,
+  connections, max_attempts, reconnect_wait, deadline, rejects, fail_on,
+  dry_run, and the tables [set] and [expect]. Durations are texts (\"90s\").
 
 Exit codes:
   0    done: each key is updated, already, stale or missing
-  1    the SQL or the connection failed for good before anything was changed
-  2    wrong usage or configuration: an option, the table, a line of the keys; nothing was changed
-  4    refused before running: a right is missing, the server is a standby, a proxy pools transactions
-  5    incomplete: keys failed or are left, or the deadline passed; or it is done, and what --fail-on names is
-       the case: by default, there was no key, or no row has any of the keys
+  1    the SQL or the connection failed for good; nothing was changed
+  2    wrong usage or configuration: an option, the table, a line of the keys;
+       nothing was changed
+  4    refused before running: a right is missing, the server is a standby, a
+       proxy pools transactions
+  5    incomplete: keys failed or are left, or the deadline passed; or what
+       --fail-on names is the case: by default, there was no key, or no row has
+       any of the keys
   6    done, but standard output could not be written
-  130  interrupted (143: terminated, 129: hung up); what was committed stays, run it again";
+  130  interrupted (143: terminated, 129: hung up); what was committed stays,
+       run it again";
 
 /// `headcount update`.
 #[derive(Debug, Args)]

@@ -148,6 +148,9 @@ impl Update {
                 }
                 Err(failure) => failure,
             };
+            if failure.sqlstate().is_none() && !failure.is_connection_lost() {
+                return Err(Error::configuration("keys", failure.to_string()));
+            }
             if !failure.is_retryable() || tries >= options.max_attempts {
                 return Err(Error::sql("the query for the keys", failure));
             }

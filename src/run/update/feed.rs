@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -121,12 +121,15 @@ impl<T> Feed<T> {
         let mut flow = flow.lock().await;
         let size = size as usize;
         while flow.ahead.len() < size && flow.bytes < CHUNK_BYTES && flow.end.is_none() {
-            match flow.since {
-                None => flow.read().await?,
-                Some(since) => match timeout_at(since + LINGER, flow.read()).await {
-                    Ok(read) => read?,
-                    Err(_) => break,
-                },
+            // What is there takes no timer.
+            let read = match (flow.read().now_or_never(), flow.since) {
+                (Some(read), _) => Ok(read),
+                (None, None) => Ok(flow.read().await),
+                (None, Some(since)) => timeout_at(since + LINGER, flow.read()).await,
+            };
+            match read {
+                Ok(read) => read?,
+                Err(_) => break,
             };
         }
         let items = flow.take(size);
