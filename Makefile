@@ -14,8 +14,7 @@ demo:  ## The main job on a private server, in under a minute once built
 	target/release/headcount demo
 
 test: servers lint doc  ## Everything that must hold, against real servers of 13, 16, 18, and 19 where it can be had
-	$(CARGO) test --no-default-features --lib --test core
-	$(CARGO) test
+	@tests/run.sh
 
 matrix:  ## What talks to servers, on each of 13 to 19, one after the other, with a table at the end
 	@tests/servers/install.sh all

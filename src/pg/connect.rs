@@ -49,7 +49,7 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
-    /// The major version: 13, 15, 18.
+    /// The major version, such as 18.
     #[must_use]
     pub const fn major(&self) -> u32 {
         self.version_number / 10_000

@@ -283,6 +283,8 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     let (mut far_read, mut far_write) = far.split();
     let up = async {
         let mut buffer = [0; 4096];
+        // The end of what came before: words may lie across two reads.
+        let mut before: Vec<u8> = Vec::new();
         loop {
             let Ok(length @ 1..) = near_read.read(&mut buffer).await else { return };
             if let Fate::Spoil(what, left) = fate
@@ -293,21 +295,31 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
                 buffer[at] = b'x';
             }
             let bytes = &buffer[..length];
-            let seen =
-                |what: &[u8]| bytes.windows(what.len()).filter(|window| *window == what).count() as u32;
+            let said = [&before, bytes].concat();
+            // Where such words end within these bytes.
+            let ends = |what: &[u8]| {
+                let first = (before.len() + 1).saturating_sub(what.len());
+                let windows = said[first..].windows(what.len()).enumerate();
+                let found = windows.filter(|(_, window)| *window == what);
+                found.map(|(at, _)| first + at + what.len() - before.len()).collect::<Vec<_>>()
+            };
+            let seen = |what: &[u8]| ends(what).len() as u32;
             // A flush says what it is before it commits.
             commits.fetch_add(seen(COMMIT), Ordering::Relaxed);
             commits.fetch_sub(seen(MARK), Ordering::Relaxed);
             if let Fate::CutAtCommit { left, deliver } = fate
-                && let Some(at) = bytes.windows(COMMIT.len()).position(|window| window == COMMIT)
+                && let Some(end) = ends(COMMIT).first()
+                && seen(MARK) == 0
                 && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
             {
                 cuts.fetch_add(1, Ordering::Relaxed);
                 if *deliver {
-                    let _ = far_write.write_all(&bytes[..at + COMMIT.len()]).await;
+                    let _ = far_write.write_all(&bytes[..*end]).await;
                 }
                 return;
             }
+            let kept = said.len().saturating_sub(MARK.len().max(COMMIT.len()) - 1);
+            before = said[kept..].to_vec();
             if !pass(&mut far_write, bytes, &budget, cuts).await {
                 return;
             }

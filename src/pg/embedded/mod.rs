@@ -115,7 +115,7 @@ impl PrivateServer {
         &self.inner.folder
     }
 
-    /// The major version: 13, 15, 18.
+    /// The major version, such as 18.
     #[must_use]
     pub fn major(&self) -> u32 {
         self.inner.binaries.major()
