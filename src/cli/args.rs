@@ -9,20 +9,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use headcount::telemetry::exporters::prometheus::parse_listen;
 use headcount::{Minimum, PlanShortfall, Policy};
 use serde::Deserialize;
+
+use super::values::{duration, listen, minimum, pair, scale};
 
 /// Exit codes, where people look for them.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done, on target or above the minimum
+  0    done: on target, above the minimum, or with all that its plan can have
   1    the SQL, the connection or a commit failed for good, or the deadline passed
   2    wrong usage or configuration
   3    fewer workers than the minimum; nothing was kept
   4    refused before running: plan too narrow, blind monitor, server too old
   5    the update is incomplete: some keys failed or are left
   6    done, but standard output could not be written
+  7    done and kept, with fewer workers than the minimum: do not run it again
   101  a mistake in headcount itself: look what took effect, and report the line
   130  interrupted (143: terminated, 129: hung up), after cancelling, rolling back and cleaning up
 
@@ -419,7 +421,7 @@ impl From<PolicyWord> for Policy {
 pub(crate) enum ShortfallWord {
     /// Refuse before anything runs
     Refuse,
-    /// Take what the plan can have, not below the minimum
+    /// Take what the plan can have, and say so
     Lower,
     /// Run all the same
     Ignore,
@@ -435,47 +437,6 @@ impl From<ShortfallWord> for PlanShortfall {
     }
 }
 
-/// `2` or `50%`.
-pub(crate) fn minimum(text: &str) -> Result<Minimum, String> {
-    let number = |digits: &str| {
-        digits
-            .trim()
-            .parse()
-            .map_err(|_| format!("`{text}` is neither a number of workers nor a percentage such as 50%"))
-    };
-    match text.strip_suffix('%') {
-        Some(percent) => number(percent).map(Minimum::Percent),
-        None => number(text).map(Minimum::Workers),
-    }
-}
-
-/// `500ms`, `2s`, `1m`, `2h`. A bare number is refused: nobody knows whose seconds they are.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text.trim())
-        .map_err(|_| format!("`{text}` is no time with a unit, such as 500ms, 2s, 1m or 2h"))
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        }
-        _ => Err(format!("`{text}` is not NAME=VALUE")),
-    }
-}
-
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    // The library's sentence without the option's name, which clap says.
-    parse_listen(text).map_err(|error| error.to_string().trim_start_matches("--listen: ").to_owned())
-}
-
-fn scale(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(factor) if (0.001..=10.0).contains(&factor) => Ok(factor),
-        _ => Err(format!("`{text}` is not within 0.001 to 10")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -485,21 +446,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_time_needs_its_unit() {
-        let parsed: Vec<_> =
-            ["500ms", "2s", "1m", "2h"].map(|text| duration(text).unwrap().as_millis()).into();
-        assert_eq!(parsed, [500, 2_000, 60_000, 7_200_000]);
-        assert!(duration("60").unwrap_err().contains("60s") || duration("60").unwrap_err().contains("2s"));
-    }
-
-    #[test]
-    fn a_minimum_is_workers_or_a_share() {
-        assert_eq!(minimum("2"), Ok(Minimum::Workers(2)));
-        assert_eq!(minimum("50%"), Ok(Minimum::Percent(50)));
-        assert!(minimum("half").is_err());
-        assert!(minimum("-1").is_err());
     }
 }

@@ -18,6 +18,7 @@ mod stdout;
 mod telemetry;
 mod update;
 pub(crate) mod usage;
+mod values;
 mod watch;
 mod watchdog;
 

@@ -14,8 +14,9 @@ use headcount::{Minimum, Settings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use super::args::{Demand, PolicyWord, Sharing, ShortfallWord, Timing, duration, minimum};
+use super::args::{Demand, PolicyWord, Sharing, ShortfallWord, Timing};
 use super::exit::Failed;
+use super::values::{duration, minimum};
 
 /// A task's longest name; the library refuses longer ones.
 const MAX_TASK: usize = 52;

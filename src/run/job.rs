@@ -277,7 +277,11 @@ impl Job {
 
     /// Guards any other client's future, given the pid of the backend it runs on. `work` is called
     /// once an attempt and answers for its own transaction: after a rejection its statement has
-    /// failed with 57014, and nothing is rolled back or cleaned up but by the job's cleanup.
+    /// failed with 57014, and nothing is rolled back or cleaned up but by the job's cleanup. A request to cancel names
+    /// the statement that was short: the client's next one is never hit.
+    ///
+    /// A client that asks for rows with a limit gets no workers at all (asyncpg's `fetchrow`, JDBC's `fetchSize` and
+    /// `maxRows`, a cursor): let it fetch all of them.
     ///
     /// # Errors
     /// As [`execute`](Self::execute); refused when the monitor may not see or stop that backend.
