@@ -16,6 +16,7 @@ use futures_util::stream::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
 
 use super::hosts::Host;
@@ -256,7 +257,40 @@ impl Endpoint {
     }
 
     async fn open_on(&self, host: &Host, name: &str) -> Result<Opened, Failure> {
-        let config = self.config(host, name);
+        let mut config = self.config(host, name);
+        if let Some(options) = self.parameters.startup_options() {
+            config.options(options);
+        }
+        match self.open_with(host, config).await {
+            Err(failure) if failure.refuses_options() && !self.parameters.settings.is_empty() => {}
+            opened => return opened,
+        }
+        tracing::debug!(%host, "a proxy takes no options; the session's settings are set instead");
+        let mut config = self.config(host, name);
+        if let Some(options) = &self.parameters.options {
+            config.options(options);
+        }
+        let opened = self.open_with(host, config).await?;
+        self.set(&opened.client).await?;
+        Ok(opened)
+    }
+
+    /// Sets what could not be said at the start. A proxy that pools transactions keeps track of these for each client,
+    /// and of no others.
+    async fn set(&self, client: &Client) -> Result<(), Failure> {
+        for (setting, value) in &self.parameters.settings {
+            if !["TimeZone", "DateStyle"].contains(setting) {
+                return Err(Failure::client(format!(
+                    "a proxy at this address takes no options, and {setting} cannot be set otherwise: unset its variable"
+                )));
+            }
+            let given: [(&(dyn ToSql + Sync), Type); 2] = [(setting, Type::TEXT), (value, Type::TEXT)];
+            client.query_typed("SELECT pg_catalog.set_config($1, $2, false)", &given).await?;
+        }
+        Ok(())
+    }
+
+    async fn open_with(&self, host: &Host, config: Config) -> Result<Opened, Failure> {
         // TLS does not apply to a socket of this machine, whatever sslmode says.
         let Some(tls) = self.tls.as_ref().filter(|_| !host.is_socket()) else {
             return open_plain(config).await;
@@ -280,8 +314,7 @@ impl Endpoint {
     }
 
     fn config(&self, host: &Host, application_name: &str) -> Config {
-        let Parameters { user, database, options, negotiation, channel_binding, keepalive, .. } =
-            &self.parameters;
+        let Parameters { user, database, negotiation, channel_binding, keepalive, .. } = &self.parameters;
         let mut config = Config::new();
         config
             .host(&host.name)
@@ -294,9 +327,6 @@ impl Endpoint {
         }
         if let Some(password) = &host.password {
             config.password(password);
-        }
-        if let Some(options) = options {
-            config.options(options);
         }
         config.ssl_negotiation(*negotiation).channel_binding(*channel_binding);
         config.ssl_mode(match self.parameters.tls.mode {

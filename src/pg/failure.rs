@@ -88,6 +88,12 @@ impl Failure {
         self.sqlstate() == Some("08P01")
     }
 
+    /// Whether a proxy does not take the options of a session's start, all or some (`PgBouncer`: "unsupported startup
+    /// parameter: options").
+    pub(crate) fn refuses_options(&self) -> bool {
+        self.sqlstate() == Some("08P01") && self.message.contains("startup parameter")
+    }
+
     pub(crate) const fn class(&self) -> FailureClass {
         self.class
     }

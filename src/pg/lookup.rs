@@ -103,7 +103,8 @@ impl<'a> Lookup<'a> {
 
     fn service_files(&self) -> Vec<PathBuf> {
         let system = self.variable("PGSYSCONFDIR").unwrap_or_else(|| "/etc/postgresql-common".to_owned());
-        let own = self.text("servicefile").map(PathBuf::from).or_else(|| self.in_home(".pg_service.conf"));
+        let home = || self.variable("HOME").map(|home| Path::new(&home).join(".pg_service.conf"));
+        let own = self.text("servicefile").map(PathBuf::from).or_else(home);
         own.into_iter().chain([Path::new(&system).join("pg_service.conf")]).collect()
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Parameters {
     pub(crate) user: String,
     pub(crate) database: String,
     pub(crate) options: Option<String>,
+    /// Settings of the session that libpq has variables for.
+    pub(crate) settings: Vec<(&'static str, String)>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) target: Target,
     pub(crate) tls: tls::Options,
@@ -105,7 +107,8 @@ fn read(lookup: &Lookup<'_>) -> Result<Parameters, Error> {
         hosts,
         user,
         database,
-        options: options(lookup),
+        options: lookup.text("options"),
+        settings: settings(lookup),
         connect_timeout,
         target: lookup.choice("target_session_attrs", standing::WORDS)?,
         tls,
@@ -123,22 +126,28 @@ fn read(lookup: &Lookup<'_>) -> Result<Parameters, Error> {
     })
 }
 
-/// The session's settings from its start: those of `options`, then those that libpq has variables for, which come
-/// after them there, too.
-fn options(lookup: &Lookup<'_>) -> Option<String> {
-    let mut options = lookup.text("options").unwrap_or_default();
-    for (variable, setting) in libpq::SETTINGS {
-        let Some(value) = lookup.variable(variable) else { continue };
-        let _ = write!(options, " -c {setting}=");
-        for character in value.chars() {
-            // The server takes the text apart at white space, and reads `\` before a literal character.
-            if character.is_whitespace() || character == '\\' {
-                options.push('\\');
+impl Parameters {
+    /// The session's settings from its start: those of `options`, then those that libpq has variables for, which come
+    /// after them there, too.
+    pub(crate) fn startup_options(&self) -> Option<String> {
+        let mut options = self.options.clone().unwrap_or_default();
+        for (setting, value) in &self.settings {
+            let _ = write!(options, " -c {setting}=");
+            for character in value.chars() {
+                // The server takes the text apart at white space, and reads `\` before a literal character.
+                if character.is_whitespace() || character == '\\' {
+                    options.push('\\');
+                }
+                options.push(character);
             }
-            options.push(character);
         }
+        Some(options).filter(|options| !options.is_empty())
     }
-    Some(options).filter(|options| !options.is_empty())
+}
+
+fn settings(lookup: &Lookup<'_>) -> Vec<(&'static str, String)> {
+    let given = libpq::SETTINGS.iter();
+    given.filter_map(|(variable, setting)| Some((*setting, lookup.variable(variable)?))).collect()
 }
 
 /// Texts are UTF-8 here, whatever the terminal thinks.
@@ -387,7 +396,7 @@ mod tests {
             ("PGGEQO", "off"),
             ("PGOPTIONS", "-c a=b"),
         ];
-        let options = |dsn, environment| with(dsn, environment).unwrap().options;
+        let options = |dsn, environment| with(dsn, environment).unwrap().startup_options();
         let all = r" -c DateStyle=SQL,\ DMY\\ -c TimeZone=Asia/Tokyo -c geqo=off";
         assert_eq!(options("host=h", &environment), Some(format!("-c a=b{all}")));
         assert_eq!(options("host=h options='-c c=d'", &environment), Some(format!("-c c=d{all}")));

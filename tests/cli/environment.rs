@@ -70,3 +70,67 @@ fn a_demo_without_a_postgresql_says_so_and_promises_nothing() {
     assert_eq!(ran.json()["reason"], "configuration");
     headcount(&["demo", "--scale", "0"]).ended(2);
 }
+
+#[test]
+fn a_text_is_the_value_that_it_is_with_psql_by_the_variables_of_its_session() {
+    let lab = Lab::start();
+    lab.sql(
+        "CREATE TABLE events (id int PRIMARY KEY, at timestamptz, day date); INSERT INTO events VALUES (1)",
+    );
+    let update = ["update", "--table", "events", "--key", "id", "--keys-query", "SELECT 1 AS id"];
+    let values = ["--set", "at=2024-07-01 00:00", "--set", "day=02/01/2024"];
+    let environment = [("PGTZ", "Asia/Tokyo"), ("PGDATESTYLE", "SQL, DMY"), ("PGGEQO", "off")];
+    lab.headcount_with(&environment, &[&update[..], &values].concat()).ended(0);
+    assert_eq!(lab.count("events WHERE at = '2024-06-30 15:00Z' AND day = '2024-01-02'"), 1);
+    let ran = lab.headcount_with(&[("PGTZ", "Mars/Olympus")], &["doctor"]).ended(1);
+    assert!(ran.said.contains("\"TimeZone\": \"Mars/Olympus\""), "{}", ran.said);
+}
+
+#[test]
+fn a_variable_that_cannot_be_obeyed_is_a_usage_error_that_names_it() {
+    for (name, value) in [
+        ("PGREQUIREPEER", "postgres"),
+        ("PGREQUIREAUTH", "scram-sha-256"),
+        ("PGCLIENTENCODING", "LATIN1"),
+        ("PGGSSENCMODE", "require"),
+        ("PGSSLMINPROTOCOLVERSION", "SSLv3"),
+        ("PGSSLCRL", "/no/such/file"),
+        ("PGTARGETSESSIONATTRS", "writable"),
+    ] {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/root.crt");
+        let dsn = format!("host=127.0.0.1 port=1 user=u sslmode=verify-ca sslrootcert={root}");
+        let ran = finish(spawn(&["doctor", "--dsn", &dsn], &[(name, value)])).ended(2);
+        let named = [name, "sslcrl"].iter().any(|name| ran.said.contains(&format!("headcount: {name}: ")));
+        assert!(named, "{name}: {}", ran.said);
+    }
+}
+
+#[test]
+fn the_home_folder_is_the_systems_where_no_variable_names_it() {
+    let ran = finish(spawn(&["doctor"], &[("PGSERVICE", "none"), ("PGSYSCONFDIR", "/no/such")])).ended(2);
+    let home = std::env::home_dir().unwrap();
+    let looked = format!("{}/.pg_service.conf or /no/such/pg_service.conf", home.display());
+    // Tests run with the home of their user.
+    let nowhere = ran.said.contains("`none` is not defined in ");
+    assert!(nowhere && (ran.said.contains(&looked) || std::env::var_os("HOME").is_some()), "{}", ran.said);
+    assert!(ran.said.contains("/.pg_service.conf or"), "{}", ran.said);
+}
+
+#[test]
+fn a_user_that_the_system_has_no_name_for_must_be_told_one() {
+    use std::os::unix::process::CommandExt as _;
+    // Only root may be somebody else.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let program = env!("CARGO_BIN_EXE_headcount");
+    let mut command = std::process::Command::new(program);
+    command.env_clear().args(["doctor", "--dsn", "host=127.0.0.1 port=1"]).uid(54_321).gid(54_321);
+    let output = match command.output() {
+        // It may not even reach the program.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
+        output => output.unwrap(),
+    };
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("set PGUSER"), "{:?}: {said}", output.status);
+}

@@ -294,3 +294,31 @@ async fn a_statement_outside_a_transaction_is_refused_where_nobody_knows_its_bac
     drop(bouncer);
     lab.server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_time_zone_of_the_environment_passes_a_proxy_that_takes_no_options() {
+    let (lab, bouncer) = behind("transaction").await;
+    let with = |variable: &'static str, value: &'static str| {
+        let environment = move |name: &str| (name == variable).then(|| value.to_owned());
+        Endpoint::resolve(Some(&bouncer.dsn()), environment).unwrap()
+    };
+    let shown = async |client: &tokio_postgres::Client| -> String {
+        let messages = client.simple_query("SHOW TimeZone").await.unwrap();
+        let row = messages.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        row.unwrap()
+    };
+    let tokyo = with("PGTZ", "Asia/Tokyo").client("test").await.unwrap();
+    assert_eq!(shown(&tokyo).await, "Asia/Tokyo");
+    // Nobody else has it, whoever is lent the same backend.
+    let plain = with("PGTZ", "").client("test").await.unwrap();
+    assert_ne!(shown(&plain).await, "Asia/Tokyo");
+    assert_eq!(shown(&tokyo).await, "Asia/Tokyo");
+    let error = with("PGGEQO", "off").client("test").await.unwrap_err();
+    let said = format!("{}", std::error::Error::source(&error).unwrap());
+    assert!(said.contains("geqo") && said.contains("unset its variable"), "{said}");
+    drop((tokyo, plain, bouncer));
+    lab.server.stop().await.unwrap();
+}

@@ -13,6 +13,7 @@
 //! | [`faults`] | lost sessions, monitors, servers and commits; futures dropped; cleanups that fail |
 //! | [`monitor`] | one monitor for all, silent when nothing is watched |
 //! | [`edge`] | private servers; connecting with passwords, files, TLS |
+//! | [`hosts`] | which of several servers is taken, by what it may do |
 //! | [`tls`] | certificates of the manual's recipes, revoked ones, versions of TLS, the client's own |
 //! | [`plan`] | the plan, and each reason why it has too few workers |
 //! | [`maintenance`] | the bounds of VACUUM and CREATE INDEX, and that the server asks for no more |
@@ -26,6 +27,7 @@ mod cancels;
 mod edge;
 mod faults;
 mod harness;
+mod hosts;
 mod launches;
 mod maintenance;
 mod monitor;

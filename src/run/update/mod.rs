@@ -98,7 +98,8 @@ pub struct Update {
 impl Update {
     pub(crate) fn new(site: Site, table: &str) -> Self {
         let wish = Wish { table: table.to_owned(), ..Wish::default() };
-        Self { site, options: Options::new("update"), wish, rejects: None, dry_run: false, fail_on: None }
+        let (site, options) = (site.for_writing(), Options::new("update"));
+        Self { site, options, wish, rejects: None, dry_run: false, fail_on: None }
     }
 
     shared_options!();
@@ -183,13 +184,7 @@ impl Update {
         self.options.validate()?;
         self.check_wish(&keys)?;
         let span = spans::update(&self.options.task);
-        // What changes nothing may look at a standby.
-        let site = if self.dry_run { self.site.clone() } else { self.site.for_writing() };
-        // It stops at the caller's word, and when its time is over.
-        let options = Options { stop: self.options.stop.child_token(), ..self.options.clone() };
-        let update = Self { site, options, ..self.clone() };
-        // On the heap: the caller's own future stays small.
-        Box::pin(update.run_inside(keys)).instrument(span).await
+        Box::pin(self.run_inside(keys)).instrument(span).await
     }
 
     /// What counts as a failure where the keys come from there.
