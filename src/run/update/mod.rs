@@ -184,7 +184,11 @@ impl Update {
         self.options.validate()?;
         self.check_wish(&keys)?;
         let span = spans::update(&self.options.task);
-        Box::pin(self.run_inside(keys)).instrument(span).await
+        // It stops at the caller's word, and when its time is over.
+        let options = Options { stop: self.options.stop.child_token(), ..self.options.clone() };
+        let update = Self { options, ..self.clone() };
+        // On the heap: the caller's own future stays small.
+        Box::pin(update.run_inside(keys)).instrument(span).await
     }
 
     /// What counts as a failure where the keys come from there.
