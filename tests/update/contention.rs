@@ -8,7 +8,7 @@ use crate::support::{Recorder, Shop, classes, connect, eventually, ids, pay, pay
 
 /// A connection string with a setting for its sessions.
 fn with(shop: &Shop, setting: &str) -> String {
-    format!("{}?options=-c%20{setting}", shop.dsn())
+    format!("{}?options=-c%20{}", shop.dsn(), setting.replace('=', "%3D"))
 }
 
 fn waits_for_lock(shop: &Shop, sessions: u32) -> String {
@@ -177,11 +177,20 @@ async fn a_constraint_that_is_checked_at_commit_is_no_doubt() {
 }
 
 #[tokio::test]
-async fn a_missing_right_stops_the_run_at_once() {
-    let shop = Shop::with_orders(1000).await;
-    shop.run("CREATE ROLE reader LOGIN; GRANT SELECT ON orders TO reader").await;
-    let report = pay(&shop.server.dsn_for("reader", &shop.database)).run(ids(1000)).await.unwrap();
+async fn a_right_that_is_taken_away_meanwhile_stops_the_run_at_once() {
+    let mut shop = Shop::with_orders(1000).await;
+    shop.run("CREATE ROLE writer LOGIN; GRANT SELECT, UPDATE ON orders TO writer").await;
+    let other = connect(&shop.dsn()).await;
+    let update = pay(&shop.server.dsn_for("writer", &shop.database));
+    let lock = shop.client.transaction().await.unwrap();
+    lock.execute("UPDATE orders SET region = region WHERE id = 1", &[]).await.unwrap();
+    let run = tokio::spawn(async move { update.run(ids(1000)).await.unwrap() });
+    eventually(&other, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+    other.batch_execute("REVOKE UPDATE ON orders FROM writer").await.unwrap();
+    lock.rollback().await.unwrap();
+    let report = run.await.unwrap();
     assert!(!report.is_complete());
-    assert_eq!((report.updated, report.failed), (0, 100));
+    assert_eq!((report.updated, report.failed, report.left), (100, 100, Some(800)));
     assert!(report.error.as_deref().unwrap_or_default().contains("permission denied"), "{report:?}");
+    assert_eq!(report.sqlstate.as_deref(), Some("42501"));
 }
