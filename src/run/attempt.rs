@@ -70,7 +70,8 @@ pub(crate) async fn play<S: Stage>(
         Ok(backend) => backend,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());
-            return Ok(close(ledger, facts, Kept::Failed(failure)));
+            let resume = if settings.transaction { 0 } else { from };
+            return Ok(Played { resume, ..close(ledger, facts, Kept::Failed(failure)) });
         }
     };
     if let Some(sqlstate) = lost.take() {
@@ -114,7 +115,12 @@ pub(crate) async fn play<S: Stage>(
     };
     let mut resume = 0;
     if !facts.end.is_accepted() {
+        // Outside of a transaction what ran before is done, however its successor ended.
+        let apart = !settings.transaction && stage.keeps_steps();
         let rejected = matches!(kept, Kept::Nothing(_)) && at > 0;
+        if apart {
+            resume = at;
+        }
         if rejected && rewind(stage, ledger, settings, number).await {
             resume = at;
         } else if let Err(uncleaned) = undo(stage, ledger, settings, number).await {
@@ -162,7 +168,11 @@ impl<'a> Steps<'a> {
     async fn run<S: Stage>(&mut self, stage: &mut S, ledger: &mut Ledger) -> Finish<S::Value> {
         let count = stage.steps();
         loop {
-            let quiet = self.unjudged_from(self.at, count);
+            let mut quiet = self.unjudged_from(self.at, count);
+            if !self.course.settings.transaction {
+                // One by one: each is done when it has ended.
+                quiet = quiet.min(self.at + 1);
+            }
             let (next, finish) = if quiet > self.at && count > 1 {
                 (quiet, self.run_unjudged(stage, quiet).await)
             } else {

@@ -298,8 +298,21 @@ impl<W: Work> Stage for Leader<W> {
         self.hold.rewind(grace).await
     }
 
-    async fn resume(&mut self, attempt: u32, _step: usize) -> Result<Identity, Failure> {
-        self.hold.resume(attempt).await
+    async fn resume(&mut self, attempt: u32, step: usize) -> Result<Identity, Failure> {
+        if self.hold.settings.transaction {
+            return self.hold.resume(attempt).await;
+        }
+        let before = self.hold.leader();
+        let identity = self.hold.begin(Some(attempt)).await?;
+        if before != Some(identity) {
+            // What ran before is done and stays; what it set is gone with the old session.
+            for earlier in 0..step {
+                if self.work.step(earlier).is_some_and(plan::is_setting) {
+                    self.work.run(self.hold.client()?, earlier..earlier + 1).await?;
+                }
+            }
+        }
+        Ok(identity)
     }
 
     fn has_started(&self) -> bool {

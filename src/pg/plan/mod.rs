@@ -262,6 +262,11 @@ pub(crate) async fn strings_of(client: &Client, sql: &str) -> Result<Strings, Fa
     }
 }
 
+/// Whether a statement does nothing but set something for the session.
+pub(crate) fn is_setting(sql: &str) -> bool {
+    Text::new(sql).kind() == Kind::Setting
+}
+
 /// What the session adds to a plan.
 struct Session {
     pool_size: u32,
