@@ -372,7 +372,7 @@ async fn a_forced_gather_is_told_from_a_parallel_plan() {
             bench.set(name, value);
             let explanation = bench.explain("SELECT count(*) FROM small").await;
             assert_eq!(explanation.plan.as_ref().unwrap().reachable, 1, "{major}: {value}");
-            says(&explanation, ReasonKind::DebugParallelQuery, name, &format!("SET LOCAL {name} = off"));
+            says(&explanation, ReasonKind::DebugParallelQuery, name, &format!("-- leave {name} off"));
         }
     }
 }
@@ -405,5 +405,103 @@ async fn a_function_that_runs_queries_forbids_a_refusal() {
         bench.set("max_parallel_workers_per_gather", "1");
         let explanation = bench.explain("SELECT count(*) FROM rows_of_big()").await;
         assert!(explanation.unseen.is_empty(), "{explanation:#?}");
+    }
+}
+
+/// Each starts a query with workers of its own, and no text names it.
+#[tokio::test]
+async fn what_runs_queries_behind_a_table_or_a_type_forbids_a_refusal() {
+    for major in versions() {
+        let mut bench = Bench::new(major, "plan_hidden").await;
+        bench
+            .run(
+                "CREATE FUNCTION looks(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE
+                   AS 'BEGIN RETURN (SELECT count(*) >= 0 FROM plan_hidden.big); END';
+                 CREATE FUNCTION adds(bigint, int) RETURNS bigint LANGUAGE plpgsql
+                   AS 'BEGIN PERFORM count(*) FROM plan_hidden.big; RETURN $1 + $2; END';
+                 CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql
+                   AS 'BEGIN PERFORM count(*) FROM plan_hidden.big; RETURN NULL; END';
+                 CREATE FUNCTION fine(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1; END';
+
+                 CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+                 CREATE TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+                 CREATE TABLE part2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
+                 CREATE TRIGGER t AFTER INSERT ON part2 FOR EACH ROW EXECUTE FUNCTION fires();
+                 CREATE TABLE old (id int); CREATE TABLE child () INHERITS (old);
+                 CREATE TRIGGER t AFTER UPDATE ON child FOR EACH ROW EXECUTE FUNCTION fires();
+                 CREATE TABLE top (id int PRIMARY KEY);
+                 CREATE TABLE mid (id int PRIMARY KEY REFERENCES top ON DELETE CASCADE);
+                 CREATE TABLE low (id int REFERENCES mid ON DELETE SET NULL);
+                 CREATE TRIGGER t AFTER UPDATE ON low FOR EACH ROW EXECUTE FUNCTION fires();
+                 CREATE TABLE checked (id int CHECK (looks(id)));
+                 CREATE TABLE made (id int, twice boolean GENERATED ALWAYS AS (looks(id)) STORED);
+                 CREATE TABLE sorted (id int); CREATE INDEX ON sorted (looks(id));
+                 CREATE DOMAIN seen AS int CHECK (looks(VALUE));
+                 CREATE DOMAIN seen_too AS seen;
+                 CREATE TABLE typed (id seen_too);
+                 CREATE TABLE listed (ids seen[]);
+                 CREATE FUNCTION takes(seen) RETURNS int LANGUAGE sql AS 'SELECT 1';
+                 CREATE TYPE odd AS (id int);
+                 CREATE FUNCTION to_odd(int) RETURNS odd LANGUAGE plpgsql
+                   AS 'BEGIN PERFORM count(*) FROM plan_hidden.big; RETURN ROW($1); END';
+                 CREATE CAST (int AS odd) WITH FUNCTION to_odd(int) AS ASSIGNMENT;
+                 CREATE TABLE odds (id odd);
+                 CREATE AGGREGATE total(int) (SFUNC = adds, STYPE = bigint, INITCOND = 0);
+                 CREATE FUNCTION defaulted(a boolean DEFAULT looks(1)) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+                 CREATE TABLE plain (id int PRIMARY KEY CHECK (fine(id) > 0));
+                 CREATE TABLE behind (id int REFERENCES plain);
+                 CREATE TRIGGER t AFTER UPDATE ON behind FOR EACH ROW EXECUTE FUNCTION fires();",
+            )
+            .await;
+        for (sql, name) in [
+            ("INSERT INTO parts SELECT 15", "fires()"),
+            ("UPDATE old SET id = 1", "fires()"),
+            ("DELETE FROM top", "fires()"),
+            ("INSERT INTO checked VALUES (1)", "looks(integer)"),
+            ("INSERT INTO made VALUES (1)", "looks(integer)"),
+            ("INSERT INTO sorted VALUES (1)", "looks(integer)"),
+            ("INSERT INTO typed VALUES (1)", "looks(integer)"),
+            ("INSERT INTO listed VALUES (ARRAY[1])", "looks(integer)"),
+            ("SELECT id::seen_too FROM small", "looks(integer)"),
+            ("SELECT CAST(id AS plan_hidden.seen) FROM small", "looks(integer)"),
+            ("SELECT takes(id) FROM small", "looks(integer)"),
+            ("SELECT id::odd FROM small", "to_odd(integer)"),
+            ("INSERT INTO odds SELECT id FROM small", "to_odd(integer)"),
+            ("SELECT total(id) FROM small", "adds(bigint, integer)"),
+            ("SELECT defaulted() FROM small", "looks(integer)"),
+        ] {
+            let unseen = bench.explain(sql).await.unseen;
+            assert_eq!(unseen, [format!("plan_hidden.{name}")], "{major}: {sql}");
+            // A script is no way around it.
+            let script = bench.explain(&format!("{sql}; {sql}")).await;
+            assert!(!script.unseen.is_empty() || script.reasons.is_empty(), "{major}: {sql}: {script:#?}");
+        }
+        // What the same catalog shows to run none is refused as before.
+        for sql in ["INSERT INTO plain VALUES (1)", "DELETE FROM plain", "SELECT id FROM checked", "SELECT 1"]
+        {
+            let explanation = bench.explain(sql).await;
+            assert!(
+                explanation.unseen.is_empty() && !explanation.reasons.is_empty(),
+                "{major}: {sql}: {explanation:#?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_help_a_statement_that_modifies_is_not_proposed() {
+    for major in versions() {
+        let mut bench = Bench::new(major, "plan_modifies").await;
+        bench.set("max_parallel_workers_per_gather", "1");
+        bench.set("min_parallel_table_scan_size", "8MB");
+        let sql = "WITH s AS (SELECT grp, count(*) AS c FROM big GROUP BY 1) UPDATE small SET id = s.c FROM s WHERE s.grp = small.id";
+        let explanation = bench.check(sql, &[ReasonKind::DataModifying]).await;
+        assert!(
+            explanation.reasons[0].fixes.iter().all(|fix| fix.starts_with("-- ")),
+            "{major}: {explanation:#?}"
+        );
+        for sql in ["SELECT id FROM small FOR UPDATE", "DECLARE c CURSOR FOR SELECT id FROM small"] {
+            assert_eq!(bench.explain(sql).await.reasons.len(), 1, "{major}: {sql}");
+        }
     }
 }

@@ -229,3 +229,16 @@ async fn maintenance_has_a_bound_and_no_more() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_script_of_hundreds_of_statements_is_planned_to_its_end() {
+    let mut bench = Bench::new(versions()[0], "script_long").await;
+    let selects: Vec<String> =
+        (0..400).map(|n| format!("SELECT count(*) FROM small WHERE id = {n}")).collect();
+    let explanation = bench.explain(&selects.join(";\n")).await;
+    assert_eq!(explanation.statements.len(), 400);
+    assert!(explanation.statements.iter().all(|statement| statement.plan.is_some()));
+    let reasons = explanation.statements.iter().filter(|statement| !statement.reasons.is_empty()).count();
+    assert_eq!(reasons, 20, "each takes several plans, and nobody reads more");
+    assert!(!explanation.reasons.is_empty() && explanation.unseen.is_empty());
+}

@@ -26,6 +26,7 @@
 mod build;
 mod control;
 mod flaw;
+mod hidden;
 mod lexer;
 mod maintenance;
 mod probe;
@@ -219,6 +220,16 @@ async fn inspect(client: &Client, sql: &str, params: Params<'_>) -> Result<Inspe
     }
     // One after the other: a syntax error must be reported as such, not as an aborted transaction.
     let session = Session::read(client).await?;
+    plan_in(client, &session, sql, params).await
+}
+
+/// The same of a statement that EXPLAIN takes, in a session that is known.
+async fn plan_in(
+    client: &Client,
+    session: &Session,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<Inspection, Failure> {
     if session.generic_plans && !params.is_empty() {
         let why = "plan_cache_mode = force_generic_plan makes a plan that does not know the parameters";
         return Ok(Inspection::NotExplainable { why });
@@ -311,7 +322,12 @@ impl Session {
 }
 
 async fn plan_tree(client: &Client, sql: &str, params: Params<'_>) -> Result<Option<Tree>, Failure> {
-    let rows = client.query(&format!("EXPLAIN (VERBOSE, FORMAT JSON) {sql}"), params).await?;
+    let explain = format!("EXPLAIN (VERBOSE, FORMAT JSON) {sql}");
+    // One round trip where there is nothing to ask the types of. Both take one statement and no more.
+    let rows = match params {
+        [] => client.query_typed(&explain, &[]).await?,
+        _ => client.query(&explain, params).await?,
+    };
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Tree::read(&row.try_get::<_, JsonText>(0)?.0))
 }

@@ -114,6 +114,11 @@ impl Facts<'_> {
     fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         self.statement(&mut reasons);
+        if !reasons.is_empty() {
+            // No setting and no table gives it workers, so none is named.
+            return reasons;
+        }
+        self.functions(&mut reasons);
         let forbidden = !reasons.is_empty();
         self.limits(&mut reasons, forbidden);
         self.scans(&mut reasons, forbidden);
@@ -133,7 +138,24 @@ impl Facts<'_> {
             ));
         }
         reasons.sort_by_key(|reason| reason.kind);
+        if self.is_hopeless(&reasons) {
+            for fix in reasons.iter_mut().flat_map(|reason| &mut reason.fixes) {
+                if !fix.starts_with("-- ") {
+                    *fix = format!("-- and after that {fix}");
+                }
+            }
+        }
         reasons
+    }
+
+    /// Whether nothing that can be typed helps by itself: the statement has to be another one first.
+    fn is_hopeless(&self, reasons: &[Reason]) -> bool {
+        let advice = |reason: &Reason| reason.fixes.iter().all(|fix| fix.starts_with("-- "));
+        let has = |kind| reasons.iter().any(|reason| reason.kind == kind && advice(reason));
+        let shared = self.tables.iter().any(|table| !table.temporary && !table.foreign);
+        let alone =
+            has(ReasonKind::TemporaryTable) || has(ReasonKind::ForeignTable) || has(ReasonKind::NoTable);
+        has(ReasonKind::UnsafeFunction) || (alone && !shared)
     }
 
     /// Whether no setting brings the target within reach.
@@ -149,7 +171,7 @@ impl Facts<'_> {
         number(&self.settings, name)
     }
 
-    /// What forbids workers for the whole statement.
+    /// What such a statement never has, whatever it calls and reads.
     fn statement(&self, reasons: &mut Vec<Reason>) {
         if self.tree.has("ModifyTable") {
             reasons.push(reason(
@@ -172,6 +194,10 @@ impl Facts<'_> {
                 "-- run the query itself, or CREATE TABLE ... AS it and declare the cursor on that table",
             ));
         }
+    }
+
+    /// Functions that forbid workers for the whole statement.
+    fn functions(&self, reasons: &mut Vec<Reason>) {
         // Workers in any plan prove that another overload is meant.
         if self.probe.free == 0 {
             let hazards = self.hazards.iter().filter(|routine| routine.hazard == Hazard::Unsafe);
@@ -225,7 +251,7 @@ impl Facts<'_> {
         }
     }
 
-    /// The largest table, when even that counts for too few workers.
+    /// The largest table that the planner counts workers for, when even that counts for too few.
     fn small_table(&self) -> Option<Reason> {
         let target = self.target;
         let shared = |table: &&Table| !table.temporary && !table.foreign && table.parallel_workers.is_none();
@@ -249,9 +275,15 @@ impl Facts<'_> {
         if fixes.is_empty() {
             fixes.push("-- none: it is too small to be shared, and a catalog of the server's own".to_owned());
         }
+        // Those that it does not count workers for may be larger.
+        let largest = if self.tables.iter().all(|other| other.bytes <= table.bytes) {
+            ", the largest table that the plan reads,"
+        } else {
+            ""
+        };
         let explanation = format!(
-            "{name}, the largest table that the plan reads, has {size}: the planner counts {workers} \
-             workers for that with min_parallel_table_scan_size = {threshold}"
+            "{name}{largest} has {size}: the planner counts {workers} workers for that with \
+             min_parallel_table_scan_size = {threshold}"
         );
         Some(Reason { kind: ReasonKind::SmallTable, explanation, fixes })
     }
@@ -275,10 +307,16 @@ impl Facts<'_> {
             ));
         }
         if self.tree.has("CTE Scan") || self.tree.has("WorkTable Scan") {
+            // A recursive one cannot be anything else.
+            let advice = if self.tree.has("Recursive Union") {
+                "-- make the result of the recursive CTE a table first, and read that"
+            } else {
+                "-- write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first"
+            };
             reasons.push(reason(
                 ReasonKind::CteScan,
                 "the plan reads the result of a CTE, which only the leader can",
-                "-- write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first",
+                advice,
             ));
         }
         for routine in self.hazards.iter().filter(|routine| routine.hazard == Hazard::Restricted) {
@@ -343,7 +381,7 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::DebugParallelQuery,
                 format!("{} = {} runs a serial plan in one worker, as a test", debug.name, debug.value),
-                format!("SET LOCAL {} = off", debug.name),
+                format!("-- leave {} off: its worker does the leader's work and shares none", debug.name),
             ));
         }
     }
@@ -377,98 +415,4 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DEFAULTS: [(&str, &str); 7] = [
-        ("block_size", "8192"),
-        ("max_parallel_workers", "8"),
-        ("max_parallel_workers_per_gather", "4"),
-        ("max_worker_processes", "8"),
-        ("min_parallel_table_scan_size", "1024"),
-        ("parallel_setup_cost", "1000"),
-        ("parallel_tuple_cost", "0.1"),
-    ];
-
-    fn setting((name, value): (&str, &str)) -> Setting {
-        let [name, value, source] = [name, value, "default"].map(str::to_owned);
-        Setting { name, raw: value.clone(), value, source }
-    }
-
-    fn table(bytes: u64) -> Table {
-        let name = "public.big".to_owned();
-        Table {
-            name,
-            bytes,
-            temporary: false,
-            foreign: false,
-            heap: true,
-            fresh: false,
-            parallel_workers: None,
-        }
-    }
-
-    /// The kinds found for a target of 4, after a change to facts in which nothing stands in the way.
-    fn check(change: impl FnOnce(&mut Facts<'_>, &mut Tree), expected: &[ReasonKind]) -> Vec<Reason> {
-        let probe = Probe { free: 4, ..Probe::default() };
-        let nothing = Tree::default();
-        let mut tree = Tree::default();
-        let mut facts = Facts {
-            target: 4,
-            tree: &nothing,
-            pool_size: 8,
-            cursor: false,
-            settings: DEFAULTS.map(setting).to_vec(),
-            tables: vec![table(1 << 30)],
-            hazards: Vec::new(),
-            probe,
-        };
-        change(&mut facts, &mut tree);
-        let facts = Facts { tree: &tree, ..facts };
-        let reasons = facts.reasons();
-        assert_eq!(reasons.iter().map(|reason| reason.kind).collect::<Vec<_>>(), expected);
-        reasons
-    }
-
-    #[test]
-    fn where_nothing_is_found_that_is_said() {
-        let reasons = check(|_, _| {}, &[ReasonKind::Unknown]);
-        assert!(reasons[0].explanation.contains("no single cause was found"));
-    }
-
-    #[test]
-    fn the_hardest_reason_comes_first_and_limits_behind_it_are_still_named() {
-        use ReasonKind::{DataModifying, GatherLimit, PoolSize, SmallTable};
-
-        let change = |facts: &mut Facts<'_>, tree: &mut Tree| {
-            facts.settings[2] = setting(("max_parallel_workers_per_gather", "2"));
-            facts.pool_size = 2;
-            facts.tables = vec![table(8192)];
-            facts.probe.free = 0;
-            tree.nodes = vec!["ModifyTable".to_owned()];
-        };
-        check(change, &[DataModifying, PoolSize, GatherLimit, SmallTable]);
-    }
-
-    #[test]
-    fn a_limit_that_several_gathers_make_up_for_is_no_reason() {
-        let change = |facts: &mut Facts<'_>, _: &mut Tree| {
-            facts.settings[2] = setting(("max_parallel_workers_per_gather", "2"));
-            facts.probe.causes = vec![Knob::Costs];
-        };
-        check(change, &[ReasonKind::Costs]);
-    }
-
-    #[test]
-    fn a_foreign_table_is_named_only_when_no_setting_helps() {
-        let foreign = |free| {
-            move |facts: &mut Facts<'_>, _: &mut Tree| {
-                facts.tables = vec![Table { foreign: true, ..table(0) }];
-                facts.probe = Probe { free, causes: vec![Knob::Costs], ..Probe::default() };
-            }
-        };
-        check(foreign(4), &[ReasonKind::Costs]);
-        let reasons = check(foreign(0), &[ReasonKind::ForeignTable, ReasonKind::Costs]);
-        assert!(reasons[0].fixes[0].contains("SELECT * FROM public.big"));
-    }
-}
+mod tests;

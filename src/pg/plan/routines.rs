@@ -2,15 +2,18 @@
 //!
 //! The names come from three texts: the statement, the plan's expressions (row-level security,
 //! generated expressions), and the definitions of the views that the statement names, since an
-//! unsafe function that is inlined is gone from the plan and still forbids workers. The catalog then
+//! unsafe function that is inlined is gone from the plan and still forbids workers. What no text names,
+//! [`hidden`](super::hidden) finds. The catalog then
 //! says which of the names are functions. An overload is told by its schema and by its number of
 //! arguments; where that leaves several, all are named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::Failure;
+use super::hidden::{Touched, hidden};
 use super::text::{Call, Text};
 use super::tree::Tree;
 
@@ -21,6 +24,7 @@ const MAX_DEPTH: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "columns of a catalog, not states")]
 pub(super) struct Routine {
+    oid: u32,
     /// Qualified, with the types of its arguments.
     pub(super) name: String,
     pub(super) hazard: Hazard,
@@ -62,7 +66,7 @@ const COLUMNS: &str = "
     SELECT pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes)),
            p.proparallel::text, p.prokind = 'a', p.oid < 16384 OR n.nspname = 'pg_catalog', n.nspname::text, p.proname::text,
            p.pronargs::int, p.pronargdefaults::int, p.provariadic <> 0,
-           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc
+           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc, p.oid
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     JOIN pg_catalog.pg_language l ON l.oid = p.prolang";
@@ -74,11 +78,7 @@ const BY_OPERATOR: &str = "
     WHERE p.oid IN (SELECT o.oprcode FROM pg_catalog.pg_operator o
                     WHERE o.oprname::text = ANY ($1) AND o.oid >= 16384 AND pg_catalog.pg_operator_is_visible(o.oid))";
 
-const BY_TRIGGER: &str = "
-    WHERE p.oid IN (SELECT g.tgfoid FROM unnest($1::text[], $2::text[]) AS t (schema, name)
-                    JOIN pg_catalog.pg_trigger g
-                      ON g.tgrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))
-                    WHERE NOT g.tgisinternal AND g.tgenabled <> 'D')";
+const BY_OID: &str = "WHERE p.oid = ANY ($1::oid[])";
 
 const VIEWS: &str = "
     SELECT c.relname::text, pg_catalog.pg_get_viewdef(c.oid)
@@ -86,17 +86,74 @@ const VIEWS: &str = "
     WHERE c.relkind = 'v' AND c.relname::text = ANY ($1)
       AND (pg_catalog.pg_table_is_visible(c.oid) OR n.nspname::text = ANY ($1))";
 
+/// What is asked of the catalog for one statement.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Question {
+    calls: [BTreeSet<Call>; 2],
+    names: [BTreeSet<String>; 2],
+    operators: [BTreeSet<String>; 2],
+    tables: [Vec<(String, String)>; 2],
+}
+
+impl Question {
+    fn new(said: &Text, shown: &[Text], tree: &Tree) -> Self {
+        Self {
+            calls: [said.calls(), shown.iter().flat_map(Text::calls).collect()],
+            names: [said.names(), shown.iter().flat_map(Text::names).collect()],
+            operators: [said.operators(), shown.iter().flat_map(Text::operators).collect()],
+            tables: [tree.tables.clone(), tree.written.clone()],
+        }
+    }
+}
+
+/// Answers that hold for as long as nothing is changed: the statements of a long script mostly ask the same.
+#[derive(Debug, Default)]
+pub(super) struct Answers(HashMap<Question, Routines>);
+
+impl Answers {
+    /// As [`Routines::read`].
+    pub(super) async fn read(
+        &mut self,
+        client: &Client,
+        sql: &str,
+        tree: &Tree,
+    ) -> Result<Routines, Failure> {
+        let (said, shown) = texts(sql, tree);
+        let question = Question::new(&said, &shown, tree);
+        if let Some(known) = self.0.get(&question) {
+            return Ok(known.clone());
+        }
+        let found = Routines::look_up(client, said, &shown, tree).await?;
+        self.0.insert(question, found.clone());
+        Ok(found)
+    }
+
+    /// Names may mean something else from now on.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// What the statement says, and what its plan shows.
+fn texts(sql: &str, tree: &Tree) -> (Text, Vec<Text>) {
+    (Text::new(sql), tree.expressions.iter().map(|text| Text::new(text)).collect())
+}
+
 impl Routines {
     /// Looks up what the statement calls.
     pub(super) async fn read(client: &Client, sql: &str, tree: &Tree) -> Result<Self, Failure> {
-        let shown: Vec<Text> = tree.expressions.iter().map(|text| Text::new(text)).collect();
-        let mut said = vec![Text::new(sql)];
+        let (said, shown) = texts(sql, tree);
+        Self::look_up(client, said, &shown, tree).await
+    }
+
+    async fn look_up(client: &Client, said: Text, shown: &[Text], tree: &Tree) -> Result<Self, Failure> {
+        let mut said = vec![said];
         said.extend(views(client, &said[0]).await?);
 
         let shown_calls: BTreeSet<Call> = shown.iter().flat_map(Text::calls).collect();
         let mut calls = shown_calls.clone();
         calls.extend(said.iter().flat_map(Text::calls));
-        let operators: BTreeSet<String> = said.iter().chain(&shown).flat_map(Text::operators).collect();
+        let operators: BTreeSet<String> = said.iter().chain(shown).flat_map(Text::operators).collect();
 
         let mut called = by_calls(client, &calls).await?;
         called.extend(by_names(client, BY_OPERATOR, &operators).await?);
@@ -105,17 +162,40 @@ impl Routines {
         // The server's own are PARALLEL UNSAFE when they change something: set_config, setval...
         let may_change = called.iter().any(|routine| !routine.builtin || routine.hazard == Hazard::Unsafe);
 
+        let texts: Vec<&Text> = said.iter().chain(shown).collect();
+        let hidden = hidden_by(client, tree, &texts, &called).await?;
         // A function in SQL that the planner inlined is no call any more: its query is in the plan.
         called.retain(|routine| {
             routine.language != "sql" || shown_calls.iter().any(|call| routine.is_called_by(call))
         });
-        called.extend(triggers(client, &tree.written).await?);
+        called.extend(hidden);
         let unseen = that_run_queries(client, called).await?;
         Ok(Self { hazards, unseen, may_change })
     }
 }
 
 impl Routine {
+    /// One of a test's.
+    #[cfg(test)]
+    pub(super) fn scripted(name: &str, hazard: Hazard) -> Self {
+        let plain_name = name.split(['.', '(']).nth(1).unwrap_or(name).to_owned();
+        Self {
+            oid: 0,
+            name: name.to_owned(),
+            hazard,
+            aggregate: false,
+            builtin: false,
+            schema: "public".to_owned(),
+            plain_name,
+            arguments: 1,
+            defaults: 0,
+            variadic: false,
+            visible: true,
+            language: "plpgsql".to_owned(),
+            source: String::new(),
+        }
+    }
+
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let count = |column| row.try_get::<_, i32>(column).map(|n| usize::try_from(n).unwrap_or(0));
         Ok(Self {
@@ -135,6 +215,7 @@ impl Routine {
             visible: row.try_get(9)?,
             language: row.try_get(10)?,
             source: row.try_get(11)?,
+            oid: row.try_get(12)?,
         })
     }
 
@@ -176,7 +257,7 @@ async fn views(client: &Client, text: &Text) -> Result<Vec<Text>, Failure> {
     for _ in 0..MAX_DEPTH {
         let asked: Vec<&String> = names.iter().collect();
         let mut found = Vec::new();
-        for row in client.query(VIEWS, &[&asked]).await? {
+        for row in client.query_typed(VIEWS, &[(&asked, Type::TEXT_ARRAY)]).await? {
             if known.insert(row.try_get::<_, String>(0)?) {
                 found.push(Text::new(row.try_get(1)?));
             }
@@ -203,17 +284,44 @@ async fn by_names(
     names: &BTreeSet<String>,
 ) -> Result<Vec<Routine>, Failure> {
     let names: Vec<&String> = names.iter().collect();
-    let rows = client.query(&format!("{COLUMNS} {condition} ORDER BY 1"), &[&names]).await?;
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!("{COLUMNS} {condition} ORDER BY 1");
+    let rows = client.query_typed(&sql, &[(&names, Type::TEXT_ARRAY)]).await?;
     Ok(rows.iter().map(Routine::from_row).collect::<Result<_, _>>()?)
 }
 
-async fn triggers(client: &Client, tables: &[(String, String)]) -> Result<Vec<Routine>, Failure> {
-    if tables.is_empty() {
+async fn by_oids(client: &Client, oids: &[u32]) -> Result<Vec<Routine>, Failure> {
+    if oids.is_empty() {
         return Ok(Vec::new());
     }
-    let (schemas, names): (Vec<_>, Vec<_>) = tables.iter().cloned().unzip();
-    let rows = client.query(&format!("{COLUMNS} {BY_TRIGGER} ORDER BY 1"), &[&schemas, &names]).await?;
+    let rows =
+        client.query_typed(&format!("{COLUMNS} {BY_OID} ORDER BY 1"), &[(&oids, Type::OID_ARRAY)]).await?;
     Ok(rows.iter().map(Routine::from_row).collect::<Result<_, _>>()?)
+}
+
+/// Functions that no text names, but that come with what the statement touches and with those that it calls.
+async fn hidden_by(
+    client: &Client,
+    tree: &Tree,
+    texts: &[&Text],
+    called: &[Routine],
+) -> Result<Vec<Routine>, Failure> {
+    let names: BTreeSet<String> = texts.iter().flat_map(|text| text.names()).collect();
+    let touched = Touched {
+        written: tree.written.clone(),
+        read: tree.tables.clone(),
+        names: names.into_iter().collect(),
+        called: called.iter().map(|routine| routine.oid).collect(),
+    };
+    by_oids(client, &hidden(client, &touched).await?).await
+}
+
+/// The same of functions alone.
+async fn hidden_in(client: &Client, called: &[u32]) -> Result<Vec<Routine>, Failure> {
+    let touched = Touched { called: called.to_vec(), ..Touched::default() };
+    by_oids(client, &hidden(client, &touched).await?).await
 }
 
 /// Those that run queries, themselves or through what they call.
@@ -221,22 +329,29 @@ async fn that_run_queries(client: &Client, called: Vec<Routine>) -> Result<Vec<S
     let mut unseen = Vec::new();
     let mut known = BTreeSet::new();
     let mut routines = called;
-    for _ in 0..MAX_DEPTH {
-        let mut calls = BTreeSet::new();
+    for depth in 0..MAX_DEPTH {
+        let (mut calls, mut parts) = (BTreeSet::new(), Vec::new());
         for routine in routines {
             if !known.insert(routine.name.clone()) {
                 continue;
             }
             if routine.runs_queries() {
                 unseen.push(routine.name);
-            } else if !routine.builtin && matches!(routine.language.as_str(), "sql" | "plpgsql") {
-                calls.extend(Text::new(&routine.source).calls());
+            } else if !routine.builtin {
+                // What the statement calls itself was asked about already.
+                parts.extend((depth > 0).then_some(routine.oid));
+                if matches!(routine.language.as_str(), "sql" | "plpgsql") {
+                    calls.extend(Text::new(&routine.source).calls());
+                }
             }
         }
-        if calls.is_empty() {
+        if calls.is_empty() && parts.is_empty() {
             return Ok(unseen);
         }
         routines = by_calls(client, &calls).await?;
+        if !parts.is_empty() {
+            routines.extend(hidden_in(client, &parts).await?);
+        }
     }
     // Not followed any deeper: nothing is known of these.
     unseen.extend(routines.into_iter().map(|routine| routine.name).filter(|name| !known.contains(name)));

@@ -11,16 +11,18 @@
 //! transaction that is rolled back: the plans of what follows depend on it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::routines::Routines;
+use super::routines::{Answers, Routines};
 use super::statements::{Cut, cut, query_of};
 use super::text::{Kind, Text};
 use super::{Diagnosis, Failure, Inspection, Nature, Params, Plan, Reason, ReasonKind};
-use super::{diagnose, inspect, maintenance, parse, strings_of};
+use super::{Session, diagnose, inspect, maintenance, parse, plan_in, strings_of};
 use crate::decide::script::StatementReach;
 
 /// A statement, and what is known of its workers before it runs.
@@ -223,12 +225,25 @@ const TRIGGERS: &str = "
     SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')
         OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgtype & 32 <> 0 AND NOT tgisinternal)";
 
+/// Time spent on planning the statements of one script, from which on the rest is not planned. What waits for a lock
+/// counts no more than a second.
+const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Statements whose reasons are looked for: each takes several plans, and more are read by nobody.
+const DIAGNOSED: usize = 20;
+
+const NO_TIME: &str = "planning those ahead of it took so long that it was left out";
 const NOT_YET: &str = "it cannot be planned before the statements ahead of it have run";
 
 struct Walk<'a> {
     client: &'a Client,
     in_block: bool,
     triggers: bool,
+    /// The session, until a statement changes it.
+    session: Option<Session>,
+    answers: Answers,
+    spent: Duration,
+    diagnosed: usize,
     /// Names of what the statements so far may have changed; `None`: anything.
     changed: Option<BTreeSet<String>>,
 }
@@ -237,11 +252,25 @@ impl<'a> Walk<'a> {
     async fn start(client: &'a Client) -> Result<Self, Failure> {
         let triggers = client.query_one(TRIGGERS, &[]).await?.try_get(0)?;
         let in_block = client.batch_execute("SAVEPOINT headcount_script").await.is_ok();
-        Ok(Self { client, in_block, triggers, changed: Some(BTreeSet::new()) })
+        Ok(Self {
+            client,
+            in_block,
+            triggers,
+            session: None,
+            answers: Answers::default(),
+            spent: Duration::ZERO,
+            diagnosed: 0,
+            changed: Some(BTreeSet::new()),
+        })
     }
 
     async fn step(&mut self, statement: Cut<'_>, target: Option<u32>) -> Result<Statement, Failure> {
         let sql = statement.text;
+        if self.spent > LONGEST {
+            self.changed = None;
+            return Ok(Statement::unknown(sql, NO_TIME));
+        }
+        let began = Instant::now();
         let text = Text::read_as(sql, statement.strings);
         let looked = match text.kind() {
             Kind::Opaque(why) => Ok(Statement::unknown(sql, why)),
@@ -255,6 +284,7 @@ impl<'a> Walk<'a> {
             Kind::Query | Kind::Cursor | Kind::Refresh => self.plan(sql, &text, target).await,
             Kind::Maintenance => self.maintain(sql, &text, target).await,
         };
+        self.spent += began.elapsed().min(LONGEST_WAIT);
         let statement = match looked {
             Ok(statement) => statement,
             // One ahead of it may make what it misses.
@@ -281,7 +311,9 @@ impl<'a> Walk<'a> {
         self.changed.as_ref().is_none_or(|changed| !changed.is_disjoint(names))
     }
 
-    async fn set(&self, sql: &str) -> Result<Statement, Failure> {
+    async fn set(&mut self, sql: &str) -> Result<Statement, Failure> {
+        self.session = None;
+        self.answers.forget();
         self.apart(async || Ok(self.client.batch_execute(sql).await?)).await?;
         Ok(Statement { certain: true, ..Statement::new(sql) })
     }
@@ -302,7 +334,10 @@ impl<'a> Walk<'a> {
     }
 
     async fn plan(&mut self, sql: &str, text: &Text, target: Option<u32>) -> Result<Statement, Failure> {
-        let looked = self.apart(async || inspect(self.client, sql, &[]).await).await;
+        let looked = match text.kind() {
+            Kind::Query | Kind::Cursor => self.explain(sql).await,
+            _ => self.apart(async || inspect(self.client, sql, &[]).await).await,
+        };
         let query = query_of(sql).filter(|_| text.creates_from_query());
         let inspection = match (looked, query) {
             (Err(failure), Some(query)) if failure.sqlstate() == Some(SqlState::DUPLICATE_TABLE.code()) => {
@@ -327,10 +362,16 @@ impl<'a> Walk<'a> {
         let mut names = query.map_or_else(|| text.names(), |query| Text::new(query).names());
         names.extend(plan.tree.tables.iter().map(|(_, table)| table.clone()));
         statement.certain = never || !self.touches(&names);
-        let routines = Routines::read(self.client, sql, &plan.tree).await?;
+        let out_of_reach = target.is_some_and(|target| plan.reachable < target);
+        let routines = self.answers.read(self.client, sql, &plan.tree).await?;
+        // What modifies may change anything, whatever it calls.
         let may_change = modifies || routines.may_change;
         let complete = is_complete(plan, &routines);
-        if statement.certain {
+        if statement.certain && out_of_reach {
+            statement.unseen = routines.unseen;
+            self.diagnosed += 1;
+        }
+        if statement.certain && out_of_reach && self.diagnosed <= DIAGNOSED {
             let explained = async || {
                 let mut statement = statement.clone();
                 explain_shortfall(self.client, &mut statement, &[], target).await?;
@@ -343,6 +384,31 @@ impl<'a> Walk<'a> {
             self.changed = None;
         }
         Ok(statement)
+    }
+
+    /// Asks for the plan, in one round trip where nothing goes wrong.
+    async fn explain(&mut self, sql: &str) -> Result<Inspection, Failure> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => Session::read(self.client).await?,
+        };
+        let explained = if self.in_block {
+            let begin = self.client.batch_execute("SAVEPOINT headcount_statement");
+            let end = self.client.batch_execute("RELEASE headcount_statement");
+            // Sent in this order, each before the answer to the one ahead is there.
+            let (begun, explained, _) =
+                tokio::join!(biased; begin, plan_in(self.client, &session, sql, &[]), end);
+            begun?;
+            if explained.as_ref().is_err_and(|failure| !failure.is_connection_lost()) {
+                let undo = "ROLLBACK TO headcount_statement; RELEASE headcount_statement";
+                self.client.batch_execute(undo).await?;
+            }
+            explained
+        } else {
+            plan_in(self.client, &session, sql, &[]).await
+        };
+        self.session = Some(session);
+        explained
     }
 
     /// Lets it fail without aborting the transaction.

@@ -33,7 +33,7 @@ pub(super) enum Kind {
 pub(super) const NO_PLAN: &str = "EXPLAIN does not take this kind of statement";
 
 /// A name followed by arguments.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Call {
     pub(super) schema: Option<String>,
     pub(super) name: String,
