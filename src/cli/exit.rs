@@ -173,3 +173,15 @@ impl fmt::Display for Failed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_workers_have_codes_of_their_own() {
+        assert_eq!(code_of(Outcome::OnTarget), 0);
+        assert_eq!(code_of(Outcome::BelowMinimum), 3);
+        assert_eq!(code_of(Outcome::FinishedShort), 7, "it is done, and must not be repeated");
+    }
+}

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
@@ -131,4 +132,18 @@ fn tests_wait_for_events_and_never_for_time() {
             text.lines().filter(|line| line.contains("::sleep(") || line.contains(" sleep(")).collect();
         assert!(sleeps.is_empty() || path.ends_with("house/main.rs"), "{}: {sleeps:?}", path.display());
     }
+}
+
+/// `tests/mutations.sh` breaks promises on purpose: it must not go stale, nor the table of what it breaks.
+#[test]
+fn each_mutation_finds_its_text_and_is_in_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let run = |what| {
+        let script = Command::new("bash").arg(root.join("tests/mutations.sh")).arg(what).output().unwrap();
+        assert!(script.status.success(), "{}", String::from_utf8_lossy(&script.stderr));
+        String::from_utf8(script.stdout).unwrap()
+    };
+    run("check");
+    let table = fs::read_to_string(root.join("tests/README.md")).unwrap();
+    assert!(table.ends_with(&run("list")), "tests/README.md ends with what `tests/mutations.sh list` prints");
 }

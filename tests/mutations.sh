@@ -1,0 +1,366 @@
+#!/usr/bin/env bash
+# Breaks each promise once on purpose, and requires that the test that guards it fails.
+#
+#   tests/mutations.sh          what needs no server
+#   tests/mutations.sh live     what needs servers (tests/servers/install.sh)
+#   tests/mutations.sh all      both
+#   tests/mutations.sh WORD     those whose promise, file or test contains the word, of both
+#   tests/mutations.sh list     the table of tests/README.md
+#   tests/mutations.sh check    only whether each text is there
+#
+# A mutation is one piece of text, which stands exactly once in its file, and what it is replaced by. It is put into a
+# copy of the sources. The pure core is built alone there, which takes seconds. Each test must pass without the mutation.
+# HEADCOUNT_MUTATIONS names where the copy and what is built from it are kept: target/mutations.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+readonly CHOICE=${1:-quick}
+readonly LIMIT=${HEADCOUNT_MUTATION_TIMEOUT:-900}
+readonly CARGO=${CARGO:-cargo}
+mkdir -p "${HEADCOUNT_MUTATIONS:-target/mutations}"
+PLACE=$(cd "${HEADCOUNT_MUTATIONS:-target/mutations}" && pwd)
+readonly PLACE CORE=$PLACE/core WHOLE=$PLACE/whole
+LOG=$(mktemp)
+trap 'rm -f "$LOG"' EXIT
+
+PROMISES=() FILES=() TESTS=() OLDS=() NEWS=()
+
+# mutant PROMISE FILE TEST OLD NEW. TEST is BINARY:NAME, where the binary is one of the pure core (core-unit, core), of
+# the library (lib), of the command (bin), of the house rules (house), or one that needs servers (live, update, cli...).
+mutant() {
+    PROMISES+=("$1") FILES+=("$2") TESTS+=("$3") OLDS+=("$4") NEWS+=("$5")
+}
+
+# --- No evidence, no cancel -------------------------------------------------------------------------------------------
+
+mutant 'no evidence, no cancel: room that is seen is no lack' src/decide/launch.rs \
+    core:a_launch_with_room_at_every_look_is_whole_whatever_was_planned \
+    '(Some(pool), _) if pool.free() == 0 =>' '(Some(pool), _) if pool.used > 0 =>'
+mutant 'a launch is judged by room, never by its count alone' src/decide/launch.rs \
+    core:no_launch_is_short_while_there_is_room_at_every_look \
+    '(None, false) => Finding::Whole,' '(None, false) => Finding::Short(ShortReason::UnderLaunched),'
+mutant 'several launches may add up to a count' src/decide/launch.rs \
+    core-unit:a_sum_of_launches_explains_a_size_and_each_is_used_once \
+    'self.parts_of(size).is_some()' 'self.parts_of(size).is_some_and(|parts| parts.len() < 2)'
+mutant 'a launch that ran whole is used up' src/decide/launch.rs \
+    core:a_launch_that_ran_whole_does_not_explain_the_next_one \
+    'if whole || (required > 0 && self.size >= required) {' 'if false && (whole || required > 0) {'
+mutant 'absence counts only without interruption' src/decide/verdict.rs \
+    core:a_pool_that_is_full_for_a_moment_now_and_then_condemns_no_serial_phase \
+    'if !lacks {' 'if !lacks && self.lacking.is_zero() {'
+mutant 'a serial phase is given a tenth of its time' src/decide/verdict.rs \
+    core:a_long_serial_phase_is_given_a_tenth_of_its_time \
+    'launch_wait.max(self.active / 10)' 'launch_wait'
+mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
+    core:time_waiting_for_a_lock_does_not_count \
+    '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
+mutant 'a blind monitor verifies nothing' src/decide/verdict.rs \
+    core:a_statement_that_ends_while_the_monitor_is_blind_is_unverified \
+    'if self.blind { Verdict::Unverified }' 'if self.blind { Verdict::FinishedEarly }'
+mutant 'a launch in the dark is not condemned' src/decide/verdict.rs \
+    core:a_launch_that_the_monitor_was_blind_to_is_not_condemned \
+    'launch.doubt();' 'let _ = launch;'
+mutant 'a pool that cannot be seen is never taken for an empty one' src/decide/admission.rs \
+    core-unit:an_unseen_pool_is_not_waited_for \
+    'return Some(Admitted::Unseen)' 'return Some(Admitted::Room)'
+
+# --- A bar that was reached is never rejected -------------------------------------------------------------------------
+
+mutant 'a bar that was reached is never rejected' src/decide/verdict.rs \
+    core:a_bar_that_was_reached_is_never_rejected \
+    'if self.verdict.is_none() && self.has_enough(&tick, room) {' \
+    'if self.verdict.is_none() && short.is_none() && room.lack().is_none() && self.has_enough(&tick, room) {'
+mutant 'workers that left again count in their launch' src/decide/verdict.rs \
+    core:workers_that_left_again_count_in_the_size_of_their_launch \
+    'if tick.workers < required && launch < required {' 'if tick.workers < required {'
+mutant 'enough that rests on launches alive together is marked' src/decide/verdict.rs \
+    core:launches_alive_together_are_enough_and_marked_where_one_may_lack_a_worker \
+    'launch < required && room.lack().is_some() && tick.workers < most' 'false && tick.workers < most'
+
+# --- The end never lies -----------------------------------------------------------------------------------------------
+
+mutant 'a proven shortage is caught: no room' src/decide/launch.rs \
+    core:a_launch_in_a_pool_without_a_free_slot_is_short_two_looks_later \
+    'self.lasting.filter(|_| !self.unsure) {' 'self.lasting.filter(|_| self.unsure) {'
+mutant 'a server without processes is told from a full pool' src/decide/launch.rs \
+    core:a_server_without_a_process_left_is_told_from_a_full_pool \
+    'processes.free() == 0 =>' 'processes.free() == u32::MAX =>'
+mutant 'a later launch that is short is not hidden' src/decide/verdict.rs \
+    core:a_later_launch_that_is_short_is_told_and_changes_no_verdict \
+    'Some(News::LaterLaunch(short))' 'None'
+mutant 'achieved is the smallest share of a short launch' src/decide/verdict.rs \
+    core:a_later_launch_that_is_short_is_told_and_changes_no_verdict \
+    'self.shortfall.map_or(self.most, |short| short.of_target(self.demand.target))' 'self.most'
+mutant 'what was proven short and finished is finished_short' src/decide/attempt.rs \
+    core:a_result_that_was_proven_short_is_kept_and_says_so \
+    'if short || matches!(verdict, Verdict::Short(_)) {' 'if false {'
+mutant 'a lowered target is never on target' src/decide/attempt.rs \
+    core:what_a_lowered_target_allows_is_never_on_target \
+    'if self.lowered { Outcome::Lowered }' 'if self.lowered { Outcome::OnTarget }'
+mutant 'too few workers is an outcome, no error' src/decide/attempt.rs \
+    core:best_one_after_five_attempts_fails \
+    'return Next::BelowMinimum;' 'return Next::Fail;'
+mutant 'the greatest statement of a script is always judged' src/decide/script.rs \
+    core-unit:one_that_cannot_have_the_minimum_is_not_judged_unless_it_is_the_greatest \
+    'if can_have(minimum) < minimum && self.greatest != Some(place) {' 'if can_have(minimum) < minimum {'
+mutant 'each statement needs what its plan can have, no more' src/decide/script.rs \
+    core-unit:each_statement_needs_what_its_plan_can_have \
+    'required: can_have(required), target' 'required, target'
+mutant 'counters are evidence only where nobody else was there' src/decide/counters.rs \
+    core-unit:a_difference_is_ours_only_where_nobody_else_was_there \
+    'if self.others + before.others == 0 =>' 'if true =>'
+
+# --- Slots of the pool ------------------------------------------------------------------------------------------------
+
+mutant 'workers of outsiders occupy the pool' src/decide/reservation.rs \
+    core-unit:outsiders_are_subtracted \
+    '.saturating_sub(self.outsiders.unwrap_or(0))' ''
+mutant 'a pool smaller than the minimum is never taken' src/decide/reservation.rs \
+    core-unit:a_pool_that_shrinks_below_the_minimum_is_waited_for_and_never_taken \
+    'self.demand().min(size).max(self.minimum)' 'self.demand().min(size)'
+mutant 'slots that do not suffice are divided among the Gathers' src/decide/reservation.rs \
+    core:the_gathers_of_a_job_share_what_it_was_granted \
+    '(!fits).then(|| taken / self.gathers.max(1))' '(!fits).then_some(taken)'
+mutant 'who has priority goes first' src/decide/reservation.rs \
+    core-unit:who_has_priority_goes_first \
+    'if slots.priority_waits && !self.priority {' 'if slots.priority_waits && self.priority {'
+
+# --- Nothing twice, nothing lost --------------------------------------------------------------------------------------
+
+mutant 'a data error is the fault of its key, not of the run' src/decide/chunk/blame.rs \
+    core-unit:data_and_constraints_are_the_keys_fault_and \
+    '"22" | "23" |' '"22" |'
+mutant 'a later line of a key finds what the first has left' src/decide/chunk/gather.rs \
+    core-unit:a_second_line_of_a_key_finds_what_the_first_left \
+    'Class::Updated => Class::Already,' 'Class::Updated => Class::Updated,'
+mutant 'a line that contradicts the first is refused' src/decide/chunk/gather.rs \
+    core-unit:a_line_that_contradicts_the_first_is_refused \
+    '_ if self.contradicts => Class::Failed,' '_ if self.contradicts => Class::Already,'
+mutant 'nothing done is told from done' src/decide/chunk/ending.rs \
+    core-unit:nothing_done_has_a_word_of_its_own_and_counts_as_said \
+    '} else if missing == keys {' '} else if missing > keys {'
+mutant 'a lost session is known by its code' src/decide/failure.rs \
+    core-unit:each_documented_sqlstate_has_its_class \
+    '_ if code.starts_with("08") => FailureClass::NewSession,' '_ if code.starts_with("08") => FailureClass::Never,'
+
+# --- The library prints nothing ---------------------------------------------------------------------------------------
+
+mutant 'the library prints nothing' src/decide/backoff.rs \
+    core-house:the_library_prints_nothing \
+    'use std::time::Duration;' 'use std::time::Duration; /// Says so.
+pub fn say() { println!("said"); }'
+
+# --- The library and the command, without a server --------------------------------------------------------------------
+
+mutant 'no piece of a password is said: the URL' src/pg/dsn.rs \
+    lib:what_cannot_be_read_is_refused_without_repeating_it \
+    "if names.iter().chain(&ports).any(|part| part.contains('@')) || database.contains('@') {" \
+    "if database.contains('@') {"
+mutant 'no piece of a password is said: keys' src/pg/dsn.rs \
+    lib:a_key_is_named_where_no_password_can_reach \
+    'return after.contains(&format!("{key}="));' 'return after.len() > key.len() || text.contains(key);'
+mutant 'nothing of a rejected attempt stays: it is cleaned up' src/run/attempt.rs \
+    lib:a_short_attempt_is_cancelled_drained_cleaned_up_and_tried_again \
+    'let Some(cleaned) = stage.cleanup().await else { return Ok(()) };' \
+    'if attempt > 0 { return Ok(()); } let Some(cleaned) = stage.cleanup().await else { return Ok(()) };'
+mutant 'a query whose commit is unknown is in doubt, never repeated' src/run/attempt.rs \
+    lib:a_commit_whose_fate_is_not_known_is_an_error_and_is_never_repeated \
+    'Resolution::Reread | Resolution::Unresolved => Err(Error::in_doubt(xid, cause)),' \
+    'Resolution::Reread | Resolution::Unresolved => Ok(Err(cause)),'
+mutant 'finished_short has an exit code of its own' src/cli/exit.rs \
+    bin:too_few_workers_have_codes_of_their_own \
+    'Outcome::FinishedShort => FINISHED_SHORT,' 'Outcome::FinishedShort => DONE,'
+
+# --- With servers -----------------------------------------------------------------------------------------------------
+
+mutant 'a cancel names the statement by its query_start' src/pg/cancel.rs \
+    live:a_request_to_cancel_another_clients_statement_never_hits_its_next_one \
+    '  AND ($3::bigint IS NULL OR round(extract(epoch FROM query_start) * 1000000)::bigint = $3)";' \
+    '  AND ($3::bigint IS NULL OR query_start IS NOT NULL)";'
+mutant 'a script goes on where it was: what ran stays' src/run/hold.rs \
+    live:a_starved_statement_of_a_script_is_tried_again_alone \
+    '"ROLLBACK TO SAVEPOINT headcount_statement; RELEASE SAVEPOINT headcount_statement"' '"ROLLBACK"'
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+is_quick() {
+    case ${TESTS[$1]%%:*} in core | core-* | lib | bin | house) true ;; *) false ;; esac
+}
+
+is_chosen() {
+    case $CHOICE in
+        all | list | check) true ;;
+        quick) is_quick "$1" ;;
+        live) ! is_quick "$1" ;;
+        *) [[ "${PROMISES[$1]} ${FILES[$1]} ${TESTS[$1]}" == *"$CHOICE"* ]] ;;
+    esac
+}
+
+# Copies what is built from, where it has changed: what has not need not be built again.
+copy() {
+    local from=$1 to=$2
+    mkdir -p "$to"
+    (cd "$from" && find . -type f) | while read -r file; do
+        cmp -s "$from/$file" "$to/$file" && continue
+        mkdir -p "$(dirname "$to/$file")"
+        cp "$from/$file" "$to/$file"
+    done
+    (cd "$to" && find . -type f) | while read -r file; do
+        [ -e "$from/$file" ] || rm "$to/$file"
+    done
+}
+
+prepare_core() {
+    copy src/decide "$CORE/src/decide"
+    copy tests/core "$CORE/tests/core"
+    copy tests/house "$CORE/tests/house"
+    copy examples/fleet "$CORE/examples/fleet"
+    cp Cargo.lock "$CORE/Cargo.lock"
+    cat >"$CORE/Cargo.toml" <<'TOML'
+[package]
+name = "headcount"
+version = "0.0.0"
+edition = "2024"
+autoexamples = false
+
+[[test]]
+name = "core"
+path = "tests/core/main.rs"
+
+[[test]]
+name = "house"
+path = "tests/house/main.rs"
+
+[dependencies]
+serde = { version = "1", features = ["derive"] }
+
+[dev-dependencies]
+fastrand = "2"
+proptest = "1"
+
+[workspace]
+TOML
+    printf '%s\n' '//! The pure core, alone.' 'pub mod decide;' 'pub use decide::attempt::Outcome;' >"$CORE/src/lib.rs"
+}
+
+prepare_whole() {
+    for folder in src tests examples benches dashboards docs; do
+        [ -d $folder ] && copy $folder "$WHOLE/$folder"
+    done
+    for file in Cargo.toml Cargo.lock README.md clippy.toml docker-compose.yml Makefile; do
+        cmp -s $file "$WHOLE/$file" || cp $file "$WHOLE/$file"
+    done
+}
+
+# Runs a test; its log is in $LOG. Codes: 0 passed, 1 failed, 2 anything else.
+run() {
+    local binary=${1%%:*} name=${1#*:} place=$WHOLE target
+    case $binary in
+        core-unit) place=$CORE target=(--lib) ;;
+        core | core-house) place=$CORE target=(--test "${binary#core-}") ;;
+        lib) target=(--lib) ;;
+        bin) target=(--bin headcount) ;;
+        *) target=(--test "$binary") ;;
+    esac
+    (
+        cd "$place" || exit 2
+        export CARGO_TARGET_DIR=$PLACE/target PROPTEST_MAX_SHRINK_ITERS=0
+        timeout "$LIMIT" "$CARGO" test --quiet "${target[@]}" -- "$name"
+    ) >"$LOG" 2>&1
+    local code=$?
+    if grep -q '^running 0 tests' "$LOG" && ! grep -q '^running [1-9]' "$LOG"; then
+        return 2
+    elif grep -q '^test result: FAILED' "$LOG"; then
+        return 1
+    fi
+    [ $code = 0 ] && return 0
+    # Too long is caught, too: a test that hangs does not pass.
+    [ $code = 124 ] && grep -q '^running [1-9]' "$LOG" && return 1
+    return 2
+}
+
+ROWS=() MISSED=0
+row() {
+    ROWS+=("$(printf '%-62s | %-28s | %-78s | %s' "$@")")
+    printf '%s\n' "${ROWS[-1]}"
+}
+
+break_one() {
+    local promise=${PROMISES[$1]} file=${FILES[$1]} test=${TESTS[$1]} old=${OLDS[$1]} new=${NEWS[$1]}
+    local place=$WHOLE text
+    case $test in core:* | core-*) place=$CORE ;; esac
+    text=$(cat "$file"; printf x)
+    text=${text/"$old"/"$new"}
+    printf '%s' "${text%x}" >"$place/$file"
+    run "$test"
+    local result=$?
+    cp "$file" "$place/$file"
+    case $result in
+        1) row "$promise" "$file" "$test" caught ;;
+        0)
+            row "$promise" "$file" "$test" 'NOT CAUGHT'
+            MISSED=$((MISSED + 1))
+            ;;
+        *)
+            row "$promise" "$file" "$test" 'DID NOT RUN'
+            tail -n 20 "$LOG" >&2
+            MISSED=$((MISSED + 1))
+            ;;
+    esac
+}
+
+CHOSEN=()
+for place in "${!PROMISES[@]}"; do
+    is_chosen "$place" && CHOSEN+=("$place")
+done
+[ ${#CHOSEN[@]} -gt 0 ] || { echo "no mutation has $CHOICE" >&2; exit 2; }
+
+if [ "$CHOICE" = list ]; then
+    # One line, and no end of a cell.
+    cell() {
+        local text
+        text=$(tr -s '[:space:]' ' ' <<<"$1")
+        text=${text# } text=${text% }
+        printf '%s' "${text//|/\\|}"
+    }
+    echo '| promise | test | mutation |'
+    echo '|---|---|---|'
+    for place in "${CHOSEN[@]}"; do
+        printf '| %s | `%s` | `%s`: `` %s `` becomes `` %s `` |\n' "${PROMISES[$place]}" "${TESTS[$place]/:/: }" \
+            "${FILES[$place]}" "$(cell "${OLDS[$place]}")" "$(cell "${NEWS[$place]:-nothing}")"
+    done
+    exit 0
+fi
+
+# A text that is not there exactly once has gone stale.
+stale=0
+for place in "${CHOSEN[@]}"; do
+    file=${FILES[$place]} old=${OLDS[$place]}
+    text=$(cat "$file")
+    without=${text//"$old"/}
+    count=$(((${#text} - ${#without}) / ${#old}))
+    [ $count = 1 ] && continue
+    echo "$file: what is to be replaced is there $count times: $old" >&2
+    stale=1
+done
+[ $stale = 0 ] || exit 1
+[ "$CHOICE" != check ] || exit 0
+
+prepare_core
+for place in "${CHOSEN[@]}"; do
+    case ${TESTS[$place]} in core:* | core-*) ;; *) prepare_whole && break ;; esac
+done
+
+# Without a mutation each of the tests passes.
+for test in $(for place in "${CHOSEN[@]}"; do echo "${TESTS[$place]}"; done | sort -u); do
+    run "$test" && continue
+    echo "$test does not pass, or is not there, without any mutation:" >&2
+    tail -n 40 "$LOG" >&2
+    exit 1
+done
+
+for place in "${CHOSEN[@]}"; do
+    break_one "$place"
+done
+echo "${#CHOSEN[@]} mutations, $MISSED not caught"
+[ $MISSED = 0 ]
