@@ -157,6 +157,8 @@ pub enum Event {
         pool: Pool,
         /// The server's processes for workers of any kind, where they are seen.
         processes: Option<Pool>,
+        /// How many of the pool autovacuum has, which takes workers from PostgreSQL 19 on.
+        autovacuum: u32,
     },
     /// The wait for room ended; also sent, with a wait of about zero, when there was room at once.
     AdmissionEnded {

@@ -280,7 +280,7 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         "the server had no process left for a worker: replication and extensions take from max_worker_processes, too; \
          raise that, which takes a restart"
     } else if full {
-        "others held the pool: start at another time, or raise max_parallel_workers"
+        "others held the pool: see `headcount watch`, start at another time, or raise max_parallel_workers"
     } else if unseen {
         // Only where the pool cannot be seen is a statement without workers cancelled.
         "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \

@@ -186,7 +186,7 @@ impl Story {
             Event::ReservationLost { taken } => {
                 Some(format!("the connection that held {taken} slots broke; others may take them"))
             }
-            Event::AdmissionStarted { bar, pool, processes, .. } => {
+            Event::AdmissionStarted { bar, pool, processes, autovacuum, .. } => {
                 self.doing = "waiting for room";
                 self.pool = Some(*pool);
                 Some(match processes {
@@ -194,10 +194,16 @@ impl Story {
                         "waiting: {} of {} processes of the server are in use (max_worker_processes), {bar} are needed",
                         processes.used, processes.size
                     ),
-                    _ => format!(
-                        "waiting: {} of {} slots of the pool are in use, {bar} are needed",
-                        pool.used, pool.size
-                    ),
+                    _ => {
+                        let vacuum = match autovacuum {
+                            0 => String::new(),
+                            some => format!(" ({some} by autovacuum)"),
+                        };
+                        format!(
+                            "waiting: {} of {} slots of the pool are in use{vacuum}, {bar} are needed",
+                            pool.used, pool.size
+                        )
+                    }
                 })
             }
             Event::AdmissionEnded { waited, end, pool, .. } => {

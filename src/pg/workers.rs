@@ -37,7 +37,9 @@ SELECT (SELECT count(*) FROM activity WHERE backend_type = 'parallel worker')::i
        leader.pid, round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
        leader.state, leader.wait_event_type,
        round(extract(epoch FROM leader.query_start) * 1000000)::bigint,
-       (SELECT pids FROM workers WHERE leader_pid = leader.pid)
+       (SELECT pids FROM workers WHERE leader_pid = leader.pid),
+       (SELECT count(*) FROM activity AS worker JOIN activity AS vacuum ON vacuum.pid = worker.leader_pid
+        WHERE worker.backend_type = 'parallel worker' AND vacuum.backend_type = 'autovacuum worker')::int
 FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)",
         serial = serial!(),
         pool = pool!(),
@@ -51,6 +53,8 @@ pub(crate) struct View {
     pub(crate) pool: Option<Pool>,
     /// The server's processes for workers of any kind, as far as they are seen; with the pool.
     pub(crate) processes: Option<Pool>,
+    /// Workers of the pool that autovacuum has, which may be a rival from 19 on; as far as they are seen.
+    pub(crate) autovacuum: u32,
     leaders: HashMap<i32, LeaderRow>,
 }
 
@@ -110,6 +114,7 @@ pub(crate) async fn look(
         if row.get(4) {
             view.pool = Some(Pool { used: count(row.get(0)), size: count(row.get(1)) });
             view.processes = Some(Pool { used: count(row.get(2)), size: count(row.get(3)) });
+            view.autovacuum = count(row.get(11));
         }
         if let Some(pid) = row.get(5) {
             let workers: Option<Vec<i32>> = row.get(10);

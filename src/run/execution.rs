@@ -290,9 +290,11 @@ async fn admit<S: Stage>(
     let mut watch = stage.watch_pool(ADMISSION_INTERVAL);
     let mut announced = false;
     loop {
-        let (pool, processes) = match watch.next().await {
-            Sight::Seen(Seen { pool, processes, .. }) => (pool.map(|pool| reach.resize(pool)), processes),
-            Sight::Blind => (None, None),
+        let (pool, processes, autovacuum) = match watch.next().await {
+            Sight::Seen(Seen { pool, processes, autovacuum, .. }) => {
+                (pool.map(|pool| reach.resize(pool)), processes, autovacuum)
+            }
+            Sight::Blind => (None, None, 0),
         };
         let waited = began.elapsed();
         if let Some(end) = admission.on_look(waited, pool, processes) {
@@ -300,7 +302,7 @@ async fn admit<S: Stage>(
             return;
         }
         if let (false, Some(pool)) = (announced, pool) {
-            ledger.observe(&Event::AdmissionStarted { attempt, bar, pool, processes });
+            ledger.observe(&Event::AdmissionStarted { attempt, bar, pool, processes, autovacuum });
             announced = true;
         }
     }

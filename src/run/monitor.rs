@@ -61,6 +61,8 @@ pub(crate) struct Seen {
     pub(crate) leader: SeenLeader,
     pub(crate) pool: Option<Pool>,
     pub(crate) processes: Option<Pool>,
+    /// Workers that autovacuum has.
+    pub(crate) autovacuum: u32,
 }
 
 impl Seen {
@@ -372,11 +374,11 @@ impl Shared {
 }
 
 fn sight(at: Instant, leader: Option<Identity>, view: &View) -> Sight {
-    let (pool, processes) = (view.pool, view.processes);
+    let View { pool, processes, autovacuum, .. } = *view;
     let nobody = || SeenLeader { state: LeaderState::Idle, ..SeenLeader::gone() };
     match leader.map_or_else(|| Some(nobody()), |leader| view.of(leader)) {
         None => Sight::Blind,
-        Some(leader) => Sight::Seen(Seen { at, leader, pool, processes }),
+        Some(leader) => Sight::Seen(Seen { at, leader, pool, processes, autovacuum }),
     }
 }
 

@@ -101,7 +101,7 @@ fn launches(planned: &[u32]) -> StatementReach {
 fn seen(state: LeaderState, workers: u32, pool: Option<Pool>) -> Sight {
     let workers = (1..).take(workers as usize).collect();
     let leader = SeenLeader { state, statement: None, workers };
-    Sight::Seen(Seen { at: Instant::now(), leader, pool, processes: None })
+    Sight::Seen(Seen { at: Instant::now(), leader, pool, processes: None, autovacuum: 0 })
 }
 
 struct Script {

@@ -88,10 +88,10 @@ impl Observer for Log {
             Event::ReservationLost { taken } => {
                 warn!(target: TARGET, task, taken, "slots lost with their connection");
             }
-            Event::AdmissionStarted { attempt, bar, pool, processes } => {
+            Event::AdmissionStarted { attempt, bar, pool, processes, autovacuum } => {
                 let Pool { used, size } = pool;
                 let free_processes = processes.map(Pool::free);
-                debug!(target: TARGET, task, attempt, bar, pool_used = used, pool_size = size, free_processes, "waiting for room in the pool");
+                debug!(target: TARGET, task, attempt, bar, pool_used = used, pool_size = size, free_processes, autovacuum, "waiting for room in the pool");
             }
             Event::AdmissionEnded { attempt, waited, end, pool: _ } => {
                 admitted(task, *attempt, *waited, *end);

@@ -243,7 +243,7 @@ async fn on_a_terminal_one_picture_is_drawn_over_itself_and_kept_within_the_scre
 /// Vacuumed slowly, by as many workers as it has indexes to share.
 const DUSTY: [&str; 6] = [
     "CREATE TABLE dusty WITH (autovacuum_parallel_workers = 3, autovacuum_vacuum_cost_delay = 100,
-       autovacuum_vacuum_cost_limit = 50, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0)
+       autovacuum_vacuum_cost_limit = 30, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0)
      AS SELECT g AS a, g AS b, g AS c, g AS d FROM generate_series(1, 20000) AS g",
     "CREATE INDEX ON dusty (a); CREATE INDEX ON dusty (b); CREATE INDEX ON dusty (c); CREATE INDEX ON dusty (d)",
     "ALTER SYSTEM SET min_parallel_index_scan_size = 0",
@@ -268,6 +268,7 @@ async fn autovacuum_that_takes_workers_of_the_pool_is_named_by_watch_and_doctor(
     let shares = |leader: &Leader| leader.autovacuum && leader.workers == Some(3);
     let fleet = lab.until("autovacuum has three workers", |fleet| fleet.leaders.iter().any(shares)).await;
     assert_eq!((fleet.pool.used, fleet.pool.outsiders, fleet.pool.visible), (3, 3, true), "{fleet:?}");
+    lab.told("late", &rows_of(5), &[]).hear("(3 by autovacuum), 4 are needed").await;
     assert!(look(&lab, &[]).await.contains("\n  (autovacuum)             pid "));
     let said = doctor().await;
     assert!(said.contains("warn  autovacuum: it may take 3 workers of the pool for each table"), "{said}");

@@ -103,7 +103,7 @@ pub(crate) fn script() -> Vec<Event> {
             waited: 200 * MS,
             slots: Some(SLOTS),
         },
-        Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL, processes: Some(PROCESSES) },
+        Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL, processes: Some(PROCESSES), autovacuum: 0 },
         Event::TargetLowered { target: 4, cause: "the table is small".to_owned() },
         Event::LaunchShort {
             attempt: 1,
