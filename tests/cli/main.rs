@@ -3,6 +3,7 @@
 //!
 //! - `usage`: what was typed wrong; one clear line, code 1 or 2, no password
 //! - `run`: on target, above the minimum, below it, refused; what is left behind: nothing
+//! - `outcomes`: lowered, finished short; `--every-launch` and `--strict`
 //! - `panics`: told as any failure, and nothing is left
 //! - `scripts`: what a text of SQL may hold, and how it must leave its session
 //! - `signals`: SIGINT, SIGTERM, a second one, SIGKILL
@@ -22,6 +23,7 @@ mod environment;
 mod exporters;
 mod lab;
 mod line;
+mod outcomes;
 mod panics;
 #[path = "../live/harness/port.rs"]
 mod port;

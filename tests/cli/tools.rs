@@ -181,7 +181,9 @@ fn maintenance_is_told_what_helps_where_something_does_and_a_missing_table_as_su
     let lab = Lab::start();
     lab.sql("CREATE TABLE bare AS SELECT generate_series(1, 1000) AS id");
     let run = |sql: &str, code| {
-        lab.headcount(&["run", "--no-transaction", "--attempts", "1", "--sql", sql]).ended(code)
+        let refusing =
+            ["run", "--no-transaction", "--attempts", "1", "--plan-shortfall", "refuse", "--sql", sql];
+        lab.headcount(&refusing).ended(code)
     };
     let closing = |out: &str| out.lines().last().unwrap().to_owned();
     for sql in ["VACUUM bare", "CREATE INDEX ON bare USING hash (id)"] {

@@ -105,7 +105,7 @@ async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said
     told.hear("on target").await;
     told.kill().await;
     resize(&lab, 1).await;
-    // Known from the start; whoever does not ignore it is refused.
+    // Known from the start; whoever asks for that is refused.
     let known = ["--reserve", "--plan-shortfall", "ignore", "--reserve-wait", "200ms"];
     let ended = lab.job("known", &rows_of(5), &known).end().await;
     assert_eq!((ended.code, ended.json["attempt_count"].as_u64()), (Some(3), Some(0)), "{ended:#?}");
@@ -113,7 +113,7 @@ async fn a_pool_that_shrinks_below_the_minimum_is_waited_for_with_the_cause_said
         ended.said.contains("the pool is smaller than the minimum task=\"known\" minimum=2 size=1"),
         "{ended:#?}"
     );
-    let refused = lab.job("refused", &rows_of(5), &["--reserve"]).end().await;
+    let refused = lab.job("refused", &rows_of(5), &["--reserve", "--plan-shortfall", "refuse"]).end().await;
     assert_eq!(refused.code, Some(4), "{refused:#?}");
     assert!(refused.json["error"].as_str().unwrap().contains("the pool has 1 slots"), "{refused:#?}");
     lab.server.stop().await.unwrap();

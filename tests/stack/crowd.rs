@@ -11,6 +11,12 @@ const POOL: u32 = 4;
 /// Long enough for a verdict, with four workers and with none; each row takes 2 ms.
 pub(crate) const STATEMENT: &str = "SELECT count(*) FROM pages WHERE pg_sleep(0.002) IS NOT NULL";
 
+/// One that is not judged; one with a launch of four, three seconds alone, and another launch of four.
+pub(crate) const SCRIPT: &str = "SELECT 1;
+    WITH first AS MATERIALIZED (SELECT count(*) AS n FROM pages WHERE pg_sleep(0.002) IS NOT NULL),
+    pause AS MATERIALIZED (SELECT n, pg_sleep(3) FROM first)
+    SELECT count(*) FROM pages WHERE pg_sleep(0.002) IS NOT NULL AND length(filler) > (SELECT n FROM pause) - 100000";
+
 /// A server with a pool of four, and a table that is planned with four workers.
 pub(crate) struct Crowded {
     pub(crate) server: PrivateServer,
@@ -78,7 +84,8 @@ impl Crowded {
         Neighbour(token, statement)
     }
 
-    async fn until_workers(&self, wanted: i64) {
+    /// Waits until the server has so many.
+    pub(crate) async fn until_workers(&self, wanted: i64) {
         let count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
         let waiting = async {
             while self.client.query_one(count, &[]).await.unwrap().get::<_, i64>(0) != wanted {

@@ -6,7 +6,7 @@ use headcount::pg::connect::Endpoint;
 use headcount::{ChunkSize, Keys, Outcome, Updater};
 use serde_json::Value;
 
-use super::crowd::{Crowded, STATEMENT};
+use super::crowd::{Crowded, SCRIPT, STATEMENT};
 use super::dashboards::{Expression, expressions};
 use super::line::{CommitFault, Proxy};
 use super::programs::{Place, Program, free_port, headcount};
@@ -32,6 +32,25 @@ async fn run_blind(service: &Service, crowded: &Crowded, prometheus: &Program) {
     let (run, ()) = tokio::join!(job.execute(STATEMENT, &[]), cutting);
     run.unwrap();
     prometheus.eventually("absent(task:headcount_monitor_blind_seconds:open)").await;
+}
+
+/// A run whose second launch starves, and one whose plan cannot have the target.
+async fn run_short_and_lowered(service: &Service, crowded: &Crowded, prometheus: &Program) {
+    let mut verdicts = service.verdicts();
+    let job = service.job(Duration::from_mins(1));
+    let starving = async {
+        verdicts.recv().await.unwrap();
+        crowded.until_workers(0).await;
+        crowded.neighbour().await
+    };
+    let (run, neighbour) = tokio::join!(job.execute_script(SCRIPT), starving);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.short_launches, run.unjudged_statements), (Outcome::FinishedShort, 1, 1));
+    crowded.leave(neighbour).await;
+    prometheus.eventually("task:headcount_last_run_finished_short:latest{task=\"rollup\"} == 1").await;
+    let run = job.target(6).execute(STATEMENT, &[]).await.unwrap();
+    assert_eq!((run.outcome, run.lowered_to), (Outcome::Lowered, Some(4)));
+    prometheus.eventually("task:headcount_lowered_runs:consecutive{task=\"rollup\"} == 1").await;
 }
 
 /// Updates a hundred rows over a line on which the answer to a COMMIT is lost.
@@ -97,8 +116,10 @@ async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
     let good = service.job(Duration::from_mins(1)).execute(STATEMENT, &[]).await.unwrap();
     assert_eq!(good.outcome, Outcome::OnTarget);
     webhook.wait_for("resolved", "HeadcountBelowMinimum", "rollup").await;
+    run_short_and_lowered(&service, &crowded, &prometheus).await;
+    webhook.wait_for("firing", "HeadcountFinishedShort", "rollup").await;
 
-    prometheus.eventually("headcount_executions_total{task=\"rollup\"} == 5").await;
+    prometheus.eventually("headcount_executions_total{task=\"rollup\"} == 7").await;
     // Of each expression, for which tasks it had something to show at some moment.
     let mut empty = Vec::new();
     for (at, Expression { place, .. }) in expressions("").into_iter().enumerate() {

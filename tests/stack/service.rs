@@ -18,18 +18,23 @@ pub(crate) struct Service {
     headcount: Headcount,
     /// The way of its monitor.
     pub(crate) line: Proxy,
-    waits: Arc<Waits>,
+    heard: Arc<Heard>,
 }
 
-/// Hears when a run begins to wait for room.
-struct Waits(broadcast::Sender<()>);
+/// Hears when a run begins to wait for room, and when a statement has its verdict.
+struct Heard {
+    waits: broadcast::Sender<()>,
+    verdicts: broadcast::Sender<()>,
+}
 
-impl Observer for Waits {
+impl Observer for Heard {
     fn observe(&self, _: &Scope, event: &Event) {
-        if let Event::AdmissionStarted { .. } = event {
-            // Nobody may be listening.
-            let _ = self.0.send(());
-        }
+        // Nobody may be listening.
+        let _ = match event {
+            Event::AdmissionStarted { .. } => self.waits.send(()),
+            Event::VerdictReached { .. } => self.verdicts.send(()),
+            _ => return,
+        };
     }
 }
 
@@ -42,16 +47,22 @@ impl Service {
         let endpoint = Endpoint::from_dsn(&crowded.dsn()).unwrap();
         let line = Proxy::start(crowded.server.port()).await;
         let monitor = Endpoint::from_dsn(&crowded.dsn_by(&line)).unwrap();
-        let waits = Arc::new(Waits(broadcast::channel(16).0));
+        let heard = Heard { waits: broadcast::channel(16).0, verdicts: broadcast::channel(16).0 };
+        let heard = Arc::new(heard);
         let builder = Headcount::builder(endpoint).monitor(monitor).without_default_observers();
         let builder = telemetry.observers().into_iter().fold(builder, headcount::Builder::observer);
-        let headcount = builder.observer(waits.clone()).connect().await.unwrap();
-        Self { telemetry, headcount, line, waits }
+        let headcount = builder.observer(heard.clone()).connect().await.unwrap();
+        Self { telemetry, headcount, line, heard }
     }
 
     /// Whatever begins to wait for room from now on.
     pub(crate) fn waits(&self) -> broadcast::Receiver<()> {
-        self.waits.0.subscribe()
+        self.heard.waits.subscribe()
+    }
+
+    /// Whatever is judged from now on.
+    pub(crate) fn verdicts(&self) -> broadcast::Receiver<()> {
+        self.heard.verdicts.subscribe()
     }
 
     /// Its monitor loses its line, and gets no other.

@@ -1,0 +1,100 @@
+//! What lies between done and not done: a target that the plan cannot have, a launch that starves after the
+//! verdict; and the options that ask for more.
+
+use crate::lab::{Lab, QUICK, Ran, each_version, finish, headcount};
+
+/// A Gather of four, three seconds alone, and another Gather of four.
+const TWICE: &str = "CREATE TABLE rollup AS
+    WITH first AS MATERIALIZED
+        (SELECT count(*) AS n FROM measurements WHERE id % 50 <> 0 OR pg_sleep(0.005) IS NOT NULL),
+    pause AS MATERIALIZED (SELECT n, pg_sleep(3) FROM first)
+    SELECT count(*) FROM measurements
+    WHERE (id % 50 <> 0 OR pg_sleep(0.005) IS NOT NULL) AND id > (SELECT n FROM pause) - 100000";
+
+/// Runs it, while others take the whole pool once its first Gather is over, and keep it to the end.
+fn starved_later(lab: &Lab, arguments: &[&str]) -> Ran {
+    let mut all = vec!["run", "--sql", TWICE];
+    all.extend(arguments);
+    let mut running = lab.spawn(&all);
+    running.hear("workers seen 4: on target");
+    lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 0);
+    let _hog = lab.hog(6);
+    finish(running)
+}
+
+#[test]
+fn a_launch_that_starves_after_the_verdict_is_code_7_and_kept() {
+    each_version(|lab| {
+        let ran = starved_later(&lab, &["--json"]).ended(7);
+        assert!(ran.said.contains("a later launch had 0 of 4 workers after "), "{}", ran.said);
+        let run = ran.json();
+        assert_eq!((&run["outcome"], &run["target_met"]), (&"finished_short".into(), &false.into()));
+        assert_eq!((&run["achieved_workers"], &run["short_launches"]), (&0.into(), &1.into()));
+        assert_eq!((&run["attempt_count"], &run["rows"]), (&1.into(), &1.into()));
+        assert_eq!(run["attempts"][0]["accepted"], true);
+        assert_eq!(lab.count("rollup"), 1);
+    });
+}
+
+#[test]
+fn code_7_says_that_it_is_done_and_not_to_be_repeated() {
+    let lab = Lab::start();
+    let ran = starved_later(&lab, &[]).ended(7);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(
+        lines[0],
+        "adhoc: 0 of 4 workers, finished below the minimum of 2, at attempt 1 of 5, 1 rows, 1 launch was short"
+    );
+    assert!(lines[2].contains("do not run it again; others held the pool"), "{}", ran.out);
+}
+
+#[test]
+fn every_launch_and_strict_keep_nothing_of_it() {
+    each_version(|lab| {
+        for option in ["--every-launch", "--strict"] {
+            let run = starved_later(&lab, &["--json", "--attempts", "1", option]).ended(3).json();
+            assert_eq!((&run["outcome"], &run["rows"]), (&"below_minimum".into(), &serde_json::Value::Null));
+            let attempt = &run["attempts"][0];
+            assert_eq!(
+                (&attempt["reason"], &attempt["accepted"]),
+                (&"pool_exhausted".into(), &false.into()),
+                "{option}"
+            );
+            lab.wait_for_nothing_left();
+        }
+    });
+}
+
+#[test]
+fn strict_without_a_transaction_of_ours_is_a_usage_error() {
+    let lab = Lab::start();
+    let ran = headcount(&["run", "--strict", "--no-transaction", "--sql", "VACUUM"]).ended(2);
+    assert!(ran.said.contains("'--strict' cannot be used with '--no-transaction'"), "{}", ran.said);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nightly.toml");
+    std::fs::write(&path, "sql = 'VACUUM'\nstrict = true\ntransaction = false\n").unwrap();
+    let ran = lab.headcount(&["run", "--quiet", "--job", path.to_str().unwrap()]).ended(2);
+    assert!(ran.said.starts_with("headcount: ") && ran.said.contains("strict: "), "{}", ran.said);
+    assert_eq!(ran.said.lines().count(), 1, "{}", ran.said);
+}
+
+#[test]
+fn a_plan_that_cannot_have_the_target_is_lowered_and_says_so() {
+    each_version(|lab| {
+        lab.sql("ALTER TABLE measurements SET (parallel_workers = 2)");
+        let ran = lab.headcount(&["run", "--json", "--sql", QUICK]).ended(0);
+        assert!(ran.said.contains("target lowered to 2"), "{}", ran.said);
+        let run = ran.json();
+        assert_eq!((&run["outcome"], &run["target_met"]), (&"lowered".into(), &false.into()));
+        assert_eq!((&run["lowered_to"], &run["target_workers"]), (&2.into(), &2.into()));
+        assert_eq!((&run["achieved_workers"], &run["planned_workers"]), (&2.into(), &2.into()));
+    });
+}
+
+#[test]
+fn statements_that_are_not_judged_are_counted() {
+    let lab = Lab::start();
+    let script = format!("SELECT 1; {QUICK}; SELECT 2");
+    let run = lab.headcount(&["run", "--json", "--sql", &script]).ended(0).json();
+    assert_eq!((&run["outcome"], &run["unjudged_statements"]), (&"on_target".into(), &2.into()));
+}
