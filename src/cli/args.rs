@@ -318,7 +318,7 @@ pub(crate) struct Exporters {
 /// `headcount explain`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  headcount explain --target 8 -f nightly.sql\n  headcount explain --set parallel_setup_cost=0 --sql 'SELECT count(*) FROM sales'\n\nNothing is executed. Exit code 4 when the target is out of reach."
+    after_help = "Examples:\n  headcount explain --target 8 -f nightly.sql\n  headcount explain --set parallel_setup_cost=0 --sql 'SELECT count(*) FROM sales'\n\nNothing is executed. Exit code 4 when the target is out of reach: a run then\nlowers its target (outcome `lowered`), or with --plan-shortfall refuse does not run."
 )]
 pub(crate) struct ExplainArgs {
     /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files

@@ -15,9 +15,10 @@ const TWICE: &str = "CREATE TABLE rollup AS
 fn starved_later(lab: &Lab, arguments: &[&str]) -> Ran {
     let mut all = vec!["run", "--sql", TWICE];
     all.extend(arguments);
-    let mut running = lab.spawn(&all);
-    running.hear("workers seen 4: on target");
-    lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 0);
+    let running = lab.spawn(&all);
+    for workers in [4, 0] {
+        lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", workers);
+    }
     let _hog = lab.hog(6);
     finish(running)
 }
@@ -25,9 +26,7 @@ fn starved_later(lab: &Lab, arguments: &[&str]) -> Ran {
 #[test]
 fn a_launch_that_starves_after_the_verdict_is_code_7_and_kept() {
     each_version(|lab| {
-        let ran = starved_later(&lab, &["--json"]).ended(7);
-        assert!(ran.said.contains("a later launch had 0 of 4 workers after "), "{}", ran.said);
-        let run = ran.json();
+        let run = starved_later(&lab, &["--json"]).ended(7).json();
         assert_eq!((&run["outcome"], &run["target_met"]), (&"finished_short".into(), &false.into()));
         assert_eq!((&run["achieved_workers"], &run["short_launches"]), (&0.into(), &1.into()));
         assert_eq!((&run["attempt_count"], &run["rows"]), (&1.into(), &1.into()));
@@ -40,6 +39,7 @@ fn a_launch_that_starves_after_the_verdict_is_code_7_and_kept() {
 fn code_7_says_that_it_is_done_and_not_to_be_repeated() {
     let lab = Lab::start();
     let ran = starved_later(&lab, &[]).ended(7);
+    assert!(ran.said.contains("a later launch had 0 of 4 workers after "), "{}", ran.said);
     let lines: Vec<&str> = ran.out.lines().collect();
     assert_eq!(
         lines[0],
@@ -82,12 +82,18 @@ fn strict_without_a_transaction_of_ours_is_a_usage_error() {
 fn a_plan_that_cannot_have_the_target_is_lowered_and_says_so() {
     each_version(|lab| {
         lab.sql("ALTER TABLE measurements SET (parallel_workers = 2)");
-        let ran = lab.headcount(&["run", "--json", "--sql", QUICK]).ended(0);
-        assert!(ran.said.contains("target lowered to 2"), "{}", ran.said);
-        let run = ran.json();
+        let run = lab.headcount(&["run", "--json", "--sql", QUICK]).ended(0).json();
         assert_eq!((&run["outcome"], &run["target_met"]), (&"lowered".into(), &false.into()));
         assert_eq!((&run["lowered_to"], &run["target_workers"]), (&2.into(), &2.into()));
         assert_eq!((&run["achieved_workers"], &run["planned_workers"]), (&2.into(), &2.into()));
+        lab.sql("DROP TABLE rollup");
+        let ran = lab.headcount(&["run", "--sql", QUICK]).ended(0);
+        assert!(
+            ran.said.contains("target lowered to 2, which is all that the plan can have"),
+            "{}",
+            ran.said
+        );
+        assert!(ran.out.starts_with("adhoc: 2 of 2 workers, all that its plan can have"), "{}", ran.out);
     });
 }
 

@@ -171,6 +171,30 @@ fn only_a_lack_of_workers_makes_the_last_run_below_its_minimum() {
 }
 
 #[test]
+fn a_result_that_is_short_or_lowered_has_its_outcome_and_marks_the_last_run() {
+    let seen = |end, name: &str| {
+        let text =
+            rendered(&[ended(Ok(Outcome::FinishedShort), 1), ended(Ok(Outcome::Lowered), 2), ended(end, 2)]);
+        value(&text, &format!("headcount_{name}"))
+    };
+    let (short, lowered) = ("last_run_finished_short{task=\"rollup\"}", "last_run_lowered{task=\"rollup\"}");
+    for (end, marks) in [
+        (Outcome::FinishedShort, [1.0, 0.0]),
+        (Outcome::Lowered, [0.0, 1.0]),
+        (Outcome::OnTarget, [0.0; 2]),
+        (Outcome::BelowMinimum, [0.0; 2]),
+    ] {
+        assert_eq!([short, lowered].map(|name| seen(Ok(end), name)), marks.map(Some), "{end:?}");
+    }
+    let good = Ok(Outcome::OnTarget);
+    for outcome in ["finished_short", "lowered", "on_target"] {
+        let counted = format!("outcomes_total{{task=\"rollup\",outcome=\"{outcome}\"}}");
+        assert_eq!(seen(good, &counted), Some(1.0), "{outcome}");
+    }
+    assert_eq!(seen(good, "executions_successful_total{task=\"rollup\"}"), Some(3.0));
+}
+
+#[test]
 fn the_outcome_below_minimum_is_a_failure_too() {
     let text = rendered(&[ended(Ok(Outcome::BelowMinimum), 1)]);
     let failed = "headcount_executions_failed_total{task=\"rollup\",reason=\"below_minimum\"}";
