@@ -3,23 +3,24 @@
 
 use crate::lab::{Lab, QUICK, Ran, each_version, finish, headcount};
 
-/// A Gather of four, three seconds alone, and another Gather of four.
+/// A Gather of four, a wait for a lock, and another Gather of four.
 const TWICE: &str = "CREATE TABLE rollup AS
     WITH first AS MATERIALIZED
         (SELECT count(*) AS n FROM measurements WHERE id % 50 <> 0 OR pg_sleep(0.005) IS NOT NULL),
-    pause AS MATERIALIZED (SELECT n, pg_sleep(3) FROM first)
+    pause AS MATERIALIZED (SELECT n, pg_advisory_xact_lock(42) FROM first)
     SELECT count(*) FROM measurements
-    WHERE (id % 50 <> 0 OR pg_sleep(0.005) IS NOT NULL) AND id > (SELECT n FROM pause) - 100000";
+    WHERE (id % 20 <> 0 OR pg_sleep(0.005) IS NOT NULL) AND id > (SELECT n FROM pause) - 100000";
 
 /// Runs it, while others take the whole pool once its first Gather is over, and keep it to the end.
 fn starved_later(lab: &Lab, arguments: &[&str]) -> Ran {
+    lab.sql("SELECT pg_advisory_lock(42)");
     let mut all = vec!["run", "--sql", TWICE];
     all.extend(arguments);
     let running = lab.spawn(&all);
-    for workers in [4, 0] {
-        lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", workers);
-    }
+    lab.wait("pg_locks WHERE locktype = 'advisory' AND NOT granted", 1);
+    lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 0);
     let _hog = lab.hog(6);
+    lab.sql("SELECT pg_advisory_unlock(42)");
     finish(running)
 }
 
