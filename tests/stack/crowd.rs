@@ -11,10 +11,10 @@ const POOL: u32 = 4;
 /// Long enough for a verdict, with four workers and with none; each row takes 2 ms.
 pub(crate) const STATEMENT: &str = "SELECT count(*) FROM pages WHERE pg_sleep(0.002) IS NOT NULL";
 
-/// One that is not judged; one with a launch of four, three seconds alone, and another launch of four.
+/// One that is not judged; one with a launch of four, a wait for a lock, and another launch of four.
 pub(crate) const SCRIPT: &str = "SELECT 1;
     WITH first AS MATERIALIZED (SELECT count(*) AS n FROM pages WHERE pg_sleep(0.002) IS NOT NULL),
-    pause AS MATERIALIZED (SELECT n, pg_sleep(3) FROM first)
+    pause AS MATERIALIZED (SELECT n, pg_advisory_xact_lock(42) FROM first)
     SELECT count(*) FROM pages WHERE pg_sleep(0.002) IS NOT NULL AND length(filler) > (SELECT n FROM pause) - 100000";
 
 /// A server with a pool of four, and a table that is planned with four workers.
@@ -71,6 +71,16 @@ impl Crowded {
         self.dsn().replace(&format!(":{}/", self.server.port()), &format!(":{}/", line.port()))
     }
 
+    /// Takes three slots while [`SCRIPT`] waits between its launches, which `judged` tells of.
+    pub(crate) async fn neighbour_between(&self, judged: impl Future<Output = ()>) -> Neighbour {
+        self.client.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+        judged.await;
+        self.until_workers(0).await;
+        let neighbour = self.neighbour().await;
+        self.client.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
+        neighbour
+    }
+
     /// Takes three slots, and returns when they are taken.
     pub(crate) async fn neighbour(&self) -> Neighbour {
         let client = connect(&self.server).await;
@@ -84,8 +94,7 @@ impl Crowded {
         Neighbour(token, statement)
     }
 
-    /// Waits until the server has so many.
-    pub(crate) async fn until_workers(&self, wanted: i64) {
+    async fn until_workers(&self, wanted: i64) {
         let count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
         let waiting = async {
             while self.client.query_one(count, &[]).await.unwrap().get::<_, i64>(0) != wanted {

@@ -38,11 +38,9 @@ async fn run_blind(service: &Service, crowded: &Crowded, prometheus: &Program) {
 async fn run_short_and_lowered(service: &Service, crowded: &Crowded, prometheus: &Program) {
     let mut verdicts = service.verdicts();
     let job = service.job(Duration::from_mins(1));
-    let starving = async {
+    let starving = crowded.neighbour_between(async {
         verdicts.recv().await.unwrap();
-        crowded.until_workers(0).await;
-        crowded.neighbour().await
-    };
+    });
     let (run, neighbour) = tokio::join!(job.execute_script(SCRIPT), starving);
     let run = run.unwrap();
     assert_eq!((run.outcome, run.short_launches, run.unjudged_statements), (Outcome::FinishedShort, 1, 1));
