@@ -254,6 +254,11 @@ async fn keys_without_rows_have_a_hint() {
     let expected = "no row of \"public\".\"orders\" has any of the keys, such as id = 7 (line 2)";
     assert_eq!(report.hint.as_deref(), Some(expected));
     assert_eq!(shop.pay().run(ids(4)).await.unwrap().hint, None);
+    shop.run("CREATE TABLE codes (code text PRIMARY KEY, done bool); INSERT INTO codes VALUES ('A1')").await;
+    let update = updater(&shop.dsn(), vec![]).update("codes").key(["code"]).set("done", "true");
+    let report = update.run(Keys::reader(&b"number\nA1\n"[..])).await.unwrap();
+    let expected = "`number` was taken for a key; if it is a header, it has to be code";
+    assert_eq!((classes(&report), report.hint.as_deref()), ([1, 0, 0, 1, 0], Some(expected)));
     shop.run(
         "CREATE ROLE blind LOGIN; GRANT ALL ON orders TO blind; ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
          CREATE POLICY none ON orders TO blind USING (false)",

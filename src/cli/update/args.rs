@@ -178,7 +178,10 @@ pub(super) fn fail_on(words: &[String]) -> Result<Vec<FailOn>, String> {
     let known = || FailOn::ALL.map(FailOn::as_str).join(", ");
     let read = words.iter().map(|word| {
         let found = FailOn::ALL.into_iter().find(|what| what.as_str() == word.trim());
-        found.ok_or_else(|| format!("`{word}` is none of {}, and not `none` alone", known()))
+        found.ok_or_else(|| match word.trim() {
+            "none" => "`none` stands alone".to_owned(),
+            word => format!("`{word}` is none of {}, and not `none`", known()),
+        })
     });
     read.collect()
 }

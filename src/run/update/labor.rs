@@ -245,6 +245,9 @@ impl Labor for TableUpdate {
         }
         let line = if item.line > 0 { format!(" (line {})", item.line) } else { String::new() };
         let (columns, key) = (inputs[..self.keys].join(","), spelled(&item.fields[..self.keys]));
+        if !all && item.line == 1 && inputs.len() == 1 && key.starts_with(char::is_alphabetic) {
+            return Some(format!("`{key}` was taken for a key; if it is a header, it has to be {columns}"));
+        }
         all.then(|| format!("no row of {} has any of the keys, such as {columns} = {key}{line}", parts.table))
     }
 
