@@ -152,6 +152,18 @@ pub fn say() { println!("said"); }'
 
 # --- The library and the command, without a server --------------------------------------------------------------------
 
+mutant 'no row of an input is lost: a quote that is never closed' src/run/update/keys/records.rs \
+    lib:what_is_not_well_formed_is_named_with_line_and_field \
+    'Ok(false) => return Err(Fault { line: opened, field, kind: FaultKind::OpenQuote }),' 'Ok(false) => return Ok(()),'
+mutant 'no row of an input is lost: a row that does not fit' src/run/update/keys/lines.rs \
+    lib:a_row_that_does_not_fit_is_named_and_so_is_every_kind_of_header_that_does_not \
+    'if fields == width {' 'if fields >= width {'
+mutant 'a contradiction is found chunks apart' src/run/update/keys/repeats.rs \
+    lib:a_key_that_comes_again_with_other_values_contradicts_the_first \
+    'return *first != values;' 'return false && *first != values;'
+mutant 'what is left is right, or null' src/run/update/feed.rs \
+    lib:what_is_left_is_counted_or_nobody_knows \
+    '(flow.end == Some(End::Whole)).then_some(left)' 'flow.end.is_some().then_some(left)'
 mutant 'no piece of a password is said: the URL' src/pg/dsn.rs \
     lib:what_cannot_be_read_is_refused_without_repeating_it \
     "if names.iter().chain(&ports).any(|part| part.contains('@')) || database.contains('@') {" \
