@@ -8,15 +8,16 @@
 //! transaction may run on another backend, so the backend that is watched is not the one that works, and
 //! prepared statements appear and vanish. It hides well; how it is found is said in `pooling`.
 //!
-//! The statement may stay behind one that pools transactions if the monitor goes past it: an attempt is a
-//! transaction, which keeps its backend. The monitor may not, nor may anything outside a transaction.
+//! The statement may stay behind one that pools transactions, since an attempt is a transaction, which keeps its
+//! backend; so may the monitor, while there is a backend for it. Nothing outside a transaction may, nor slots.
 
 use serde::Serialize;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::connect::Endpoint;
-use super::pooling::Pooling;
-use super::privileges;
+use super::hosting::Hosting;
+use super::pooling::{NONE_TO_SPARE, Pooling};
+use super::privileges::{self, Forbidden};
 use super::session::{self, Identity, OLDEST};
 use super::{Failure, plan};
 use crate::error::Error;
@@ -73,8 +74,9 @@ fn fail(check: &'static str, text: impl Into<String>, fix: impl Into<String>) ->
 
 /// Asks everything, for runs with `target` workers. `monitor` is where the monitor connects when it
 /// does not connect as the statement does. `fleet` is the database where the slots of a fleet are to be held;
-/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools statements, or
-/// transactions with no `monitor` that goes past it, or a server that is too old, ends the examination: what follows would be answered by chance.
+/// without it `postgres` is tried, and nobody has failed who does not reserve. A proxy that pools statements, or has no
+/// backend to spare for the monitor, a function that may not be executed, or a server that is too old, ends the
+/// examination: what follows would be answered by chance.
 ///
 /// # Errors
 /// When no session can be had, or one is lost.
@@ -87,55 +89,70 @@ pub async fn examine(
     let failed = |failure: Failure| Error::sql("examining the server", failure);
     let leader = endpoint.client("headcount:doctor").await?;
     let mut findings = vec![version(&leader).await.map_err(failed)?];
-    findings.push(match between(endpoint, &leader, "proxy").await? {
-        Line::Pools(how) if monitor.is_some() => warn(
-            "proxy",
-            pools(endpoint, "transactions", how),
-            "-- an attempt is a transaction and keeps its backend, and --monitor-dsn goes past the proxy; what runs outside of one (--no-transaction, update) is refused",
-        ),
-        Line::Pools(how) => fail(
-            "proxy",
-            pools(endpoint, "transactions", how),
-            "-- let --monitor-dsn lead to the server itself, or connect to a pool with pool_mode = session",
-        ),
-        Line::Judged(finding) => finding,
-    });
+    if findings[0].level == Level::Fail {
+        return Ok(findings);
+    }
+    let (forbidden, _) = Forbidden::of(&leader).await.map_err(failed)?;
+    if let Some(forbidden) = forbidden {
+        findings.push(fail("functions", forbidden.problem(), forbidden.fix()));
+        return Ok(findings);
+    }
+    let line = between(endpoint, &leader, "proxy").await?;
+    let shared = monitor.is_none() && matches!(line, Line::Pools { .. });
+    findings.push(line.judge(endpoint, "proxy", monitor.is_some()));
     if findings.iter().any(|finding| finding.level == Level::Fail) {
         return Ok(findings);
     }
+    let note = Hosting::of(endpoint.host(), endpoint.port()).and_then(Hosting::note);
+    findings.extend(note.map(|note| ok("hosting", note)));
     // It keeps its backend for as long as it is examined, whatever lies between.
     leader.batch_execute("BEGIN").await.map_err(|failure| failed(failure.into()))?;
     findings.extend(settings(&leader, target).await.map_err(failed)?);
+    let mut lent = shared;
     let watching = match monitor {
         Some(monitor) => {
             let client = monitor.client("headcount:doctor").await?;
-            let found = match between(monitor, &client, "monitor proxy").await? {
-                Line::Pools(how) => fail("monitor proxy", pools(monitor, "transactions", how), ITSELF),
-                Line::Judged(finding) => finding,
-            };
-            let pooled = found.level == Level::Fail;
-            findings.push(found);
-            if pooled {
+            let line = between(monitor, &client, "monitor proxy").await?;
+            lent = matches!(line, Line::Pools { .. });
+            findings.push(line.judge(monitor, "monitor proxy", false));
+            if findings.iter().any(|finding| finding.level == Level::Fail) {
                 return Ok(findings);
             }
             client
         }
         None => endpoint.client("headcount:doctor").await?,
     };
-    session::look_as_login(&watching).await.map_err(failed)?;
+    // A backend that is lent keeps what is set.
+    if !lent {
+        session::look_as_login(&watching).await.map_err(failed)?;
+    }
     findings.extend(rights(&leader, &watching).await.map_err(failed)?);
-    findings.push(reservation(monitor.unwrap_or(endpoint), fleet).await);
+    findings.push(reservation(monitor.unwrap_or(endpoint), lent, fleet).await);
     Ok(findings)
 }
 
 /// Whether slots can be held: it takes a session in the database that the fleet has agreed on, as the monitor's role.
-async fn reservation(endpoint: &Endpoint, fleet: Option<&str>) -> Finding {
+async fn reservation(endpoint: &Endpoint, lent: bool, fleet: Option<&str>) -> Finding {
     let check = "reservation";
     let database = fleet.unwrap_or("postgres");
-    match endpoint.with_database(database).open("headcount:doctor").await {
-        Ok(_) => ok(check, format!("slots of a fleet can be held in {database}")),
+    let judged = if fleet.is_some() { fail } else { warn };
+    if lent {
+        let text = "slots of a fleet are held by a session, and a proxy pools transactions";
+        return judged(check, text.to_owned(), way_past(endpoint));
+    }
+    let opened = endpoint.with_database(database).open("headcount:doctor").await;
+    let asked = match &opened {
+        Ok((client, _)) => Forbidden::of(client).await.map(|(_, forbidden)| forbidden),
+        Err(failure) => Err(failure.clone()),
+    };
+    match asked {
+        Ok(None) => ok(check, format!("slots of a fleet can be held in {database}")),
+        Ok(Some(forbidden)) => judged(
+            check,
+            format!("slots of a fleet cannot be held: {}", forbidden.problem()),
+            forbidden.fix(),
+        ),
         Err(failure) => {
-            let judged = if fleet.is_some() { fail } else { warn };
             let fix = "--reserve-database with one that the whole fleet may connect to, or GRANT CONNECT ON DATABASE";
             judged(check, format!("slots of a fleet cannot be held in {database}: {failure}"), fix.to_owned())
         }
@@ -160,13 +177,49 @@ async fn version(client: &Client) -> Result<Finding, Failure> {
 
 /// What lies between us and the server.
 enum Line {
-    /// A proxy that pools transactions, as could be seen by this.
-    Pools(&'static str),
+    /// A proxy that pools transactions, as could be seen by this; and whether it had a backend for a second session.
+    Pools { how: &'static str, spare: bool },
     /// Anything else.
     Judged(Finding),
 }
 
+impl Line {
+    /// As `run` sees it: a statement keeps its backend for its transaction, and the monitor names backends in each of
+    /// its own; what runs outside of a transaction, and what is held by a session, is refused. With one backend for
+    /// both, the monitor sees nothing while the statement runs.
+    fn judge(self, endpoint: &Endpoint, check: &'static str, watched_from_elsewhere: bool) -> Finding {
+        match self {
+            Self::Judged(finding) => finding,
+            Self::Pools { how, .. } if watched_from_elsewhere => {
+                let fix = "-- an attempt is a transaction and keeps its backend, and --monitor-dsn goes past the proxy; what runs outside of one (--no-transaction, update) is refused";
+                warn(check, pools(endpoint, "transactions", how), fix)
+            }
+            Self::Pools { how, spare: true } => {
+                let text = pools(endpoint, "transactions", how);
+                let text = format!(
+                    "{text}; run works while the pool has a backend for the monitor, too; update, --reserve and --no-transaction are refused"
+                );
+                warn(check, text, way_past(endpoint))
+            }
+            Self::Pools { how, spare: false } => {
+                let text = pools(endpoint, "transactions", how);
+                fail(check, format!("{text}; the monitor would see nothing"), way_past(endpoint))
+            }
+        }
+    }
+}
+
 const ITSELF: &str = "-- connect to the server itself, or to a pool with pool_mode = session";
+
+/// How to get sessions of one's own.
+fn way_past(endpoint: &Endpoint) -> String {
+    const GENERAL: &str =
+        "-- let --monitor-dsn lead to the server itself, or connect to a pool with pool_mode = session";
+    match Hosting::of(endpoint.host(), endpoint.port()).map(Hosting::way_past) {
+        Some(way) if !way.is_empty() => way.to_owned(),
+        _ => GENERAL.to_owned(),
+    }
+}
 
 fn pools(endpoint: &Endpoint, what: &str, how: &str) -> String {
     format!("a proxy at {} pools {what}: {how}", endpoint.describe())
@@ -175,7 +228,7 @@ fn pools(endpoint: &Endpoint, what: &str, how: &str) -> String {
 async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Result<Line, Error> {
     let failed = |failure: Failure| Error::sql("looking for a proxy", failure);
     match Pooling::of(first, endpoint).await.map_err(failed)? {
-        Pooling::Transactions(how) => return Ok(Line::Pools(how)),
+        Pooling::Transactions(how) => return Ok(Line::Pools { how, spare: how != NONE_TO_SPARE }),
         Pooling::Statements(how) => {
             return Ok(Line::Judged(fail(check, pools(endpoint, "statements", how), ITSELF)));
         }

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// the backend of the first just then.
 const BESIDE: [Duration; 3] = [PATIENCE, Duration::from_secs(1), Duration::from_secs(1)];
 
+/// How transactions are seen to be pooled where there is no backend for a second session.
+pub(super) const NONE_TO_SPARE: &str = "a session waits for the backend of another one";
+
 const PROBE: &str = "headcount:probe";
 
 /// What a proxy pools, and how that was seen.
@@ -70,7 +73,7 @@ impl Pooling {
             begun.push(session);
             // While the transactions are open.
             let Ok(again) = timeout(PATIENCE, backend(first)).await else {
-                return Ok(Self::Transactions("a session waits for the backend of another one"));
+                return Ok(Self::Transactions(NONE_TO_SPARE));
             };
             if mine == other {
                 return Ok(Self::Transactions("two sessions were given the same backend"));

@@ -9,7 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::Endpoint;
-use super::{Failure, backend_key, label};
+use super::{Failure, backend_key, label, privileges};
 
 /// The oldest server with `pg_stat_activity.leader_pid`.
 pub(crate) const OLDEST: i32 = 130_000;
@@ -134,7 +134,10 @@ impl Session {
         let key = backend_key::process_id(&client).await;
         let facts: [(&(dyn ToSql + Sync), Type); 3] =
             [(&key, Type::INT4), (&pooled, Type::TEXT), (&stands_by, Type::BOOL)];
-        let rows = client.query_typed(INTRODUCE, &facts).await?;
+        let rows = match client.query_typed(INTRODUCE, &facts).await {
+            Ok(rows) => rows,
+            Err(error) => return Err(privileges::explain(&client, error.into()).await),
+        };
         let row = rows.first().ok_or_else(|| Failure::client(NOBODY))?;
         let started = match row.get(1) {
             Some(started) => started,

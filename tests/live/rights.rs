@@ -15,6 +15,7 @@ on_each_version! {
     a_pool_that_cannot_be_seen_is_not_waited_for,
     a_monitor_on_another_server_is_refused,
     a_login_that_becomes_another_role_is_guarded_all_the_same,
+    a_function_that_was_taken_from_everybody_is_named_before_the_work_and_by_doctor,
 }
 
 const ROLLUP: &str = "CREATE TABLE made AS SELECT grp, count(*) AS n FROM t WHERE nap(id, 10) GROUP BY grp";
@@ -125,6 +126,44 @@ async fn a_login_that_becomes_another_role_is_guarded_all_the_same(major: u32) {
     let failed: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Fail).collect();
     assert!(failed.is_empty(), "{failed:?}");
     bench.nothing_is_left_behind().await;
+}
+
+async fn a_function_that_was_taken_from_everybody_is_named_before_the_work_and_by_doctor(major: u32) {
+    let bench = Bench::alone(major).await;
+    let role = format!("plain_{}", bench.schema);
+    bench.run(&format!("CREATE ROLE {role} LOGIN; CREATE TABLE todo (id int PRIMARY KEY, done text); INSERT INTO todo VALUES (1); GRANT ALL ON todo TO {role}")).await;
+    let dsn = bench.dsn_of(&role, bench.server().port());
+    let headcount = bench.headcount_at(&dsn, &dsn).await;
+    let (job, update) =
+        (quick(headcount.task("hardened")), headcount.update("todo").key(["id"]).set("done", "yes"));
+    for (function, needed) in [
+        ("pg_postmaster_start_time()", true),
+        ("pg_current_xact_id_if_assigned()", true),
+        ("set_config(text,text,boolean)", true),
+        ("pg_advisory_lock(integer,integer)", false),
+    ] {
+        bench.run(&format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")).await;
+        let findings = doctor::examine(&endpoint(&dsn), None, 4, Some("postgres")).await.unwrap();
+        let named = findings.iter().find(|finding| finding.level == Level::Fail).unwrap();
+        assert!(named.text.contains(function), "{named:?}");
+        if needed {
+            let began = |event: &Event| matches!(event, Event::AttemptStarted { .. });
+            let before = bench.recorder.count(began);
+            let error = job.execute(ROLLUP, &[]).await.unwrap_err();
+            assert!(
+                chain(&error).contains(function) && error.sqlstate() == Some("42501"),
+                "{}",
+                chain(&error)
+            );
+            assert_eq!(bench.recorder.count(began), before, "{function}");
+            let error = update.run(Keys::rows(["1"])).await.unwrap_err();
+            assert!(chain(&error).contains(function), "{}", chain(&error));
+        }
+        let fix = named.fix.as_deref().unwrap();
+        bench.run(fix).await;
+    }
+    assert_eq!(job.execute(ROLLUP, &[]).await.unwrap().outcome, Outcome::OnTarget);
+    assert_eq!(update.run(Keys::rows(["1"])).await.unwrap().updated, 1);
 }
 
 async fn a_monitor_on_another_server_is_refused(major: u32) {

@@ -19,6 +19,7 @@ use crate::error::{Error, Refusal};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
+use crate::pg::privileges::check_functions;
 use crate::pg::session::{OLDEST, Session};
 use crate::pg::update::{Rights, Statements, Table, keep_exact, refuse_locks};
 
@@ -83,6 +84,7 @@ impl Update {
             ));
         }
         refuse_pooling(session.client(), site).await?;
+        check_functions(session.client()).await?;
         let mut table = Table::find(session.client(), &wish.table).await?;
         table.probe_equality(session.client()).await?;
         let wish = wish.spell_out(session.client(), &table).await?;
