@@ -195,8 +195,12 @@ pub struct InDoubt {
     /// The server no longer knew, or had crashed or restarted, after which an id may be another transaction's
     /// and a commit that was not flushed is gone: the rows were compared again.
     pub reread: u64,
-    /// Nothing could be learned: their keys failed.
+    /// Whether they took effect, or whether that lasts, could not be learned, and their work may not be done twice: their
+    /// keys failed.
     pub unresolved: u64,
+    /// Keys that had been counted when another server took over which did not have them, or may not: they were done
+    /// again, or failed.
+    pub replaced: u64,
 }
 
 /// Keys that were given up together.

@@ -33,7 +33,7 @@ pub enum FailureClass {
     /// The server is short of something (53000, 53200...) and the session survived: as
     /// [`Self::NewTransaction`], after a longer wait.
     NewTransactionLater,
-    /// The session is gone: class 08, 57P01, 57P02, 57P05, or the socket broke.
+    /// The session is gone: class 08, 57P01, 57P02, 57P05, 25P03, 25P04, or the socket broke.
     NewSession,
     /// The server is short of something, or still starting: as [`Self::NewSession`], after a longer wait.
     NewSessionLater,
@@ -87,7 +87,8 @@ fn by_code(code: &str, message: &str) -> FailureClass {
     match code {
         "40001" | "40P01" | "55P03" => FailureClass::NewTransaction,
         "55000" if message.contains("failed to initialize") => FailureClass::NewTransaction,
-        "57P01" | "57P02" | "57P05" => FailureClass::NewSession,
+        // Shut down, crashed; idle, idle in a transaction, or in one, for longer than allowed.
+        "57P01" | "57P02" | "57P05" | "25P03" | "25P04" => FailureClass::NewSession,
         "57P03" | "53300" | "53000" | "53200" | "53400" => FailureClass::NewSessionLater,
         _ if code.starts_with("08") => FailureClass::NewSession,
         _ => FailureClass::Never,
@@ -108,7 +109,8 @@ mod tests {
         for code in ["40001", "40P01", "55P03"] {
             check(code, FailureClass::NewTransaction);
         }
-        for code in ["08000", "08001", "08003", "08004", "08006", "57P01", "57P02", "57P05"] {
+        for code in ["08000", "08001", "08003", "08004", "08006", "57P01", "57P02", "57P05", "25P03", "25P04"]
+        {
             check(code, FailureClass::NewSession);
         }
         for code in ["57P03", "53300", "53000", "53200", "53400"] {

@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Connection, NoTls};
 
+use super::heard::Heard;
 use super::hosts::Host;
 use super::parameters::{self, Parameters};
 use super::standing::{Standing, Target};
@@ -184,12 +185,21 @@ impl Endpoint {
     /// Opens a session. The task drives it, logs its notices, and ends when the client is dropped or
     /// the connection breaks.
     pub(crate) async fn open(&self, application_name: &str) -> Result<(Client, JoinHandle<()>), Failure> {
+        self.open_heard(application_name, &Heard::default()).await
+    }
+
+    /// The same for who wants to know what the server says beside its answers.
+    pub(crate) async fn open_heard(
+        &self,
+        application_name: &str,
+        heard: &Heard,
+    ) -> Result<(Client, JoinHandle<()>), Failure> {
         let Parameters { hosts, target, .. } = &self.parameters;
         let mut failures: Vec<(&Host, Failure)> = Vec::new();
         for round in target.rounds() {
             failures.clear();
             for host in hosts {
-                match self.open_within_limit(host, application_name, *round).await {
+                match self.open_within_limit(host, application_name, *round, heard).await {
                     Ok(session) => return Ok(session),
                     // As libpq: a server that was reached and rejects the login has the last word.
                     Err(failure) if failure.sqlstate().is_some_and(|code| code.starts_with("28")) => {
@@ -214,7 +224,11 @@ impl Endpoint {
     /// Asks the server, or a proxy, to cancel what a session of this endpoint runs, whichever backend serves it.
     /// The request names nothing but the session and may arrive late: nothing of worth may be sent on it after.
     pub(crate) async fn cancel(&self, client: &Client) -> Result<(), Failure> {
-        let token = client.cancel_token();
+        self.cancel_by(&client.cancel_token()).await
+    }
+
+    /// The same for a session that somebody else has.
+    pub(crate) async fn cancel_by(&self, token: &CancelToken) -> Result<(), Failure> {
         let asked = match &self.tls {
             Some(tls) => token.cancel_query(tls.make().0).await,
             None => token.cancel_query(NoTls).await,
@@ -227,8 +241,9 @@ impl Endpoint {
         host: &Host,
         name: &str,
         target: Target,
+        heard: &Heard,
     ) -> Result<(Client, JoinHandle<()>), Failure> {
-        let opened = self.open_fit(host, name, target);
+        let opened = self.open_fit(host, name, target, heard);
         let Some(limit) = self.parameters.connect_timeout else { return opened.await };
         let expired = |_| Failure::lost(format!("{host} gave no session within {limit:?}"));
         tokio::time::timeout(limit, opened).await.map_err(expired)?
@@ -240,8 +255,9 @@ impl Endpoint {
         host: &Host,
         name: &str,
         target: Target,
+        heard: &Heard,
     ) -> Result<(Client, JoinHandle<()>), Failure> {
-        let Opened { client, driver, standing } = self.open_on(host, name).await?;
+        let Opened { client, driver, standing } = self.open_on(host, name, heard).await?;
         if target == Target::Any {
             return Ok((client, driver));
         }
@@ -256,12 +272,12 @@ impl Endpoint {
         }
     }
 
-    async fn open_on(&self, host: &Host, name: &str) -> Result<Opened, Failure> {
+    async fn open_on(&self, host: &Host, name: &str, heard: &Heard) -> Result<Opened, Failure> {
         let mut config = self.config(host, name);
         if let Some(options) = self.parameters.startup_options() {
             config.options(options);
         }
-        match self.open_with(host, config).await {
+        match self.open_with(host, config, heard).await {
             Err(failure) if failure.refuses_options() && !self.parameters.settings.is_empty() => {}
             opened => return opened,
         }
@@ -270,7 +286,7 @@ impl Endpoint {
         if let Some(options) = &self.parameters.options {
             config.options(options);
         }
-        let opened = self.open_with(host, config).await?;
+        let opened = self.open_with(host, config, heard).await?;
         self.set(&opened.client).await?;
         Ok(opened)
     }
@@ -290,20 +306,20 @@ impl Endpoint {
         Ok(())
     }
 
-    async fn open_with(&self, host: &Host, config: Config) -> Result<Opened, Failure> {
+    async fn open_with(&self, host: &Host, config: Config, heard: &Heard) -> Result<Opened, Failure> {
         // TLS does not apply to a socket of this machine, whatever sslmode says.
         let Some(tls) = self.tls.as_ref().filter(|_| !host.is_socket()) else {
-            return open_plain(config).await;
+            return open_plain(config, heard).await;
         };
         let (tls, asked) = tls.make();
         match config.connect(tls).await {
             Ok((client, connection)) => {
                 asked.check().map_err(Failure::client)?;
-                Ok(Opened::new(client, connection))
+                Ok(Opened::new(client, connection, heard))
             }
             Err(error) if self.parameters.tls.mode == Mode::Prefer && may_succeed_plain(&error) => {
                 tracing::debug!(%host, "no session with TLS; trying without");
-                open_plain(config).await
+                open_plain(config, heard).await
             }
             Err(error) => match tls_cause(&error) {
                 // Not a lost connection: the same certificate comes again.
@@ -356,10 +372,10 @@ const FACTS: &str = "SELECT current_setting('server_version_num')::int4, current
      current_user::text, current_database()::text, \
      coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
 
-async fn open_plain(mut config: Config) -> Result<Opened, Failure> {
+async fn open_plain(mut config: Config, heard: &Heard) -> Result<Opened, Failure> {
     config.ssl_mode(SslMode::Disable);
     let (client, connection) = config.connect(NoTls).await?;
-    Ok(Opened::new(client, connection))
+    Ok(Opened::new(client, connection, heard))
 }
 
 /// A session, and what the server said of itself.
@@ -370,26 +386,28 @@ struct Opened {
 }
 
 impl Opened {
-    fn new<S, T>(client: Client, connection: Connection<S, T>) -> Self
+    fn new<S, T>(client: Client, connection: Connection<S, T>, heard: &Heard) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let standing = Standing::reported(|name| connection.parameter(name));
-        Self { client, driver: drive(connection), standing }
+        Self { client, driver: drive(connection, heard), standing }
     }
 }
 
-fn drive<S, T>(mut connection: Connection<S, T>) -> JoinHandle<()>
+fn drive<S, T>(mut connection: Connection<S, T>, heard: &Heard) -> JoinHandle<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let heard = heard.clone();
     tokio::spawn(async move {
         let mut messages = poll_fn(move |context| connection.poll_message(context));
         while let Some(message) = messages.next().await {
             match message {
                 Ok(AsyncMessage::Notice(notice)) => {
+                    heard.notice(&notice);
                     tracing::debug!(
                         severity = notice.severity(),
                         notice = notice.message(),

@@ -8,9 +8,12 @@
 //! `pg_postmaster_start_time()` alone is not enough: the postmaster survives the crash of a backend.
 //! Its own processes (checkpointer, WAL writer...) do not; their pids are visible to every role.
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
-use super::Failure;
+use super::session::Identity;
+use super::{Failure, backend_key};
+use crate::decide::chunk::survival::{History, Lsn, Survival, survival};
 
 /// Told apart from others by [`is_same`](Self::is_same).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,49 @@ pub(crate) struct Era {
     own: Vec<i32>,
 }
 
+/// An era, and what its log is.
+#[derive(Debug)]
+pub(crate) struct Life {
+    era: Era,
+    /// Empty where the role may not ask.
+    history: History,
+}
+
+impl Life {
+    pub(crate) fn is_in(&self, era: &Era) -> bool {
+        self.era.is_same(era)
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.era.is_same(&other.era)
+    }
+
+    /// What this one's server can say of a commit in an earlier one.
+    pub(crate) fn survival(&self, earlier: &Self, written: Option<Lsn>) -> Survival {
+        survival(&earlier.history, &self.history, written)
+    }
+
+    /// Whether both are of one cluster, as far as they tell.
+    pub(crate) fn is_akin(&self, other: &Self) -> bool {
+        self.history.system == other.history.system
+    }
+}
+
+/// A session that is ready for commits that last, and what it has told.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) life: Life,
+    /// How its commits wait (`synchronous_commit`).
+    pub(crate) waiting: String,
+    /// Whether they wait for a standby.
+    pub(crate) has_standby: bool,
+    /// Whether its role may write a mark into the log.
+    pub(crate) may_mark: bool,
+    pub(crate) identity: Identity,
+    /// Whether its backend is a proxy's, which may have given it to somebody else when the session is lost.
+    pub(crate) lent: bool,
+}
+
 /// What an era is known by, of the server that answers.
 macro_rules! known_by {
     () => {
@@ -29,40 +75,92 @@ macro_rules! known_by {
     };
 }
 
+/// Whether the role may write a mark into the log.
+macro_rules! may_mark {
+    () => {
+        "SELECT coalesce(bool_and(has_function_privilege(oid, 'EXECUTE')), false) FROM pg_catalog.pg_proc
+        WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace"
+    };
+}
+pub(in crate::pg) use may_mark;
+
 const NOW: &str = known_by!();
 
 /// Also readies the session. A commit that was answered shall outlive a crash (manual, "Asynchronous Commit":
-/// with `synchronous_commit = off` it may not), also when the server's configuration is changed meanwhile. Since
-/// 14 a backend notices that its client is gone even while it waits for a lock.
+/// with `synchronous_commit = off` it may not), also when the server's configuration is changed meanwhile. No
+/// transaction is deferrable but the one that says so. And a backend whose client is gone shall notice soon,
+/// since it may hold locks: at work since 14 (`client_connection_check_interval`), and at rest by keepalives.
+/// That is left alone where the backend is not that of the session's key (`$1`), but a proxy's.
 const READY: &str = concat!(
     known_by!(),
     ",
        pg_catalog.pg_is_in_recovery(),
-       (SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_catalog.pg_proc
-        WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace),
+       (",
+    may_mark!(),
+    "),
        set_config('synchronous_commit', CASE current_setting('synchronous_commit')
             WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false),
-       CASE WHEN current_setting('server_version_num')::int >= 140000
-            THEN set_config('client_connection_check_interval', '1s', false) END"
+       current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'local',
+       pg_catalog.pg_backend_pid(),
+       (SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+        FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()),
+       set_config('default_transaction_deferrable', 'off', false),
+       (SELECT count(pg_catalog.set_config(s.name, w.most::text, false)) FROM pg_catalog.pg_settings s
+          JOIN (VALUES ('tcp_keepalives_idle', 15), ('tcp_keepalives_interval', 5), ('tcp_keepalives_count', 3),
+                       ('tcp_user_timeout', 30000), ('client_connection_check_interval', 1000)) AS w(setting, most)
+            ON s.name = w.setting
+        WHERE coalesce($1::int4 = pg_catalog.pg_backend_pid(), true)
+          AND (s.setting::int = 0 OR s.setting::int > w.most))"
 );
+
+/// In a statement of its own: roles may be kept from some of it.
+const HISTORY: &str = "\
+SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
+       substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8),
+       pg_catalog.pg_last_wal_replay_lsn()::text,
+       pg_catalog.pg_last_wal_receive_lsn() IS NOT NULL,
+       pg_catalog.pg_current_wal_insert_lsn()::text";
+
+/// Who took another role does not see its own row (manual, "Viewing Statistics"); who logged in does.
+const STARTED: &str = "\
+BEGIN; SET LOCAL ROLE NONE;
+SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid();
+ROLLBACK";
 
 impl Era {
     /// Learns in which era a session is.
     pub(crate) async fn now(client: &Client) -> Result<Self, Failure> {
-        Ok(Self::of(&ask(client, NOW).await?))
+        Ok(Self::of(&ask(client, NOW, &[]).await?))
     }
 
-    /// Readies a session for commits that last. Learns in which era it is, how its commits wait
-    /// (`synchronous_commit`), and whether its role may write a mark into the log.
+    /// Readies a session for commits that last, and learns what they depend on.
     ///
     /// # Errors
     /// As of a server that is starting up (57P03) where it is a standby: it may be about to be promoted.
-    pub(crate) async fn ready(client: &Client) -> Result<(Self, String, bool), Failure> {
-        let row = ask(client, READY).await?;
+    pub(crate) async fn ready(client: &Client) -> Result<Ready, Failure> {
+        let key = backend_key::process_id(client).await;
+        let row = ask(client, READY, &[(&key, Type::INT4)]).await?;
         if row.get(2) {
             return Err(Failure::found("57P03", "the server is a standby"));
         }
-        Ok((Self::of(&row), row.get(4), row.get::<_, Option<bool>>(3).unwrap_or(false)))
+        let history = match ask(client, HISTORY, &[]).await {
+            Ok(row) => told(&row),
+            Err(lost) if lost.is_connection_lost() => return Err(lost),
+            Err(_) => History::default(),
+        };
+        let started = match row.get(7) {
+            Some(started) => started,
+            None => started(client).await?,
+        };
+        Ok(Ready {
+            life: Life { era: Self::of(&row), history },
+            waiting: row.get(4),
+            has_standby: row.get(5),
+            may_mark: row.get(3),
+            identity: Identity { pid: row.get(6), started },
+            lent: key.is_some_and(|key| key != row.get::<_, i32>(6)),
+        })
     }
 
     fn of(row: &Row) -> Self {
@@ -77,8 +175,29 @@ impl Era {
     }
 }
 
-async fn ask(client: &Client, sql: &str) -> Result<Row, Failure> {
-    let rows = client.query_typed(sql, &[]).await?;
+fn told(row: &Row) -> History {
+    let text = |column: usize| row.get::<_, Option<&str>>(column);
+    History {
+        system: text(0).and_then(|system| system.parse().ok()),
+        timeline: text(1).and_then(|timeline| u32::from_str_radix(timeline, 16).ok()),
+        recovered: text(2).and_then(|position| position.parse().ok()),
+        streamed: row.get(3),
+        at: text(4).and_then(|position| position.parse().ok()),
+    }
+}
+
+/// When the session's backend started, where its own row is hidden.
+async fn started(client: &Client) -> Result<i64, Failure> {
+    let messages = client.simple_query(STARTED).await?;
+    let started = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    started.ok_or_else(|| Failure::client("the server did not say which backend this is"))
+}
+
+async fn ask(client: &Client, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Row, Failure> {
+    let rows = client.query_typed(sql, parameters).await?;
     rows.into_iter().next().ok_or_else(|| Failure::client("the server did not say since when it runs"))
 }
 

@@ -39,6 +39,7 @@ pub mod embedded;
 pub(crate) mod era;
 pub(crate) mod failure;
 pub mod fleet;
+pub(crate) mod heard;
 mod hosting;
 mod hosts;
 pub(crate) mod label;

@@ -2,7 +2,9 @@
 //!
 //! It hides well: one idle client gets the same backend every time. So other sessions are begun beside the first one,
 //! and hold a transaction open; meanwhile the first one is asked for its backend again. With one of its own it cannot have
-//! changed, and nobody else can have it. Only simple queries are sent: prepared ones would fail there first.
+//! changed, and nobody else can have it, not even in between: a backend counts its transactions. So a session that waits
+//! in vain for a backend while the first one rests proves that the first one keeps its own. Only simple queries are
+//! sent: prepared ones would fail there first.
 //!
 //! Where the session's key names the backend that answers ([`backend_key`]), nobody lends backends, and no other
 //! session is needed.
@@ -52,35 +54,48 @@ impl Pooling {
     ///
     /// # Errors
     /// As of a server that is full (53300) where a proxy has no backend to spare for the question: it may pool
-    /// sessions, and have few.
+    /// sessions, and have few, or transactions, and be busy. That is no answer.
     pub(crate) async fn of(first: &Client, endpoint: &Endpoint) -> Result<Self, Failure> {
         let full = |_| Failure::found("53300", "a proxy has no backend to spare");
-        let mine = timeout(PATIENCE, backend(first)).await.map_err(full)??;
-        if backend_key::process_id(first).await == Some(mine) {
+        let mut mine = timeout(PATIENCE, turn(first)).await.map_err(full)??;
+        if backend_key::process_id(first).await == Some(mine.backend) {
             return Ok(Self::Nothing);
         }
         let mut begun = Vec::new();
         for patience in BESIDE {
-            let (session, other) = match timeout(patience, begin(endpoint)).await.map_err(full) {
-                Ok(Ok(begun)) => begun,
+            let other = match timeout(patience, begin(endpoint)).await {
+                Ok(Ok((session, other))) => {
+                    begun.push(session);
+                    Some(other)
+                }
                 Ok(Err(failure)) if failure.refuses_to_begin() => {
                     return Ok(Self::Statements("no transaction can begin"));
                 }
-                // None to spare for another doubt.
-                _ if !begun.is_empty() => return Ok(Self::Nothing),
-                Ok(Err(failure)) | Err(failure) => return Err(failure),
+                Ok(Err(failure)) => return Err(failure),
+                // It still waits for a backend, or has just got one: that of the first, if it could.
+                Err(_) => None,
             };
-            begun.push(session);
             // While the transactions are open.
-            let Ok(again) = timeout(PATIENCE, backend(first)).await else {
+            let Ok(again) = timeout(PATIENCE, turn(first)).await else {
+                if begun.is_empty() {
+                    return Err(Failure::found("53300", "a proxy has no backend to spare"));
+                }
                 return Ok(Self::Transactions(NONE_TO_SPARE));
             };
-            if mine == other {
+            let again = again?;
+            if other == Some(mine.backend) {
                 return Ok(Self::Transactions("two sessions were given the same backend"));
             }
-            if again? != mine {
+            if again.backend != mine.backend {
                 return Ok(Self::Transactions("a session was given another backend"));
             }
+            if again.number != mine.number.wrapping_add(1) {
+                return Ok(Self::Transactions("another session was given the backend in between"));
+            }
+            if other.is_none() {
+                return Ok(Self::Nothing);
+            }
+            mine = again;
         }
         Ok(Self::Nothing)
     }
@@ -90,14 +105,28 @@ impl Pooling {
 async fn begin(endpoint: &Endpoint) -> Result<(Client, i32), Failure> {
     let (client, _driver) = endpoint.open(PROBE).await?;
     client.batch_execute("BEGIN").await?;
-    let backend = backend(&client).await?;
+    let backend = turn(&client).await?.backend;
     Ok((client, backend))
 }
 
-async fn backend(client: &Client) -> Result<i32, Failure> {
-    let messages = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await?;
+/// A transaction: whose, and how many its backend has had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    backend: i32,
+    number: u32,
+}
+
+/// Each backend counts its transactions (manual, "Transactions and Identifiers"): the number is that of the virtual id.
+const TURN: &str = "\
+SELECT pg_catalog.pg_backend_pid(), split_part(virtualtransaction, '/', 2) FROM pg_catalog.pg_locks
+WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'virtualxid' AND granted LIMIT 1";
+
+async fn turn(client: &Client) -> Result<Turn, Failure> {
+    let messages = client.simple_query(TURN).await?;
     let row = messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        SimpleQueryMessage::Row(row) => {
+            Some(Turn { backend: row.get(0)?.parse().ok()?, number: row.get(1)?.parse().ok()? })
+        }
         _ => None,
     });
     row.ok_or_else(|| Failure::client("the server did not say which backend this is"))

@@ -4,7 +4,10 @@
 //! `backend_start` beside its pid, and whoever acts on it later compares both
 //! (`pg_stat_activity.backend_start`, in microseconds since the Unix epoch).
 
+use std::time::Duration;
+
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -35,14 +38,15 @@ pub(crate) struct Session {
     pub(crate) lent: bool,
 }
 
-/// Who am I; and, since 14, stop my statement when my client dies. Behind a proxy that keeps its backends, each is to
+/// Who am I; and, since 14, stop my statement when my client dies: not where the backend is a proxy's, and may be
+/// somebody else's next. Behind a proxy that keeps its backends, each is to
 /// have the second name before it is at rest. `backend_start` is the same value
 /// that other sessions read, as one integer free of time zone and date style.
 const INTRODUCE: &str = concat!(
     "\
 SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        current_setting('server_version_num')::int,
-       CASE WHEN current_setting('server_version_num')::int >= 140000
+       CASE WHEN current_setting('server_version_num')::int >= 140000 AND coalesce($1::int4 = a.pid, true)
             THEN set_config('client_connection_check_interval', '1s', false) END,
        CASE WHEN current_setting('server_version_num')::int >= 140000 AND $3 AND $1::int4 = own.pid
             THEN set_config('idle_session_timeout', '0', false) END,
@@ -153,8 +157,24 @@ impl Session {
         &self.client
     }
 
+    /// Ends it. A proxy that keeps the backend may give it to somebody else, and may not tidy up (PgBouncer with an empty
+    /// `server_reset_query`): then nothing of ours stays behind.
+    pub(crate) async fn close(self) {
+        if self.lent && !self.is_closed() {
+            tidy(&self.client).await;
+        }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+}
+
+/// Leaves a backend as it was had, within a moment.
+pub(crate) async fn tidy(client: &Client) {
+    const MOMENT: Duration = Duration::from_secs(1);
+    if !matches!(timeout(MOMENT, client.batch_execute("DISCARD ALL")).await, Ok(Ok(()))) {
+        tracing::debug!("the settings of a session may stay behind in a proxy's backend");
     }
 }
 

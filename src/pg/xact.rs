@@ -51,13 +51,6 @@ impl Standing {
     }
 }
 
-/// The current transaction's id, `None` if it wrote nothing. Fails if the transaction is aborted,
-/// where COMMIT itself would roll back and not say so.
-pub(crate) async fn current_id(client: &Client) -> Result<Option<String>, Failure> {
-    let rows = client.query_typed("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text", &[]).await?;
-    Ok(rows.first().and_then(|row| row.get(0)))
-}
-
 /// Asks for that transaction's fate on new sessions until it is known, at most `patience`. `era` is when
 /// the id was given.
 ///
@@ -106,10 +99,26 @@ pub(crate) async fn status(client: &Client, xid: &str) -> Result<Status, Failure
         Err(failure) if failure.sqlstate() == Some("22023") => return Ok(Status::Unknown),
         Err(failure) => return Err(failure),
     };
-    Ok(match rows.first().and_then(|row| row.get::<_, Option<&str>>(0)) {
+    Ok(read(rows.first().and_then(|row| row.get(0))))
+}
+
+/// What this server says of each of these transactions; [`Status::Unknown`] of all where it says nothing of one.
+pub(crate) async fn statuses(client: &Client, xids: &[&str]) -> Result<Vec<Status>, Failure> {
+    const STATUSES: &str = "SELECT pg_catalog.pg_xact_status(x.id::xid8) \
+                            FROM unnest($1::text[]) WITH ORDINALITY AS x(id, n) ORDER BY x.n";
+    let rows = match client.query_typed(STATUSES, &[(&xids, Type::TEXT_ARRAY)]).await.map_err(Failure::from) {
+        Ok(rows) => rows,
+        Err(failure) if failure.is_connection_lost() => return Err(failure),
+        Err(_) => return Ok(vec![Status::Unknown; xids.len()]),
+    };
+    Ok(rows.iter().map(|row| read(row.get(0))).collect())
+}
+
+fn read(status: Option<&str>) -> Status {
+    match status {
         Some("committed") => Status::Committed,
         Some("aborted") => Status::Aborted,
         Some(_) => Status::InProgress,
         None => Status::Unknown,
-    })
+    }
 }

@@ -101,7 +101,7 @@ impl Headcount {
     /// Work of the caller's own, in chunks, under this task name.
     #[must_use]
     pub fn batch(&self, task: &str) -> Batch {
-        Batch::new(self.site(), task)
+        Batch::new(&self.site(), task)
     }
 
     /// The server's `server_version_num` when this connected: `130_023` is 13.23.

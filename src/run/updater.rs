@@ -44,7 +44,7 @@ impl Updater {
     /// Work of the caller's own, in chunks, under this task name.
     #[must_use]
     pub fn batch(&self, task: &str) -> Batch {
-        Batch::new(self.site.clone(), task)
+        Batch::new(&self.site, task)
     }
 }
 

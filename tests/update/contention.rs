@@ -37,17 +37,17 @@ async fn a_chunk_that_meets_a_lock_timeout_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_row_locked_for_good_costs_its_chunk_and_no_other() {
+async fn a_row_locked_for_good_costs_its_key_and_no_other() {
     let mut shop = Shop::with_orders(30).await;
     let update = pay(&with(&shop, "lock_timeout=20ms")).chunk(ChunkSize::Keys(10)).max_attempts(2);
     let lock = shop.client.transaction().await.unwrap();
     lock.execute("UPDATE orders SET status = status WHERE id = 15", &[]).await.unwrap();
     let report = update.run(ids(30)).await.unwrap();
     lock.rollback().await.unwrap();
-    assert_eq!(classes(&report), [20, 0, 0, 0, 10]);
+    assert_eq!(classes(&report), [29, 0, 0, 0, 1]);
     assert_eq!(report.failures[0].sqlstate.as_deref(), Some("55P03"));
-    assert_eq!(report.failures[0].lines, (11..=20).collect::<Vec<u64>>());
-    assert_eq!(shop.count("version = 1").await, 20);
+    assert_eq!(report.failures[0].lines, [15]);
+    assert_eq!(shop.count("version = 1").await, 29);
 }
 
 #[tokio::test]
@@ -193,4 +193,22 @@ async fn a_right_that_is_taken_away_meanwhile_stops_the_run_at_once() {
     assert_eq!((report.updated, report.failed, report.left), (100, 100, Some(800)));
     assert!(report.error.as_deref().unwrap_or_default().contains("permission denied"), "{report:?}");
     assert_eq!(report.sqlstate.as_deref(), Some("42501"));
+    shop.run("DROP OWNED BY writer; DROP ROLE writer").await;
+}
+
+#[tokio::test]
+async fn a_right_that_a_trigger_lacks_stops_the_run_after_a_hundred_keys() {
+    let shop = Shop::with_orders(1000).await;
+    shop.run(
+        "CREATE ROLE clerk LOGIN; GRANT SELECT, UPDATE ON orders TO clerk; CREATE TABLE audit (id bigint);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NEW; END';
+         CREATE TRIGGER note BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    .await;
+    let report = pay(&shop.server.dsn_for("clerk", &shop.database)).run(ids(1000)).await.unwrap();
+    assert!(!report.is_complete());
+    assert_eq!((report.updated, report.failed, report.left), (0, 100, Some(900)));
+    assert!(report.error.as_deref().unwrap_or_default().contains("permission denied"), "{report:?}");
+    shop.run("DROP OWNED BY clerk; DROP ROLE clerk").await;
 }

@@ -199,7 +199,7 @@ pub(crate) enum Fate {
     CutAfter(Mutex<Vec<i64>>),
     /// Makes nonsense of one of these: of that number, from 1.
     Spoil(&'static [u8], AtomicU32),
-    /// Cuts at the first COMMITs, so many of them: after the server has them, or before.
+    /// Cuts at the first COMMITs of chunks, so many of them: after the server has them, or before.
     CutAtCommit { left: AtomicU32, deliver: bool },
 }
 
@@ -309,7 +309,8 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
             commits.fetch_sub(seen(MARK), Ordering::Relaxed);
             if let Fate::CutAtCommit { left, deliver } = fate
                 && let Some(end) = ends(COMMIT).first()
-                && seen(MARK) == 0
+                // Not that of a flush.
+                && ends(MARK).first().is_none_or(|mark| mark > end)
                 && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
             {
                 cuts.fetch_add(1, Ordering::Relaxed);
@@ -367,7 +368,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
 /// The end of the simple query that commits, as it is on the wire.
 const COMMIT: &[u8] = b"COMMIT\0";
 /// The same of one that begins a transaction.
-pub(crate) const BEGIN: &[u8] = b"BEGIN\0";
+pub(crate) const BEGIN: &[u8] = b"BEGIN DEFERRABLE\0";
 /// What a flush writes.
 pub(crate) const MARK: &[u8] = b"pg_logical_emit_message(true";
 

@@ -44,8 +44,9 @@ values fails; a million keys are remembered for that.";
 
 const EXIT_CODES: &str = "\
 Job file (TOML): task, table, key, version, keys or keys_query, claim, chunk,
-  connections, max_attempts, reconnect_wait, deadline, rejects, fail_on,
-  dry_run, and the tables [set] and [expect]. Durations are texts (\"90s\").
+  connections, max_attempts, reconnect_wait, cancel_grace, deadline, rejects,
+  fail_on, dry_run, and the tables [set] and [expect]. Durations are texts
+  (\"90s\").
 
 Exit codes:
   0    done: each key is updated, already, stale or missing
@@ -111,7 +112,11 @@ pub(crate) struct UpdateArgs {
     /// How long to try to get a lost session back. Default 2m
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) reconnect_wait: Option<Duration>,
-    /// How long it may take: the chunks in flight are finished then, and it ends with code 5 and what is left. Default:
+    /// How long a COMMIT under way may take after a signal or the deadline; the run ends after as much time again. Default
+    /// 5s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) cancel_grace: Option<Duration>,
+    /// How long it may take: what is not committed is taken back then, and it ends with code 5 and what is left. Default:
     /// no bound
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,

@@ -30,6 +30,7 @@ pub(super) struct Wanted {
     connections: Option<u32>,
     max_attempts: Option<u32>,
     reconnect_wait: Option<Duration>,
+    cancel_grace: Option<Duration>,
     deadline: Option<Duration>,
     rejects: Option<PathBuf>,
     fail_on: Option<Vec<FailOn>>,
@@ -57,6 +58,7 @@ struct JobFile {
     connections: Option<u32>,
     max_attempts: Option<u32>,
     reconnect_wait: Option<Time>,
+    cancel_grace: Option<Time>,
     deadline: Option<Time>,
     rejects: Option<PathBuf>,
     fail_on: Option<Columns>,
@@ -116,6 +118,7 @@ impl Wanted {
             connections: job.connections,
             max_attempts: job.max_attempts,
             reconnect_wait: job.reconnect_wait.map(Duration::from),
+            cancel_grace: job.cancel_grace.map(Duration::from),
             deadline: job.deadline.map(Duration::from),
             rejects: job.rejects.map(beside),
             fail_on: fail_on.map_err(|problem| mistake("fail_on", &problem))?,
@@ -148,6 +151,7 @@ impl Wanted {
             connections: args.connections.or(self.connections),
             max_attempts: args.max_attempts.or(self.max_attempts),
             reconnect_wait: args.reconnect_wait.or(self.reconnect_wait),
+            cancel_grace: args.cancel_grace.or(self.cancel_grace),
             deadline: args.deadline.or(self.deadline),
             rejects: args.rejects.clone().or(self.rejects),
             fail_on: match &*args.fail_on {
@@ -211,6 +215,9 @@ impl Wanted {
         }
         if let Some(wait) = self.reconnect_wait {
             update = update.reconnect_wait(wait);
+        }
+        if let Some(grace) = self.cancel_grace {
+            update = update.cancel_grace(grace);
         }
         if let Some(limit) = self.deadline {
             update = update.deadline(limit);

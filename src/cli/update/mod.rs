@@ -123,7 +123,7 @@ async fn execute(
     result
 }
 
-/// The first signal lets the chunks in flight finish; the second one leaves at once.
+/// The first signal takes back what is not to be committed yet; the second one leaves at once.
 async fn work(
     update: &Update,
     keys: Keys,
@@ -135,7 +135,7 @@ async fn work(
         Ok(ended) => Ok((ended?, None)),
         Err(code) => {
             stop.cancel();
-            say("headcount: finishing the chunks in flight; a second signal leaves at once");
+            say("headcount: stopping: waiting for COMMITs under way; a second signal leaves at once");
             Ok((signals.or_leave(running).await?, Some(code)))
         }
     }

@@ -4,22 +4,25 @@
 //!             begin             worked             commit_sent
 //!  pending ---------> in flight --------> worked -------------> committing ----> committed
 //!     ^                   |                  |                   |  |             ^   ^
-//!     |      failed       |                  |     answer lost,  |  | not flushed |   |
+//!     |      failed       |                  |     answer lost,  |  | not lasting |   |
 //!     +-------------------+------------------+     something     |  +-------> held    |
-//!     |                                            was written   v                 |  |
-//!     +-------------------------------------------------------- in doubt ----------|--+
-//!     |           aborted, or unknown (the rows are read again)       status       |
-//!     +----------------------------------------------------------------------------+
+//!     |                                            was written   v             ^   |  |
+//!     |                                                          |  committed  |   |  |
+//!     +-------------------------------------------------------- in doubt ------+   |  |
+//!     |           aborted, or unknown (the rows are read again)       flushed      |  |
+//!     +----------------------------------------------------------------------------+--+
 //!                 the server crashed before the flush (the rows are read again)
 //! ```
 //! Where COMMIT is sent behind work that changes all or nothing, before that is answered for, only the two together
 //! can be lost: then the chunk counts as worked, and is in doubt.
 //!
-//! From *failed* a chunk also goes to *split* (it is replaced by its halves) and *given up*.
+//! From *failed* a chunk also goes to *split* (it is replaced by its halves) and *given up*. A chunk whose fate cannot be
+//! learned is read again only where that cannot do its work twice ([`Replay`]). Else it is *unresolved*.
 //!
-//! *Held*: a COMMIT that does not wait for the disk (manual, "Asynchronous Commit") is answered sooner, and a
-//! crash may take the chunk back. So it counts only when a later flush has covered it; what that means for
-//! many chunks is [`flush`](super::flush).
+//! *Held*: the COMMIT took effect, and may yet be lost. It did not wait for the disk (manual, "Asynchronous Commit"); or
+//! somebody cancelled its wait for a synchronous standby; or its answer was lost, and nobody knows what it
+//! has waited for. So it counts only when a later flush has covered it; what that means for many chunks is
+//! [`flush`](super::flush).
 
 use std::time::Duration;
 
@@ -34,6 +37,24 @@ pub struct Fault {
     pub class: FailureClass,
     /// Whom it is to be blamed on when no retry can help.
     pub blame: Blame,
+}
+
+/// Whether work may be done twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// Doing it again is reading the rows: one that holds the new value is left alone.
+    Safe,
+    /// Others have a say in what it does: triggers, rules, the caller's own code. Done twice it may count twice.
+    Unsafe,
+}
+
+/// Why what was committed cannot be made to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoFlush {
+    /// The server refuses the flush.
+    Refused,
+    /// The flush is on the disk. A synchronous standby does not have it: the wait for it was cancelled, again and again.
+    Unreplicated,
 }
 
 /// What the server says of a transaction (`pg_xact_status`).
@@ -60,10 +81,12 @@ pub enum Next {
     Retry(Duration),
     /// Ask for the transaction's status after this pause, on a new session.
     Ask(Duration),
-    /// Replace it by its halves.
+    /// Replace it by its halves ([`Course::half`]).
     Split,
     /// Report its keys and go on with other chunks.
     GiveUp,
+    /// The same, since nobody knows whether it took effect, or whether that lasts, and it may not be done twice.
+    Unresolved,
     /// Report its keys and stop the run: no chunk can succeed.
     Stop,
 }
@@ -78,12 +101,24 @@ enum State {
     Worked { wrote: bool },
     /// COMMIT was sent. Exits: over; held; in doubt when the answer is lost; as in flight when COMMIT fails.
     Committing { wrote: bool, lasting: bool },
-    /// The answer to COMMIT was lost. Exits: over (committed, or given up); held; pending.
+    /// The answer to COMMIT was lost. Exits: over (unresolved); held; pending or split.
     InDoubt { asked: u32, lasting: bool },
-    /// Committed, not flushed. Exits: over; pending when a crash came first.
-    Held,
+    /// Committed, not flushed; `lasting` on this server's disk. Exits: over; pending or split when a crash came first.
+    Held { lasting: bool },
     /// Committed, split or given up. No exit.
     Over,
+}
+
+/// What the halves of a chunk may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halves {
+    /// As much as the chunk: it was halved at its first failure.
+    Fresh,
+    /// It was tried as often as a chunk may be: each half is tried once.
+    Spent {
+        /// Whether each try costs a session. Else a key that stands alone is worth some patience.
+        lost: bool,
+    },
 }
 
 /// One chunk's state and budget.
@@ -91,8 +126,12 @@ enum State {
 pub struct Course {
     state: State,
     attempt: u32,
+    /// What this chunk may take, and what the run allows any.
+    budget: u32,
     max_attempts: u32,
     retry: Backoff,
+    replay: Replay,
+    halves: Halves,
 }
 
 /// Pauses between questions about a transaction in progress.
@@ -101,8 +140,21 @@ const ASK: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::
 impl Course {
     /// A chunk with a budget of transactions (at least 1) and the pauses between them.
     #[must_use]
-    pub fn new(max_attempts: u32, retry: Backoff) -> Self {
-        Self { state: State::Pending, attempt: 0, max_attempts: max_attempts.max(1), retry }
+    pub fn new(max_attempts: u32, retry: Backoff, replay: Replay) -> Self {
+        let budget = max_attempts.max(1);
+        let (state, halves) = (State::Pending, Halves::Fresh);
+        Self { state, attempt: 0, budget, max_attempts: budget, retry, replay, halves }
+    }
+
+    /// The course of a half with so many keys.
+    #[must_use]
+    pub fn half(&self, keys: usize) -> Self {
+        let half = Self::new(self.max_attempts, self.retry, self.replay);
+        match self.halves {
+            Halves::Fresh => half,
+            Halves::Spent { lost: false } if keys == 1 => half,
+            Halves::Spent { .. } => Self { budget: 1, ..half },
+        }
     }
 
     /// Transactions begun, since the last one that took effect.
@@ -115,6 +167,12 @@ impl Course {
     #[must_use]
     pub const fn is_in_doubt(&self) -> bool {
         matches!(self.state, State::InDoubt { .. })
+    }
+
+    /// Whether a COMMIT of something was sent, and not answered.
+    #[must_use]
+    pub const fn is_committing(&self) -> bool {
+        matches!(self.state, State::Committing { wrote: true, .. })
     }
 
     /// Its work is about to be sent.
@@ -131,9 +189,9 @@ impl Course {
         self.state = State::Worked { wrote };
     }
 
-    /// It is rolled back so that another chunk goes first, which costs no attempt.
+    /// It is rolled back, by us, which costs no attempt: another chunk goes first, or the run is stopped.
     pub fn on_withdrawn(&mut self) {
-        debug_assert!(matches!(self.state, State::Worked { .. } | State::InFlight));
+        debug_assert!(!matches!(self.state, State::InDoubt { .. } | State::Held { .. } | State::Over));
         self.attempt = self.attempt.saturating_sub(1);
         self.state = State::Pending;
     }
@@ -144,31 +202,41 @@ impl Course {
             debug_assert!(false, "COMMIT without work: {:?}", self.state);
             return;
         };
+        // What a crash takes back is done again.
+        debug_assert!(lasting || self.replay == Replay::Safe);
         // Of nothing written, nothing can be lost.
         self.state = State::Committing { wrote, lasting: lasting || !wrote };
     }
 
-    /// COMMIT was answered.
-    pub fn on_committed(&mut self) -> Next {
-        debug_assert!(matches!(self.state, State::Committing { .. }));
-        self.took_effect(matches!(self.state, State::Committing { lasting: true, .. }))
+    /// COMMIT was answered. `waited`: nobody cancelled its wait for a synchronous standby, as far as it had to wait.
+    pub fn on_committed(&mut self, waited: bool) -> Next {
+        match self.state {
+            State::Committing { wrote: true, lasting } if !(lasting && waited) => self.hold(lasting),
+            state => {
+                debug_assert!(matches!(state, State::Committing { .. }), "{state:?}");
+                self.over(Next::Done)
+            }
+        }
     }
 
-    /// What was committed up to now is on the disk.
+    /// What was committed up to now is on the disk, and where else it has to be.
     pub fn on_flushed(&mut self) -> Next {
-        debug_assert_eq!(self.state, State::Held);
+        debug_assert!(matches!(self.state, State::Held { .. }));
         self.over(Next::Done)
     }
 
-    /// The server crashed, or was replaced by another, before what was committed is known to be on the disk; or, if
-    /// not `crashed`, no flush was to be had.
-    pub fn on_forgotten(&mut self, crashed: bool, draw: f64) -> Next {
-        debug_assert_eq!(self.state, State::Held);
-        // It had succeeded: that a crash has it worked on again is nobody's failure.
-        if crashed {
-            self.attempt = 0;
+    /// No flush is to be had while the session, or the server, lives.
+    pub fn on_unflushed(&mut self, why: NoFlush, keys: usize, draw: f64) -> Next {
+        let State::Held { lasting } = self.state else {
+            debug_assert!(false, "nothing to be flushed: {:?}", self.state);
+            return Next::Unresolved;
+        };
+        match (why, self.replay) {
+            // As far as can be known without one.
+            (NoFlush::Refused, _) if lasting => self.over(Next::Done),
+            (NoFlush::Refused, Replay::Safe) => self.retry(keys, false, draw),
+            _ => self.over(Next::Unresolved),
         }
-        self.retry(draw)
     }
 
     /// The work, the COMMIT or the session failed. `keys` is the size of the chunk, `draw` is in `0.0..1.0`.
@@ -179,47 +247,56 @@ impl Course {
                 self.state = State::InDoubt { asked: 0, lasting };
                 Next::Ask(Duration::ZERO)
             }
-            State::InDoubt { .. } => self.over(Next::GiveUp),
-            _ if fault.class.is_retryable() => self.retry(draw),
+            State::InDoubt { .. } | State::Held { .. } => self.over(Next::Unresolved),
+            _ if fault.class.is_retryable() => self.retry(keys, lost, draw),
             _ if fault.blame == Blame::Run => self.over(Next::Stop),
             _ if keys > 1 => self.over(Next::Split),
             _ => self.over(Next::GiveUp),
         }
     }
 
-    /// The server said what became of the transaction. `patient`: whether one in progress may still be
-    /// waited for.
-    pub fn on_status(&mut self, status: Status, patient: bool, draw: f64) -> Next {
-        let State::InDoubt { asked, lasting } = self.state else {
-            debug_assert!(false, "a status that nobody asked for: {:?}", self.state);
-            return Next::GiveUp;
+    /// The server said what became of the transaction: of one in doubt, or of one that was committed on a server that
+    /// has crashed since, or has been replaced. `patient`: whether one in progress may still be waited for.
+    pub fn on_status(&mut self, status: Status, patient: bool, keys: usize, draw: f64) -> Next {
+        let (asked, lasting) = match self.state {
+            State::InDoubt { asked, lasting } => (asked, lasting),
+            // It had succeeded: that a crash has it worked on again is nobody's failure.
+            State::Held { .. } => {
+                self.attempt = 0;
+                (0, true)
+            }
+            state => {
+                debug_assert!(false, "a status that nobody asked for: {state:?}");
+                return Next::Unresolved;
+            }
         };
-        match status {
-            Status::Committed => self.took_effect(lasting),
-            Status::InProgress if patient => {
+        match (status, self.replay) {
+            // What it has waited for is not known.
+            (Status::Committed, _) => self.hold(lasting),
+            (Status::InProgress, _) if patient => {
                 self.state = State::InDoubt { asked: asked.saturating_add(1), lasting };
                 Next::Ask(ASK.delay(asked + 1, draw))
             }
-            Status::InProgress => self.over(Next::GiveUp),
-            // Working on the rows again is reading them: what took effect holds the new value.
-            Status::Aborted | Status::Unknown => self.retry(draw),
+            (Status::Aborted, _) | (Status::Unknown, Replay::Safe) => self.retry(keys, true, draw),
+            (Status::InProgress, _) | (Status::Unknown, Replay::Unsafe) => self.over(Next::Unresolved),
         }
     }
 
-    const fn took_effect(&mut self, lasting: bool) -> Next {
-        if lasting {
-            return self.over(Next::Done);
-        }
-        self.state = State::Held;
+    const fn hold(&mut self, lasting: bool) -> Next {
+        self.state = State::Held { lasting };
         Next::Hold
     }
 
-    fn retry(&mut self, draw: f64) -> Next {
-        if self.attempt >= self.max_attempts {
-            return self.over(Next::GiveUp);
+    fn retry(&mut self, keys: usize, lost: bool, draw: f64) -> Next {
+        if self.attempt < self.budget {
+            self.state = State::Pending;
+            return Next::Retry(self.retry.delay(self.attempt.max(1), draw));
         }
-        self.state = State::Pending;
-        Next::Retry(self.retry.delay(self.attempt.max(1), draw))
+        if keys > 1 {
+            self.halves = Halves::Spent { lost };
+            return self.over(Next::Split);
+        }
+        self.over(Next::GiveUp)
     }
 
     const fn over(&mut self, next: Next) -> Next {

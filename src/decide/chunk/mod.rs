@@ -3,10 +3,10 @@
 //! The obvious way to survive a lost connection is to send the chunk again. It is wrong exactly once:
 //! when the connection breaks between COMMIT and its answer, the chunk may have taken effect. So a
 //! chunk walks through states ([`course::Course`]), and the one that matters is *in doubt*: nothing is
-//! sent again before the server said what became of the transaction. Beside that: what to put into a
-//! chunk ([`gather`]), how large it should be ([`size`]), when many commits are to be made lasting at
-//! once ([`flush`]), when the next one may be sent before an answer ([`pace`]), whom a failure is to be blamed on
-//! ([`blame`]), and whether what it all came to counts as done ([`ending`]).
+//! sent again before the server said what became of the transaction; after a crash or a failover, [`survival`] says what
+//! its word is worth. Beside that: what to put into a chunk ([`gather`]), how large it should be ([`size`]), when many
+//! commits are to be made lasting at once ([`flush`]), when the next one may be sent before an answer ([`pace`]),
+//! whom a failure is to be blamed on ([`blame`]), and whether what it all came to counts as done ([`ending`]).
 
 pub mod blame;
 pub mod course;
@@ -15,6 +15,7 @@ pub mod flush;
 pub mod gather;
 pub mod pace;
 pub mod size;
+pub mod survival;
 
 /// What became of a key. Each key ends in exactly one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

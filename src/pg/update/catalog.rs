@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::decide::chunk::course::Replay;
 use crate::error::Error;
 use crate::pg::Failure;
 use crate::pg::privileges::quote;
@@ -17,8 +18,15 @@ pub(crate) struct Table {
     columns: BTreeMap<String, Column>,
     /// The columns of each index that proves rows to be unique.
     unique: Vec<Vec<String>>,
+    /// The columns that a foreign key may refer to, or that say in which partition a row is: whoever changes one of them
+    /// locks the row against those who refer to it, too.
+    referable: Vec<String>,
     /// Whether functions of the user's run on each update.
     pub(crate) has_triggers: bool,
+    /// Whether rules rewrite each update, or some rows are on another server, where nobody knows what happens.
+    pub(crate) is_rewritten: bool,
+    /// Whether the log tells of each change, and the role may ask where it is.
+    pub(crate) is_logged: bool,
 }
 
 /// A column and how a text becomes its value.
@@ -71,12 +79,30 @@ SELECT c.oid FROM pg_catalog.pg_class c
 WHERE c.relname = $1 AND pg_catalog.pg_table_is_visible(c.oid)";
 const PARSED: &str = "SELECT pg_catalog.to_regclass($1::text)::oid";
 
+/// The family are all tables whose rows an update of the first one may change: partitions, and children of the older
+/// kind (manual, "Inheritance"), down to the last. Each has triggers, indexes and a log, or none, of its own.
 const TABLE: &str = "\
+WITH RECURSIVE family AS (
+    SELECT $1::oid AS oid
+    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent),
+members AS (SELECT c.* FROM family f JOIN pg_catalog.pg_class c ON c.oid = f.oid)
 SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
-       EXISTS (SELECT FROM pg_catalog.pg_trigger t
-               WHERE t.tgrelid IN (SELECT c.oid UNION ALL SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
-                 AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
-       c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+       EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid IN (SELECT oid FROM family)
+               AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
+       EXISTS (SELECT FROM pg_catalog.pg_rewrite r
+               WHERE r.ev_class = c.oid AND r.ev_type = '2' AND r.ev_enabled <> 'D')
+         OR EXISTS (SELECT FROM members m WHERE m.relkind = 'f'),
+       NOT EXISTS (SELECT FROM members m WHERE m.relkind = 'f' OR m.relpersistence <> 'p')
+         AND pg_catalog.has_function_privilege('pg_catalog.pg_current_wal_insert_lsn()', 'EXECUTE'),
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i JOIN family f ON f.oid = i.indrelid
+               JOIN pg_catalog.pg_attribute a
+                 ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+             WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+             UNION
+             SELECT a.attname::text FROM pg_catalog.pg_partitioned_table p JOIN family f ON f.oid = p.partrelid
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid
+                AND (a.attnum = ANY (p.partattrs::int2[]) OR p.partexprs IS NOT NULL))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
 
 /// Whether equal values are the same is what B-tree deduplication asks, too: the operator class has an
@@ -167,7 +193,10 @@ impl Table {
             name: format!("{}.{}", quote(schema), quote(relation)),
             columns: columns.collect(),
             unique: unique.iter().filter(|_| !inherited).map(|row| row.get(0)).collect(),
+            referable: row.get(7),
             has_triggers: row.get(3),
+            is_rewritten: row.get(5),
+            is_logged: row.get(6),
         })
     }
 
@@ -189,6 +218,17 @@ impl Table {
     /// Whether no two rows can have the same values in these columns (names quoted).
     pub(crate) fn is_unique(&self, columns: &[String]) -> bool {
         self.unique.iter().any(|index| index.iter().all(|name| columns.contains(&quote(name))))
+    }
+
+    /// How rows are locked of which these columns (names quoted) are to be changed.
+    pub(crate) fn lock<'a>(&self, mut changed: impl Iterator<Item = &'a String>) -> &'static str {
+        let is_referable = |name: &String| self.referable.iter().any(|referable| quote(referable) == *name);
+        if changed.any(is_referable) { "UPDATE" } else { "NO KEY UPDATE" }
+    }
+
+    /// What an update that is made once more may do.
+    pub(crate) const fn replay(&self) -> Replay {
+        if self.has_triggers || self.is_rewritten { Replay::Unsafe } else { Replay::Safe }
     }
 
     /// Asks the server which of the columns can be compared. No catalog says it in one place:

@@ -4,7 +4,8 @@ use futures_util::future::{join, try_join};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::statement::Statements;
+use super::mark::Mark;
+use super::statement::{BEGIN, Statements};
 use crate::decide::chunk::Class;
 use crate::pg::Failure;
 
@@ -24,8 +25,8 @@ fn withheld() -> Failure {
 /// What the work came to, before COMMIT.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// `None` when nothing was written.
-    pub(crate) xid: Option<String>,
+    /// What its fate will be known by.
+    pub(crate) mark: Mark,
     /// One a key.
     pub(crate) classes: Vec<Class>,
 }
@@ -62,7 +63,7 @@ impl Prepared {
 
     /// What opens the transaction.
     pub(crate) const fn begin(&self) -> &'static str {
-        if self.dry { "BEGIN READ ONLY" } else { "BEGIN" }
+        if self.dry { "BEGIN READ ONLY" } else { BEGIN }
     }
 
     /// Opens a transaction and works on the keys. One round trip where every key is updated. COMMIT is left to the caller.
@@ -72,7 +73,7 @@ impl Prepared {
         sql: &Statements,
         rows: Rows<'_, '_>,
     ) -> Result<Answer, Failure> {
-        // Polled in order: BEGIN is sent first. It cannot fail on a session that goes on to work.
+        // Polled in order: BEGIN is sent first. Where it fails the work does, too.
         let (began, answer) =
             join(client.batch_execute(self.begin()), self.work_inside(client, sql, rows)).await;
         began?;
@@ -86,11 +87,11 @@ impl Prepared {
         sql: &Statements,
         rows: Rows<'_, '_>,
     ) -> Result<Answer, Failure> {
-        let mut answer = Answer { xid: None, classes: vec![Class::Failed; rows.len()] };
+        let mut answer = Answer { mark: Mark::default(), classes: vec![Class::Failed; rows.len()] };
         let mut rest: Vec<usize> = (0..rows.len()).collect();
         if let Some(fast) = &self.fast {
             let row = one(client, fast, &columns(rows, &rest, sql), sql).await?;
-            answer.xid = row.try_get(0)?;
+            answer.mark = Mark::of(&row, 0)?;
             let Some(updated) = row.try_get::<_, Option<Vec<i64>>>(1)? else {
                 answer.classes.fill(Class::Updated);
                 return Ok(answer);
@@ -112,7 +113,7 @@ impl Prepared {
                 lock?;
                 judge?
             };
-            answer.xid = row.try_get::<_, Option<String>>(0)?.or(answer.xid);
+            answer.mark = Mark::of(&row, 0)?;
             let verdicts: Option<Vec<i32>> = row.try_get(1)?;
             let verdicts = verdicts.unwrap_or_default();
             if verdicts.len() != rest.len() {
@@ -134,7 +135,7 @@ impl Prepared {
             }
             rest = again;
             if rest.is_empty() {
-                if answer.xid.is_none() && !self.dry && answer.classes.contains(&Class::Updated) {
+                if answer.mark.xid.is_none() && !self.dry && answer.classes.contains(&Class::Updated) {
                     return Err(unexpected());
                 }
                 return Ok(answer);

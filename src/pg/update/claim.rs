@@ -12,7 +12,7 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
-use super::statement::{KeyPart, Statements};
+use super::statement::{INSIDE, KeyPart, Statements};
 use crate::error::Error;
 use crate::pg::Failure;
 
@@ -29,7 +29,7 @@ pub(crate) struct Claim {
 /// What opens a claim's transaction, whatever the session's default. The locks decide who has a row, and each statement
 /// must see what others have committed up to then. A snapshot for the whole transaction, as of the levels above, makes
 /// each row that somebody was faster with a failure (40001) in place of one to pass over.
-pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+pub(crate) const BEGIN_CLAIM: &str = "BEGIN ISOLATION LEVEL READ COMMITTED DEFERRABLE";
 
 /// Which rows to claim.
 #[derive(Debug, Clone, Copy)]
@@ -57,13 +57,15 @@ impl Claim {
     pub(crate) async fn new(client: &Client, sql: &Statements, query: &str) -> Result<Self, Failure> {
         let yielded = client.prepare(query).await?;
         let types: Vec<u32> = yielded.columns().iter().map(|column| column.type_().oid()).collect();
-        let (others, these) = (write(sql, query, &types, false), write(sql, query, &types, true));
+        let write = |listed, inside| write(sql, query, &types, listed, inside);
+        let lock = format!("FOR {} OF t", sql.parts.lock);
+        let (others, these) = (write(false, INSIDE), write(true, INSIDE));
         Ok(Self {
-            free: client.prepare(&format!("{others} FOR UPDATE OF t SKIP LOCKED")).await?,
-            unlocked: client.prepare(&format!("{others} FOR UPDATE OF t NOWAIT")).await?,
-            waited_for: client.prepare(&format!("{others} FOR UPDATE OF t")).await?,
-            again: client.prepare(&format!("{these} FOR UPDATE OF t")).await?,
-            left: client.prepare(&others).await?,
+            free: client.prepare(&format!("{others} {lock} SKIP LOCKED")).await?,
+            unlocked: client.prepare(&format!("{others} {lock} NOWAIT")).await?,
+            waited_for: client.prepare(&format!("{others} {lock}")).await?,
+            again: client.prepare(&format!("{these} {lock}")).await?,
+            left: client.prepare(&write(false, "true")).await?,
         })
     }
 
@@ -129,7 +131,7 @@ pub(crate) async fn refuse_locks(client: &Client, query: &str) -> Result<(), Err
 /// row: there may be thousands. For listed keys that no index
 /// helps to find, `IS TRUE` has the planner do the same in place of a join. And `coalesce` keeps it from estimating
 /// from statistics that hardly any row of the table is to be updated: it would look through the whole query for each.
-fn write(sql: &Statements, query: &str, types: &[u32], listed: bool) -> String {
+fn write(sql: &Statements, query: &str, types: &[u32], listed: bool, inside: &str) -> String {
     let parts = &sql.parts;
     let quote = crate::pg::privileges::quote;
     let is_own = |n: usize| types.get(n) == Some(&parts.key[n].type_oid);
@@ -159,7 +161,7 @@ fn write(sql: &Statements, query: &str, types: &[u32], listed: bool) -> String {
     };
     format!(
         "SELECT {outputs} FROM (SELECT {renamed} FROM ({query}\n) AS q) AS i JOIN {table} AS t ON {matches} \
-         WHERE coalesce({eligible}, false) \
+         WHERE {inside} AND coalesce({eligible}, false) \
          AND (({keys}) {among} (SELECT {values} FROM unnest({arrays}) AS g({columns}))){hashed} \
          LIMIT ${limit}::pg_catalog.int8",
         outputs = outputs.join(", "),

@@ -68,6 +68,8 @@ pub(crate) struct Parts {
     pub(crate) key: Vec<KeyPart>,
     /// True of a row that is to be updated; `t` is the row, `i` the input's.
     pub(crate) eligible: String,
+    /// How rows are locked.
+    pub(crate) lock: &'static str,
 }
 
 /// Rows are found by index, one key after the other: locks are taken in the order of the keys, and a
@@ -95,11 +97,18 @@ pub(crate) struct KeyPart {
 /// key that is no value of its type.
 pub(super) const PARTED: &str = "22P02";
 
-/// True of every row inside the transaction that *whole* is meant for, whose id was asked for before; of none where BEGIN
-/// has failed and each statement would commit by itself.
-const INSIDE: &str = " AND pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+/// True inside a transaction that [`BEGIN`] or its like has opened; fails outside.
+///
+/// BEGIN and work travel together, and BEGIN can fail alone: a timeout strikes while the server writes it to its log, or
+/// somebody cancels it. The work behind it would commit by itself, and nobody would know its id. So each statement that
+/// changes rows looks whether it is inside. What tells is a property of the transaction that BEGIN itself sets, and that
+/// means nothing to one that writes (manual, "SET TRANSACTION"); sessions are readied so that no other transaction
+/// has it. It fails, and does not only pass over the rows, since triggers run once a statement, also without rows.
+pub(super) const INSIDE: &str = "CAST(pg_catalog.replace(pg_catalog.current_setting('transaction_deferrable'), 'off', \
+    'headcount: BEGIN has failed, and nothing is changed without it') AS pg_catalog.bool)";
 
-const XID: &str = "pg_catalog.pg_current_xact_id_if_assigned()::text";
+/// What opens a transaction that changes rows.
+pub(crate) const BEGIN: &str = "BEGIN DEFERRABLE";
 
 impl Wish {
     /// The columns that the input must have: the key's, then those that values are taken from.
@@ -130,6 +139,8 @@ struct Terms<'a> {
     /// Whether the rows can be found by a list of keys, if there is one key column. It takes that no value comes
     /// from the input, and a type that lists can be made of (there are none of arrays).
     by_list: bool,
+    /// How rows are locked that are to be changed so.
+    lock: &'static str,
 }
 
 impl<'a> Terms<'a> {
@@ -190,11 +201,13 @@ impl<'a> Terms<'a> {
             let column = table.writable("version", name)?;
             keeps_key(column)?;
             once("set", "set", changed.iter().copied(), column)?;
+            changed.push(&column.name);
             sets.push(format!("{0} = t.{0} + 1", column.name));
         }
         let already = already.join(" AND ");
         let expected = if expected.is_empty() { "true".to_owned() } else { expected.join(" AND ") };
-        Ok(Self { key, sets, already, expected, shared, inputs, by_list })
+        let lock = table.lock(changed.into_iter());
+        Ok(Self { key, sets, already, expected, shared, inputs, by_list, lock })
     }
 }
 
@@ -224,7 +237,7 @@ impl Statements {
 
     /// Writes them; fails when a column does not exist or cannot serve.
     pub(crate) fn write(wish: &Wish, table: &Table) -> Result<Self, Error> {
-        let Terms { key, sets, already, expected, shared, inputs, by_list } = Terms::of(wish, table)?;
+        let Terms { key, sets, already, expected, shared, inputs, by_list, lock } = Terms::of(wish, table)?;
         let eligible = format!("NOT ({already}) AND {expected}");
         let columns: Vec<String> = (1..=inputs.len()).map(|n| format!("c{n}")).collect();
         let columns = columns.join(", ");
@@ -237,29 +250,26 @@ impl Statements {
             .collect();
         let matches = matches.join(" AND ");
         let (name, sets) = (&table.name, sets.join(", "));
-        let changed = |inside: &str| {
-            format!(
-                "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} \
-                 WHERE {matches} AND {eligible}{inside} RETURNING i.n)"
-            )
-        };
+        let changed = format!(
+            "WITH changed AS (UPDATE {name} AS t SET {sets} FROM {input} \
+             WHERE {INSIDE} AND {matches} AND {eligible} RETURNING i.n)"
+        );
+        let mark = mark(table);
         let [fast, whole] = match &*key {
             // A tenth cheaper than a join. Two texts may be one key: its row counts for one of them.
             [column] if by_list => {
                 let (cast, key) = (&column.cast, column.operand());
-                let changed = |inside: &str| {
-                    format!(
-                        "WITH changed AS (UPDATE {name} AS t SET {sets} \
-                         WHERE {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible}{inside} \
-                         RETURNING {key} AS key)"
-                    )
-                };
+                let changed = format!(
+                    "WITH changed AS (UPDATE {name} AS t SET {sets} \
+                     WHERE {INSIDE} AND {key} = ANY (CAST($1::pg_catalog.text[] AS {cast}[])) AND {eligible} \
+                     RETURNING {key} AS key)"
+                );
                 let places = format!(
                     "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) GROUP BY c.key"
                 );
-                [done(&changed(""), &places), all_or_none(&changed(INSIDE))]
+                [done(&changed, &mark, &places), all_or_none(&changed, table)]
             }
-            _ => [done(&changed(""), "SELECT n FROM changed"), all_or_none(&changed(INSIDE))],
+            _ => [done(&changed, &mark, "SELECT n FROM changed"), all_or_none(&changed, table)],
         };
         let names: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
         let unique = table.is_unique(&names);
@@ -268,7 +278,7 @@ impl Statements {
         // In the order of enum `Verdict`.
         let judge = |with: &str, updated: &str, join: &str, eligible: &str| {
             format!(
-                "{with}SELECT {XID}, array_agg(j.verdict ORDER BY j.n) FROM (\
+                "{with}SELECT {mark}, array_agg(j.verdict ORDER BY j.n) FROM (\
                  SELECT i.n, CASE WHEN count({found}) > 1 THEN 5 WHEN {updated} THEN 0 \
                  WHEN count({found}) = 0 THEN 3 WHEN bool_and({already}) THEN 1 \
                  WHEN NOT bool_and({expected}) THEN 2 ELSE {eligible} END AS verdict \
@@ -286,10 +296,10 @@ impl Statements {
             whole: unique.then_some(whole),
             lock: format!(
                 "SELECT count(*){typed} FROM (SELECT FROM {input} JOIN {name} AS t ON {matches} \
-                 ORDER BY i.n FOR UPDATE OF t) AS locked"
+                 ORDER BY i.n FOR {lock} OF t) AS locked"
             ),
             judge: judge(
-                &format!("{} ", changed("")),
+                &format!("{changed} "),
                 "bool_or(c.n IS NOT NULL)",
                 " LEFT JOIN changed AS c ON c.n = i.n",
                 "4",
@@ -302,6 +312,7 @@ impl Statements {
                 table: name.clone(),
                 key: key.iter().map(|column| KeyPart::of(column)).collect(),
                 eligible,
+                lock,
             },
         })
     }
@@ -313,22 +324,32 @@ impl KeyPart {
     }
 }
 
-/// Ends a statement that has `changed` rows: the transaction's id, and the `places` of their keys in the input,
+/// What the fate of the transaction will be known by ([`Mark`](super::Mark)), asked when the rows are changed.
+fn mark(table: &Table) -> String {
+    let xid = "pg_catalog.pg_current_xact_id_if_assigned()::text";
+    if table.is_logged { format!("coalesce({xid}, '') || ' ' || {POSITION}") } else { xid.to_owned() }
+}
+
+/// Where the server's log is.
+const POSITION: &str = "pg_catalog.pg_current_wal_insert_lsn()::text";
+
+/// Ends a statement that has `changed` rows: the transaction's mark, and the `places` of their keys in the input,
 /// NULL when they are all.
-fn done(changed: &str, places: &str) -> String {
+fn done(changed: &str, mark: &str, places: &str) -> String {
     format!(
-        "{changed} SELECT {XID}, CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN ARRAY({places}) END \
+        "{changed} SELECT {mark}, CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN ARRAY({places}) END \
          FROM (SELECT count(*) AS n FROM changed) AS d"
     )
 }
 
-/// Ends a statement that has `changed` rows: fails ([`PARTED`]) where they are fewer than the keys. The server's log
-/// quotes the text, and its reader may wonder.
-fn all_or_none(changed: &str) -> String {
+/// Ends a statement that has `changed` rows: fails ([`PARTED`]) where they are fewer than the keys, else says where the
+/// log is. The server's log quotes the text, and its reader may wonder.
+fn all_or_none(changed: &str, table: &Table) -> String {
+    let position = if table.is_logged { POSITION } else { "CAST(NULL AS pg_catalog.text)" };
     format!(
         "{changed} SELECT CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN CAST('headcount: ' || d.n \
          || ' of ' || cardinality($1::pg_catalog.text[]) || ' rows are as expected; they are looked at one by one' \
-         AS pg_catalog.bool) END FROM (SELECT count(*) AS n FROM changed) AS d"
+         AS pg_catalog.bool) END, {position} FROM (SELECT count(*) AS n FROM changed) AS d"
     )
 }
 

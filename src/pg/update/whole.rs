@@ -4,7 +4,8 @@ use futures_util::future::{join, try_join};
 use tokio_postgres::{Client, Statement};
 
 use super::chunk::{Rows, columns, one};
-use super::statement::{PARTED, Statements};
+use super::statement::{BEGIN, PARTED, Statements};
+use crate::decide::chunk::survival::Lsn;
 use crate::pg::Failure;
 
 /// The statements on one session.
@@ -26,20 +27,21 @@ impl Whole {
     /// Opens a transaction; its id, which is answered before any work.
     pub(crate) async fn begin(&self, client: &Client) -> Result<String, Failure> {
         // Polled in order: BEGIN is sent first.
-        let (began, row) = join(client.batch_execute("BEGIN"), client.query_one(&self.id, &[])).await;
+        let (began, row) = join(client.batch_execute(BEGIN), client.query_one(&self.id, &[])).await;
         began?;
         Ok(row?.try_get(0)?)
     }
 
-    /// Updates the rows of all keys; fails otherwise, see [`is_parted`].
+    /// Updates the rows of all keys; fails otherwise, see [`is_parted`]. Where the log is then, if that may be asked.
     pub(crate) async fn work(
         &self,
         client: &Client,
         sql: &Statements,
         rows: Rows<'_, '_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Lsn>, Failure> {
         let every: Vec<usize> = (0..rows.len()).collect();
-        one(client, &self.work, &columns(rows, &every, sql), sql).await.map(drop)
+        let row = one(client, &self.work, &columns(rows, &every, sql), sql).await?;
+        Ok(row.try_get::<_, Option<&str>>(1)?.and_then(|position| position.parse().ok()))
     }
 }
 

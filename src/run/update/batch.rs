@@ -15,6 +15,7 @@ use super::feed::Feed;
 use super::labor::Closure;
 use super::options::{ChunkSize, Options, shared_options};
 use super::{Site, Supply, work_off};
+use crate::decide::chunk::course::Replay;
 use crate::error::{Error, Source};
 use crate::report::Updated;
 use crate::telemetry::spans;
@@ -25,21 +26,33 @@ use crate::telemetry::spans;
 pub struct Batch {
     site: Site,
     options: Options,
+    replay: Replay,
 }
 
 impl Batch {
-    pub(crate) fn new(site: Site, task: &str) -> Self {
-        Self { site: site.for_writing(), options: Options::new(task) }
+    pub(crate) fn new(site: &Site, task: &str) -> Self {
+        Self { site: site.for_writing(), options: Options::new(task), replay: Replay::Unsafe }
     }
 
     shared_options!();
 
+    /// Says that the work may be done twice: it finds its own traces and leaves them alone, as an `INSERT ... ON
+    /// CONFLICT DO NOTHING` does, or an `UPDATE` that compares with what it expects. Then an attempt whose fate cannot be
+    /// learned is made again ([`InDoubt::reread`](crate::InDoubt::reread)). Off by default: work that counts twice when it
+    /// is done twice must not be replayable. Such a fate is rare: the answer to a COMMIT is lost, and so is what
+    /// the server knew of it, in a crash or a failover.
+    #[must_use]
+    pub const fn replayable(mut self) -> Self {
+        self.replay = Replay::Safe;
+        self
+    }
+
     /// Calls `work` once per chunk and attempt, inside a transaction that it must neither commit nor
     /// roll back. In the report all items of a committed chunk count as `updated`.
     ///
-    /// What lies outside the transaction is done again with each attempt. An attempt whose fate the
-    /// server has forgotten (see [`InDoubt::reread`](crate::InDoubt::reread)) is made again, too: the
-    /// work must be such that it finds its own traces, as a comparison with the expected value does.
+    /// What lies outside the transaction is done again with each attempt. An attempt whose fate cannot be learned is not
+    /// made again: its items fail ([`InDoubt::unresolved`](crate::InDoubt::unresolved)). See
+    /// [`replayable`](Self::replayable).
     ///
     /// # Errors
     /// A bad option. An error of the closure is retried if a `tokio_postgres::Error` is in its chain of
@@ -53,7 +66,7 @@ impl Batch {
         E: Into<Source>,
     {
         self.options.validate()?;
-        let labor = Closure { work, types: PhantomData };
+        let labor = Closure { work, replay: self.replay, types: PhantomData };
         let supply = Supply {
             feed: Feed::stream(Box::pin(items.map(Ok)), size_of_val),
             total: None,
@@ -66,7 +79,8 @@ impl Batch {
         let options = Options { stop, ..self.options.clone() };
         let working = async {
             let books = Books::open(&options.task, self.site.observers.clone(), false, Vec::new());
-            let working = work_off(&labor, &self.site, &options, &books, supply);
+            // On the heap: the caller's own future stays small.
+            let working = Box::pin(work_off(&labor, &self.site, &options, &books, supply));
             options.in_time(working, |limit| books.deadline_passed(limit)).await
         };
         Ok(working.instrument(span).await)

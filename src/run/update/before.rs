@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use super::labor::TableUpdate;
 use super::options::Options;
 use super::{Site, Update};
 use crate::decide::backoff::Backoff;
+use crate::decide::chunk::course::Replay;
 use crate::error::{Error, Refusal};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
@@ -25,6 +26,8 @@ use crate::pg::update::{Rights, Statements, Table, keep_exact, refuse_locks};
 
 /// The first version with `client_connection_check_interval`.
 const NOTICES_CUTS: i32 = 140_000;
+/// Between two questions to a proxy that has no backend to spare.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How long to wait until a request to cancel is on its way.
 const CANCEL: Duration = Duration::from_secs(1);
 
@@ -74,6 +77,9 @@ impl Update {
         let Self { site, options, wish, .. } = self;
         // A server may be restarting.
         let session = open_session(site, options).await?;
+        // Before anything is set that may stay behind in another's session.
+        refuse_pooling(session.client(), site, options).await?;
+        keep_exact(session.client()).await.map_err(|failure| Error::sql("readying the session", failure))?;
         if session.version < OLDEST {
             let explanation =
                 format!("the server is PostgreSQL {}; 13 is the oldest", session.version / 10_000);
@@ -83,7 +89,6 @@ impl Update {
                 vec!["-- upgrade the server".into()],
             ));
         }
-        refuse_pooling(session.client(), site).await?;
         check_functions(session.client()).await?;
         let mut table = Table::find(session.client(), &wish.table).await?;
         table.probe_equality(session.client()).await?;
@@ -101,15 +106,17 @@ impl Update {
             refuse_locks(session.client(), query).await?;
         }
         // Others may claim what a crash takes back before it is looked at again.
-        let may_be_repeated = undone && !self.dry_run && !claims;
+        let may_be_lazy = undone && !self.dry_run && !claims;
         let labor = TableUpdate {
             statements: if claims { statements.beside_a_query() } else { statements },
             keys: wish.key.len(),
             dry: self.dry_run,
-            may_be_repeated,
+            // Who changes nothing does nothing twice.
+            replay: if self.dry_run { Replay::Safe } else { table.replay() },
+            may_be_lazy,
             // An older server does not notice that the line is cut while it waits for a lock: a COMMIT that has come
             // behind would stay in doubt for as long.
-            may_go_ahead: may_be_repeated && session.version >= NOTICES_CUTS,
+            may_go_ahead: may_be_lazy && session.version >= NOTICES_CUTS,
             claims: query.clone().filter(|_| claims),
             hides_rows: rights.hides_rows,
         };
@@ -139,11 +146,19 @@ impl Update {
     ) -> Result<Option<Spool>, Error> {
         let Self { site, options, .. } = self;
         let backoff = Backoff::up_to(self.options.retry_delay);
-        let mut tries = 0;
+        let (mut tries, mut exact) = (0, true);
         loop {
-            let filled = Spool::fill(session.client(), query, inputs);
+            let filled = async {
+                if !exact {
+                    keep_exact(session.client()).await?;
+                }
+                Spool::fill(session.client(), query, inputs).await
+            };
             let failure = match unless_stopped(&options.stop, filled).await {
-                Ok(Some(spool)) => return Ok(Some(spool)),
+                Ok(Some(spool)) => {
+                    session.close().await;
+                    return Ok(Some(spool));
+                }
                 Ok(None) => {
                     cancel(&site.endpoint, session.client()).await;
                     return Ok(None);
@@ -164,6 +179,7 @@ impl Update {
             };
             let Some(opened) = unless_stopped(&options.stop, again).await? else { return Ok(None) };
             session = opened;
+            exact = false;
         }
     }
 }
@@ -174,14 +190,12 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
     let mut failures = 0;
     loop {
-        let failure: Failure =
-            match Session::open(&site.endpoint, &format!("headcount:{}", options.task)).await {
-                Ok(session) => match keep_exact(session.client()).await {
-                    Ok(()) => return Ok(session),
-                    Err(failure) => failure,
-                },
-                Err(failure) => failure,
-            };
+        let name = format!("headcount:{}", options.task);
+        let opened = timeout_at(deadline, Session::open(&site.endpoint, &name)).await;
+        let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
+            Ok(session) => return Ok(session),
+            Err(failure) => failure,
+        };
         failures += 1;
         let left = deadline.saturating_duration_since(Instant::now());
         // A server that refuses connections from the start is more likely a wrong address.
@@ -194,17 +208,29 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
 }
 
 /// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
-/// another's there, of the same name. A proxy that has no backend to spare for the question cannot be asked.
-async fn refuse_pooling(client: &Client, site: &Site) -> Result<(), Error> {
-    if !Pooling::of(client, &site.endpoint).await.is_ok_and(Pooling::shares_backends) {
-        return Ok(());
-    }
-    Err(Error::refused(
-        Refusal::PooledConnection,
-        format!(
-            "a proxy at {} pools transactions or statements, and an update prepares its statements in a session",
-            site.endpoint.describe()
-        ),
-        vec!["-- let --dsn lead to the server itself, or to a pool with pool_mode = session".to_owned()],
-    ))
+/// another's there, of the same name. One that has no backend to spare for the question is asked until it has, and in the
+/// end refused as well.
+async fn refuse_pooling(client: &Client, site: &Site, options: &Options) -> Result<(), Error> {
+    let deadline = Instant::now() + options.reconnect_wait;
+    let server = site.endpoint.describe();
+    let explanation = loop {
+        match Pooling::of(client, &site.endpoint).await {
+            Ok(pooling) if pooling.shares_backends() => {
+                break format!(
+                    "a proxy at {server} pools transactions or statements, and an update prepares its statements in a session"
+                );
+            }
+            Ok(_) => return Ok(()),
+            Err(failure) if client.is_closed() => return Err(Error::connect(server, failure)),
+            Err(failure) if Instant::now() >= deadline => {
+                break format!(
+                    "a proxy at {server} has no backend to spare, so it cannot be told whether it pools transactions ({failure})"
+                );
+            }
+            Err(failure) => tracing::debug!(error = %failure, "whether a proxy pools is asked again"),
+        }
+        sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
+    };
+    let fix = "-- let --dsn lead to the server itself, or to a pool with pool_mode = session";
+    Err(Error::refused(Refusal::PooledConnection, explanation, vec![fix.to_owned()]))
 }

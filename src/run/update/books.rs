@@ -168,6 +168,24 @@ impl Books {
         self.ended(closing, ChunkEnd::Committed, rows);
     }
 
+    /// Keys that were counted may be gone with their server, and will count anew.
+    pub(crate) fn uncount(&self, updated: u64, already: u64) {
+        let mut page = self.page();
+        page.rows.updated -= updated;
+        page.rows.already -= already;
+        page.chunks -= 1;
+        page.in_doubt.replaced += updated + already;
+    }
+
+    /// The same, and nobody remembers which they are.
+    pub(crate) fn forget(&self, updated: u64, already: u64) {
+        let mut page = self.page();
+        page.rows.updated -= updated;
+        page.rows.already -= already;
+        page.failed += updated + already;
+        page.in_doubt.replaced += updated + already;
+    }
+
     /// A chunk left nothing behind and comes again, whole or in halves.
     pub(crate) fn retried<T>(&self, closing: &Closing<'_, T>, failure: &Failure) {
         // One that had taken effect and was forgotten begins to count anew.

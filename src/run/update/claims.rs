@@ -82,6 +82,11 @@ impl Claims {
         self.over.store(true, Ordering::Relaxed);
     }
 
+    /// What was done is gone, and is left to do.
+    pub(crate) fn are_not_over(&self) {
+        self.over.store(false, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }

@@ -9,25 +9,32 @@ use tokio_util::sync::CancellationToken;
 use super::before::unless_stopped;
 use super::claims::Claims;
 use super::keys::Item;
+use super::packed::{Packed, done};
 use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::Blame;
+use crate::decide::chunk::course::Replay;
 use crate::decide::chunk::gather::{Gathered, Twin, gather};
 use crate::error::Source;
-use crate::pg::update::{Answer, BEGIN, Claim, Key, Prepared, Statements, Which, Whole};
-use crate::pg::{Failure, xact};
+use crate::pg::Failure;
+use crate::pg::update::{Answer, BEGIN_CLAIM, Claim, Key, Mark, Prepared, Statements, Which, Whole};
 
 /// Work on chunks of items. A driver knows nothing else of it.
 pub(crate) trait Labor {
     type Item;
     /// What a session keeps from chunk to chunk.
     type Desk;
+    /// Items that may be needed once more.
+    type Kept;
 
     /// Whom a failure without a SQLSTATE is to be blamed on.
     const OWN_FAILURE: Blame;
 
-    /// Whether many chunks may be flushed at once: one that a crash took back is worked on again then, and so
-    /// is one that it did not. That must change no row twice.
-    fn may_be_repeated(&self) -> bool;
+    /// What becomes of a chunk whose fate cannot be learned: whether it may be worked on once more.
+    fn replay(&self) -> Replay;
+
+    /// Whether many chunks may be flushed at once. A crash may take them back then, and they are worked on again: also
+    /// where others have changed their rows meanwhile, that must change no row twice.
+    fn may_be_lazy(&self) -> bool;
 
     /// Readies a new session.
     async fn prepare(&self, client: &Client) -> Result<Self::Desk, Failure>;
@@ -61,6 +68,12 @@ pub(crate) trait Labor {
         given_up: &[Key],
     ) -> Result<Option<Key>, Failure>;
 
+    /// Keeps the items that count as done, and says how many bytes they take. `None` where nothing is done.
+    fn keep(&self, items: Vec<Self::Item>, classes: &[Class]) -> Option<(Self::Kept, usize)>;
+
+    /// The same items.
+    fn restore(&self, kept: Self::Kept) -> Vec<Self::Item>;
+
     /// What the spans' summary is made of.
     fn sql(&self) -> &str;
 
@@ -92,7 +105,8 @@ pub(crate) struct TableUpdate {
     pub(crate) statements: Statements,
     pub(crate) keys: usize,
     pub(crate) dry: bool,
-    pub(crate) may_be_repeated: bool,
+    pub(crate) replay: Replay,
+    pub(crate) may_be_lazy: bool,
     /// Whether chunks may be committed before they are answered for.
     pub(crate) may_go_ahead: bool,
     /// The query to claim from.
@@ -146,12 +160,17 @@ pub(crate) fn spelled(key: &[Option<Box<str>>]) -> String {
 impl Labor for TableUpdate {
     type Item = Item;
     type Desk = TableDesk;
+    type Kept = Packed;
 
     /// An answer that makes no sense.
     const OWN_FAILURE: Blame = Blame::Run;
 
-    fn may_be_repeated(&self) -> bool {
-        self.may_be_repeated
+    fn replay(&self) -> Replay {
+        self.replay
+    }
+
+    fn may_be_lazy(&self) -> bool {
+        self.may_be_lazy
     }
 
     async fn prepare(&self, client: &Client) -> Result<TableDesk, Failure> {
@@ -200,7 +219,7 @@ impl Labor for TableUpdate {
         };
         let taken = claim.take(client, &self.statements, which);
         let taken = async {
-            let (began, taken) = join(client.batch_execute(BEGIN), taken).await;
+            let (began, taken) = join(client.batch_execute(BEGIN_CLAIM), taken).await;
             began.map_err(Failure::from).and(taken)
         };
         // A lock on a row or on the table may keep it waiting. What was had is worked on to the end.
@@ -210,7 +229,7 @@ impl Labor for TableUpdate {
         let mut items = self.gather(items).items;
         items.retain(|item| again || claims.take_on(&item.fields[..self.keys]));
         if items.is_empty() {
-            return Ok(Some((items, Ok(Answer { xid: None, classes: Vec::new() }))));
+            return Ok(Some((items, Ok(Answer { mark: Mark::default(), classes: Vec::new() }))));
         }
         let rows: Vec<_> = items.iter().map(|item| &*item.fields).collect();
         let answer = match desk.prepared.work_inside(client, &self.statements, &rows).await {
@@ -229,6 +248,19 @@ impl Labor for TableUpdate {
         let claim = desk.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
         let left = claim.take(client, &self.statements, Which::Left(given_up)).await?;
         Ok(left.first().map(|fields| fields[..self.keys].to_vec()))
+    }
+
+    fn keep(&self, items: Vec<Item>, classes: &[Class]) -> Option<(Packed, usize)> {
+        if self.dry {
+            return None;
+        }
+        let packed = Packed::of(done(&items, classes).map(|(item, _)| item));
+        let bytes = packed.len();
+        (bytes > 0).then_some((packed, bytes))
+    }
+
+    fn restore(&self, kept: Packed) -> Vec<Item> {
+        kept.items()
     }
 
     fn sql(&self) -> &str {
@@ -256,9 +288,13 @@ impl Labor for TableUpdate {
     }
 }
 
+/// What an item of the caller's may take, where it does not say.
+const ITEM: usize = 64;
+
 /// The caller's closure.
 pub(crate) struct Closure<F, T, E> {
     pub(crate) work: F,
+    pub(crate) replay: Replay,
     pub(crate) types: PhantomData<fn() -> (T, E)>,
 }
 
@@ -268,41 +304,48 @@ where
     E: Into<Source>,
 {
     type Item = T;
-    type Desk = ();
+    /// Whether the role may write a mark.
+    type Desk = bool;
+    type Kept = Vec<T>;
 
     /// The closure does not want these items.
     const OWN_FAILURE: Blame = Blame::Keys;
 
+    fn replay(&self) -> Replay {
+        self.replay
+    }
+
     /// It has traces outside of its transaction.
-    fn may_be_repeated(&self) -> bool {
+    fn may_be_lazy(&self) -> bool {
         false
     }
 
-    async fn prepare(&self, _client: &Client) -> Result<(), Failure> {
-        Ok(())
+    async fn prepare(&self, client: &Client) -> Result<bool, Failure> {
+        Mark::may_write(client).await
     }
 
     fn gather(&self, items: Vec<T>) -> Gathered<T> {
         Gathered { items, twins: Vec::new() }
     }
 
-    async fn work(&self, client: &Client, (): &(), items: &[T]) -> Result<Answer, Failure> {
+    async fn work(&self, client: &Client, may_mark: &bool, items: &[T]) -> Result<Answer, Failure> {
         client.batch_execute("BEGIN").await?;
         (self.work)(client, items).await.map_err(|error| Failure::from(error.into()))?;
-        // Also finds a transaction that a swallowed error has aborted: COMMIT would not say so.
-        let xid = xact::current_id(client).await?;
-        Ok(Answer { xid, classes: vec![Class::Updated; items.len()] })
+        // Also where it seems to have written nothing: a notification is made by COMMIT. And it finds a transaction that a
+        // swallowed error has aborted.
+        let mark = Mark::make(client, *may_mark).await?;
+        Ok(Answer { mark, classes: vec![Class::Updated; items.len()] })
     }
 
     /// It may do anything, and its traces outside of the transaction stay.
-    fn whole<'a>(&'a self, (): &'a ()) -> Option<(&'a Whole, &'a Statements)> {
+    fn whole<'a>(&'a self, _desk: &'a bool) -> Option<(&'a Whole, &'a Statements)> {
         None
     }
 
     async fn claim(
         &self,
         _client: &Client,
-        (): &(),
+        _desk: &bool,
         _ask: Ask<'_, T>,
         _claims: &Claims,
         _stop: &CancellationToken,
@@ -310,8 +353,17 @@ where
         Err(Failure::client("a closure's items cannot be claimed"))
     }
 
-    async fn left(&self, _client: &Client, (): &(), _given_up: &[Key]) -> Result<Option<Key>, Failure> {
+    async fn left(&self, _client: &Client, _desk: &bool, _given_up: &[Key]) -> Result<Option<Key>, Failure> {
         Ok(None)
+    }
+
+    fn keep(&self, items: Vec<T>, _classes: &[Class]) -> Option<(Vec<T>, usize)> {
+        let bytes = items.len() * size_of::<T>().max(ITEM);
+        Some((items, bytes))
+    }
+
+    fn restore(&self, kept: Vec<T>) -> Vec<T> {
+        kept
     }
 
     fn sql(&self) -> &'static str {

@@ -13,11 +13,14 @@ mod feed;
 mod keys;
 mod labor;
 mod options;
+mod packed;
+mod past;
 mod rejects;
 mod worker;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -33,8 +36,9 @@ pub use self::keys::{Keys, Row};
 use self::labor::{Labor, TableUpdate};
 pub use self::options::ChunkSize;
 use self::options::{Options, shared_options};
+use self::past::Past;
 use self::rejects::Rejects;
-use self::worker::{Shop, Worker};
+use self::worker::{Halt, Shop, Worker};
 use super::execution::fail_reason;
 use crate::decide::backoff::Backoff;
 use crate::decide::chunk::ending::FailOn;
@@ -77,9 +81,14 @@ impl Site {
 /// what is [expected](Self::expect) (another value is set in that column, or it is the
 /// [version](Self::version)) and no trigger has a say in that, chunks are committed without waiting for the disk, and
 /// flushed together: every 10,000 keys or 100 ms, before a wait, and at the end. Those that a restart of the server has
-/// caught in between are compared again; the keys that had been changed are *already* then (see
-/// [`InDoubt::reread`](crate::InDoubt::reread)). Elsewhere that could change a row twice, so each chunk waits
-/// for the disk.
+/// caught in between are looked after. Elsewhere that could change a row twice, so each chunk waits for the disk.
+///
+/// Of a commit whose answer is lost the server is asked what became of it, and of one that a crash or a failover has put
+/// in doubt, its write-ahead log. Where neither tells, the rows are compared again; the keys that had been changed are
+/// *already* then ([`InDoubt::reread`](crate::InDoubt::reread)). That is not done where triggers or rules have a say
+/// in what an update does, since they might do it twice: such keys fail
+/// ([`InDoubt::unresolved`](crate::InDoubt::unresolved)). Where a standby takes over that lacks what had been counted, it
+/// is done again ([`InDoubt::replaced`](crate::InDoubt::replaced)).
 ///
 /// The future of [`run`](Self::run) may be dropped at any await: what is in flight is rolled back by the
 /// server, or has taken effect. Running the same update again finishes the rest: rows that were done
@@ -271,7 +280,7 @@ impl Update {
             }
             // Its place on the server is needed for the work.
             (other, _) => {
-                drop(session);
+                session.close().await;
                 let Some(opened) = unless_stopped(stop, Self::open(other, &wanted)).await? else {
                     return Ok(None);
                 };
@@ -334,7 +343,9 @@ async fn work_off<L: Labor>(
     let span = tracing::Span::current();
     books.begin(options.connections, total, rejects, keys);
     // Stops at the caller's word, and at ours.
-    let halt = options.stop.child_token();
+    let closed = options.stop.child_token();
+    let halt = Halt::new(&options.stop, options.cancel_grace);
+    let (past, streak) = (Past::new(), Mutex::default());
     let shop = Shop {
         labor,
         feed: &feed,
@@ -343,7 +354,10 @@ async fn work_off<L: Labor>(
         server: &site.server,
         task: &options.task,
         span: &span,
-        stop: &halt,
+        stop: &closed,
+        halt: &halt,
+        past: &past,
+        streak: &streak,
         sizer: options.sizer(),
         max_attempts: options.max_attempts,
         retry: Backoff::up_to(options.retry_delay),
@@ -351,8 +365,12 @@ async fn work_off<L: Labor>(
         keys,
     };
     join_all((0..options.connections).map(|_| Worker::new(&shop).run())).await;
+    // Who was the last to count had not heard that another server has taken over.
+    if past.is_behind() {
+        Worker::new(&shop).run().await;
+    }
     let exhausted = feed.is_exhausted().await;
     let left = feed.left(countable).await;
-    books.finish_rejects(&halt).await;
+    books.finish_rejects(&closed).await;
     books.close(exhausted, left, |item, all| labor.hint(item, all))
 }

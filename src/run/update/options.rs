@@ -30,6 +30,7 @@ pub(crate) struct Options {
     pub(crate) max_attempts: u32,
     pub(crate) retry_delay: Duration,
     pub(crate) reconnect_wait: Duration,
+    pub(crate) cancel_grace: Duration,
     pub(crate) deadline: Option<Duration>,
     pub(crate) stop: CancellationToken,
 }
@@ -43,6 +44,7 @@ impl Options {
             max_attempts: 5,
             retry_delay: Duration::from_secs(2),
             reconnect_wait: Duration::from_mins(2),
+            cancel_grace: Duration::from_secs(5),
             deadline: None,
             stop: CancellationToken::new(),
         }
@@ -80,7 +82,8 @@ impl Options {
             duration("deadline", deadline, Duration::from_millis(1), Duration::from_hours(24 * 365))?;
         }
         duration("retry_delay", self.retry_delay, Duration::ZERO, Duration::from_hours(1))?;
-        duration("reconnect_wait", self.reconnect_wait, Duration::ZERO, Duration::from_hours(24))
+        duration("reconnect_wait", self.reconnect_wait, Duration::ZERO, Duration::from_hours(24))?;
+        duration("cancel_grace", self.cancel_grace, Duration::from_millis(10), Duration::from_hours(1))
     }
 }
 
@@ -109,10 +112,10 @@ macro_rules! shared_options {
             self
         }
 
-        /// Transactions that a chunk may take; 1 to 100. Default 5. A chunk that needs more is given up
-        /// and reported with its keys, and the others go on. One that fails because of its keys (a
-        /// constraint, a value that does not parse) is halved at once, until the keys that are to
-        /// blame stand alone.
+        /// Transactions that a chunk may take; 1 to 100. Default 5. A chunk that needs more is halved, until the keys
+        /// that are to blame stand alone; they are reported, and all others go on. One that no retry can help (a
+        /// constraint, a value that does not parse, an error of a trigger) is halved at once. Where 100 keys in a
+        /// row fail alone with what may be wrong with all of them (a missing right), the run stops.
         #[must_use]
         pub const fn max_attempts(mut self, attempts: u32) -> Self {
             self.options.max_attempts = attempts;
@@ -135,17 +138,26 @@ macro_rules! shared_options {
             self
         }
 
-        /// How long it may take; up to a year. Default: no bound. After that it is stopped as by [`stop`](Self::stop):
-        /// chunks in flight are finished, and the report says what is left.
+        /// How long a COMMIT under way may take once the run is stopped; 10 ms to 1 h. Default 5 s. After as much time
+        /// again the run ends: what could not be learned till then is reported as
+        /// [unresolved](crate::InDoubt::unresolved).
+        #[must_use]
+        pub const fn cancel_grace(mut self, grace: Duration) -> Self {
+            self.options.cancel_grace = grace;
+            self
+        }
+
+        /// How long it may take; up to a year. Default: no bound. After that it is stopped as by [`stop`](Self::stop).
         #[must_use]
         pub const fn deadline(mut self, limit: Duration) -> Self {
             self.options.deadline = Some(limit);
             self
         }
 
-        /// Cancelling the token stops the run in good order: chunks in flight are finished, no further one
-        /// is begun, and the report says what is left. What comes before the first chunk is broken off. Running
-        /// again finishes the rest.
+        /// Cancelling the token stops the run in good order: a chunk whose COMMIT was not sent is cancelled and rolled
+        /// back, no further one is begun, and the report says what is left. See
+        /// [`cancel_grace`](Self::cancel_grace). What comes before the first chunk is broken off. Running again
+        /// finishes the rest.
         #[must_use]
         pub fn stop(mut self, token: CancellationToken) -> Self {
             self.options.stop = token;

@@ -21,14 +21,15 @@ use tokio::time::Instant;
 
 use super::super::labor::Labor;
 use super::chunk::{Attempt, Chunk};
-use super::line::Line;
+use super::line::{Committed, Line};
 use super::{Shop, Worker};
 use crate::decide::chunk::Class;
+use crate::decide::chunk::survival::Lsn;
 use crate::pg::Failure;
-use crate::pg::update::{Answer, is_parted};
+use crate::pg::update::{Answer, Mark, is_parted};
 
 /// A chunk, and what the work on it came to.
-type Worked<T> = (Chunk<T>, Result<(), Failure>);
+type Worked<T> = (Chunk<T>, Result<Option<Lsn>, Failure>);
 
 /// Work that was sent.
 enum Work<W: Future> {
@@ -57,7 +58,7 @@ enum Before<T, W: Future> {
 enum Ended<T> {
     None,
     /// COMMIT was sent, and answered so.
-    Committing(Chunk<T>, Result<Instant, Failure>),
+    Committing(Chunk<T>, Result<Committed, Failure>),
     /// Its work failed; there was nothing to commit.
     Failed(Chunk<T>, Failure),
 }
@@ -127,16 +128,16 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     /// The work on the last one, whose COMMIT was not sent.
-    async fn on_work_ahead(&mut self, chunk: Chunk<L::Item>, worked: Result<(), Failure>) {
+    async fn on_work_ahead(&mut self, chunk: Chunk<L::Item>, worked: Result<Option<Lsn>, Failure>) {
         match worked {
             Err(failure) if is_parted(&failure) => {
                 self.pace.on_parted();
                 self.withdraw(chunk).await;
             }
             worked => {
-                let Attempt { xid, classes, .. } = &chunk.attempt;
-                let answer = Answer { xid: xid.clone(), classes: classes.clone() };
-                self.on_work(chunk, worked.map(|()| answer)).await;
+                let Attempt { mark, classes, .. } = &chunk.attempt;
+                let answer = Answer { mark: mark.clone(), classes: classes.clone() };
+                self.on_work(chunk, worked.map(|_| answer)).await;
             }
         }
     }
@@ -181,7 +182,7 @@ where
                 worked => {
                     chunk.course.on_worked(true);
                     chunk.course.on_commit_sent(!line.is_lazy);
-                    Ended::Committing(chunk, worked.and(committed))
+                    Ended::Committing(chunk, worked.map(drop).and(committed))
                 }
             }
         }
@@ -198,11 +199,11 @@ impl<T, W: Future<Output = Worked<T>>> Sent<W> {
         let size = chunk.items.len();
         let attempt = &mut chunk.attempt;
         attempt.began = self.since.unwrap_or(attempt.began);
-        attempt.era = Some(Arc::clone(&line.era));
+        attempt.life = Some(Arc::clone(&line.life));
         attempt.classes = vec![Class::Updated; size];
         match self.began {
             Ok(xid) => {
-                attempt.xid = Some(xid);
+                attempt.mark = Mark { xid: Some(xid), written: worked.as_ref().ok().copied().flatten() };
                 (chunk, worked)
             }
             Err(failure) => (chunk, Err(failure)),
@@ -218,7 +219,7 @@ impl<T> Ended<T> {
 
     fn committed_at(&self) -> Option<Instant> {
         match self {
-            Self::Committing(_, Ok(at)) => Some(*at),
+            Self::Committing(_, Ok(committed)) => Some(committed.at),
             _ => None,
         }
     }

@@ -12,7 +12,8 @@ use super::Shop;
 use crate::decide::chunk::Class;
 use crate::decide::chunk::course::Course;
 use crate::decide::chunk::gather::Twin;
-use crate::pg::era::Era;
+use crate::pg::era::Life;
+use crate::pg::update::Mark;
 use crate::telemetry::spans;
 
 pub(super) struct Chunk<T> {
@@ -25,6 +26,8 @@ pub(super) struct Chunk<T> {
     pub(super) claimed: bool,
     /// It may have taken effect: what is in its rows is to be read, whoever wrote it.
     pub(super) reread: bool,
+    /// What it counted as before the server was replaced by another one; empty where it did not.
+    pub(super) counted: Vec<Class>,
     pub(super) attempt: Attempt,
 }
 
@@ -34,9 +37,9 @@ pub(super) struct Attempt {
     pub(super) began: Instant,
     /// Up to the answer to COMMIT.
     pub(super) took: Option<Duration>,
-    pub(super) xid: Option<String>,
-    /// When the server gave the id; in another era it says nothing.
-    pub(super) era: Option<Arc<Era>>,
+    pub(super) mark: Mark,
+    /// Which server gave the id; in another one's life it says nothing by itself.
+    pub(super) life: Option<Arc<Life>>,
     pub(super) classes: Vec<Class>,
 }
 
@@ -48,10 +51,10 @@ impl<L: Labor> Shop<'_, L> {
         twins: Vec<Twin<L::Item>>,
         claimed: bool,
     ) -> Chunk<L::Item> {
-        let course = Course::new(self.max_attempts, self.retry);
+        let course = Course::new(self.max_attempts, self.retry, self.labor.replay());
         let number = self.books.number();
         let (due, attempt) = (Instant::now(), Attempt::none());
-        Chunk { number, items, twins, course, due, claimed, reread: false, attempt }
+        Chunk { number, items, twins, course, due, claimed, reread: false, counted: Vec::new(), attempt }
     }
 
     /// Opens an attempt, and its span.
@@ -62,12 +65,15 @@ impl<L: Labor> Shop<'_, L> {
         let span = spans::chunk(span, task, chunk.number, size, server, labor.sql());
         chunk.attempt = Attempt { span, ..Attempt::none() };
     }
+}
 
-    /// Two halves in the place of a chunk, each with a budget of its own; the lower first.
-    pub(super) fn halves(&self, chunk: Chunk<L::Item>) -> [Chunk<L::Item>; 2] {
-        let Chunk { number, mut items, twins, claimed, reread, .. } = chunk;
+impl<T> Chunk<T> {
+    /// Two halves in the place of a chunk; the lower first.
+    pub(super) fn halves(self) -> [Self; 2] {
+        let Self { number, mut items, twins, course, claimed, reread, mut counted, .. } = self;
         let middle = items.len().div_ceil(2);
         let upper = items.split_off(middle);
+        let upper_counted = counted.split_off(middle.min(counted.len()));
         let (mut low, mut high) = (Vec::new(), Vec::new());
         for twin in twins {
             if twin.of < middle {
@@ -76,15 +82,13 @@ impl<L: Labor> Shop<'_, L> {
                 high.push(Twin { of: twin.of - middle, ..twin });
             }
         }
-        [(items, low), (upper, high)].map(|(items, twins)| {
-            let course = Course::new(self.max_attempts, self.retry);
+        [(items, low, counted), (upper, high, upper_counted)].map(|(items, twins, counted)| {
+            let course = course.half(items.len());
             let (due, attempt) = (Instant::now(), Attempt::none());
-            Chunk { number, items, twins, course, due, claimed, reread, attempt }
+            Self { number, items, twins, course, due, claimed, reread, counted, attempt }
         })
     }
-}
 
-impl<T> Chunk<T> {
     /// What the books want to know at an attempt's end.
     pub(super) fn closing(&self) -> Closing<'_, T> {
         Closing {
@@ -101,6 +105,15 @@ impl<T> Chunk<T> {
         self.claimed && !self.reread
     }
 
+    /// The classes, where those that it had changed on another server are still changed: by this run.
+    pub(super) fn settle_counted(&mut self) {
+        for (class, counted) in self.attempt.classes.iter_mut().zip(&self.counted) {
+            if (*class, *counted) == (Class::Already, Class::Updated) {
+                *class = Class::Updated;
+            }
+        }
+    }
+
     /// How many keys it answers for.
     pub(super) fn len(&self) -> usize {
         self.items.len() + self.twins.len()
@@ -114,8 +127,8 @@ impl Attempt {
             span: Span::none(),
             began: Instant::now(),
             took: None,
-            xid: None,
-            era: None,
+            mark: Mark::default(),
+            life: None,
             classes: Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! Chunks that were committed without waiting for the disk, until a flush has covered them.
+//! Chunks that were committed and may yet be lost, until a flush has covered them.
 //!
 //! The flush is a transaction of its own, which waits for the disk. It writes a mark, since PostgreSQL does not
 //! flush for a commit without a record in the log, which the commit of a chunk may well be: of an unlogged
@@ -11,13 +11,14 @@ use super::super::labor::Labor;
 use super::Worker;
 use super::chunk::Chunk;
 use super::line::Line;
-use crate::decide::chunk::course::Next;
+use super::outcome::Unresolved;
+use crate::decide::chunk::course::{Next, NoFlush};
 use crate::decide::chunk::flush;
 use crate::event::{Event, Resolution};
 use crate::pg::Failure;
 use crate::pg::era::Era;
 
-/// Flushes in a row that may fail while the session lives: somebody may cancel one.
+/// Flushes in a row that may fail while the session lives: somebody may cancel one, or its wait for a standby.
 const FLUSHES: u32 = 3;
 
 impl<L: Labor> Worker<'_, L> {
@@ -37,17 +38,19 @@ impl<L: Labor> Worker<'_, L> {
         let commit = self.commit_next();
         let Some(line) = &self.line else { return };
         let committed = line.send_commit(commit.is_some());
-        if !line.is_lazy && self.held.is_empty() {
+        if self.held.is_empty() && !line.is_lazy {
             let committed = committed.await;
             self.on_commit(commit, committed).await;
             return;
         }
         // Polled in order: COMMIT is sent first.
         let (committed, flushed) = join(committed, flush(line)).await;
+        // The warning may be heard after both are answered.
+        let waited = committed.as_ref().is_ok_and(|committed| committed.waited);
         let refused = self.on_commit(commit, committed).await;
         // After a COMMIT that was refused the mark may have met its transaction; there will be another.
         if !refused || flushed.is_ok() {
-            self.on_flush(flushed);
+            self.on_flush(flushed.map(|flush| Flush { waited: flush.waited && waited, ..flush }));
         }
     }
 
@@ -59,70 +62,132 @@ impl<L: Labor> Worker<'_, L> {
             return true;
         }
         let flushed = flush(line).await;
-        let done = flushed.is_ok();
+        let done = flushed.as_ref().is_ok_and(|flush| flush.waited);
         self.on_flush(flushed);
         done && self.line.is_some()
     }
 
-    fn on_flush(&mut self, flushed: Result<Era, Failure>) {
+    fn on_flush(&mut self, flushed: Result<Flush, Failure>) {
+        let Some(line) = &self.line else { return };
         match flushed {
-            Ok(era) if self.line.as_ref().is_some_and(|line| line.era.is_same(&era)) => {
-                self.flush_failures = 0;
+            Ok(Flush { era, waited: true }) if line.life.is_in(&era) => {
+                (self.flush_failures, self.flushes_lost) = (0, 0);
                 for mut chunk in std::mem::take(&mut self.held) {
                     chunk.course.on_flushed();
-                    self.committed(&chunk);
+                    self.committed(chunk);
                 }
             }
+            Ok(Flush { era, .. }) if line.life.is_in(&era) => self.on_no_flush(&unwaited()),
             Ok(_) => self.lose(&Failure::lost("another server answers, or this one has crashed")),
-            Err(failure) if failure.is_connection_lost() => self.lose(&failure),
-            Err(failure) => {
-                self.flush_failures += 1;
-                // No flush is to be had: the rows are read again, which settles it.
-                if self.flush_failures >= FLUSHES {
-                    self.flush_failures = 0;
-                    // A new one asks what it may do.
-                    self.lose(&failure);
-                    self.forget(&failure, false);
+            Err(failure) if failure.is_connection_lost() => {
+                self.flushes_lost += 1;
+                let why = self.why_not();
+                self.lose(&failure);
+                // Somebody may end each session that waits.
+                if self.flushes_lost >= self.shop.max_attempts {
+                    self.flushes_lost = 0;
+                    self.unflushed(why, &failure);
                 }
             }
+            Err(failure) => self.on_no_flush(&failure),
         }
     }
 
-    /// What was committed in another era than that of the session may be gone.
-    pub(super) fn check_held(&mut self) {
-        let Some(line) = &self.line else { return };
-        // They are in order: none is of an older era than the first.
-        if self.held.first().is_none_or(|oldest| line.is_of(oldest)) {
+    /// A flush that the session has survived.
+    fn on_no_flush(&mut self, failure: &Failure) {
+        self.flush_failures += 1;
+        let may_mark = self.line.as_ref().is_some_and(|line| line.may_mark);
+        if may_mark && self.flush_failures < FLUSHES {
             return;
         }
-        let held = std::mem::take(&mut self.held);
-        let (kept, forgotten) = held.into_iter().partition(|chunk| line.is_of(chunk));
-        self.held = forgotten;
-        self.forget(&Failure::lost("the server crashed after the commit"), true);
-        self.held = kept;
+        self.flush_failures = 0;
+        let why = self.why_not();
+        if why == NoFlush::Refused {
+            // A new one asks what it may do.
+            self.lose(failure);
+        }
+        self.unflushed(why, failure);
     }
 
-    /// Whether the rows hold what was committed is read from the rows.
-    fn forget(&mut self, failure: &Failure, crashed: bool) {
+    fn why_not(&self) -> NoFlush {
+        match &self.line {
+            Some(line) if line.has_standby => NoFlush::Unreplicated,
+            _ => NoFlush::Refused,
+        }
+    }
+
+    /// No flush is to be had of what is held.
+    fn unflushed(&mut self, why: NoFlush, failure: &Failure) {
         // The last is tried first.
         for mut chunk in std::mem::take(&mut self.held).into_iter().rev() {
-            let next = chunk.course.on_forgotten(crashed, fastrand::f64());
-            chunk.reread = true;
-            let resolution =
-                if matches!(next, Next::Retry(_)) { Resolution::Reread } else { Resolution::Unresolved };
-            chunk.attempt.span.in_scope(|| {
-                self.shop.books.observe(&Event::CommitInDoubt);
-                self.shop.books.resolved(resolution);
-            });
+            let next = chunk.course.on_unflushed(why, chunk.items.len(), fastrand::f64());
+            let span = chunk.attempt.span.clone();
+            span.in_scope(|| self.shop.books.observe(&Event::CommitInDoubt));
+            if next == Next::Unresolved {
+                let what = match why {
+                    NoFlush::Refused => Unresolved::Unflushed,
+                    NoFlush::Unreplicated => Unresolved::Unreplicated,
+                };
+                self.unresolved(&chunk, what, failure);
+                continue;
+            }
+            let is_done = next == Next::Done;
+            chunk.reread |= !is_done;
+            let resolution = if is_done { Resolution::Committed } else { Resolution::Reread };
+            span.in_scope(|| self.shop.books.resolved(resolution));
             self.go_on(chunk, next, failure.clone());
         }
     }
+
+    /// What was committed in another life of the server than that of the session may be gone. `false` when the session is
+    /// lost over it.
+    pub(super) async fn check_held(&mut self) -> bool {
+        let Some(line) = &self.line else { return false };
+        // They are in order: none is of an older life than the first.
+        if self.held.first().is_none_or(|oldest| line.is_of(oldest)) {
+            return true;
+        }
+        let crashed = Failure::lost("the server crashed after the commit");
+        let mut held = std::mem::take(&mut self.held);
+        // The last is tried first.
+        while let Some(line) = &self.line
+            && let Some(chunk) = held.pop()
+        {
+            let fate = if line.is_of(&chunk) { None } else { Some(line.fate(&chunk).await) };
+            match fate {
+                None => self.held.push(chunk),
+                Some(Ok(status)) => {
+                    chunk.attempt.span.in_scope(|| self.shop.books.observe(&Event::CommitInDoubt));
+                    self.on_status(chunk, status, false, &crashed);
+                }
+                Some(Err(lost)) => {
+                    held.push(chunk);
+                    self.held.splice(0..0, held);
+                    self.lose(&lost);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// A flush that was answered.
+struct Flush {
+    era: Era,
+    /// Nobody cancelled its wait for a synchronous standby.
+    waited: bool,
+}
+
+fn unwaited() -> Failure {
+    Failure::found("01000", "canceling wait for synchronous replication")
 }
 
 /// Waits until all that was committed lasts. Readers of the log that do not ask for messages never see the mark
 /// (manual, "Replication Management Functions").
-async fn flush<D>(line: &Line<D>) -> Result<Era, Failure> {
+async fn flush<D>(line: &Line<D>) -> Result<Flush, Failure> {
     let Line { client, waiting, .. } = line;
+    let _under_way = line.under_way.commit()?;
     let mark = format!(
         "BEGIN; SET LOCAL synchronous_commit TO {waiting}; \
          SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')"
@@ -133,5 +198,5 @@ async fn flush<D>(line: &Line<D>) -> Result<Era, Failure> {
     marked?;
     let era = era?;
     committed?;
-    Ok(era)
+    Ok(Flush { era, waited: !line.heard.take_unreplicated() })
 }

@@ -9,30 +9,43 @@ use tokio_postgres::Client;
 
 use super::super::labor::Labor;
 use super::chunk::Chunk;
+use super::halt::{UnderWay, guard};
 use super::{Shop, Worker};
 use crate::decide::backoff::Backoff;
 use crate::event::{Event, SqlState};
 use crate::pg::Failure;
-use crate::pg::era::Era;
+use crate::pg::era::{Era, Life, Ready};
+use crate::pg::heard::Heard;
+use crate::pg::session::{Identity, tidy};
+use crate::pg::update::Remnant;
 
 /// Pauses between tries to get a session.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(5) };
 
 /// A session, ready for work.
+#[allow(clippy::struct_excessive_bools, reason = "what the server and the labor say, each for itself")]
 pub(super) struct Line<D> {
     pub(super) client: Client,
     pub(super) driver: JoinHandle<()>,
     pub(super) desk: D,
-    pub(super) era: Arc<Era>,
+    pub(super) life: Arc<Life>,
     pub(super) may_mark: bool,
+    /// Whether its commits wait for a standby.
+    pub(super) has_standby: bool,
     /// How a commit waits that is to last: `synchronous_commit`.
     pub(super) waiting: String,
     /// Whether the session's commits are answered before they are on the disk (manual, "Asynchronous Commit").
     pub(super) is_lazy: bool,
+    pub(super) heard: Heard,
+    pub(super) under_way: UnderWay,
+    identity: Identity,
+    lent: bool,
+    guard: JoinHandle<()>,
 }
 
 impl<D> Drop for Line<D> {
     fn drop(&mut self) {
+        self.guard.abort();
         // Dropping the client sends Terminate; a driver stuck on a dead line must not outlive us.
         if self.client.is_closed() {
             self.driver.abort();
@@ -42,28 +55,64 @@ impl<D> Drop for Line<D> {
 
 impl<D> Line<D> {
     async fn open<L: Labor<Desk = D>>(shop: &Shop<'_, L>) -> Result<Self, Failure> {
-        let (client, driver) = shop.endpoint.open(&format!("headcount:{}", shop.task)).await?;
-        let (era, waiting, may_mark) = Era::ready(&client).await?;
-        let is_lazy = may_mark && shop.labor.may_be_repeated();
+        let heard = Heard::default();
+        let (client, driver) = shop.endpoint.open_heard(&format!("headcount:{}", shop.task), &heard).await?;
+        let Ready { life, waiting, has_standby, may_mark, identity, lent } = Era::ready(&client).await?;
+        let is_lazy = may_mark && shop.labor.may_be_lazy();
         if is_lazy {
             client.batch_execute("SET synchronous_commit TO off").await?;
         }
         let desk = shop.labor.prepare(&client).await?;
-        Ok(Self { client, driver, desk, era: Arc::new(era), may_mark, waiting, is_lazy })
+        let (life, under_way) = (Arc::new(life), UnderWay::default());
+        let guard = guard(shop.halt, shop.endpoint, &client, &under_way, driver.abort_handle());
+        Ok(Self {
+            client,
+            driver,
+            desk,
+            life,
+            may_mark,
+            has_standby,
+            waiting,
+            is_lazy,
+            heard,
+            under_way,
+            identity,
+            lent,
+            guard,
+        })
     }
 
-    /// Commits, if there is something to commit; answers when.
-    pub(super) async fn send_commit(&self, any: bool) -> Result<Instant, Failure> {
-        if any {
-            self.client.batch_execute("COMMIT").await?;
+    /// Ends it. A proxy's backend is left as it was had.
+    pub(super) async fn close(self) {
+        if self.lent && !self.client.is_closed() {
+            tidy(&self.client).await;
         }
-        Ok(Instant::now())
+    }
+
+    /// Commits, if there is something to commit.
+    pub(super) async fn send_commit(&self, any: bool) -> Result<Committed, Failure> {
+        if any {
+            // One that waits for nobody leaves nothing undone when it is cancelled.
+            let _under_way = if self.is_lazy { None } else { Some(self.under_way.commit()?) };
+            self.client.batch_execute("COMMIT").await?;
+            let waited = self.is_lazy || !self.heard.take_unreplicated();
+            return Ok(Committed { at: Instant::now(), waited });
+        }
+        Ok(Committed { at: Instant::now(), waited: true })
     }
 
     /// Whether the server has lived on since the chunk's transaction.
     pub(super) fn is_of<T>(&self, chunk: &Chunk<T>) -> bool {
-        chunk.attempt.era.as_ref().is_some_and(|era| era.is_same(&self.era))
+        chunk.attempt.life.as_ref().is_some_and(|life| life.is_same(&self.life))
     }
+}
+
+/// A COMMIT that was answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Committed {
+    pub(super) at: Instant,
+    /// Nobody cancelled its wait for a synchronous standby.
+    pub(super) waited: bool,
 }
 
 impl<L: Labor> Worker<'_, L> {
@@ -86,20 +135,26 @@ impl<L: Labor> Worker<'_, L> {
             if self.is_needless(self.lost.is_some()).await {
                 return Err(None);
             }
+            let deadline = shop.halt.end().map_or(deadline, |end| end.min(deadline));
             let opened = timeout(deadline.saturating_duration_since(Instant::now()), Line::open(shop));
             let opened = tokio::select! {
                 biased;
                 () = shop.stop.cancelled(), if !self.is_bound() => return Err(None),
                 opened = opened => opened,
+                () = shop.halt.over() => return Err(Some(Failure::lost("the run was stopped, and had no more time"))),
             };
             let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
-                Ok(line) => {
-                    self.line = Some(line);
-                    if let Some(lost) = self.lost.take() {
-                        shop.books.reconnected(lost);
+                Ok(line) => match self.end_remnant(&line).await {
+                    Ok(()) => {
+                        shop.past.meets(&line.life);
+                        self.line = Some(line);
+                        if let Some(lost) = self.lost.take() {
+                            shop.books.reconnected(lost);
+                        }
+                        return Ok(());
                     }
-                    return Ok(());
-                }
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
             failures += 1;
@@ -130,7 +185,26 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     fn is_bound(&self) -> bool {
-        self.doubtful.is_some() || !self.held.is_empty() || self.again.iter().any(|chunk| chunk.reread)
+        self.doubtful.is_some()
+            || !self.held.is_empty()
+            || self.again.iter().any(|chunk| chunk.reread)
+            || self.shop.past.is_behind()
+    }
+
+    /// Ends the session that was lost, where the server still has it.
+    async fn end_remnant(&mut self, line: &Line<L::Desk>) -> Result<(), Failure> {
+        if let Some(remnant) = &self.remnant {
+            let xid = self.doubtful.as_ref().and_then(|(chunk, _)| chunk.attempt.mark.xid.as_deref());
+            remnant.end(&line.client, xid).await?;
+            self.remnant = None;
+        }
+        Ok(())
+    }
+
+    /// Gives up a session that is of no use any more, or that may be none any more. Whatever was open is rolled back.
+    pub(super) fn put_down(&mut self) {
+        let Some(line) = self.line.take() else { return };
+        self.remnant = Some(Remnant { identity: line.identity, lent: line.lent });
     }
 
     pub(super) fn is_line_closed(&self) -> bool {
@@ -138,7 +212,8 @@ impl<L: Labor> Worker<'_, L> {
     }
 
     pub(super) fn lose(&mut self, failure: &Failure) {
-        if self.line.take().is_some() {
+        if self.line.is_some() {
+            self.put_down();
             let sqlstate = failure.event_sqlstate().unwrap_or(SqlState::CONNECTION_FAILURE);
             self.lost = Some(sqlstate);
             self.shop.books.observe(&Event::SessionLost { sqlstate });

@@ -42,8 +42,20 @@ impl<L: Labor> Worker<'_, L> {
 
     /// Takes back the work on a chunk whose predecessor has to come again: of duplicate keys the later line is
     /// the last word.
-    pub(super) async fn withdraw(&mut self, mut chunk: Chunk<L::Item>) {
+    pub(super) async fn withdraw(&mut self, chunk: Chunk<L::Item>) {
         self.roll_back().await;
+        self.take_back(chunk);
+    }
+
+    /// The open chunk, whose session is gone or going.
+    pub(super) fn withdraw_open(&mut self) {
+        if let Some(chunk) = self.open.take() {
+            self.take_back(chunk);
+        }
+    }
+
+    /// A chunk that is rolled back, by our own will.
+    pub(super) fn take_back(&mut self, mut chunk: Chunk<L::Item>) {
         chunk.course.on_withdrawn();
         chunk.attempt = Attempt::none();
         self.again.push(chunk);
