@@ -36,6 +36,7 @@ impl Admitted {
 #[derive(Debug, Clone, Copy)]
 pub struct Admission {
     bar: u32,
+    wish: u32,
     floor: u32,
     limit: Duration,
 }
@@ -44,7 +45,15 @@ impl Admission {
     /// Waits for `bar` free slots, at most `limit`.
     #[must_use]
     pub const fn new(bar: u32, limit: Duration) -> Self {
-        Self { bar, floor: 0, limit }
+        Self { bar, wish: bar, floor: 0, limit }
+    }
+
+    /// Waits for `wish` slots first, where that is more: what a plan may have at once. Its Gathers may as well run one
+    /// after the other, so that is waited for a tenth of the limit at most.
+    #[must_use]
+    pub const fn with_wish(mut self, wish: u32) -> Self {
+        self.wish = if wish > self.bar { wish } else { self.bar };
+        self
     }
 
     /// Waits, too, for a pool that has less than `minimum` slots in all: no attempt can succeed there, and a pool
@@ -70,7 +79,8 @@ impl Admission {
         let for_workers = processes.map_or(u32::MAX, |processes| processes.free().saturating_add(pool.used));
         let free = processes.map_or(u32::MAX, Pool::free).min(pool.free());
         // More than there is is never free: a bar above that asks for all of it, if that is enough.
-        if free >= self.bar.min(pool.size).min(for_workers).max(self.floor) {
+        let bar = if waited < self.limit / 10 { self.wish } else { self.bar };
+        if free >= bar.min(pool.size).min(for_workers).max(self.floor) {
             return Some(Admitted::Room);
         }
         (waited >= self.limit).then_some(Admitted::TimedOut)
@@ -125,6 +135,15 @@ mod tests {
         assert_eq!(look((0, 4), (1, 4)), Some(Admitted::Room));
         assert_eq!(look((1, 8), (2, 4)), None, "a worker of somebody else's will leave its process");
         assert_eq!(look((0, 8), (7, 8)), None, "one process is below the minimum");
+    }
+
+    #[test]
+    fn what_a_plan_may_have_at_once_is_waited_for_a_while() {
+        let admission = Admission::new(4, Duration::from_mins(1)).with_wish(8);
+        let look =
+            |waited, used| admission.on_look(Duration::from_secs(waited), Some(Pool { used, size: 8 }), None);
+        assert_eq!([look(0, 0), look(0, 4), look(5, 4)], [Some(Admitted::Room), None, None]);
+        assert_eq!([look(6, 4), look(6, 5)], [Some(Admitted::Room), None]);
     }
 
     #[test]

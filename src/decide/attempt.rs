@@ -89,6 +89,8 @@ pub enum Ended {
         achieved: u32,
         /// Whether a launch was proven short.
         short: bool,
+        /// The most workers that the plans of what was judged can have, up to the target.
+        within: u32,
     },
     /// It was short and was cancelled; with the most workers seen.
     Rejected(ShortReason, u32),
@@ -216,9 +218,9 @@ impl Attempts {
     /// `draw` is in `0.0..1.0`, for the jitter.
     pub fn on_ended(&mut self, ended: Ended, admission_sees: bool, draw: f64) -> Next {
         match ended {
-            Ended::Finished { verdict, achieved, short } => {
+            Ended::Finished { verdict, achieved, short, within } => {
                 self.best = self.best.max(achieved);
-                Next::Accept(self.outcome(verdict, achieved, short))
+                Next::Accept(self.outcome(verdict, achieved, short, within))
             }
             Ended::Rejected(reason, workers) => {
                 self.best = self.best.max(workers);
@@ -234,7 +236,7 @@ impl Attempts {
         }
     }
 
-    const fn outcome(&self, verdict: Verdict, achieved: u32, short: bool) -> Outcome {
+    const fn outcome(&self, verdict: Verdict, achieved: u32, short: bool, within: u32) -> Outcome {
         if short || matches!(verdict, Verdict::Short(_)) {
             return Outcome::short(achieved, self.minimum);
         }
@@ -242,6 +244,10 @@ impl Attempts {
             return if self.lowered { Outcome::Lowered } else { Outcome::OnTarget };
         }
         match verdict {
+            // Known only when the statements before had run.
+            Verdict::Enough | Verdict::FinishedEarly if within < self.target && achieved >= within => {
+                Outcome::Lowered
+            }
             Verdict::Enough | Verdict::Short(_) => Outcome::AboveMinimum,
             Verdict::FinishedEarly => Outcome::FinishedEarly,
             Verdict::Unverified => Outcome::Unverified,

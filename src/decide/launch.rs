@@ -27,6 +27,8 @@ use super::verdict::{Pool, ShortReason};
 
 /// Ticks after the last new worker until a launch is complete.
 const COMPLETE: u32 = 2;
+/// Where room cannot be seen, a launch is given this many times `settle` for its other workers.
+const SLOW_STARTS: u32 = 5;
 /// A gap between two ticks that is longer than this, and than twice `settle`, may have hidden workers.
 const LONGEST_GAP: Duration = Duration::from_millis(250);
 
@@ -140,6 +142,18 @@ impl Room {
 #[derive(Debug, Clone)]
 pub(super) struct Left(Option<Vec<PlannedLaunch>>);
 
+impl PlannedLaunch {
+    /// It was met: if it may run again, nobody knows whether it will.
+    const fn met(self) -> Self {
+        Self { heavy: false, ..self }
+    }
+
+    /// Workers of it that may show up later than the others.
+    const fn rest(self, seen: u32) -> Self {
+        Self { workers: self.workers - seen, once: true, heavy: false }
+    }
+}
+
 impl Left {
     pub(super) const fn new(planned: Option<Vec<PlannedLaunch>>) -> Self {
         Self(planned)
@@ -226,9 +240,15 @@ impl Left {
         };
         let mut places = places.unwrap_or_else(|| smallest().into_iter().collect());
         places.sort_unstable();
+        let found: u32 =
+            places.iter().filter_map(|&place| launches.get(place)).map(|launch| launch.workers).sum();
         for place in places.into_iter().rev() {
-            if launches.get(place).is_some_and(|launch| launch.once) {
-                launches.remove(place);
+            let Some(launch) = launches.get(place).copied() else { continue };
+            match (found > size, launch.once) {
+                // It had all that it needed. The others of its plan may be slow to start.
+                (true, _) => launches[place] = launch.rest(size),
+                (false, true) => drop(launches.remove(place)),
+                (false, false) => launches[place] = launch.met(),
             }
         }
     }
@@ -345,7 +365,8 @@ impl Launch {
         if self.quiet < COMPLETE {
             return None;
         }
-        let settled = at.saturating_sub(self.grown_at) >= settle;
+        let quiet_for = at.saturating_sub(self.grown_at);
+        let settled = quiet_for >= settle;
         if left.is_known() && !left.explains(self.size) {
             // Nothing more can start, and what did is no launch of the plan.
             if let Some(reason) = self.lasting.filter(|_| !self.unsure) {
@@ -354,6 +375,8 @@ impl Launch {
             return settled.then_some(match (self.wide, self.unseen) {
                 _ if self.unsure => Finding::Ambiguous,
                 (Some(reason), _) => Finding::Short(reason),
+                // Nothing but the number speaks against it, and a busy machine is slow to start the others.
+                (None, true) if quiet_for < SLOW_STARTS * settle => return None,
                 (None, true) => Finding::Short(ShortReason::UnderLaunched),
                 (None, false) => Finding::Whole,
             });
@@ -418,8 +441,9 @@ mod tests {
         let mut plan = left(&[(2, true), (8, true), (6, true)]);
         plan.use_up(5);
         assert_eq!(plan.largest(|_| true), Some(8));
+        assert!(plan.explains(1), "the sixth worker may be slow to start");
         plan.use_up(7);
-        assert_eq!(plan.largest(|_| true), Some(2));
+        assert_eq!(plan.largest(|launch| launch.heavy), Some(2));
     }
 
     #[test]

@@ -106,11 +106,14 @@ pub struct Evidence {
     pub unjudged: u32,
     /// Whether "enough" rests on launches that were alive together, each of which may lack a worker.
     pub concurrent_unproven: bool,
+    /// The most workers that the plans of what was judged can have, up to the target.
+    pub within: u32,
 }
 
 impl Evidence {
     /// A statement ended, or was stopped.
     pub fn take(&mut self, window: &Window, target: u32) {
+        self.within = self.within.max(window.target());
         self.verdicts.extend(window.verdict());
         self.see(window.most_workers());
         self.short_launches += window.short_launches();
@@ -141,11 +144,11 @@ impl Evidence {
         self.worst.map_or(self.most, |(share, _)| share.min(self.most))
     }
 
-    /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers.
+    /// Whether the server's own counters could say more: no launch was proven short, or only by the absence of
+    /// workers.
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
-        let absent = self.worst.is_some_and(|(_, short)| short.got == 0);
-        absent || (self.worst.is_none() && self.verdict() == Verdict::FinishedEarly)
+        self.worst.is_none_or(|(_, short)| short.got == 0)
     }
 
     /// Takes in what the server counted while the statements ran. Counters that grew alike clear a doubt; others name
@@ -153,8 +156,10 @@ impl Evidence {
     pub fn hear(&mut self, told: Told, target: u32) {
         match told {
             Told::AllLaunched => (self.worst, self.short_launches) = (None, 0),
-            Told::Short { launched, asked } if self.worst.is_none() => {
-                let short = Shortfall { reason: ShortReason::UnderLaunched, got: launched, needed: asked };
+            Told::Short { launched, asked } if self.worst.is_none() && target > 0 => {
+                // The counters are sums: at the worst one launch lacked all that is missing.
+                let got = target.saturating_sub(asked - launched);
+                let short = Shortfall { reason: ShortReason::UnderLaunched, got, needed: target };
                 self.worst = Some((short.of_target(target), short));
                 self.short_launches += 1;
             }
@@ -233,6 +238,12 @@ mod tests {
         assert_eq!(heard(absent, Told::Unknown), (0, 1));
         let unproven = Evidence { most: 2, ..Evidence::default() };
         assert_eq!(heard(unproven.clone(), Told::Short { launched: 1, asked: 4 }), (1, 1));
+        let once = Evidence { most: 4, ..Evidence::default() };
+        assert_eq!(
+            heard(once, Told::Short { launched: 4, asked: 8 }),
+            (0, 1),
+            "one of two launches had none"
+        );
         assert_eq!(heard(unproven, Told::AllLaunched), (2, 0));
         let seen = Shortfall { got: 2, ..short };
         assert!(!Evidence { worst: Some((2, seen)), ..Evidence::default() }.is_doubtful());

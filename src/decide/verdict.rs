@@ -238,6 +238,12 @@ impl Window {
         }
     }
 
+    /// Workers demanded of it, as its plan can have them.
+    #[must_use]
+    pub const fn target(&self) -> u32 {
+        self.demand.target
+    }
+
     /// The most workers seen at once.
     #[must_use]
     pub const fn most_workers(&self) -> u32 {
@@ -403,6 +409,7 @@ impl Window {
                 let needed = self.left.next_above(size, self.demand.target)?;
                 Some(Shortfall { reason, got: size, needed })
             }
+            // Where it is not settled yet it may still grow.
             _ if !launch.takes(at, settle) => {
                 launch.settled = true;
                 launch.retire(&mut self.left, required, finding == Finding::Whole);
@@ -419,7 +426,7 @@ impl Window {
             return None;
         }
         let sure = self.verdict.is_none();
-        let awaited = self.left.largest(|launch| sure || (launch.once && launch.heavy));
+        let awaited = self.left.largest(|launch| sure || launch.heavy);
         let awaited = match awaited {
             None if self.left.is_known() || self.launched || !self.demand.expects_workers => return None,
             known => known.unwrap_or(self.demand.target).min(self.demand.target),

@@ -21,6 +21,8 @@ pub struct AttemptFacts {
     /// Workers achieved: the smallest share of what a launch needed, in workers of the target, where launches were
     /// proven short; else the most seen at once.
     pub achieved: u32,
+    /// The most workers that the plans of what was judged can have, up to the target.
+    pub within: u32,
     /// Launches that were proven short.
     pub short_launches: u32,
     /// Statements that were not judged: their plans have fewer workers than the minimum.
@@ -41,6 +43,7 @@ impl AttemptFacts {
             end: AttemptEnd::Failed(None),
             workers: 0,
             achieved: 0,
+            within: 0,
             short_launches: 0,
             unjudged: 0,
             concurrent_unproven: false,
@@ -52,6 +55,7 @@ impl AttemptFacts {
     pub fn take(&mut self, evidence: &Evidence) {
         self.workers = evidence.most;
         self.achieved = evidence.achieved();
+        self.within = evidence.within;
         self.short_launches = evidence.short_launches;
         self.unjudged = evidence.unjudged;
         self.concurrent_unproven = evidence.concurrent_unproven;

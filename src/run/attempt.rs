@@ -269,7 +269,8 @@ fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>) -> Played<T
 }
 
 const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {
-    Ended::Finished { verdict, achieved: facts.achieved, short: facts.short_launches > 0 }
+    let AttemptFacts { achieved, within, .. } = *facts;
+    Ended::Finished { verdict, achieved, short: facts.short_launches > 0, within }
 }
 
 /// Commits, and resolves a commit in doubt. The inner failure means that it did not take effect.

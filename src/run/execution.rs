@@ -264,7 +264,7 @@ async fn make_room<S: Stage>(
         let next = attempts.current() + 1;
         let bar = attempts.bar(next);
         let minimum = if settings.ignores_shortfall() { 0 } else { attempts.minimum() };
-        let admission = Admission::new(plan.reach.at_once(bar), settings.admission_wait);
+        let admission = Admission::new(bar, settings.admission_wait).with_wish(plan.reach.at_once(bar));
         admit(stage, ledger, settings, next, admission.with_floor(minimum.min(bar)), &plan.reach).await;
         // Others may have taken the slots while it waited for room.
         if !stage.has_lost_slots() {

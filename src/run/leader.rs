@@ -175,6 +175,10 @@ impl<W: Work> Leader<W> {
     ) -> Result<Option<Vec<plan::Reason>>, Failure> {
         self.hold.begin(None).await?;
         let client = self.hold.client()?;
+        if !self.hold.settings.transaction {
+            // To try what would help takes savepoints.
+            client.batch_execute("BEGIN").await?;
+        }
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
         let planning = plan::survey(client, statement, params, Some(target));
         let survey = self.attended(|event| ledger.observe(event), planning).await?;

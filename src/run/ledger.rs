@@ -27,6 +27,8 @@ pub(crate) struct Ledger {
     minimum: u32,
     planned: Option<u32>,
     lowered_to: Option<u32>,
+    /// What the plans of the last attempt's statements could have.
+    within: u32,
     waited_before: Duration,
     verdict_after: Option<Duration>,
     waited: Duration,
@@ -81,6 +83,7 @@ impl Ledger {
             minimum: 0,
             planned: None,
             lowered_to: None,
+            within: 0,
             waited_before: Duration::ZERO,
             verdict_after: None,
             waited: Duration::ZERO,
@@ -178,6 +181,7 @@ impl Ledger {
     }
 
     fn record(&mut self, facts: &AttemptFacts) {
+        self.within = facts.within;
         let reason = facts.end.reason();
         self.attempts.push(Attempt {
             attempt: facts.attempt,
@@ -205,15 +209,16 @@ impl Ledger {
         let accepted = self.attempts.iter().find(|attempt| attempt.accepted);
         let best = self.attempts.iter().map(|attempt| attempt.workers).max();
         let achieved = accepted.map(|attempt| attempt.achieved).or(best).unwrap_or(0);
+        let lowered_to = self.lowered_to.or_else(|| (outcome == Outcome::Lowered).then_some(self.within));
         let ran = accepted.map_or(Duration::ZERO, |attempt| attempt.ran);
         let wasted =
             self.attempts.iter().filter(|attempt| !attempt.accepted).map(|attempt| attempt.ran).sum();
         Execution {
             task: self.scope.task.to_string(),
             outcome,
-            target_met: outcome.is_accepted() && achieved >= self.target && self.lowered_to.is_none(),
+            target_met: outcome.is_accepted() && achieved >= self.target && lowered_to.is_none(),
             target_workers: self.target,
-            lowered_to: self.lowered_to,
+            lowered_to,
             short_launches: accepted.map_or(0, |attempt| attempt.short_launches),
             unjudged_statements: accepted.map_or(0, |attempt| attempt.unjudged_statements),
             min_workers: self.minimum,

@@ -83,7 +83,8 @@ fn a_launch_with_room_at_every_look_is_whole_whatever_was_planned() {
 
 #[test]
 fn a_size_that_no_launch_explains_is_under_launched_where_room_cannot_be_seen() {
-    check(4, &held(0, 200, 2, None), Some((100, Verdict::Short(ShortReason::UnderLaunched))));
+    // Starting the others may take a busy machine half a second.
+    check(4, &held(0, 2000, 2, None), Some((500, Verdict::Short(ShortReason::UnderLaunched))));
 }
 
 #[test]
@@ -289,6 +290,29 @@ fn a_small_part_of_the_plan_is_not_missed_after_the_verdict() {
         show(&mut window, (510, 800), &[5, 6, 7, 8], Some((4, 8)));
         assert_eq!(show(&mut window, (810, 60_000), &[], FULL), None, "{other:?}");
     }
+}
+
+#[test]
+fn a_worker_that_starts_late_is_no_launch_of_its_own() {
+    for pool in [None, Some((7, 8)), FULL] {
+        let mut window = Window::new(Demand { target: 4, ..Demand::of(2, &[4]) }, PROMPT);
+        assert_eq!(show(&mut window, (0, 10), &[], Some((3, 8))), None);
+        show(&mut window, (20, 20), &[1, 2, 3], pool).unwrap();
+        assert_eq!(show(&mut window, (30, 300), &[1, 2, 3], pool), None);
+        assert_eq!(show(&mut window, (310, 2000), &[1, 2, 3, 4], pool), None);
+        assert_eq!(window.achieved(), 4);
+    }
+}
+
+#[test]
+fn a_launch_that_may_run_again_is_missed_if_it_never_came() {
+    let again = PlannedLaunch { once: false, ..4.into() };
+    let planned = Some(vec![4.into(), again]);
+    let mut window = Window::new(Demand { planned, ..Demand::of(4, &[4, 4]) }, PROMPT);
+    show(&mut window, (0, 0), &[1, 2, 3, 4], Some((4, 8))).unwrap();
+    assert_eq!(show(&mut window, (10, 500), &[1, 2, 3, 4], Some((4, 8))), None);
+    let (_, news) = show(&mut window, (510, 5000), &[], FULL).unwrap();
+    assert!(matches!(news, News::LaterLaunch(short) if short.got == 0), "{news:?}");
 }
 
 #[test]

@@ -147,7 +147,10 @@ fn cost(node: &Map<String, Value>) -> f64 {
 /// Whether a node may run a child more than once.
 fn repeats(kind: &str, child: &Map<String, Value>) -> bool {
     let relation = child.get("Parent Relationship").and_then(Value::as_str);
-    relation == Some("SubPlan") || matches!(kind, "Nested Loop" | "Recursive Union")
+    // The outer side of a nested loop is read once, the inner one for each of its rows.
+    relation == Some("SubPlan")
+        || kind == "Recursive Union"
+        || (kind == "Nested Loop" && relation != Some("Outer"))
 }
 
 fn planned(node: &Map<String, Value>) -> Option<u32> {
@@ -221,6 +224,11 @@ mod tests {
                     children.push(node(chars));
                 }
                 assert_eq!(chars.next(), Some(')'));
+            }
+            if kind == "Nested Loop"
+                && let Some(inner) = children.get_mut(1)
+            {
+                inner["Parent Relationship"] = "Inner".into();
             }
             node_json["Plans"] = children.into();
             node_json
