@@ -321,6 +321,9 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
                 // Workers were planned and too few came: that is the pool's doing, not the plan's.
                 let why = match run.attempts.last().and_then(|attempt| attempt.reason) {
                     Some(_) => "it ended before it could be cancelled for too few workers",
+                    None if run.planned_workers.is_some_and(|planned| planned > 0) => {
+                        "its plan has workers, and others may have held the pool when it asked for them"
+                    }
                     None => "its plan may be serial",
                 };
                 let most = run.achieved_workers;

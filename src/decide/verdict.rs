@@ -208,6 +208,8 @@ pub struct Window {
     blind: bool,
     saw_pool: bool,
     saw_no_room: bool,
+    /// What was lacking at some look without a worker.
+    lacked: Option<ShortReason>,
     verdict: Option<Verdict>,
 }
 
@@ -234,6 +236,7 @@ impl Window {
             blind: false,
             saw_pool: false,
             saw_no_room: false,
+            lacked: None,
             verdict: None,
         }
     }
@@ -295,6 +298,7 @@ impl Window {
 
     /// The statement ended. Settles the verdict if nothing was proven before.
     pub fn on_end(&mut self) -> Verdict {
+        self.judge_end();
         let ended = if self.blind { Verdict::Unverified } else { Verdict::FinishedEarly };
         *self.verdict.get_or_insert(ended)
     }
@@ -344,9 +348,25 @@ impl Window {
         }
     }
 
+    /// A statement that ran for long, and none of whose launches had a worker that anybody saw, while there was no
+    /// room at some look: the launch came at that moment.
+    fn judge_end(&mut self) {
+        let Patience::Prompt { launch_wait, .. } = self.patience else { return };
+        let open = self.verdict.is_none() && !self.blind && !self.launched && self.demand.required > 0;
+        let needed = self.left.largest(|launch| launch.heavy && launch.once).filter(|_| open);
+        if let (Some(needed), Some(reason)) = (needed, self.lacked)
+            && self.active >= launch_wait
+        {
+            self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
+        }
+    }
+
     /// Active time: waiting for a lock is none.
     fn spend(&mut self, tick: &Tick, room: Room) {
         let lacks = tick.workers == 0 && room.lack().is_some();
+        if lacks && tick.leader == LeaderState::Active {
+            self.lacked = room.lack();
+        }
         if let Some(last) = self.last
             && last.leader == LeaderState::Active
             && tick.leader == LeaderState::Active

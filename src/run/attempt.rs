@@ -123,6 +123,8 @@ pub(crate) async fn play<S: Stage>(
         }
         if rejected && rewind(stage, ledger, settings, number).await {
             resume = at;
+        } else if is_untouched(&kept, number, at, settings) {
+            abandon(stage, ledger, settings, number).await;
         } else if let Err(uncleaned) = undo(stage, ledger, settings, number).await {
             ledger.observe(&Event::AttemptEnded(facts));
             return Err(match kept {
@@ -248,6 +250,15 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// Whether nothing was done that a cleanup could undo: outside of a transaction the very first statement found what it
+/// wanted to make. What is there is not ours, and to drop it would be a loss.
+fn is_untouched<T>(kept: &Kept<T>, number: u32, at: usize, settings: &Settings) -> bool {
+    const DUPLICATES: [&str; 4] = ["42P06", "42P07", "42710", "42723"];
+    let Kept::Failed(failure) = kept else { return false };
+    let exists = failure.sqlstate().is_some_and(|code| DUPLICATES.contains(&code));
+    exists && !settings.transaction && number == 1 && at == 0
+}
+
 /// What is kept of an attempt.
 enum Kept<T> {
     Value(T, Verdict),
@@ -307,6 +318,13 @@ async fn rewind<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Setting
     true
 }
 
+/// Rolls back, and waits for the workers to leave.
+async fn abandon<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Settings, attempt: u32) {
+    let began = Instant::now();
+    let left = stage.abandon(settings.cancel_grace).await;
+    ledger.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
+}
+
 /// Rolls back, waits for the workers to leave, and runs the cleanup action, which may fail.
 pub(super) async fn undo<S: Stage>(
     stage: &mut S,
@@ -314,9 +332,7 @@ pub(super) async fn undo<S: Stage>(
     settings: &Settings,
     attempt: u32,
 ) -> Result<(), Failure> {
-    let began = Instant::now();
-    let left = stage.abandon(settings.cancel_grace).await;
-    ledger.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
+    abandon(stage, ledger, settings, attempt).await;
     let began = Instant::now();
     let Some(cleaned) = stage.cleanup().await else { return Ok(()) };
     ledger.observe(&Event::CleanupEnded { attempt, took: began.elapsed(), ok: cleaned.is_ok() });

@@ -223,7 +223,9 @@ async fn lowered<S: Stage>(
         Ok(()) => Ok(None),
         Err(error) if error.refusal().is_none() => Err(error),
         Err(error) => {
-            ledger.observe(&Event::TargetLowered { target: most, cause: error.to_string() });
+            let cause = error.to_string();
+            let cause = cause.strip_prefix("refused before running: ").unwrap_or(&cause).to_owned();
+            ledger.observe(&Event::TargetLowered { target: most, cause });
             Ok(Some(most))
         }
     }

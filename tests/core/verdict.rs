@@ -341,6 +341,22 @@ fn a_statement_that_ends_undecided_finished_early() {
 }
 
 #[test]
+fn a_long_statement_without_any_worker_is_short_at_its_end_if_there_was_no_room_for_a_moment() {
+    let end = |looks: &[Look], demand: Demand| {
+        let mut window = Window::new(demand, PROMPT);
+        let ticks = looks.iter().map(|&(at, workers, pool)| tick(at, workers, pool));
+        assert_eq!(first_verdict(&mut window, ticks), None);
+        assert_eq!(window.on_end(), Verdict::FinishedEarly);
+        window.shortfall().map(|short| (short.reason, short.got, short.needed))
+    };
+    let starved = [held(0, 700, 0, FULL), held(710, 5000, 0, ROOM)].concat();
+    assert_eq!(end(&starved, Demand::of(4, &[4])), Some((ShortReason::PoolExhausted, 0, 4)));
+    assert_eq!(end(&held(0, 5000, 0, ROOM), Demand::of(4, &[4])), None, "there was room all the time");
+    assert_eq!(end(&held(0, 700, 0, FULL), Demand::of(4, &[4])), None, "too quick to tell");
+    assert_eq!(end(&starved, Demand { planned: None, ..Demand::of(4, &[]) }), None, "nothing is known of it");
+}
+
+#[test]
 fn a_statement_that_ends_while_the_monitor_is_blind_is_unverified() {
     let mut window = window(4);
     feed(&mut window, tick(0, 2, ROOM));

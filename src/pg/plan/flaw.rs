@@ -65,10 +65,29 @@ pub(crate) fn flaw_as(sql: &str, strings: Strings, manner: Manner, parameters: b
     }
     let flawed = statements.iter().find_map(|statement| {
         let place = statement.place(sql);
+        if manner == Manner::Apart && takes_what_is_there(statement.text, statement.strings) {
+            return Some(format!(
+                "CREATE INDEX CONCURRENTLY IF NOT EXISTS{place} takes an invalid index, which a cancelled attempt leaves \
+                 behind, for the one that is wanted: leave out IF NOT EXISTS"
+            ));
+        }
         copy_flaw(statement.text, statement.strings, &place)
             .or_else(|| missing_value(statement.text, statement.strings, &place).filter(|_| !parameters))
     });
     flawed.or_else(|| control::flaw(sql, &statements, manner).filter(|_| manner != Manner::Explained))
+}
+
+/// CREATE INDEX CONCURRENTLY IF NOT EXISTS, which asks nobody whether the index that exists is valid.
+fn takes_what_is_there(statement: &str, strings: Strings) -> bool {
+    let words: Vec<String> = Lexer::read_as(statement, strings)
+        .map_while(|token| match token {
+            Token::Word(word) => Some(word),
+            _ => None,
+        })
+        .take(7)
+        .collect();
+    let wanted = ["index", "concurrently", "if", "not", "exists"];
+    words.first().is_some_and(|word| word == "create") && words.windows(wanted.len()).any(|run| run == wanted)
 }
 
 /// A command of psql's, which begins with a backslash outside of all strings.
