@@ -163,6 +163,7 @@ mod tests {
         check("; -- c", "no statement");
         check("select 1; select a /* $7 */ from t where b = $2 and c = $1", "$2 is a parameter");
         check("select 1;\nselect 2;\n\nselect $1", "$1 (line 4) is a parameter");
+        check("create unique index concurrently if not exists i on t (a)", "leave out IF NOT EXISTS");
         check("copy t to stdout", "STDOUT");
         check("select 1;\nCOPY t (a) FROM STDIN WITH (FORMAT csv)", "STDIN (line 2)");
         check("copy (select 1 as a) to stdout", "STDOUT");
