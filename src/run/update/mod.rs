@@ -107,7 +107,7 @@ pub struct Update {
 impl Update {
     pub(crate) fn new(site: Site, table: &str) -> Self {
         let wish = Wish { table: table.to_owned(), ..Wish::default() };
-        let (site, options) = (site.for_writing(), Options::new("update"));
+        let options = Options::new("update");
         Self { site, options, wish, rejects: None, dry_run: false, fail_on: None }
     }
 
@@ -195,7 +195,9 @@ impl Update {
         let span = spans::update(&self.options.task);
         // It stops at the caller's word, and when its time is over.
         let options = Options { stop: self.options.stop.child_token(), ..self.options.clone() };
-        let update = Self { options, ..self.clone() };
+        // What changes nothing may look at a standby.
+        let site = if self.dry_run { self.site.clone() } else { self.site.for_writing() };
+        let update = Self { site, options, ..self.clone() };
         // On the heap: the caller's own future stays small.
         Box::pin(update.run_inside(keys)).instrument(span).await
     }

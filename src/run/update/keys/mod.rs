@@ -121,6 +121,8 @@ impl Keys {
     /// none is left. Rows that hold the new value, or not the expected one, are passed over. A chunk in which a row
     /// would be claimed again after its update is taken back, and the run ends: it would go on for ever.
     ///
+    /// Where the query yields a row more than once, the first one counts, whatever values the others have.
+    ///
     /// A key that fails is reported by each process that has tried it; with a `LIMIT` in the query, what has failed
     /// keeps its place in it. Keys to be tried again are looked up in the query: by an index where it yields them in
     /// the column's own type, else by reading it from end to end. Each chunk waits for the disk; of the one per
