@@ -95,7 +95,7 @@ impl Headcount {
     /// A chunked update of this table: its name as in the catalog, or as in SQL (schema-qualified, quoted).
     #[must_use]
     pub fn update(&self, table: &str) -> Update {
-        Update::new(self.site(), table)
+        Update::new(&self.site(), table)
     }
 
     /// Work of the caller's own, in chunks, under this task name.

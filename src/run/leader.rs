@@ -105,8 +105,8 @@ impl<W: Work> Leader<W> {
         if let Some(flaw) = plan::flaw_as(statement, strings, manner, !params.is_empty()) {
             return Err(Error::configuration("sql", flaw));
         }
-        let survey =
-            self.attended(|event| ledger.observe(event), plan::survey(client, statement, params, None)).await;
+        let planning = Box::pin(plan::survey(client, statement, params, None));
+        let survey = self.attended(|event| ledger.observe(event), planning).await;
         let survey = survey.map_err(failed)?;
         // Slots are taken for what the plan shows, so what it does not show has to be known of.
         let suspect = reserve && survey.reachable().is_some_and(|most| most < target);
@@ -161,7 +161,7 @@ impl<W: Work> Leader<W> {
         }
         let failed = |failure| Error::sql("explaining the statement", failure);
         let client = self.hold.client().map_err(failed)?;
-        let planning = plan::describe(client, sql, params, self.hold.settings.target_workers);
+        let planning = Box::pin(plan::describe(client, sql, params, self.hold.settings.target_workers));
         let explanation = self.attended(|event| self.hold.observe(event), planning).await;
         self.hold.abandon(self.hold.settings.cancel_grace).await;
         explanation.map_err(failed)
@@ -180,7 +180,7 @@ impl<W: Work> Leader<W> {
             client.batch_execute("BEGIN").await?;
         }
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
-        let planning = plan::survey(client, statement, params, Some(target));
+        let planning = Box::pin(plan::survey(client, statement, params, Some(target)));
         let survey = self.attended(|event| ledger.observe(event), planning).await?;
         let refuses = self.hold.settings.plan_shortfall == PlanShortfall::Refuse;
         let one_is_short = refuses && survey.statements().iter().any(|known| known.is_short_of(target));

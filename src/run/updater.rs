@@ -38,7 +38,7 @@ impl Updater {
     /// An update of this table: its name as in the catalog, or as in SQL (schema-qualified, quoted).
     #[must_use]
     pub fn update(&self, table: &str) -> Update {
-        Update::new(self.site.clone(), table)
+        Update::new(&self.site, table)
     }
 
     /// Work of the caller's own, in chunks, under this task name.

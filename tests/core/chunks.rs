@@ -114,7 +114,8 @@ fn transact(rows: &mut Rows, keys: &[usize], course: &mut Course, luck: Luck) ->
         Luck::Lazy { crash } => {
             assert_eq!(course.on_committed(true), Next::Hold);
             // Where nobody knows, it is gone as often as not.
-            if crash != Some(Status::Aborted) && (crash != Some(Status::Unknown) || keys[0] % 2 == 0) {
+            if crash != Some(Status::Aborted) && (crash != Some(Status::Unknown) || keys[0].is_multiple_of(2))
+            {
                 rows.change(keys);
             }
             let Some(status) = crash else { return course.on_flushed() };

@@ -152,6 +152,7 @@ pub(crate) fn script() -> Vec<Event> {
     ]
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as it stands in the facts")]
 fn cause(code: &str, message: &str) -> Option<Cause> {
     Some(Cause { sqlstate: SqlState::new(code), message: message.to_owned() })
 }

@@ -226,15 +226,12 @@ fn decoded(name: &str, escape: char) -> String {
             None => (escaped.get(..4), 4),
         };
         let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
-        rest = match code {
-            Some(c) => {
-                text.push(c);
-                &escaped[skipped..]
-            }
-            None => {
-                text.push(escape);
-                escaped.strip_prefix(escape).unwrap_or(escaped)
-            }
+        rest = if let Some(c) = code {
+            text.push(c);
+            &escaped[skipped..]
+        } else {
+            text.push(escape);
+            escaped.strip_prefix(escape).unwrap_or(escaped)
         };
     }
     text + rest

@@ -85,7 +85,7 @@ struct Current {
     blocks: i32,
     /// The last two words; nothing where another token stood.
     last: [String; 2],
-    /// SET standard_conforming_strings.
+    /// SET `standard_conforming_strings`.
     sets_strings: bool,
     strings: Option<Strings>,
 }

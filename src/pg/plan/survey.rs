@@ -396,9 +396,9 @@ impl<'a> Walk<'a> {
             let begin = self.client.batch_execute("SAVEPOINT headcount_statement");
             let end = self.client.batch_execute("RELEASE headcount_statement");
             // Sent in this order, each before the answer to the one ahead is there.
-            let (begun, explained, _) =
+            let (opened, explained, _) =
                 tokio::join!(biased; begin, plan_in(self.client, &session, sql, &[]), end);
-            begun?;
+            opened?;
             if explained.as_ref().is_err_and(|failure| !failure.is_connection_lost()) {
                 let undo = "ROLLBACK TO headcount_statement; RELEASE headcount_statement";
                 self.client.batch_execute(undo).await?;

@@ -101,6 +101,7 @@ pub(crate) enum Ask<'a, T> {
 }
 
 /// Updates of one table.
+#[expect(clippy::struct_excessive_bools, reason = "facts of the table and options, each by itself")]
 pub(crate) struct TableUpdate {
     pub(crate) statements: Statements,
     pub(crate) keys: usize,

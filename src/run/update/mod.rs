@@ -105,7 +105,7 @@ pub struct Update {
 }
 
 impl Update {
-    pub(crate) fn new(site: Site, table: &str) -> Self {
+    pub(crate) fn new(site: &Site, table: &str) -> Self {
         let wish = Wish { table: table.to_owned(), ..Wish::default() };
         let options = Options::new("update");
         Self { site, options, wish, rejects: None, dry_run: false, fail_on: None }
@@ -236,8 +236,8 @@ impl Update {
         let Self { site, options, .. } = self;
         let fail_on = self.fails_on(&keys.source);
         let books = Books::open(&options.task, site.observers.clone(), self.dry_run, fail_on);
-        let working = async {
-            match self.prepare(keys).await {
+        let working = Box::pin(async {
+            match Box::pin(self.prepare(keys)).await {
                 Ok(Some((labor, supply))) => {
                     let report = work_off(&labor, site, options, &books, supply).await;
                     books.broken_before_anything(&report).map_or(Ok(report), Err)
@@ -249,7 +249,7 @@ impl Update {
                     Err(error)
                 }
             }
-        };
+        });
         options.in_time(working, |limit| books.deadline_passed(limit)).await
     }
 
@@ -275,7 +275,7 @@ impl Update {
         let inputs = &wanted.inputs;
         let opened = match (keys.source, query) {
             (Source::Query(_), Some(query)) => {
-                let Some(spool) = self.spool(session, &query, inputs).await? else {
+                let Some(spool) = Box::pin(self.spool(session, &query, inputs)).await? else {
                     return Ok(None);
                 };
                 Some(spool.open(inputs.len())?)

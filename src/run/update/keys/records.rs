@@ -266,8 +266,8 @@ impl Records {
             if !quoted && self.raw.contains(&b'\r') {
                 return Err(Fault { line: self.lines, field: None, kind: FaultKind::CarriageReturn });
             }
-            let quotes = self.raw.iter().filter(|&&byte| byte == b'"').count();
-            return Err(too_long(self.lines, quoted != (quotes % 2 == 1)));
+            let odd = self.raw.iter().fold(false, |odd, byte| odd != (*byte == b'"'));
+            return Err(too_long(self.lines, quoted != odd));
         }
         Ok(true)
     }
@@ -285,13 +285,13 @@ impl Records {
     /// Makes a text of what was read. Fields end at ASCII characters: where the whole is UTF-8, each of them is.
     fn take_text(record: &mut Record) -> Result<(), Fault> {
         let (bytes, at, kind) = match String::from_utf8(std::mem::take(&mut record.bytes)) {
-            Ok(text) => match text.find('\0') {
-                Some(at) => (text.into_bytes(), at, FaultKind::Nul),
-                None => {
+            Ok(text) => {
+                let Some(at) = text.find('\0') else {
                     record.text = text;
                     return Ok(());
-                }
-            },
+                };
+                (text.into_bytes(), at, FaultKind::Nul)
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let kind = FaultKind::NotUtf8(error.as_bytes()[at]);
@@ -300,7 +300,7 @@ impl Records {
         };
         let field = record.fields.iter().position(|field| at < field.range.end);
         // A field in quotes may have lines of its own.
-        let before = bytes[..at].iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let before = bytes[..at].split(|byte| *byte == b'\n').skip(1).count() as u64;
         Err(Fault { line: record.line + before, field, kind })
     }
 
