@@ -194,6 +194,7 @@ pub(crate) struct Demand {
 }
 
 /// How attempts are made.
+#[allow(clippy::struct_excessive_bools, reason = "options of their own, each with its sentence")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Attempts")]
 pub(crate) struct Timing {

@@ -33,7 +33,7 @@ pub(crate) const WATCHDOG: &str = "watchdog";
 
 /// Watches over the job that started this process.
 pub(crate) fn watch_over() -> ExitCode {
-    on_runtime(Command::Watchdog, args::Words::default()).into()
+    on_runtime(Command::Watchdog, &args::Words::default()).into()
 }
 
 /// The process begins.
@@ -48,13 +48,13 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     let code = match command {
         Command::Completions { shell } => shell::completions(shell),
         Command::Man => shell::man(),
-        command => on_runtime(command, words),
+        command => on_runtime(command, &words),
     };
     if code == exit::DONE && !output::arrived() { exit::UNWRITTEN.into() } else { code.into() }
 }
 
 /// One thread is enough for a statement and its monitor, and starts sooner than several.
-fn on_runtime(command: Command, words: args::Words) -> u8 {
+fn on_runtime(command: Command, words: &args::Words) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return unusable(&error),
@@ -65,18 +65,18 @@ fn on_runtime(command: Command, words: args::Words) -> u8 {
             Err(error) => return unusable(&error),
         };
         let json = command.prints_json();
-        let working = async {
+        let working = Box::pin(async {
             match command {
-                Command::Run(args) => run::run(&args, &words, &mut signals).await,
-                Command::Update(args) => update::run(&args, &words, &mut signals).await,
-                Command::Explain(args) => explain::run(&args, &words, &mut signals).await,
+                Command::Run(args) => run::run(&args, words, &mut signals).await,
+                Command::Update(args) => update::run(&args, words, &mut signals).await,
+                Command::Explain(args) => explain::run(&args, words, &mut signals).await,
                 Command::Watch(args) => watch::run(&args, &mut signals).await,
-                Command::Demo(args) => demo::run(&args, words, &mut signals).await,
+                Command::Demo(args) => demo::run(&args, words.clone(), &mut signals).await,
                 Command::Doctor(args) => doctor::run(&args, &mut signals).await,
                 Command::Watchdog => watchdog::run().await,
                 Command::Completions { .. } | Command::Man => exit::DONE,
             }
-        };
+        });
         match panics::caught(working).await {
             Ok(code) => code,
             Err(panic) => panicked(panic.into(), json),

@@ -216,22 +216,22 @@ fn read_text(path: &Path, option: &str) -> Result<String, Failed> {
     };
     let name = path.display();
     let bytes = read().map_err(|error| Failed::usage(format!("{option}: cannot read {name}: {error}")))?;
-    text_of(bytes).map_err(|problem| Failed::usage(format!("{option}: cannot read {name}: {problem}")))
+    text_of(&bytes).map_err(|problem| Failed::usage(format!("{option}: cannot read {name}: {problem}")))
 }
 
 /// Editors on other systems begin a file with a byte order mark, or write another encoding altogether.
-fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+fn text_of(bytes: &[u8]) -> Result<String, String> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err("it is in UTF-16: save it as UTF-8".to_owned());
     }
-    let line = |end: usize| bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = |end: usize| bytes[..end].split(|byte| *byte == b'\n').count();
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         let line = line(at);
         return Err(format!(
             "line {line} has a NUL character, which no text has: is it a text file, in UTF-8?"
         ));
     }
-    match std::str::from_utf8(&bytes) {
+    match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.trim_start_matches('\u{feff}').to_owned()),
         Err(error) => Err(format!("line {} is not in UTF-8: save it as that", line(error.valid_up_to()))),
     }
@@ -344,13 +344,13 @@ mod tests {
     #[test]
     fn a_file_that_is_no_text_is_refused_with_its_line() {
         let refused = |bytes: &[u8], words: &str| {
-            let problem = text_of(bytes.to_vec()).unwrap_err();
+            let problem = text_of(bytes).unwrap_err();
             assert!(problem.contains(words), "{problem}");
         };
         refused(b"select 1;\nselect '\0'", "line 2 has a NUL");
         refused(b"\xff\xfes\0e\0l\0", "UTF-16");
         refused(b"select 1;\n\nselect '\xe4'", "line 3 is not in UTF-8");
-        assert_eq!(text_of(b"\xef\xbb\xbfselect 1".to_vec()).unwrap(), "select 1");
+        assert_eq!(text_of(b"\xef\xbb\xbfselect 1").unwrap(), "select 1");
     }
 
     #[test]

@@ -104,8 +104,9 @@ async fn a_login_that_becomes_another_role_is_guarded_all_the_same(major: u32) {
     let mut job = quick(headcount.task("becomes"));
     let run = job.execute(ROLLUP, &[]).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4));
-    let owned = format!("SELECT count(*) FROM pg_tables WHERE tablename = 'made' AND tableowner = '{owner}'");
-    assert_eq!(bench.number(&owned).await, 1);
+    let its_tables =
+        format!("SELECT count(*) FROM pg_tables WHERE tablename = 'made' AND tableowner = '{owner}'");
+    assert_eq!(bench.number(&its_tables).await, 1);
 
     // A role of the job's own, and slots.
     job.settings_mut().settings.push(("role".to_owned(), login.clone()));

@@ -101,7 +101,7 @@ async fn a_server_that_speaks_no_wanted_version_or_asks_for_no_certificate_is_re
 #[tokio::test]
 async fn a_clients_certificate_of_version_1_logs_in_by_a_key_in_either_form_unless_it_may_not_be_sent() {
     let server = with("leaf.crt", "leaf.key")
-        .client_authority(&text("root.crt"))
+        .client_authority(text("root.crt"))
         .access("hostssl all all 127.0.0.1/32 cert")
         .start()
         .await

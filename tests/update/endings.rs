@@ -174,7 +174,7 @@ async fn the_deadline_ends_a_run_in_good_order_and_says_what_is_left() {
     assert_eq!(report["outcome"], "incomplete");
     let updated = report["updated"].as_u64().unwrap();
     assert_eq!(report["left"], 30 - updated, "{report}");
-    assert!(updated > 0 && updated % 2 == 0, "{report}");
+    assert!(updated > 0 && updated.is_multiple_of(2), "{report}");
     assert_eq!(shop.count("status = 'paid'").await, updated);
 
     // Before the first chunk, too.

@@ -108,7 +108,7 @@ impl Update {
     pub(crate) fn new(site: &Site, table: &str) -> Self {
         let wish = Wish { table: table.to_owned(), ..Wish::default() };
         let options = Options::new("update");
-        Self { site, options, wish, rejects: None, dry_run: false, fail_on: None }
+        Self { site: site.clone(), options, wish, rejects: None, dry_run: false, fail_on: None }
     }
 
     shared_options!();
