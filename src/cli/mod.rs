@@ -79,7 +79,7 @@ fn on_runtime(command: Command, words: &args::Words) -> u8 {
         });
         match panics::caught(working).await {
             Ok(code) => code,
-            Err(panic) => panicked(panic.into(), json),
+            Err(panic) => panicked(&panic.into(), json),
         }
     });
     // A thread that still reads standard input, or a name server, must not keep the process.
@@ -88,8 +88,8 @@ fn on_runtime(command: Command, words: &args::Words) -> u8 {
 }
 
 /// What a command is told that could not put itself in order.
-fn panicked(failed: Failed, json: bool) -> u8 {
-    output::complain(&failed);
+fn panicked(failed: &Failed, json: bool) -> u8 {
+    output::complain(failed);
     if json {
         let (reason, error) = (failed.reason(), failed.to_string());
         let object = serde_json::json!({ "outcome": "failed", "reason": reason, "error": error });
