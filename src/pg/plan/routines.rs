@@ -68,8 +68,8 @@ const COLUMNS: &str = "
     SELECT pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes)),
            p.proparallel::text, p.prokind = 'a', p.oid < 16384 OR n.nspname = 'pg_catalog', n.nspname::text, p.proname::text,
            p.pronargs::int, p.pronargdefaults::int, p.provariadic <> 0,
-           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc,
-           pg_catalog.set_config('headcount.serial', '', true), p.oid
+           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc, p.oid,
+           pg_catalog.set_config('headcount.serial', '', true)
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     JOIN pg_catalog.pg_language l ON l.oid = p.prolang";
