@@ -144,11 +144,11 @@ impl Evidence {
         self.worst.map_or(self.most, |(share, _)| share.min(self.most))
     }
 
-    /// Whether the server's own counters could say more: no launch was proven short, or only by the absence of
-    /// workers.
+    /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers.
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
-        self.worst.is_none_or(|(_, short)| short.got == 0)
+        let absent = self.worst.is_some_and(|(_, short)| short.got == 0);
+        absent || (self.worst.is_none() && self.verdict() == Verdict::FinishedEarly)
     }
 
     /// Takes in what the server counted while the statements ran. Counters that grew alike clear a doubt; others name
