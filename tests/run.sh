@@ -14,8 +14,8 @@ one() {
     case $1 in
         lib) set -- --lib --bins --examples ;;
         doc) set -- --doc ;;
-        live) set -- --test live -- --test-threads=6 ;;
-        update | cli) set -- --test "$1" -- --test-threads=4 ;;
+        live) set -- --test live -- --test-threads=3 ;;
+        update | cli) set -- --test "$1" -- --test-threads=2 ;;
         *) set -- --test "$1" ;;
     esac
     $cargo test "$@"
