@@ -176,8 +176,7 @@ impl<W: Work> Leader<W> {
         self.hold.begin(None).await?;
         let client = self.hold.client()?;
         if !self.hold.settings.transaction {
-            // To try what would help takes savepoints.
-            client.batch_execute("BEGIN").await?;
+            client.batch_execute("BEGIN").await?; // for savepoints
         }
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
         let planning = Box::pin(plan::survey(client, statement, params, Some(target)));
