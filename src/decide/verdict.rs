@@ -429,7 +429,6 @@ impl Window {
                 let needed = self.left.next_above(size, self.demand.target)?;
                 Some(Shortfall { reason, got: size, needed })
             }
-            // Where it is not settled yet it may still grow.
             _ if !launch.takes(at, settle) => {
                 launch.settled = true;
                 launch.retire(&mut self.left, required, finding == Finding::Whole);
