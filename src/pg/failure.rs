@@ -22,6 +22,10 @@ pub(crate) struct Failure {
     lost: bool,
 }
 
+const NOT_UTF8: &str = "22021";
+const SQL_ASCII: &str = "text is sent and read as UTF-8; a database of encoding SQL_ASCII may hold other bytes, which \
+     convert_from(convert_to(TEXT, 'SQL_ASCII'), 'LATIN1') reads, for example";
+
 impl Failure {
     /// The connection is gone and the driver said nothing more.
     pub(crate) fn lost(message: impl Into<String>) -> Self {
@@ -88,6 +92,12 @@ impl Failure {
         self.sqlstate() == Some("08P01")
     }
 
+    /// Whether the server has a text that is not UTF-8. In a database of encoding `SQL_ASCII` it may have any, names
+    /// included, and converts none.
+    pub(crate) fn is_not_utf8(&self) -> bool {
+        self.sqlstate() == Some(NOT_UTF8)
+    }
+
     /// Whether a proxy does not take the options of a session's start, all or some (`PgBouncer`: "unsupported startup
     /// parameter: options").
     pub(crate) fn refuses_options(&self) -> bool {
@@ -129,7 +139,7 @@ impl Failure {
             return Self {
                 sqlstate: Some(code.to_owned()),
                 message: server.message().to_owned(),
-                hint: server.hint().map(str::to_owned),
+                hint: server.hint().or_else(|| (code == NOT_UTF8).then_some(SQL_ASCII)).map(str::to_owned),
                 class,
                 lost: class.is_session_lost(),
             };

@@ -134,3 +134,21 @@ fn a_user_that_the_system_has_no_name_for_must_be_told_one() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && said.contains("set PGUSER"), "{:?}: {said}", output.status);
 }
+
+#[test]
+fn names_that_are_not_utf_8_in_a_database_that_allows_them_keep_no_statement_from_running() {
+    let lab = Lab::start();
+    lab.sql("CREATE DATABASE old ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
+    let dsn = format!("{}/old", lab.dsn().rsplit_once('/').unwrap().0);
+    let on =
+        |sql: &str| finish(spawn(&["run", "--plan-shortfall", "ignore", "--sql", sql, "--dsn", &dsn], &[]));
+    on("CREATE TABLE part (id int, note text) PARTITION BY RANGE (id)").ended(0);
+    let partition = r#"DO $do$ BEGIN EXECUTE convert_from(
+        convert_to('CREATE TABLE "p', 'SQL_ASCII') || '\xe4'::bytea
+        || convert_to('" PARTITION OF part FOR VALUES FROM (0) TO (9)', 'SQL_ASCII'), 'SQL_ASCII'); END $do$"#;
+    on(partition).ended(0);
+    on("INSERT INTO part SELECT 1, convert_from('\\xe4'::bytea, 'SQL_ASCII')").ended(0);
+    on("SELECT count(*) FROM part").ended(0);
+    let ran = on("SELECT note FROM part").ended(1);
+    assert!(ran.said.contains("(SQLSTATE 22021)") && ran.said.contains("SQL_ASCII"), "{}", ran.said);
+}

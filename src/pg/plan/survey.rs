@@ -166,7 +166,12 @@ pub(crate) async fn survey(
 ) -> Result<Survey, Failure> {
     let statements = cut(sql, strings_of(client, sql).await?);
     if statements.len() < 2 || !params.is_empty() {
-        let mut statement = Statement::of(sql, inspect(client, sql, params).await?);
+        let plan = match inspect(client, sql, params).await {
+            // A name in it that is not UTF-8 does not keep the statement from running.
+            Err(failure) if failure.is_not_utf8() => return Ok(Survey(vec![Statement::of(sql, None)])),
+            plan => plan?,
+        };
+        let mut statement = Statement::of(sql, plan);
         if let Some(plan) = statement.plan.as_ref().filter(|plan| plan.nature == Nature::Query) {
             statement.complete = is_complete(plan, &Routines::read(client, sql, &plan.tree).await?);
         }
