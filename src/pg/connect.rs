@@ -199,7 +199,8 @@ impl Endpoint {
         for round in target.rounds() {
             failures.clear();
             for host in hosts {
-                match self.open_within_limit(host, application_name, *round, heard).await {
+                // On the heap: who waits for a session stays small.
+                match Box::pin(self.open_within_limit(host, application_name, *round, heard)).await {
                     Ok(session) => return Ok(session),
                     // As libpq: a server that was reached and rejects the login has the last word.
                     Err(failure) if failure.sqlstate().is_some_and(|code| code.starts_with("28")) => {

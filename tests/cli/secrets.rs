@@ -141,7 +141,7 @@ fn no_piece_of_a_password_is_said_by_a_server_that_refuses_it() {
     let lab = Lab::with(PrivateServer::builder().password("right"));
     let dsn = lab.dsn().replace(":right@", "@");
     for (turn, password) in passwords(7, 10).enumerate() {
-        let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = password.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02X}"));
         let ran = run(turn, &["--dsn", &dsn.replacen('@', &format!(":{encoded}@"), 1)], &[]);
         assert!(ran.said.contains("password authentication failed"), "{}", ran.said);
         check(&ran, &password, "URL");

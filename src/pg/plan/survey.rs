@@ -168,7 +168,9 @@ pub(crate) async fn survey(
     if statements.len() < 2 || !params.is_empty() {
         let plan = match inspect(client, sql, params).await {
             // A name in it that is not UTF-8 does not keep the statement from running.
-            Err(failure) if failure.is_not_utf8() => return Ok(Survey(vec![Statement::of(sql, None)])),
+            Err(failure) if failure.is_not_utf8() => {
+                return Ok(Survey(vec![Statement::unknown(sql, "a name in its plan is not UTF-8")]));
+            }
             plan => plan?,
         };
         let mut statement = Statement::of(sql, plan);
