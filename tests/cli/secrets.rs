@@ -54,7 +54,7 @@ const COMMANDS: [&[&str]; 5] = [
         "--keys",
         "/dev/null",
         "--reconnect-wait",
-        "10ms",
+        "5s",
     ],
     &["explain", "--sql", "SELECT 1"],
     &["watch", "--once"],
