@@ -244,8 +244,10 @@ impl Attempts {
             return if self.lowered { Outcome::Lowered } else { Outcome::OnTarget };
         }
         match verdict {
-            // Known only when the statements before had run.
-            Verdict::Enough | Verdict::FinishedEarly if within < self.target && achieved >= within => {
+            // Known only when the statements before had run. Within fewer slots, it is not the plan that has no more.
+            Verdict::Enough | Verdict::FinishedEarly
+                if within < self.target && achieved >= within && self.most >= self.target =>
+            {
                 Outcome::Lowered
             }
             Verdict::Enough | Verdict::Short(_) => Outcome::AboveMinimum,

@@ -11,13 +11,17 @@ use crate::decide::counters::LaunchCounters;
 pub(crate) const SINCE: i32 = 180_000;
 
 /// Rows of the view say which database they belong to, also to a role that sees nothing else of them.
-const COUNTERS: &str = "\
-SELECT d.parallel_workers_to_launch, d.parallel_workers_launched,
+const COUNTERS: &str = concat!(
+    "\
+WITH ",
+    serial!(),
+    " SELECT d.parallel_workers_to_launch, d.parallel_workers_launched,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity a
         WHERE a.datid = d.datid AND a.pid NOT IN ($1, pg_catalog.pg_backend_pid())
           AND a.leader_pid IS DISTINCT FROM $1 AND a.backend_type IS DISTINCT FROM 'autovacuum worker')::int
 FROM pg_catalog.pg_stat_database d
-WHERE d.datid = (SELECT a.datid FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1)";
+WHERE d.datid = (SELECT a.datid FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1)",
+);
 
 /// Reads the counters of the leader's database; `None` when the leader is gone.
 pub(crate) async fn read(client: &Client, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {

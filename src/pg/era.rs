@@ -70,8 +70,12 @@ pub(crate) struct Ready {
 /// What an era is known by, of the server that answers.
 macro_rules! known_by {
     () => {
-        "SELECT round(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
+        concat!(
+            "WITH ",
+            serial!(),
+            " SELECT round(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
        ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)"
+        )
     };
 }
 
@@ -122,11 +126,15 @@ SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
        pg_catalog.pg_current_wal_insert_lsn()::text";
 
 /// Who took another role does not see its own row (manual, "Viewing Statistics"); who logged in does.
-const STARTED: &str = "\
+const STARTED: &str = concat!(
+    "\
 BEGIN; SET LOCAL ROLE NONE;
-SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+WITH ",
+    serial!(),
+    " SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
 FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid();
-ROLLBACK";
+ROLLBACK",
+);
 
 impl Era {
     /// Learns in which era a session is.

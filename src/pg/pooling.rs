@@ -117,9 +117,13 @@ struct Turn {
 }
 
 /// Each backend counts its transactions (manual, "Transactions and Identifiers"): the number is that of the virtual id.
-const TURN: &str = "\
-SELECT pg_catalog.pg_backend_pid(), split_part(virtualtransaction, '/', 2) FROM pg_catalog.pg_locks
-WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'virtualxid' AND granted LIMIT 1";
+const TURN: &str = concat!(
+    "\
+WITH ",
+    serial!(),
+    " SELECT pg_catalog.pg_backend_pid(), split_part(virtualtransaction, '/', 2) FROM pg_catalog.pg_locks
+WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'virtualxid' AND granted LIMIT 1",
+);
 
 async fn turn(client: &Client) -> Result<Turn, Failure> {
     let messages = client.simple_query(TURN).await?;

@@ -43,8 +43,9 @@ pub(crate) struct Session {
 /// have the second name before it is at rest. `backend_start` is the same value
 /// that other sessions read, as one integer free of time zone and date style.
 const INTRODUCE: &str = concat!(
-    "\
-SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
+    "WITH ",
+    serial!(),
+    " SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
        current_setting('server_version_num')::int,
        CASE WHEN current_setting('server_version_num')::int >= 140000 AND coalesce($1::int4 = a.pid, true)
             THEN set_config('client_connection_check_interval', '1s', false) END,
@@ -58,10 +59,14 @@ FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
 LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
 );
 
-const MYSELF: &str = "\
-SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint
+const MYSELF: &str = concat!(
+    "\
+WITH ",
+    serial!(),
+    " SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
-LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid";
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid",
+);
 
 /// A session under another role than the one that logged in does not see its own row (`ALTER ROLE ... SET role`, SET
 /// ROLE): it looks without that role, and takes it again, all in one statement.

@@ -143,10 +143,14 @@ fn leader_state(state: Option<&str>, wait_event_type: Option<&str>) -> LeaderSta
 
 /// How many workers of that leader are left, and whether the leader's backend is.
 pub(crate) async fn left(client: &Client, leader: Identity) -> Result<(u32, bool), Failure> {
-    const LEFT: &str = "\
-SELECT count(*) FILTER (WHERE leader_pid = $1)::int,
+    const LEFT: &str = concat!(
+    "\
+WITH ",
+    serial!(),
+    " SELECT count(*) FILTER (WHERE leader_pid = $1)::int,
        count(*) FILTER (WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)::int
-FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1";
+FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1",
+);
     let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
     let rows = client.query_typed(LEFT, &leader).await?;
     Ok(rows.first().map_or((0, false), |row| (count(row.get(0)), row.get::<_, i32>(1) > 0)))
@@ -161,9 +165,13 @@ pub(crate) async fn blockers(client: &Client, pid: i32) -> Result<Vec<i32>, Fail
 
 /// The backend that has that pid now.
 pub(crate) async fn identify(client: &Client, pid: i32) -> Result<Identity, Failure> {
-    const WHO: &str = "\
-SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
-FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start IS NOT NULL";
+    const WHO: &str = concat!(
+        "\
+WITH ",
+        serial!(),
+        " SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start IS NOT NULL",
+    );
     match client.query_typed(WHO, &[(&pid, Type::INT4)]).await?.first() {
         Some(row) => Ok(Identity { pid, started: row.get(0) }),
         None => Err(Failure::lost(format!("no backend has the pid {pid}"))),

@@ -88,7 +88,10 @@ async fn when_outsiders_take_what_was_reserved_the_guard_retries_within_its_slot
     lab.until("it has its slots and its attempt began", |fleet| is(fleet, "active")).await;
     let task = outsider(&lab).await;
     locker.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
-    lab.until("it was rejected, and waits with its slots", |fleet| is(fleet, "idle")).await;
+    lab.until("its second statement was rejected, and waits with its slots", |fleet| {
+        is(fleet, "idle in transaction")
+    })
+    .await;
     lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
     task.await.unwrap();
     let ended = job.end().await;
@@ -103,11 +106,25 @@ async fn what_a_job_asks_the_server_takes_no_worker_of_the_pool() {
     // Before 18 no server counts the workers that were launched.
     let Some(version) = main_version_from(18) else { return };
     let lab = Lab::start(version).await;
-    let look = "SELECT sum(parallel_workers_launched)::int8 FROM pg_stat_database";
+    let look = "SELECT sum(parallel_workers_to_launch)::int8 FROM pg_stat_database";
     let before: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
     let ignored = ["--reserve", "--plan-shortfall", "ignore"];
     let ended = lab.job("alone", "SELECT count(*) FROM pg_sleep(0)", &ignored).end().await;
     assert_eq!(ended.code, Some(0), "{ended:#?}");
+    // What it sends outside of statements that are guarded: looks at the catalog, at rights, rows and sessions.
+    lab.client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY, status text)").await.unwrap();
+    let keys = std::env::temp_dir().join(format!("headcount-asks-{}", std::process::id()));
+    std::fs::write(&keys, "1\n").unwrap();
+    let update =
+        ["update", "--table", "orders", "--key", "id", "--set", "status=done", "--fail-on", "none", "--keys"];
+    let update = [&update[..], &[keys.to_str().unwrap()]].concat();
+    let explain = ["explain", "--sql", "SELECT count(*) FROM pg_sleep(0)"];
+    for args in [&update[..], &explain, &["doctor"], &["watch", "--once"]] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_headcount"));
+        let said = command.args(args).args(["--dsn", &lab.server.dsn()]).output().await.unwrap();
+        assert!(matches!(said.status.code(), Some(0 | 4)), "{args:?}: {said:?}");
+    }
+    std::fs::remove_file(keys).unwrap();
     let after: i64 = lab.client.query_one(look, &[]).await.unwrap().get(0);
     assert_eq!(after, before);
     // The count counts: a statement that does take workers is seen in it.

@@ -212,7 +212,7 @@ async fn a_session_with_a_larger_pool_of_its_own_keeps_to_its_slots() {
 #[tokio::test]
 async fn slots_that_the_server_does_not_have_are_not_waited_for_and_the_fix_is_the_servers() {
     let lab = Lab::start(main_version()).await;
-    let eight = ["--reserve", "--target", "8"];
+    let eight = ["--reserve", "--target", "8", "--plan-shortfall", "refuse"];
     let own = [&eight[..], &["--set", "max_parallel_workers=8"]].concat();
     let fix = "ALTER SYSTEM SET max_parallel_workers = 8; SELECT pg_reload_conf();";
     for (options, cause) in [(&eight[..], "the pool has 6 slots"), (&own, "the server's pool has 6 slots")] {

@@ -27,8 +27,11 @@ pub(super) struct Touched {
 }
 
 /// The functions, by their oids.
-const HIDDEN: &str = "
-    WITH RECURSIVE written AS (
+const HIDDEN: &str = concat!(
+    "
+    WITH RECURSIVE ",
+    serial!(),
+    ", written AS (
         SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))::oid AS oid
         FROM unnest($1::text[], $2::text[]) AS t (schema, name)
         UNION
@@ -89,7 +92,8 @@ const HIDDEN: &str = "
     SELECT part FROM pg_catalog.pg_aggregate a,
       unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn,
                    a.aggminvtransfn, a.aggmfinalfn]::oid[]) AS part
-    WHERE a.aggfnoid::oid = ANY ($6::oid[]) AND part <> 0";
+    WHERE a.aggfnoid::oid = ANY ($6::oid[]) AND part <> 0",
+);
 
 /// Asks the catalog.
 pub(super) async fn hidden(client: &Client, touched: &Touched) -> Result<Vec<u32>, Failure> {

@@ -10,11 +10,16 @@ use super::tree::Tree;
 use super::{Failure, Inspection, Nature, Session, plan_tree};
 
 /// The view's query; whether it has indexes; the bound for building one.
-const VIEW: &str = "
+const VIEW: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    "
     SELECT pg_catalog.pg_get_viewdef(c.oid), c.relhasindex,
            pg_catalog.current_setting('max_parallel_maintenance_workers')::int,
            pg_catalog.current_setting('server_version_num')::int >= 140000
-    FROM pg_catalog.pg_class c WHERE c.oid = $1::text::regclass AND c.relkind = 'm'";
+    FROM pg_catalog.pg_class c WHERE c.oid = $1::text::regclass AND c.relkind = 'm'",
+);
 
 /// Asks for the plan of the query that fills the view.
 pub(super) async fn inspect(client: &Client, text: &Text) -> Result<Inspection, Failure> {

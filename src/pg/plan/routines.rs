@@ -62,17 +62,19 @@ pub(super) struct Routines {
     pub(super) may_change: bool,
 }
 
-/// What these ask must take no workers of the pool, however cheap the statement's settings make them: `set_config` is
-/// parallel unsafe, and this setting is nobody's.
-const COLUMNS: &str = "
+const COLUMNS: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    "
     SELECT pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes)),
            p.proparallel::text, p.prokind = 'a', p.oid < 16384 OR n.nspname = 'pg_catalog', n.nspname::text, p.proname::text,
            p.pronargs::int, p.pronargdefaults::int, p.provariadic <> 0,
-           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc, p.oid,
-           pg_catalog.set_config('headcount.serial', '', true)
+           pg_catalog.pg_function_is_visible(p.oid), l.lanname::text, p.prosrc, p.oid
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    JOIN pg_catalog.pg_language l ON l.oid = p.prolang";
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang"
+);
 
 const BY_NAME: &str = "WHERE p.proname::text = ANY ($1)";
 
@@ -83,11 +85,16 @@ const BY_OPERATOR: &str = "
 
 const BY_OID: &str = "WHERE p.oid = ANY ($1::oid[])";
 
-const VIEWS: &str = "
-    SELECT c.relname::text, pg_catalog.pg_get_viewdef(c.oid), pg_catalog.set_config('headcount.serial', '', true)
+const VIEWS: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    "
+    SELECT c.relname::text, pg_catalog.pg_get_viewdef(c.oid)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'v' AND c.relname::text = ANY ($1)
-      AND (pg_catalog.pg_table_is_visible(c.oid) OR n.nspname::text = ANY ($1))";
+      AND (pg_catalog.pg_table_is_visible(c.oid) OR n.nspname::text = ANY ($1))"
+);
 
 /// What is asked of the catalog for one statement.
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -68,14 +68,19 @@ pub(super) struct Table {
     pub(super) parallel_workers: Option<u32>,
 }
 
-const TABLES: &str = "
+const TABLES: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    "
     SELECT pg_catalog.format('%I.%I', t.schema, t.name), c.relpersistence = 't', c.relkind = 'f',
            CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END,
            (SELECT option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions)
             WHERE option_name = 'parallel_workers'),
            c.relam = 2, c.relpages = 0 OR c.reltuples < 0
     FROM unnest($1::text[], $2::text[]) AS t (schema, name)
-    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))";
+    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))",
+);
 
 pub(super) async fn tables(client: &Client, names: &[(String, String)]) -> Result<Vec<Table>, Failure> {
     let (schemas, names): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();

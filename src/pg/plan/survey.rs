@@ -228,9 +228,14 @@ async fn explain_shortfall(
 }
 
 /// Whether definitions start functions, which may run queries.
-const TRIGGERS: &str = "
+const TRIGGERS: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    "
     SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')
-        OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgtype & 32 <> 0 AND NOT tgisinternal)";
+        OR EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgtype & 32 <> 0 AND NOT tgisinternal)",
+);
 
 /// Time spent on planning the statements of one script, from which on the rest is not planned. What waits for a lock
 /// counts no more than a second.

@@ -18,8 +18,11 @@ use super::server::Setting;
 const LOOK_UP: &str = "SELECT name::pg_catalog.regclass FROM unnest($1::text[]) AS name";
 
 /// The table among these, or among those that they stand for, whose indexes keep the most workers busy.
-const INDEXES: &str = "
-    WITH RECURSIVE parts AS (
+const INDEXES: &str = concat!(
+    "
+    WITH RECURSIVE ",
+    serial!(),
+    ", parts AS (
         SELECT pg_catalog.to_regclass(name)::oid AS oid FROM unnest($1::text[]) AS name
         UNION
         SELECT i.inhrelid FROM parts JOIN pg_catalog.pg_inherits i ON i.inhparent = parts.oid
@@ -32,7 +35,8 @@ const INDEXES: &str = "
     FROM parts JOIN pg_catalog.pg_class c ON c.oid = parts.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_index i ON i.indrelid = parts.oid
-    GROUP BY 1 ORDER BY 3 DESC, 2 DESC LIMIT 1";
+    GROUP BY 1 ORDER BY 3 DESC, 2 DESC LIMIT 1",
+);
 
 /// VACUUM, as far as tokens tell.
 #[derive(Debug, PartialEq, Eq)]

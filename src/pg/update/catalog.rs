@@ -74,15 +74,22 @@ pub(crate) enum Equality {
 
 /// The name as it is written in the catalog comes first, then as SQL reads it (folded, quoted,
 /// qualified). `to_regclass` fails or answers NULL, by version, for what is no name at all.
-const EXACT: &str = "\
-SELECT c.oid FROM pg_catalog.pg_class c
-WHERE c.relname = $1 AND pg_catalog.pg_table_is_visible(c.oid)";
+const EXACT: &str = concat!(
+    "\
+WITH ",
+    serial!(),
+    " SELECT c.oid FROM pg_catalog.pg_class c
+WHERE c.relname = $1 AND pg_catalog.pg_table_is_visible(c.oid)",
+);
 const PARSED: &str = "SELECT pg_catalog.to_regclass($1::text)::oid";
 
 /// The family are all tables whose rows an update of the first one may change: partitions, and children of the older
 /// kind (manual, "Inheritance"), down to the last. Each has triggers, indexes and a log, or none, of its own.
-const TABLE: &str = "\
-WITH RECURSIVE family AS (
+const TABLE: &str = concat!(
+    "\
+WITH RECURSIVE ",
+    serial!(),
+    ", family AS (
     SELECT $1::oid AS oid
     UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent),
 members AS (SELECT c.* FROM family f JOIN pg_catalog.pg_class c ON c.oid = f.oid)
@@ -103,12 +110,16 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
              SELECT a.attname::text FROM pg_catalog.pg_partitioned_table p JOIN family f ON f.oid = p.partrelid
                JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid
                 AND (a.attnum = ANY (p.partattrs::int2[]) OR p.partexprs IS NOT NULL))
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+);
 
 /// Whether equal values are the same is what B-tree deduplication asks, too: the operator class has an
 /// `equalimage` function, and the collation is deterministic (manual, "B-Tree Support Functions").
-const COLUMNS: &str = "\
-WITH RECURSIVE base AS (
+const COLUMNS: &str = concat!(
+    "\
+WITH RECURSIVE ",
+    serial!(),
+    ", base AS (
     SELECT a.attname, a.attgenerated <> '' AS generated, a.attnotnull, false AS domain, a.atttypid AS type, a.atttypmod AS modifier,
            pg_catalog.format_type(a.atttypid, a.atttypmod) AS stored,
            coalesce((SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation), true)
@@ -132,10 +143,14 @@ SELECT b.attname::text, b.generated,
              ELSE t.oid END
              AND o.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'btree')),
        t.oid
-FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'";
+FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'",
+);
 
-const UNIQUE: &str = "\
-SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+const UNIQUE: &str = concat!(
+    "\
+WITH ",
+    serial!(),
+    " SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
 FROM pg_catalog.pg_index i
 WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
@@ -146,7 +161,8 @@ WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k]
         JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[k]
       WHERE NOT o.opcdefault OR (i.indcollation[k] <> a.attcollation AND EXISTS (
-          SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)))";
+          SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)))",
+);
 
 impl Table {
     /// Looks a table up; fails with a configuration error when there is none.

@@ -31,7 +31,11 @@ pub(crate) struct Remnant {
 impl Remnant {
     /// Ends it, if it does not leave by itself. A lent one only if it is in the transaction of that id.
     pub(crate) async fn end(&self, client: &Client, xid: Option<&str>) -> Result<(), Failure> {
-        const THERE: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1)";
+        const THERE: &str = concat!(
+            "WITH ",
+            serial!(),
+            " SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1)"
+        );
         let Identity { pid, started } = self.identity;
         for _ in 0..LOOKS {
             let rows = client.query_typed(THERE, &[(&pid, Type::INT4)]).await?;

@@ -12,8 +12,11 @@ use crate::pg::privileges::quote;
 
 /// `$1` is the table, `$2` the columns that are read, `$3` those that are changed, all quoted. A foreign table among the
 /// partitions or children (the first in the order of names) has its rows on another server.
-const RIGHTS: &str = "\
-WITH RECURSIVE family AS (
+const RIGHTS: &str = concat!(
+    "\
+WITH RECURSIVE ",
+    serial!(),
+    ", family AS (
     SELECT $1::pg_catalog.text::pg_catalog.regclass::oid AS oid
     UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent),
 named AS (
@@ -30,7 +33,8 @@ SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_r
              ORDER BY attnum),
        ARRAY(SELECT name FROM named WHERE name = ANY ($3::pg_catalog.text[])
              AND NOT pg_catalog.has_column_privilege($1::pg_catalog.text::pg_catalog.regclass, attnum, 'UPDATE')
-             ORDER BY attnum)";
+             ORDER BY attnum)",
+);
 
 /// See the module.
 #[derive(Debug)]
