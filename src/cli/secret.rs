@@ -10,15 +10,20 @@ const STARS: &str = "***";
 /// the message repeats it, so that it does not matter which characters the password has.
 pub(crate) fn redacted(message: &str, typed: &[String]) -> String {
     let mut message = message.to_owned();
-    let values = typed.iter().filter_map(|word| word.split_once('=').map(|(_, value)| value));
     let mut secret: Vec<&str> =
-        typed.iter().map(String::as_str).chain(values).filter(|word| is_secret(word)).collect();
+        typed.iter().filter(|word| is_secret(word)).flat_map(|word| parts(word)).collect();
     // A word before its parts.
     secret.sort_by_key(|word| std::cmp::Reverse(word.len()));
     for word in secret {
         message = message.replace(word, STARS);
     }
     message
+}
+
+/// What a message may repeat of a word: all of it, or the value of an option.
+fn parts(word: &str) -> impl Iterator<Item = &str> {
+    let value = word.split_once('=').filter(|_| word.starts_with('-')).map(|(_, value)| value);
+    std::iter::once(word).chain(value).filter(|part| !part.is_empty())
 }
 
 /// Whether a word is, or has in it, something that a password may stand in.
@@ -37,13 +42,13 @@ mod tests {
             "postgres://me:ge:he@im@db/x?a=b",
             "postgres://me:ge'he\"im  /x@db",
             "--nope=postgres://me:geheim@db",
+            "--password=geheim",
             "password=geheim",
             "PGPASSWORD=geheim",
             "me:geheim@db",
         ] {
-            let value = word.split_once('=').map_or(word, |(_, value)| value);
             let typed = ["doctor".to_owned(), word.to_owned()];
-            for shown in [word, value] {
+            for shown in super::parts(word) {
                 let said = redacted(&format!("unexpected argument '{shown}' found"), &typed);
                 assert_eq!(said, "unexpected argument '***' found", "{word}");
             }
