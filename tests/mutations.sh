@@ -187,8 +187,8 @@ mutant 'finished_short has an exit code of its own' src/cli/exit.rs \
 
 mutant 'a cancel names the statement by its query_start' src/pg/cancel.rs \
     live:a_request_to_cancel_another_clients_statement_never_hits_its_next_one \
-    '  AND ($3::bigint IS NULL OR round(extract(epoch FROM query_start) * 1000000)::bigint = $3)";' \
-    '  AND ($3::bigint IS NULL OR query_start IS NOT NULL)";'
+    '  AND ($3::bigint IS NULL OR round(extract(epoch FROM query_start) * 1000000)::bigint = $3)"' \
+    '  AND ($3::bigint IS NULL OR query_start IS NOT NULL)"'
 mutant 'a script goes on where it was: what ran stays' src/run/hold.rs \
     live:a_starved_statement_of_a_script_is_tried_again_alone \
     '"ROLLBACK TO SAVEPOINT headcount_statement; RELEASE SAVEPOINT headcount_statement"' '"ROLLBACK"'
