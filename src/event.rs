@@ -13,6 +13,7 @@ mod update;
 use std::time::Duration;
 
 use crate::decide::admission::Admitted;
+use crate::decide::ceiling::{Ceiling, Rung};
 use crate::decide::launch::Shortfall;
 use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Tick, Verdict};
@@ -74,6 +75,15 @@ pub enum Event {
     PlanInspected {
         /// The most workers that the plan can have at once.
         planned: u32,
+    },
+    /// What bounds the session's workers is known, and so is the way by which it comes by them.
+    RungTaken {
+        /// The way.
+        rung: Rung,
+        /// The session's ceiling.
+        ceiling: Ceiling,
+        /// Whether it was to be raised.
+        asked: bool,
     },
     /// The plan cannot reach the target, and the caller accepts less (`plan_shortfall = lower`).
     TargetLowered {

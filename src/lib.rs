@@ -67,9 +67,9 @@ pub use decide::attempt::Outcome;
 pub use decide::chunk::ending::FailOn;
 pub use error::{Error, Refusal};
 pub use event::{Event, Observer};
-pub use report::{Attempt, Execution, InDoubt, KeyFailure, UpdateOutcome, Updated};
+pub use report::{Attempt, Ceiling, Execution, InDoubt, KeyFailure, Rung, UpdateOutcome, Updated};
 pub use run::{Batch, Builder, ChunkSize, Headcount, Job, Keys, Row, Rows, Update, Updater};
-pub use settings::{Minimum, PlanShortfall, Policy, Settings};
+pub use settings::{Minimum, PlanShortfall, Policy, Raise, Settings};
 
 /// The README's Rust compiles.
 #[cfg(doctest)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::decide::attempt::Outcome;
+pub use crate::decide::ceiling::{Ceiling, Rung};
 pub use crate::decide::chunk::ending::UpdateOutcome;
 
 /// A guarded execution that ended without an error.
@@ -25,6 +26,10 @@ pub struct Execution<T> {
     pub min_workers: u32,
     /// The most workers that the plan can have at once; `None` when there was no plan to inspect.
     pub planned_workers: Option<u32>,
+    /// How it came by its workers; `None` when it ended before that was known, or another client runs the statement.
+    pub rung: Option<Rung>,
+    /// What bounded its session's workers; `None` as with `rung`.
+    pub ceiling: Option<Ceiling>,
     /// What the plan could have, where that was less than the target that was demanded; `target_workers` and
     /// `min_workers` are no more than that then.
     pub lowered_to: Option<u32>,
@@ -106,6 +111,8 @@ impl<T> Execution<T> {
             target_workers: self.target_workers,
             min_workers: self.min_workers,
             planned_workers: self.planned_workers,
+            rung: self.rung,
+            ceiling: self.ceiling,
             lowered_to: self.lowered_to,
             short_launches: self.short_launches,
             unjudged_statements: self.unjudged_statements,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::decide::attempt::Spacing;
-use crate::decide::verdict::Patience;
+use crate::decide::verdict::{Patience, Pool};
 use crate::error::{Error, human};
 use crate::pg::plan;
 
@@ -134,6 +134,17 @@ pub struct Settings {
     /// The name of the fleet's keys, which must not be those of other programs' advisory locks. Default
     /// `headcount`. Fleets with different names do not see each other's slots.
     pub reserve_space: String,
+    /// Raises `max_parallel_workers` of the statement's session, which is each session's own ceiling and not the pool's
+    /// size, so that workers start beyond a pool that others hold: no wait, no lost attempt. Default `None`: it exceeds
+    /// what was set as the default for everybody. It never goes beyond `max_worker_processes` less
+    /// [`leave`](Self::leave), nor above what ALTER ROLE or ALTER DATABASE set for this role or database, unless
+    /// [`above_role`](Self::above_role). Refused with [`reserve`](Self::reserve), whose slots are the pool's, for another
+    /// client's backend, and beside a value of `max_parallel_workers` among the [`settings`](Self::settings).
+    pub ceiling: Option<Raise>,
+    /// Processes of `max_worker_processes` that a raised ceiling leaves to others; up to 1024. Default 2.
+    pub leave: u32,
+    /// Whether [`ceiling`](Self::ceiling) may go above what was set for this role or database itself. Default `false`.
+    pub above_role: bool,
     /// How attempts are timed. Default [`Policy::Prompt`].
     pub policy: Policy,
     /// What to do when the plan cannot reach the target. Default [`PlanShortfall::Lower`].
@@ -182,6 +193,9 @@ impl Settings {
             pool_size: None,
             reserve_database: "postgres".to_owned(),
             reserve_space: "headcount".to_owned(),
+            ceiling: None,
+            leave: 2,
+            above_role: false,
             policy: Policy::default(),
             plan_shortfall: PlanShortfall::default(),
             every_launch: false,
@@ -194,6 +208,12 @@ impl Settings {
     #[must_use]
     pub const fn minimum(&self) -> u32 {
         self.min_workers.of(self.target_workers)
+    }
+
+    /// The processes without those that a raised ceiling leaves to others.
+    pub(crate) const fn left_of(&self, processes: Pool) -> Pool {
+        let left = if self.ceiling.is_some() { self.leave } else { 0 };
+        Pool { size: processes.size.saturating_sub(left), ..processes }
     }
 
     /// Whether attempts are made though plan or pool cannot give what is demanded.
@@ -236,6 +256,28 @@ impl Settings {
         }
     }
 
+    fn check_ceiling(&self) -> Result<(), Error> {
+        within("leave", self.leave, 0, 1024)?;
+        let Some(raise) = self.ceiling else {
+            if self.above_role {
+                return Err(Error::configuration("above_role", "it needs a ceiling (--ceiling)"));
+            }
+            return Ok(());
+        };
+        if let Raise::To(workers) = raise {
+            within("ceiling", workers, 1, 1024)?;
+        }
+        if self.reserve {
+            let problem = "it takes workers beyond the pool, and --reserve waits for slots of the pool: give one of them";
+            return Err(Error::configuration("ceiling", problem));
+        }
+        if self.settings.iter().any(|(name, _)| name.eq_ignore_ascii_case("max_parallel_workers")) {
+            let problem = "it sets max_parallel_workers, and so does --set: give one of them";
+            return Err(Error::configuration("ceiling", problem));
+        }
+        Ok(())
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
@@ -259,6 +301,7 @@ impl Settings {
                 "a short statement is rolled back, which takes a transaction: leave out --no-transaction";
             return Err(Error::configuration("strict", problem.to_owned()));
         }
+        self.check_ceiling()?;
         within("max_attempts", self.max_attempts, 1, 100)?;
         let ms = Duration::from_millis;
         duration("settle", self.settle, ms(10), ms(60_000))?;
@@ -318,6 +361,15 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// How far a session raises its own ceiling of parallel workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Raise {
+    /// As far as it may.
+    Auto,
+    /// To so many workers in all, those of others included; 1 to 1024.
+    To(u32),
 }
 
 /// As the server reads a boolean (bool.c): a part of the word is enough.
@@ -388,6 +440,13 @@ mod tests {
         check("pool_size", |s| s.pool_size = Some(3));
         check("reserve_database", |s| s.reserve_database.clear());
         check("reserve_space", |s| s.reserve_space = "x".repeat(64));
+        check("ceiling", |s| s.ceiling = Some(Raise::To(0)));
+        check("ceiling", |s| (s.ceiling, s.reserve) = (Some(Raise::Auto), true));
+        check("ceiling", |s| {
+            (s.ceiling, s.settings) = (Some(Raise::Auto), vec![("Max_Parallel_Workers".into(), "9".into())]);
+        });
+        check("leave", |s| s.leave = 1025);
+        check("above_role", |s| s.above_role = true);
         check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
         for off in ["off", "OF", "false", "n", "0", ""] {
             check("settings (--set track_activities)", |s| {

@@ -54,6 +54,12 @@ mutant 'a serial phase is given a tenth of its time' src/decide/verdict.rs \
 mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
     core:time_waiting_for_a_lock_does_not_count \
     '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
+mutant 'a rung is told by what was set' src/decide/ceiling.rs \
+    core-unit:each_rung_is_told_by_what_was_set \
+    'if self.workers > self.given {' 'if self.workers >= self.given {'
+mutant 'what is proposed leaves processes' src/decide/ceiling.rs \
+    core-unit:what_is_proposed_keeps_the_slots_free_and_leaves_processes \
+    'let most = self.processes.saturating_sub(leave);' 'let most = self.processes;'
 mutant 'a blind monitor verifies nothing' src/decide/verdict.rs \
     core:a_statement_that_ends_while_the_monitor_is_blind_is_unverified \
     'if self.blind { Verdict::Unverified }' 'if self.blind { Verdict::FinishedEarly }'
@@ -185,6 +191,12 @@ mutant 'finished_short has an exit code of its own' src/cli/exit.rs \
 
 # --- With servers -----------------------------------------------------------------------------------------------------
 
+mutant 'a ceiling never exceeds what was set for the role' src/pg/ceiling.rs \
+    live:a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_for \
+    'let apart = if settings.above_role {' 'let apart = if settings.leave < 1000 {'
+mutant 'a ceiling leaves processes to others' src/pg/ceiling.rs \
+    live:a_raised_ceiling_leaves_processes_to_others \
+    'let leave = settings.leave;' 'let leave = settings.leave.min(0);'
 mutant 'a cancel names the statement by its query_start' src/pg/cancel.rs \
     live:a_request_to_cancel_another_clients_statement_never_hits_its_next_one \
     '  AND ($3::bigint IS NULL OR round(extract(epoch FROM query_start) * 1000000)::bigint = $3)"' \

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use headcount::{Minimum, PlanShortfall, Policy};
+use headcount::{Minimum, PlanShortfall, Policy, Raise};
 use serde::Deserialize;
 
-use super::values::{duration, listen, minimum, pair, scale};
+use super::values::{duration, listen, minimum, pair, raise, scale};
 
 /// Exit codes, where people look for them.
 const EXIT_CODES: &str = "\
@@ -134,8 +134,8 @@ Examples:
 
 Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
   monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit, transaction,
-  policy, plan_shortfall, every_launch, strict, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size,
-  reserve_database, reserve_space, and a table [settings]. Durations are texts such as \"90s\".";
+  policy, plan_shortfall, ceiling, leave, above_role, every_launch, strict, trace_comment, reserve, reserve_wait,
+  degrade_after, priority, pool_size, reserve_database, reserve_space, and a table [settings]. Durations are texts such as \"90s\".";
 
 /// `headcount run`.
 #[derive(Debug, Args)]
@@ -214,6 +214,16 @@ pub(crate) struct Timing {
     /// `classic` always does. Default lower
     #[arg(long, value_name = "WHAT")]
     pub(crate) plan_shortfall: Option<ShortfallWord>,
+    /// Raise `max_parallel_workers` of the statement's own session to so many, so that workers start beyond a pool that
+    /// others hold: `auto` is `max_worker_processes` less --leave. Never above what was set for the role or the database
+    #[arg(long, value_name = "WORKERS|auto", value_parser = raise)]
+    pub(crate) ceiling: Option<Raise>,
+    /// Processes of `max_worker_processes` that --ceiling leaves to others. Default 2
+    #[arg(long, value_name = "N")]
+    pub(crate) leave: Option<u32>,
+    /// Let --ceiling go above what ALTER ROLE or ALTER DATABASE set
+    #[arg(long)]
+    pub(crate) above_role: bool,
     /// Cancel a statement whose later launches are short, too; else they are only told
     #[arg(long)]
     pub(crate) every_launch: bool,

@@ -59,6 +59,10 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
 fn lines(finding: &Finding) -> Vec<String> {
     let Finding { check, level, text, fix, .. } = finding;
     let mut lines = vec![format!("{:<4}  {check}: {text}", level.as_str())];
-    lines.extend(fix.as_ref().map(|fix| format!("      {}", output::remedy(fix))));
+    let advised = |fix: &String| match level {
+        Level::Ok => format!("      to have that: {fix}"),
+        Level::Warn | Level::Fail => format!("      {}", output::remedy(fix)),
+    };
+    lines.extend(fix.as_ref().map(advised));
     lines
 }

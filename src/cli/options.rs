@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headcount::pg::plan;
-use headcount::{Minimum, Settings};
+use headcount::{Minimum, Raise, Settings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::args::{Demand, PolicyWord, Sharing, ShortfallWord, Timing};
 use super::exit::Failed;
-use super::values::{duration, minimum};
+use super::values::{duration, minimum, raise};
 
 /// A task's longest name; the library refuses longer ones.
 const MAX_TASK: usize = 52;
@@ -53,6 +53,10 @@ struct JobFile {
     transaction: Option<bool>,
     policy: Option<PolicyWord>,
     plan_shortfall: Option<ShortfallWord>,
+    #[serde(default, deserialize_with = "maybe_raise")]
+    ceiling: Option<Raise>,
+    leave: Option<u32>,
+    above_role: Option<bool>,
     every_launch: Option<bool>,
     strict: Option<bool>,
     trace_comment: Option<bool>,
@@ -118,6 +122,9 @@ impl JobFile {
         put(&mut settings.transaction, self.transaction);
         put(&mut settings.policy, self.policy);
         put(&mut settings.plan_shortfall, self.plan_shortfall);
+        settings.ceiling = self.ceiling;
+        put(&mut settings.leave, self.leave);
+        put(&mut settings.above_role, self.above_role);
         put(&mut settings.every_launch, self.every_launch);
         put(&mut settings.strict, self.strict);
         put(&mut settings.trace_comment, self.trace_comment);
@@ -154,6 +161,9 @@ fn apply_timing(timing: &Timing, settings: &mut Settings) {
     settings.deadline = timing.deadline.or(settings.deadline);
     settings.cleanup = timing.cleanup.clone().or_else(|| settings.cleanup.take());
     settings.transaction &= !timing.no_transaction;
+    settings.ceiling = timing.ceiling.or(settings.ceiling);
+    put(&mut settings.leave, timing.leave);
+    settings.above_role |= timing.above_role;
     settings.every_launch |= timing.every_launch;
     settings.strict |= timing.strict;
     settings.trace_comment |= timing.trace_comment;
@@ -291,6 +301,11 @@ impl<'de> Deserialize<'de> for JobText {
 fn maybe_minimum<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Minimum>, D::Error> {
     let JobText(text) = JobText::deserialize(deserializer)?;
     minimum(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn maybe_raise<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Raise>, D::Error> {
+    let JobText(text) = JobText::deserialize(deserializer)?;
+    raise(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use headcount::{Attempt, Execution, Outcome, Settings};
+use headcount::{Attempt, Ceiling, Execution, Outcome, Rung, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -87,6 +87,8 @@ pub(crate) struct FailedRun<'a> {
     target_workers: Option<u32>,
     min_workers: Option<u32>,
     planned_workers: Option<u32>,
+    rung: Option<Rung>,
+    ceiling: Option<&'a Ceiling>,
     lowered_to: Option<u32>,
     achieved_workers: u32,
     short_launches: u32,
@@ -119,6 +121,8 @@ impl<'a> FailedRun<'a> {
             target_workers: history.map(|run| run.target_workers).or(demanded.map(|(target, _)| target)),
             min_workers: history.map(|run| run.min_workers).or(demanded.map(|(_, minimum)| minimum)),
             planned_workers: history.and_then(|run| run.planned_workers),
+            rung: history.and_then(|run| run.rung),
+            ceiling: history.and_then(|run| run.ceiling.as_ref()),
             lowered_to: history.and_then(|run| run.lowered_to),
             achieved_workers: history.map_or(0, |run| run.achieved_workers),
             short_launches: history.map_or(0, |run| run.short_launches),
@@ -271,7 +275,7 @@ fn time<T>(run: &Execution<T>) -> String {
 fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     let any = |reason| run.attempts.iter().any(|attempt| attempt.reason == Some(reason));
     let (full, unseen) = (any("pool_exhausted") || run.short_launches > 0, any("no_launch"));
-    let started;
+    let (started, held);
     let blame = if run.reserved_slots == Some(0) {
         "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
@@ -280,7 +284,8 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         "the server had no process left for a worker: replication and extensions take from max_worker_processes, too; \
          raise that, which takes a restart"
     } else if full {
-        "others held the pool: see `headcount watch`, start at another time, or raise max_parallel_workers"
+        held = held_by_others(run);
+        &held
     } else if unseen {
         // Only where the pool cannot be seen is a statement without workers cancelled.
         "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \
@@ -331,6 +336,34 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             }
         }
         _ => "It is done and kept; nothing to do".to_owned(),
+    }
+}
+
+/// What helps against a pool that others hold: workers that they cannot take. The processes decide how.
+fn held_by_others<T>(run: &Execution<T>) -> String {
+    const LEAVE: u32 = 2;
+    let others = "others held the pool (`headcount watch` shows who)";
+    let Some(ceiling) = &run.ceiling else { return format!("{others}: start at another time") };
+    if run.rung == Some(Rung::Ceiling) {
+        return format!(
+            "others held all {} workers that its ceiling allows, or processes: raise max_worker_processes ({}), which \
+             takes a restart",
+            ceiling.workers, ceiling.processes
+        );
+    }
+    let room = ceiling.processes.saturating_sub(LEAVE) >= ceiling.given.saturating_add(run.target_workers);
+    let own = if room && ceiling.of_role.is_none() && ceiling.of_database.is_none() {
+        "--ceiling auto takes workers beyond it; "
+    } else {
+        ""
+    };
+    match ceiling.typed(ceiling.propose(run.target_workers, LEAVE)) {
+        Some(typed) => format!(
+            "{others}: {own}once and for all, have {} workers kept free for its role: {}",
+            run.target_workers,
+            typed.trim_end_matches(';')
+        ),
+        None => format!("{others}, and may have more than is kept free for its role: see `headcount doctor`"),
     }
 }
 

@@ -12,7 +12,7 @@ use headcount::decide::admission::Admitted;
 use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, Verdict};
 use headcount::event::{AttemptEnd, CancelMethod, CancelResult, Resolution, Scope};
-use headcount::{Event, Observer};
+use headcount::{Ceiling, Event, Observer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{say, time_text};
@@ -150,6 +150,7 @@ impl Story {
                 Some(format!("inspecting the plan waits for a lock that backend {by} holds or waits for"))
             }
             Event::PlanInspected { planned } => Some(format!("planned: at most {planned} workers")),
+            Event::RungTaken { ceiling, asked: true, .. } => Some(raised(ceiling)),
             Event::TargetLowered { target, cause } => {
                 self.target = *target;
                 self.minimum = self.minimum.min(*target);
@@ -409,6 +410,19 @@ const fn resolved(resolution: Resolution) -> &'static str {
     }
 }
 
+/// What came of --ceiling.
+fn raised(ceiling: &Ceiling) -> String {
+    let Ceiling { workers, given, processes, .. } = ceiling;
+    if workers > given {
+        return format!("ceiling raised from {given} to {workers} workers, others included");
+    }
+    let why = match ceiling.of_role.or(ceiling.of_database) {
+        Some(_) => "that was set for the role or the database, and --above-role was not given".to_owned(),
+        None => format!("max_worker_processes = {processes} has no room beyond that"),
+    };
+    format!("ceiling not raised, it stays at {given} workers: {why}")
+}
+
 #[cfg(test)]
 mod tests {
     use headcount::event::{AttemptFacts, ExecutionFacts};
@@ -452,6 +466,7 @@ mod tests {
         let ended = || {
             Event::ExecutionEnded(ExecutionFacts {
                 cause: None,
+                rung: None,
                 lowered_to: None,
                 short_launches: 0,
                 unjudged: 0,

@@ -223,6 +223,7 @@ fn say_never_began(
         target,
         minimum,
         achieved: 0,
+        rung: None,
         lowered_to: None,
         short_launches: 0,
         unjudged: 0,

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use headcount::Minimum;
 use headcount::telemetry::exporters::prometheus::parse_listen;
+use headcount::{Minimum, Raise};
 
 /// `2` or `50%`.
 pub(crate) fn minimum(text: &str) -> Result<Minimum, String> {
@@ -40,6 +40,17 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     // The library's sentence without the option's name, which clap says.
     parse_listen(text).map_err(|error| error.to_string().trim_start_matches("--listen: ").to_owned())
+}
+
+/// How far a ceiling is raised.
+pub(crate) fn raise(text: &str) -> Result<Raise, String> {
+    match text {
+        "auto" => Ok(Raise::Auto),
+        _ => text
+            .parse()
+            .map(Raise::To)
+            .map_err(|_| format!("`{text}` is neither `auto` nor a number of workers")),
+    }
 }
 
 /// A factor for the amount of data.

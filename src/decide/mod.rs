@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod attempt;
 pub mod backoff;
+pub mod ceiling;
 pub mod chunk;
 pub mod counters;
 pub mod failure;

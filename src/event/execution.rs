@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::SqlState;
 use crate::decide::attempt::Outcome;
+use crate::decide::ceiling::Rung;
 use crate::decide::script::Evidence;
 use crate::decide::verdict::{ShortReason, Verdict};
 
@@ -122,6 +123,8 @@ pub struct ExecutionFacts {
     pub minimum: u32,
     /// Workers achieved in the accepted attempt, else the most seen in the best one.
     pub achieved: u32,
+    /// How it came by its workers, if that was known before it ended.
+    pub rung: Option<Rung>,
     /// What the plan could have, where that was less than the target.
     pub lowered_to: Option<u32>,
     /// Launches of the accepted attempt that were proven short.

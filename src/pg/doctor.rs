@@ -19,7 +19,8 @@ use super::hosting::Hosting;
 use super::pooling::{NONE_TO_SPARE, Pooling};
 use super::privileges::{self, Forbidden};
 use super::session::{self, Identity, OLDEST};
-use super::{Failure, plan};
+use super::{Failure, ceiling, plan};
+use crate::decide::ceiling::Proposal;
 use crate::error::Error;
 
 /// How good an answer is.
@@ -108,6 +109,7 @@ pub async fn examine(
     // It keeps its backend for as long as it is examined, whatever lies between.
     leader.batch_execute("BEGIN").await.map_err(|failure| failed(failure.into()))?;
     findings.extend(settings(&leader, target).await.map_err(failed)?);
+    findings.push(kept_free(&leader, target).await.map_err(failed)?);
     let mut lent = shared;
     let watching = match monitor {
         Some(monitor) => {
@@ -322,6 +324,50 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
     findings.extend(row.get(8).map(|each| autovacuum(each, text(&row, 9))));
     Ok(findings)
 }
+
+/// Workers that others leave free for this role: the surest way to them, and nothing has to run for it.
+async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
+    /// Who has a ceiling of its own.
+    const APART: &str = "
+        SELECT pg_catalog.string_agg(pg_catalog.format('%s = %s', CASE
+                   WHEN s.setrole = 0 THEN 'database ' || pg_catalog.quote_ident(d.datname)
+                   WHEN s.setdatabase = 0 THEN 'role ' || s.setrole::pg_catalog.regrole::text
+                   ELSE 'role ' || s.setrole::pg_catalog.regrole::text || ' in ' || pg_catalog.quote_ident(d.datname) END,
+                 pg_catalog.substr(v, 22)), ', ' ORDER BY s.setrole, s.setdatabase)
+        FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase,
+             pg_catalog.unnest(s.setconfig) v
+        WHERE v LIKE 'max_parallel_workers=%' AND s.setrole IS DISTINCT FROM pg_catalog.quote_ident(session_user)::pg_catalog.regrole";
+    let ceiling = ceiling::read(client).await?;
+    let row = one(client, APART).await?;
+    let apart = match text(&row, 0) {
+        "" => String::new(),
+        apart => format!("; set apart: {apart}"),
+    };
+    let own = ceiling.given;
+    let proposal = ceiling.propose(target, LEAVE);
+    let said = match (proposal, ceiling.of_others()) {
+        (Proposal::Stands, Some(others)) => format!(
+            "{} workers stay free for the role {} from all who keep to their ceiling of {others} (max_parallel_workers of \
+             the role = {own}){apart}",
+            own - others,
+            ceiling.role
+        ),
+        (_, None) => format!(
+            "the role {} has a ceiling of its own, {own} workers (max_parallel_workers); what is above the server's stays \
+             free for it{apart}",
+            ceiling.role
+        ),
+        (_, Some(others)) => format!(
+            "everybody may take all {others} workers of the pool before a job starts: {target} can be kept free for the \
+             role {}{apart}",
+            ceiling.role
+        ),
+    };
+    Ok(Finding { fix: ceiling.typed(proposal), ..ok("kept free", said) })
+}
+
+/// Processes that are left to replication, extensions and autovacuum.
+const LEAVE: u32 = 2;
 
 /// From 19 on autovacuum is a rival: its workers are parallel workers of the pool.
 fn autovacuum(each: &str, at_once: &str) -> Finding {

@@ -31,6 +31,7 @@ macro_rules! as_login {
 
 mod backend_key;
 pub(crate) mod cancel;
+pub(crate) mod ceiling;
 pub mod connect;
 pub(crate) mod counters;
 pub mod doctor;

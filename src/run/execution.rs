@@ -294,7 +294,7 @@ async fn admit<S: Stage>(
     loop {
         let (pool, processes, autovacuum) = match watch.next().await {
             Sight::Seen(Seen { pool, processes, autovacuum, .. }) => {
-                (pool.map(|pool| reach.resize(pool)), processes, autovacuum)
+                (pool.map(|pool| reach.resize(pool)), processes.map(|all| settings.left_of(all)), autovacuum)
             }
             Sight::Blind => (None, None, 0),
         };

@@ -21,7 +21,7 @@ use crate::decide::backoff::Backoff;
 use crate::error::Source;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
 use crate::pg::session::{self, Identity, Session};
-use crate::pg::{Failure, label};
+use crate::pg::{Failure, ceiling, label};
 use crate::settings::Settings;
 
 /// Between two looks at a leader that is leaving.
@@ -160,6 +160,7 @@ impl Hold {
         for (name, value) in rest {
             let _ = write!(script, "SELECT set_config({}, {}, {local});", literal(name), literal(value));
         }
+        script.extend(ceiling::raise(&self.settings));
         // More workers would be other members'.
         if let Some(limit) = self.worker_limit() {
             for name in ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"] {

@@ -22,7 +22,7 @@ use super::work::{Closure, Nothing, Params, Query, Script, Statement, Work};
 use crate::error::{Error, Source};
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::report::Execution;
-use crate::settings::{Minimum, PlanShortfall, Policy, Settings};
+use crate::settings::{Minimum, PlanShortfall, Policy, Raise, Settings};
 use crate::telemetry::spans;
 
 /// A guarded query: what it demands, and how to run it.
@@ -96,6 +96,13 @@ impl Job {
     #[must_use]
     pub const fn strict(mut self) -> Self {
         self.settings.strict = true;
+        self
+    }
+
+    /// Raises the session's own ceiling of workers; see [`Settings::ceiling`].
+    #[must_use]
+    pub const fn ceiling(mut self, raise: Raise) -> Self {
+        self.settings.ceiling = Some(raise);
         self
     }
 
@@ -294,6 +301,11 @@ impl Job {
         let (settings, cleanup) = self.validated()?;
         if settings.strict {
             refuse_recall(&settings, "the transaction of another client's backend is not ours to roll back")?;
+        }
+        if settings.ceiling.is_some() {
+            let why =
+                "the session of another client's backend is not ours to set: SET max_parallel_workers there";
+            return Err(Error::configuration("ceiling", why));
         }
         let span = spans::execution(&settings.task);
         let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);

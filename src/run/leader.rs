@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tracing::Span;
 
+use super::climb::climb;
 use super::committing::Committing;
 use super::hold::Hold;
 use super::ledger::Ledger;
@@ -21,13 +22,12 @@ use crate::decide::reservation::Launch;
 use crate::decide::script::StatementReach;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
-use crate::pg::Failure;
-use crate::pg::counters;
 use crate::pg::era::Era;
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
 use crate::pg::session::{Identity, OLDEST};
 use crate::pg::xact::{self, Standing};
+use crate::pg::{Failure, counters};
 use crate::settings::{PlanShortfall, Settings};
 use crate::telemetry::spans;
 
@@ -92,7 +92,7 @@ impl<W: Work> Leader<W> {
         let client = self.hold.client().map_err(sql)?;
         self.work.prepare(client).await.map_err(sql)?;
         let Settings { reserve, target_workers: target, .. } = *self.hold.settings;
-        let pool_size = Some(plan::pool_size(client).await.map_err(sql)?);
+        let pool_size = Some(climb(client, &self.hold.settings, ledger).await.map_err(sql)?);
         let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
         let own_pool = pool_size.filter(|_| own);
         let apart = self.monitors_pool().await != pool_size;

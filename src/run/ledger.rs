@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::decide::attempt::Outcome;
+use crate::decide::ceiling::{Ceiling, Rung};
 use crate::decide::reservation::{Granted, Slots};
 use crate::error::Error;
 use crate::event::{
@@ -27,6 +28,8 @@ pub(crate) struct Ledger {
     minimum: u32,
     planned: Option<u32>,
     lowered_to: Option<u32>,
+    rung: Option<Rung>,
+    ceiling: Option<Ceiling>,
     /// What the plans of the last attempt's statements could have.
     within: u32,
     waited_before: Duration,
@@ -83,6 +86,8 @@ impl Ledger {
             minimum: 0,
             planned: None,
             lowered_to: None,
+            rung: None,
+            ceiling: None,
             within: 0,
             waited_before: Duration::ZERO,
             verdict_after: None,
@@ -127,6 +132,9 @@ impl Ledger {
                 self.minimum = *minimum;
             }
             Event::PlanInspected { planned } => self.planned = Some(*planned),
+            Event::RungTaken { rung, ceiling, .. } => {
+                (self.rung, self.ceiling) = (Some(*rung), Some(ceiling.clone()));
+            }
             Event::TargetLowered { target, .. } => {
                 self.target = *target;
                 self.minimum = self.minimum.min(*target);
@@ -223,6 +231,8 @@ impl Ledger {
             unjudged_statements: accepted.map_or(0, |attempt| attempt.unjudged_statements),
             min_workers: self.minimum,
             planned_workers: self.planned,
+            rung: self.rung,
+            ceiling: self.ceiling.clone(),
             achieved_workers: achieved,
             attempt_count: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
             value,
@@ -310,6 +320,7 @@ impl Ledger {
             target: self.target,
             minimum: self.minimum,
             achieved: history.achieved_workers,
+            rung: history.rung,
             lowered_to: history.lowered_to,
             short_launches: history.short_launches,
             unjudged: history.unjudged_statements,

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod clearing;
+mod climb;
 mod committing;
 mod execution;
 mod foreign;

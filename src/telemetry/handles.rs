@@ -11,6 +11,7 @@ use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata,
 
 use super::names::{self, ATTEMPT_ENDS, Downgrade, Exporter, Kind, Metric, ROW_CLASSES, SQLSTATE_CLASSES};
 use crate::decide::attempt::Outcome;
+use crate::decide::ceiling::Rung;
 use crate::decide::reservation::Granted;
 use crate::decide::verdict::{ShortReason, Verdict};
 use crate::event::{CancelMethod, CancelResult, ChunkEnd, FailReason, Resolution};
@@ -188,6 +189,7 @@ pub(super) struct TaskHandles {
     pub(super) outcomes: Family<Outcome, Counter>,
     pub(super) short_launches: Family<ShortReason, Counter>,
     pub(super) unjudged: Counter,
+    pub(super) rungs: Family<Rung, Counter>,
     pub(super) downgrades: Family<Downgrade, Counter>,
     pub(super) cleanups: Family<bool, Counter>,
     pub(super) chunks: Family<&'static str, Counter>,
@@ -249,6 +251,7 @@ impl TaskHandles {
                 source.histogram(&names::VERDICT, vec![own(), label("verdict", word)])
             }),
             wasted: histogram(&names::WASTED),
+            rungs: Family::new(Rung::ALL, |r| by(&names::RUNGS, "rung", r.as_str())),
             outcomes: Family::new(Outcome::ALL, |o| by(&names::OUTCOMES, "outcome", o.as_str())),
             short_launches: Family::new(ShortReason::ALL, |r| {
                 by(&names::SHORT_LAUNCHES, "reason", r.as_str())

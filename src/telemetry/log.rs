@@ -52,6 +52,14 @@ impl Observer for Log {
             Event::PlanInspected { planned } => {
                 debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
             }
+            Event::RungTaken { rung, ceiling, asked } => {
+                let (rung, ceiling, given) = (rung.as_str(), ceiling.workers, ceiling.given);
+                if *asked && ceiling <= given {
+                    warn!(target: TARGET, task, rung, ceiling, "the ceiling could not be raised");
+                } else {
+                    debug!(target: TARGET, task, rung, ceiling, given, "what bounds the workers is known");
+                }
+            }
             Event::ReservationQueued { demand, ahead, waited } => {
                 let waited_seconds = waited.as_secs_f64();
                 info!(target: TARGET, task, demand, ahead, waited_seconds, "waiting in the queue for slots");

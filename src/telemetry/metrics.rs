@@ -84,6 +84,9 @@ impl Metrics {
             task.outcomes.add(Outcome::BelowMinimum, 1);
         }
         task.unjudged.increment(u64::from(facts.unjudged));
+        if let Some(rung) = facts.rung {
+            task.rungs.add(rung, 1);
+        }
         if let Some(downgrade) = downgrade(facts) {
             task.downgrades.add(downgrade, 1);
         }
@@ -193,6 +196,7 @@ impl Observer for Metrics {
             | Event::UpdateStarted { .. } => self.announce(scope),
             // What they say is in the verdict, the pool's gauge and the length of the attempt.
             Event::PlanInspected { .. }
+            | Event::RungTaken { .. }
             | Event::StartHindered { .. }
             | Event::PlanBlocked { .. }
             | Event::BackendEngaged { .. }

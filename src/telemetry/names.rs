@@ -111,6 +111,8 @@ contract! {
         fed_by ["LaunchShort"];
     UNJUDGED_STATEMENTS = "headcount_unjudged_statements_total", Counter, Count, ["task"],
         "Statements of kept scripts that were not judged: their plans have fewer workers than the minimum.", fed_by ["ExecutionEnded"];
+    RUNGS = "headcount_rungs_total", Counter, Count, ["task", "rung"],
+        "Guarded executions that ended, by how they came by their workers: role, ceiling, queue, wait.", fed_by ["ExecutionEnded"];
     DOWNGRADES = "headcount_downgrades_total", Counter, Count, ["task", "bucket"],
         "Executions with a result, by how many percent of the target's workers they lacked.", fed_by ["ExecutionEnded"];
     CLEANUPS = "headcount_cleanups_total", Counter, Count, ["task", "result"],

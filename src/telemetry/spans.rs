@@ -45,6 +45,8 @@ pub fn execution(task: &str) -> Span {
         headcount.min_workers = Empty,
         headcount.max_attempts = Empty,
         headcount.planned_workers = Empty,
+        headcount.rung = Empty,
+        headcount.ceiling = Empty,
         headcount.achieved_workers = Empty,
         headcount.attempts = Empty,
         headcount.outcome = Empty,
@@ -237,6 +239,10 @@ impl Observer for SpanAttributes {
             }
             Event::PlanInspected { planned } => {
                 span.record("headcount.planned_workers", i64::from(*planned));
+            }
+            Event::RungTaken { rung, ceiling, .. } => {
+                span.record("headcount.rung", rung.as_str());
+                span.record("headcount.ceiling", i64::from(ceiling.workers));
             }
             Event::ReservationEnded { taken, ahead, end, waited, slots, .. } => {
                 span.record("headcount.ahead", i64::from(*ahead));

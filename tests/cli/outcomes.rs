@@ -67,6 +67,47 @@ fn every_launch_and_strict_keep_nothing_of_it() {
 }
 
 #[test]
+fn code_3_says_what_a_dba_types_and_what_the_job_can_do_itself() {
+    each_version(|lab| {
+        let hog = lab.hog(6);
+        let count = "SELECT count(*) FROM measurements WHERE id % 20 <> 0 OR pg_sleep(0.005) IS NOT NULL";
+        let starved = ["run", "--sql", count, "--attempts", "1", "--admission-wait", "0s"];
+        let ran = lab.headcount(&starved).ended(3);
+        let meaning = ran.out.lines().nth(2).unwrap();
+        assert!(meaning.contains("others held the pool (`headcount watch` shows who): "), "{meaning}");
+        let typed = meaning.split_once("for its role: ").unwrap().1;
+        assert!(typed.starts_with("ALTER ROLE postgres SET max_parallel_workers = 10"), "{meaning}");
+        // Either way helps while the others still hold it.
+        let ceiling = [&starved[..], &["--ceiling", "auto", "--json"]].concat();
+        let run = lab.headcount(&ceiling).ended(0).json();
+        assert_eq!((&run["outcome"], &run["rung"]), (&"on_target".into(), &"ceiling".into()));
+        lab.sql(typed.split_once(", or accept").unwrap().0);
+        let run = lab.headcount(&[&starved[..], &["--json"]].concat()).ended(0).json();
+        assert_eq!((&run["outcome"], &run["rung"]), (&"on_target".into(), &"role".into()));
+        drop(hog);
+    });
+}
+
+#[test]
+fn a_ceiling_that_cannot_be_meant_is_a_usage_error() {
+    for (options, words) in [
+        (&["--ceiling", "auto", "--reserve"][..], "ceiling: "),
+        (&["--ceiling", "auto", "--set", "max_parallel_workers=9"], "ceiling: "),
+        (&["--ceiling", "half"], "`half` is neither `auto` nor a number of workers"),
+        (&["--ceiling", "0"], "ceiling: "),
+        (&["--above-role"], "above_role: "),
+    ] {
+        let ran = headcount(&[&["run", "--sql", "SELECT 1"], options].concat()).ended(2);
+        assert!(ran.said.contains(words), "{}", ran.said);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nightly.toml");
+    std::fs::write(&path, "sql = 'SELECT 1'\nceiling = \"most\"\n").unwrap();
+    let ran = headcount(&["run", "--job", path.to_str().unwrap()]).ended(2);
+    assert!(ran.said.contains("line 2: `most` is neither"), "{}", ran.said);
+}
+
+#[test]
 fn strict_without_a_transaction_of_ours_is_a_usage_error() {
     let lab = Lab::start();
     let ran = headcount(&["run", "--strict", "--no-transaction", "--sql", "VACUUM"]).ended(2);

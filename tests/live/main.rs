@@ -5,6 +5,7 @@
 //! | [`verdicts`] | target met, at once or later; above the minimum; below it, and nothing left behind |
 //! | [`patience`] | serial phases and lock waits are not held against a statement; a full pool is |
 //! | [`launches`] | each launch is judged by itself, and each statement of a script |
+//! | [`ceiling`] | a session with a higher ceiling than the others' has its workers whoever holds the pool |
 //! | [`statements`] | each kind of statement that can have workers, closures, foreign clients |
 //! | [`rows`] | rows are streamed once the verdict is in, and never from a rejected attempt |
 //! | [`rights`] | who may see and stop whom; pools and servers that cannot be seen |
@@ -24,6 +25,7 @@
 //! wait for events, and ask the server until it says so.
 
 mod cancels;
+mod ceiling;
 mod edge;
 mod faults;
 mod harness;

@@ -13,7 +13,7 @@ use headcount::event::{
 };
 use headcount::telemetry::Metrics;
 use headcount::telemetry::exporters::{Options, Telemetry, prometheus};
-use headcount::{Event, Observer, Outcome};
+use headcount::{Ceiling, Event, Observer, Outcome, Rung};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const POOL: Pool = Pool { used: 6, size: 8 };
@@ -36,6 +36,7 @@ pub(crate) fn ended(end: Result<Outcome, FailReason>, achieved: u32) -> Event {
         target: 4,
         minimum: 2,
         achieved,
+        rung: Some(Rung::Wait),
         lowered_to: (end == Ok(Outcome::Lowered)).then_some(achieved),
         short_launches: u32::from(end == Ok(Outcome::FinishedShort)),
         unjudged: 0,
@@ -46,6 +47,18 @@ pub(crate) fn ended(end: Result<Outcome, FailReason>, achieved: u32) -> Event {
         wasted: 150 * MS,
         ended_at_unix: NOW,
     })
+}
+
+fn ceiling() -> Ceiling {
+    Ceiling {
+        workers: 8,
+        given: 8,
+        processes: 16,
+        of_role: None,
+        of_database: None,
+        role: "batch".to_owned(),
+        database: "shop".to_owned(),
+    }
 }
 
 pub(crate) fn attempt_started(attempt: u32) -> Event {
@@ -91,6 +104,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::StartHindered { cause: "sorry, too many clients already".to_owned(), waited: 10 * MS },
         Event::PlanBlocked { pid: 4711, by: 815, waited: 250 * MS },
         Event::BackendReleased { pid: 4711, backend_start: 1 },
+        Event::RungTaken { rung: Rung::Wait, ceiling: ceiling(), asked: false },
         Event::PlanInspected { planned: 4 },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
         Event::ReservationHindered { cause: "no connection".to_owned(), waited: 80 * MS },

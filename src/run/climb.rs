@@ -1,0 +1,18 @@
+//! The rung that an execution stands on: what bounds its session's workers.
+
+use tokio_postgres::Client;
+
+use super::ledger::Ledger;
+use crate::event::Event;
+use crate::pg::{Failure, ceiling};
+use crate::settings::Settings;
+
+/// Reads the ceiling of a session that was made ready for the statement, and tells it. Returns the size of the pool as
+/// the session has it.
+pub(super) async fn climb(client: &Client, settings: &Settings, ledger: &mut Ledger) -> Result<u32, Failure> {
+    let ceiling = ceiling::read(client).await?;
+    let (rung, asked) = (ceiling.rung(settings.reserve), settings.ceiling.is_some());
+    let pool_size = ceiling.workers.min(ceiling.processes);
+    ledger.observe(&Event::RungTaken { rung, ceiling, asked });
+    Ok(pool_size)
+}
