@@ -14,6 +14,8 @@ pub struct LaunchCounters {
     pub launched: i64,
     /// Other sessions in the database.
     pub others: u32,
+    /// Sessions that the database has had.
+    pub sessions: i64,
 }
 
 /// What two readings say of the queries between them.
@@ -33,6 +35,11 @@ pub enum Told {
 }
 
 impl LaunchCounters {
+    /// Whether nobody else was there at both readings, and nobody has come and gone between them.
+    const fn is_alone_since(self, before: Self) -> bool {
+        self.others == 0 && before.others == 0 && self.sessions == before.sessions
+    }
+
     /// What happened since an earlier reading.
     #[must_use]
     pub fn since(self, before: Self) -> Told {
@@ -45,7 +52,7 @@ impl LaunchCounters {
             return Told::AllLaunched;
         }
         match (u32::try_from(launched), u32::try_from(asked)) {
-            (Ok(launched), Ok(asked)) if self.others + before.others == 0 => Told::Short { launched, asked },
+            (Ok(launched), Ok(asked)) if self.is_alone_since(before) => Told::Short { launched, asked },
             _ => Told::Unknown,
         }
     }
@@ -56,7 +63,8 @@ mod tests {
     use super::*;
 
     fn told(before: (i64, i64, u32), after: (i64, i64, u32)) -> Told {
-        let counters = |(to_launch, launched, others)| LaunchCounters { to_launch, launched, others };
+        let counters =
+            |(to_launch, launched, others)| LaunchCounters { to_launch, launched, others, sessions: 7 };
         counters(after).since(counters(before))
     }
 
@@ -70,6 +78,14 @@ mod tests {
         assert_eq!(told((10, 8, 0), (18, 13, 0)), Told::Short { launched: 5, asked: 8 });
         assert_eq!(told((10, 8, 1), (18, 13, 0)), Told::Unknown);
         assert_eq!(told((10, 8, 0), (18, 13, 1)), Told::Unknown);
+    }
+
+    #[test]
+    fn a_session_that_came_and_went_between_may_be_whom_workers_were_refused() {
+        let before = LaunchCounters { to_launch: 10, launched: 8, others: 0, sessions: 7 };
+        let after = LaunchCounters { to_launch: 18, launched: 13, ..before };
+        assert_eq!(after.since(before), Told::Short { launched: 5, asked: 8 });
+        assert_eq!(LaunchCounters { sessions: 8, ..after }.since(before), Told::Unknown);
     }
 
     #[test]

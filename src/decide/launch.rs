@@ -72,6 +72,11 @@ impl Demand {
         Self { required, target: required, planned: None, at_once: None, expects_workers: true }
     }
 
+    /// Whether workers are expected, by launches that are not known.
+    pub(super) const fn is_of_unknown(&self) -> bool {
+        self.expects_workers && self.planned.is_none()
+    }
+
     /// Demands `required` workers of a plan with these launches, each of which runs once.
     #[must_use]
     pub fn of(required: u32, launches: &[u32]) -> Self {

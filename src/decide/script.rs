@@ -108,12 +108,15 @@ pub struct Evidence {
     pub concurrent_unproven: bool,
     /// The most workers that the plans of what was judged can have, up to the target.
     pub within: u32,
+    /// Whether some of the launches were not known beforehand: one that nobody saw may have had no worker.
+    unknown: bool,
 }
 
 impl Evidence {
     /// A statement ended, or was stopped.
     pub fn take(&mut self, window: &Window, target: u32) {
         self.within = self.within.max(window.target());
+        self.unknown |= window.demand.is_of_unknown();
         self.verdicts.extend(window.verdict());
         self.see(window.most_workers());
         self.short_launches += window.short_launches();
@@ -144,11 +147,12 @@ impl Evidence {
         self.worst.map_or(self.most, |(share, _)| share.min(self.most))
     }
 
-    /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers.
+    /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers, or there
+    /// may have been launches that nobody knew of.
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         let absent = self.worst.is_some_and(|(_, short)| short.got == 0);
-        absent || (self.worst.is_none() && self.verdict() == Verdict::FinishedEarly)
+        absent || (self.worst.is_none() && (self.unknown || self.verdict() == Verdict::FinishedEarly))
     }
 
     /// Takes in what the server counted while the statements ran. Counters that grew alike clear a doubt; others name

@@ -188,7 +188,7 @@ pub enum News {
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "facts that were seen, each by itself")]
 pub struct Window {
-    demand: Demand,
+    pub(super) demand: Demand,
     patience: Patience,
     left: Left,
     /// Workers of the last ticks, and when each was seen last: one that is away for a tick is no new one.

@@ -15,7 +15,7 @@ const COUNTERS: &str = concat!(
     "\
 WITH ",
     serial!(),
-    " SELECT d.parallel_workers_to_launch, d.parallel_workers_launched,
+    " SELECT d.parallel_workers_to_launch, d.parallel_workers_launched, d.sessions,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity a
         WHERE a.datid = d.datid AND a.pid NOT IN ($1, pg_catalog.pg_backend_pid())
           AND a.leader_pid IS DISTINCT FROM $1 AND a.backend_type IS DISTINCT FROM 'autovacuum worker')::int
@@ -27,8 +27,9 @@ WHERE d.datid = (SELECT a.datid FROM pg_catalog.pg_stat_activity a WHERE a.pid =
 pub(crate) async fn read(client: &Client, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {
     let rows = client.query_typed(COUNTERS, &[(&leader.pid, Type::INT4)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let others = u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or(u32::MAX);
-    Ok(Some(LaunchCounters { to_launch: row.try_get(0)?, launched: row.try_get(1)?, others }))
+    let others = u32::try_from(row.try_get::<_, i32>(3)?).unwrap_or(u32::MAX);
+    let (to_launch, launched, sessions) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    Ok(Some(LaunchCounters { to_launch, launched, others, sessions }))
 }
 
 /// Has the leader's session tell what it counted, which it does by itself only from time to time. Outside of a

@@ -17,6 +17,7 @@ on_each_version! {
     outside_a_transaction_what_ran_before_a_lost_session_is_not_run_again,
     statements_with_smaller_plans_are_not_judged_and_are_counted,
     a_later_gather_without_workers_is_kept_and_told,
+    a_later_query_of_a_procedure_without_workers_is_told_by_the_servers_own_counters,
     a_later_gather_without_workers_is_cancelled_where_every_launch_counts,
     a_later_gather_without_workers_is_rolled_back_where_that_is_wanted,
     processes_that_replication_holds_are_named,
@@ -256,6 +257,49 @@ async fn a_later_gather_without_workers_is_kept_and_told(major: u32) {
     let told = |event: &Event| matches!(event, Event::LaunchShort { short, .. } if short.reason == ShortReason::PoolExhausted && short.got == 0);
     assert!(bench.recorder.find(told).is_some());
     bench.nothing_is_left_behind().await;
+}
+
+async fn a_later_query_of_a_procedure_without_workers_is_told_by_the_servers_own_counters(major: u32) {
+    if major < 18 {
+        return;
+    }
+    // The counters are the database's, and tell of us only where we are alone.
+    let bench = Bench::alone(major).await;
+    bench.run("CREATE ROLE gate").await;
+    bench.run("CREATE DATABASE apart").await;
+    let apart = format!("postgresql://postgres@127.0.0.1:{}/apart", bench.server().port());
+    let setup = client(&apart).await;
+    setup.batch_execute(SIZES).await.unwrap();
+    let procedure = "
+        CREATE FUNCTION nap(id int, ms int) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1000
+          AS 'BEGIN PERFORM pg_sleep(ms / 1000.0); RETURN true; END';
+        CREATE PROCEDURE nightly() LANGUAGE plpgsql AS 'BEGIN
+          PERFORM count(*) FROM t4 WHERE nap(id, 20); ALTER ROLE gate SET work_mem TO DEFAULT;
+          PERFORM count(*) FROM t4 WHERE nap(id, 5); END'";
+    setup.batch_execute(procedure).await.unwrap();
+    drop(setup);
+    let count =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'apart' AND backend_type = 'client backend'";
+    eventually("the session of the setup is gone", async || bench.number(count).await == 0).await;
+    let job = eager(quick(bench.headcount_at(&apart, &apart).await.task("nightly")));
+    for starves in [true, false] {
+        // The procedure waits for the role, which somebody is about to drop.
+        bench.run("BEGIN; DROP ROLE gate").await;
+        let starving = async {
+            let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            eventually("the procedure waits", async || bench.number(waits).await == 1).await;
+            let hog = if starves { Some(bench.hog(POOL).await) } else { None };
+            bench.run("ROLLBACK").await;
+            bench.recorder.wait_for(|event| matches!(event, Event::ExecutionEnded(_))).await;
+            if let Some(hog) = hog {
+                hog.release().await;
+            }
+        };
+        let (run, ()) = tokio::join!(job.execute("CALL nightly()", &[]), starving);
+        let run = run.unwrap();
+        let expected = if starves { (Outcome::FinishedShort, 0, 1) } else { (Outcome::OnTarget, 4, 0) };
+        assert_eq!((run.outcome, run.achieved_workers, run.short_launches), expected, "{run:?}");
+    }
 }
 
 async fn a_later_gather_without_workers_is_cancelled_where_every_launch_counts(major: u32) {
