@@ -8,6 +8,7 @@ use super::ledger::Ledger;
 use super::race::{Entry, Finish, Race};
 use super::stage::{CommitError, Reach, Stage};
 use crate::decide::attempt::Ended;
+use crate::decide::counters::LaunchCounters;
 use crate::decide::script::{Evidence, Requirement, Script};
 use crate::decide::verdict::{ShortReason, Verdict, Window};
 use crate::error::{Error, human};
@@ -27,8 +28,18 @@ pub(crate) struct Played<T> {
     pub(crate) pool_seen: bool,
     /// Set when the value was handed over unfinished: the attempt ends when the value does.
     pub(crate) open: Option<OpenAttempt>,
-    /// The statement that the next attempt begins with: what ran before it stays.
-    pub(crate) resume: usize,
+    /// What the next attempt begins with: what ran before it stays.
+    pub(crate) resume: Resume,
+}
+
+/// Where an attempt begins, and what is known of the statements before: they were kept, and so is what they lacked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Resume {
+    /// The statement to begin with.
+    pub(crate) from: usize,
+    evidence: Evidence,
+    /// What the server had counted before the first of them.
+    counted: Option<LaunchCounters>,
 }
 
 /// An accepted attempt whose rows still flow.
@@ -47,8 +58,7 @@ pub(crate) struct Course<'a> {
     pub(crate) reach: &'a Reach,
     pub(crate) number: u32,
     pub(crate) requirement: Requirement,
-    /// The statement to begin with.
-    pub(crate) from: usize,
+    pub(crate) resume: &'a Resume,
     pub(crate) committing: &'a Committing,
 }
 
@@ -62,7 +72,7 @@ pub(crate) async fn play<S: Stage>(
     course: &Course<'_>,
     lost: &mut Option<SqlState>,
 ) -> Result<Played<S::Value>, Error> {
-    let Course { settings, number, requirement, from, committing, .. } = *course;
+    let Course { settings, number, requirement, resume: &Resume { from, .. }, committing, .. } = *course;
     let bar = requirement.required;
     let mut facts = AttemptFacts::begun(number, bar);
     let began = if from == 0 { stage.begin(number).await } else { stage.resume(number, from).await };
@@ -70,7 +80,7 @@ pub(crate) async fn play<S: Stage>(
         Ok(backend) => backend,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());
-            let resume = if settings.transaction { 0 } else { from };
+            let resume = if settings.transaction { Resume::default() } else { course.resume.clone() };
             return Ok(Played { resume, ..close(ledger, facts, Kept::Failed(failure)) });
         }
     };
@@ -79,11 +89,11 @@ pub(crate) async fn play<S: Stage>(
     }
     let max_attempts = settings.max_attempts;
     ledger.observe(&Event::AttemptStarted { attempt: number, max_attempts, bar, pid, backend_start });
-    let counted = stage.launch_counters(false).await;
+    let counted = if from == 0 { stage.launch_counters(false).await } else { course.resume.counted };
     let began = Instant::now();
     let mut steps = Steps::new(course);
     let finish = steps.run(stage, ledger).await;
-    let Steps { mut evidence, at, pool_seen, window, .. } = steps;
+    let Steps { mut evidence, before, at, pool_seen, window, .. } = steps;
     facts.take(&evidence);
     let kept = match finish {
         Finish::Kept(value, verdict) if S::HANDS_OVER => Kept::Flowing(value, verdict),
@@ -113,16 +123,17 @@ pub(crate) async fn play<S: Stage>(
         Kept::Nothing(reason) => AttemptEnd::Rejected(*reason),
         Kept::Failed(failure) => AttemptEnd::Failed(failure.event_sqlstate()),
     };
-    let mut resume = 0;
+    let mut resume = Resume::default();
+    let here = Resume { from: at, evidence: before, counted };
     if !facts.end.is_accepted() {
         // Outside of a transaction what ran before is done, however its successor ended.
         let apart = !settings.transaction && stage.keeps_steps();
         let rejected = matches!(kept, Kept::Nothing(_)) && at > 0;
         if apart {
-            resume = at;
+            resume = here.clone();
         }
         if rejected && rewind(stage, ledger, settings, number).await {
-            resume = at;
+            resume = here;
         } else if is_untouched(&kept, number, at, settings) {
             abandon(stage, ledger, settings, number).await;
         } else if let Err(uncleaned) = undo(stage, ledger, settings, number).await {
@@ -155,6 +166,8 @@ struct Steps<'a> {
     /// The statement that runs, or ran last.
     at: usize,
     evidence: Evidence,
+    /// The same without the statement that runs.
+    before: Evidence,
     pool_seen: bool,
     /// Of the statement that ran last.
     window: Option<Window>,
@@ -163,8 +176,8 @@ struct Steps<'a> {
 impl<'a> Steps<'a> {
     fn new(course: &'a Course<'a>) -> Self {
         let script = Script::new(&course.reach.statements, course.requirement.minimum);
-        let evidence = Evidence::default();
-        Self { course, script, at: course.from, evidence, pool_seen: false, window: None }
+        let Resume { from: at, evidence, .. } = course.resume.clone();
+        Self { course, script, at, before: evidence.clone(), evidence, pool_seen: false, window: None }
     }
 
     async fn run<S: Stage>(&mut self, stage: &mut S, ledger: &mut Ledger) -> Finish<S::Value> {
@@ -181,7 +194,10 @@ impl<'a> Steps<'a> {
                 (self.at + 1, self.run_one(stage, ledger, count).await)
             };
             match finish {
-                Finish::Kept(..) if next < count => self.at = next,
+                Finish::Kept(..) if next < count => {
+                    self.at = next;
+                    self.before = self.evidence.clone();
+                }
                 finish => return finish,
             }
         }
@@ -276,7 +292,7 @@ fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>) -> Played<T
         Kept::Nothing(reason) => (Ended::Rejected(reason, facts.workers), None, None),
         Kept::Failed(failure) => (Ended::Failed(failure.class()), None, Some(failure)),
     };
-    Played { ended, value, failure, pool_seen: false, open: None, resume: 0 }
+    Played { ended, value, failure, pool_seen: false, open: None, resume: Resume::default() }
 }
 
 const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {

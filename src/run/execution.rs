@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::attempt::{Course, OpenAttempt, Played, play, undo};
+use super::attempt::{Course, OpenAttempt, Played, Resume, play, undo};
 use super::clearing::cleared;
 use super::committing::Committing;
 use super::ledger::Ledger;
@@ -113,7 +113,7 @@ async fn attempts<S: Stage>(
     let mut plan = Shared::unlimited(reach.clone());
     let mut lost: Option<SqlState> = None;
     let mut pause = Pause::UntilRoom;
-    let mut from = 0;
+    let mut resume = Resume::default();
     loop {
         let idle_since = Instant::now();
         if let Pause::For(delay) = pause {
@@ -134,10 +134,11 @@ async fn attempts<S: Stage>(
         let span = stage.span(number);
         let (target, minimum) = (attempts.target(), attempts.minimum());
         let requirement = Requirement { required, target, minimum };
-        let course = Course { settings, reach: &plan.reach, number, requirement, from, committing };
+        let course =
+            Course { settings, reach: &plan.reach, number, requirement, resume: &resume, committing };
         let played = play(stage, ledger, &course, &mut lost).instrument(span).await?;
-        let Played { ended, value, failure, pool_seen, open, resume } = played;
-        from = resume;
+        let Played { ended, value, failure, pool_seen, open, resume: next } = played;
+        resume = next;
         if let Some(sqlstate) =
             failure.as_ref().filter(|f| f.is_connection_lost()).and_then(Failure::event_sqlstate)
         {
@@ -150,7 +151,7 @@ async fn attempts<S: Stage>(
             Next::Accept(outcome) => return Ok(Driven { outcome, value, open }),
             Next::Retry(next) => pause = next,
             Next::BelowMinimum => {
-                if resume > 0 {
+                if resume.from > 0 {
                     give_up(stage, ledger, settings, number).await?;
                 }
                 return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });

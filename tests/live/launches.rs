@@ -13,6 +13,7 @@ on_each_version! {
     queries_of_a_procedure_a_block_and_a_function_are_launches_of_their_own,
     a_pool_that_is_full_now_and_then_condemns_no_serial_phase,
     a_starved_statement_of_a_script_is_tried_again_alone,
+    what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again,
     with_a_cleanup_the_whole_script_is_tried_again,
     outside_a_transaction_what_ran_before_a_lost_session_is_not_run_again,
     statements_with_smaller_plans_are_not_judged_and_are_counted,
@@ -181,6 +182,24 @@ async fn a_starved_statement_of_a_script_is_tried_again_alone(major: u32) {
     assert!(run.attempt_count > 1, "{run:?}");
     assert_eq!(bench.number("SELECT last_value FROM calls").await, 1, "the first statement ran once");
     assert_eq!(bench.number("SELECT count FROM second").await, 100);
+    bench.nothing_is_left_behind().await;
+}
+
+async fn what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).attempts(50);
+    let starving = async {
+        let hog = hog_after_the_first(&bench).await;
+        let short = |event: &Event| matches!(event, Event::AttemptEnded(facts) if !facts.end.is_accepted());
+        bench.recorder.wait_for(short).await;
+        hog.release().await;
+    };
+    let script = format!("SELECT count(*) FROM t1; {TWICE}; SELECT count(*) FROM t4 WHERE nap(id, 20)");
+    let (run, ()) = tokio::join!(job.execute_script(&script), starving);
+    let run = run.unwrap();
+    assert!(run.attempt_count > 1, "{run:?}");
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::FinishedShort, 0), "{run:?}");
+    assert_eq!((run.short_launches, run.unjudged_statements), (1, 1), "{run:?}");
     bench.nothing_is_left_behind().await;
 }
 
