@@ -114,7 +114,13 @@ mutant 'each statement needs what its plan can have, no more' src/decide/script.
     'required: can_have(required), target' 'required, target'
 mutant 'counters are evidence only where nobody else was there' src/decide/counters.rs \
     core-unit:a_difference_is_ours_only_where_nobody_else_was_there \
-    'if self.others + before.others == 0 =>' 'if true =>'
+    'self.others == 0 && before.others == 0 && self' 'self'
+mutant 'nor where somebody came and went' src/decide/counters.rs \
+    core-unit:a_session_that_came_and_went_between_may_be_whom_workers_were_refused \
+    '&& self.sessions == before.sessions' ''
+mutant 'what a kept statement lacked is told in the end' src/run/attempt.rs \
+    live:what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again \
+    'let Resume { from: at, evidence, .. } = course.resume.clone();' 'let Resume { from: at, .. } = course.resume.clone(); let evidence = Evidence::default();'
 
 # --- Slots of the pool ------------------------------------------------------------------------------------------------
 
