@@ -145,10 +145,10 @@ pub struct Updated {
     pub dry_run: bool,
     /// Keys dealt with: the sum of the five classes.
     pub keys: u64,
-    /// Changed by this run.
+    /// Changed by this run (also: found to hold the new value after a transaction that had changed them, and whose fate
+    /// nobody knew, see [`InDoubt::reread`]).
     pub updated: u64,
-    /// Held the new value before (also: because a chunk of this run whose fate the server had forgotten
-    /// took effect, see [`InDoubt::reread`]).
+    /// Held the new value before.
     pub already: u64,
     /// Held neither the expected value nor the new one.
     pub stale: u64,
@@ -202,8 +202,8 @@ pub struct InDoubt {
     /// The server no longer knew, or had crashed or restarted, after which an id may be another transaction's
     /// and a commit that was not flushed is gone: the rows were compared again.
     pub reread: u64,
-    /// Whether they took effect, or whether that lasts, could not be learned, and their work may not be done twice: their
-    /// keys failed.
+    /// Whether they took effect, or whether that lasts, could not be learned, and their rows may not be, or could not be,
+    /// compared again: their keys failed.
     pub unresolved: u64,
     /// Keys that had been counted when another server took over which did not have them, or may not: they were done
     /// again, or failed.

@@ -1,4 +1,4 @@
-//! The chunk machine against a server in memory that loses connections at every point.
+//! The chunk machine, step by step: each rule as a claim. What it comes to is in `effects`.
 
 use std::time::Duration;
 
@@ -6,7 +6,6 @@ use headcount::decide::backoff::Backoff;
 use headcount::decide::chunk::blame::Blame;
 use headcount::decide::chunk::course::{Course, Fault, Next, NoFlush, Replay, Status};
 use headcount::decide::failure::FailureClass;
-use proptest::prelude::*;
 
 const RETRY: Backoff = Backoff { first: Duration::from_millis(10), cap: Duration::from_millis(80) };
 const LOST: Fault = Fault { class: FailureClass::NewSession, blame: Blame::Run };
@@ -14,196 +13,6 @@ const DEADLOCK: Fault = Fault { class: FailureClass::NewTransaction, blame: Blam
 const POISON: Fault = Fault { class: FailureClass::Never, blame: Blame::Keys };
 const UNCLEAR: Fault = Fault { class: FailureClass::Never, blame: Blame::Unclear };
 const NONSENSE: Fault = Fault { class: FailureClass::Never, blame: Blame::Run };
-
-/// What happens to one transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Luck {
-    Fine,
-    /// Committed without waiting for the disk; of work that must not be done twice, with waiting. Before the flush the
-    /// server crashes or not; what it says then.
-    Lazy {
-        crash: Option<Status>,
-    },
-    /// The wait for a synchronous standby is cancelled; the next flush has it, or none ever does.
-    Unwaited {
-        flushed: bool,
-    },
-    Deadlock,
-    LostAtWork,
-    /// COMMIT does not arrive.
-    LostBeforeCommit,
-    /// COMMIT takes effect, its answer is lost.
-    LostAfterCommit,
-    /// The same, or not, and nobody can say.
-    Forgotten {
-        committed: bool,
-    },
-}
-
-fn luck() -> impl Strategy<Value = Luck> {
-    let crash = prop_oneof![Just(Status::Committed), Just(Status::Aborted), Just(Status::Unknown)];
-    prop_oneof![
-        3 => Just(Luck::Fine),
-        2 => proptest::option::of(crash).prop_map(|crash| Luck::Lazy { crash }),
-        1 => any::<bool>().prop_map(|flushed| Luck::Unwaited { flushed }),
-        1 => Just(Luck::Deadlock),
-        1 => Just(Luck::LostAtWork),
-        1 => Just(Luck::LostBeforeCommit),
-        1 => Just(Luck::LostAfterCommit),
-        1 => any::<bool>().prop_map(|committed| Luck::Forgotten { committed }),
-    ]
-}
-
-/// A row per key, and how often the work was done to it. Safe work leaves alone what is done. Nothing else keeps a
-/// row from being changed twice.
-struct Rows {
-    changes: Vec<u32>,
-    poisoned: Vec<usize>,
-    replay: Replay,
-}
-
-impl Rows {
-    fn change(&mut self, keys: &[usize]) {
-        for &key in keys {
-            let is_done = self.changes[key] > 0;
-            self.changes[key] += u32::from(self.replay == Replay::Unsafe || !is_done);
-        }
-    }
-}
-
-/// What became of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Done,
-    Failed,
-    Unresolved,
-}
-
-/// One transaction of a chunk, and what its course says in the end.
-fn transact(rows: &mut Rows, keys: &[usize], course: &mut Course, luck: Luck) -> Next {
-    let (size, draw) = (keys.len(), 0.5);
-    course.on_begin();
-    let poisoned = keys.iter().any(|key| rows.poisoned.contains(key));
-    match luck {
-        Luck::LostAtWork => return course.on_failed(LOST, size, draw),
-        Luck::Deadlock => return course.on_failed(DEADLOCK, size, draw),
-        _ if poisoned => return course.on_failed(POISON, size, draw),
-        _ => {}
-    }
-    let lasting = rows.replay == Replay::Unsafe || !matches!(luck, Luck::Lazy { .. });
-    course.on_worked(true);
-    course.on_commit_sent(lasting);
-    let status = match luck {
-        Luck::Fine => {
-            rows.change(keys);
-            return course.on_committed(true);
-        }
-        Luck::Unwaited { flushed } => {
-            rows.change(keys);
-            assert_eq!(course.on_committed(false), Next::Hold);
-            return if flushed {
-                course.on_flushed()
-            } else {
-                course.on_unflushed(NoFlush::Unreplicated, size, draw)
-            };
-        }
-        Luck::Lazy { .. } if lasting => {
-            rows.change(keys);
-            return course.on_committed(true);
-        }
-        Luck::Lazy { crash } => {
-            assert_eq!(course.on_committed(true), Next::Hold);
-            // Where nobody knows, it is gone as often as not.
-            if crash != Some(Status::Aborted) && (crash != Some(Status::Unknown) || keys[0].is_multiple_of(2))
-            {
-                rows.change(keys);
-            }
-            let Some(status) = crash else { return course.on_flushed() };
-            let next = course.on_status(status, false, size, draw);
-            return if next == Next::Hold { course.on_flushed() } else { next };
-        }
-        Luck::LostBeforeCommit => Status::Aborted,
-        Luck::Forgotten { committed: false } => Status::Unknown,
-        Luck::Forgotten { committed: true } => {
-            rows.change(keys);
-            Status::Unknown
-        }
-        _ => {
-            rows.change(keys);
-            Status::Committed
-        }
-    };
-    assert_eq!(course.on_failed(LOST, size, draw), Next::Ask(Duration::ZERO));
-    assert!(course.is_in_doubt());
-    assert!(matches!(course.on_status(Status::InProgress, true, size, draw), Next::Ask(_)));
-    let next = course.on_status(status, true, size, draw);
-    if next == Next::Hold { course.on_flushed() } else { next }
-}
-
-/// Drives chunks to their ends as the worker does.
-fn drive(
-    rows: &mut Rows,
-    chunks: Vec<Vec<usize>>,
-    max_attempts: u32,
-    mut luck: impl Iterator<Item = Luck>,
-) -> Vec<Vec<End>> {
-    let mut ends = vec![Vec::new(); rows.changes.len()];
-    let course = Course::new(max_attempts, RETRY, rows.replay);
-    let mut todo: Vec<(Vec<usize>, Course)> = chunks.into_iter().map(|keys| (keys, course.clone())).collect();
-    while let Some((keys, mut course)) = todo.pop() {
-        let next = transact(rows, &keys, &mut course, luck.next().unwrap_or(Luck::Fine));
-        assert!(course.attempt() <= max_attempts);
-        let end = match next {
-            Next::Done => End::Done,
-            Next::Retry(pause) => {
-                assert!(pause <= RETRY.cap);
-                todo.push((keys, course));
-                continue;
-            }
-            Next::Split => {
-                let (low, high) = keys.split_at(keys.len().div_ceil(2));
-                todo.extend([low, high].map(|half| (half.to_vec(), course.half(half.len()))));
-                continue;
-            }
-            Next::GiveUp => {
-                assert_eq!(keys.len(), 1, "no key fails for another one");
-                End::Failed
-            }
-            Next::Unresolved => End::Unresolved,
-            Next::Ask(_) | Next::Hold | Next::Stop => panic!("{next:?}"),
-        };
-        keys.iter().for_each(|&key| ends[key].push(end));
-    }
-    ends
-}
-
-proptest! {
-    #[test]
-    fn each_key_ends_once_and_none_is_changed_twice(
-        sizes in proptest::collection::vec(1usize..12, 1..8),
-        poisoned in proptest::collection::vec(0usize..40, 0..4),
-        max_attempts in 1u32..6,
-        is_safe in any::<bool>(),
-        lucks in proptest::collection::vec(luck(), 0..60),
-    ) {
-        let total: usize = sizes.iter().sum();
-        let mut keys = 0..total;
-        let chunks = sizes.iter().map(|&size| keys.by_ref().take(size).collect()).collect();
-        let replay = if is_safe { Replay::Safe } else { Replay::Unsafe };
-        let mut rows = Rows { changes: vec![0; total], poisoned, replay };
-        let troubled = lucks.iter().any(|&luck| luck != Luck::Fine);
-        let ends = drive(&mut rows, chunks, max_attempts, lucks.into_iter());
-        for (key, ends) in ends.iter().enumerate() {
-            prop_assert_eq!(ends.len(), 1, "key {}", key);
-            prop_assert!(rows.changes[key] <= 1, "key {} was changed {} times", key, rows.changes[key]);
-            // What counts as done was changed, what failed was not, and a poisoned key never was.
-            prop_assert!(ends[0] != End::Done || rows.changes[key] == 1);
-            prop_assert!(!rows.poisoned.contains(&key) || (ends[0] == End::Failed && rows.changes[key] == 0));
-            // Without trouble only the poisoned keys fail.
-            prop_assert!(troubled || (ends[0] == End::Failed) == rows.poisoned.contains(&key));
-        }
-    }
-}
 
 fn begun(max_attempts: u32, replay: Replay) -> Course {
     let mut course = Course::new(max_attempts, RETRY, replay);
@@ -337,16 +146,40 @@ fn crashes_cost_a_chunk_no_attempt_and_flushes_that_fail_do() {
                 true => course.on_status(Status::Unknown, false, 1, 0.5),
                 false => course.on_unflushed(NoFlush::Refused, 1, 0.5),
             };
-            next == Next::GiveUp
+            next == Next::Unresolved
         });
         assert_eq!(given_up, expected, "crashed: {crashed}");
     }
 }
 
 #[test]
-fn a_transaction_that_wrote_nothing_waits_for_no_flush() {
-    let mut course = begun(5, Replay::Safe);
+fn what_was_read_counts_after_the_flush_where_a_commit_does_not_wait() {
+    for (lasting, expected) in [(true, Next::Done), (false, Next::Hold)] {
+        let mut course = begun(5, Replay::Safe);
+        course.on_worked(false);
+        course.on_commit_sent(lasting);
+        assert_eq!(course.on_committed(true), expected);
+    }
+    // Of nothing written, no standby has to have anything.
+    let mut course = begun(5, Replay::Unsafe);
     course.on_worked(false);
-    course.on_commit_sent(false);
-    assert_eq!(course.on_committed(true), Next::Done);
+    course.on_commit_sent(true);
+    assert_eq!(course.on_committed(false), Next::Done);
+}
+
+#[test]
+fn a_key_that_may_have_been_changed_is_unresolved_when_it_cannot_be_read_again() {
+    let mut course = in_doubt(Replay::Safe);
+    assert!(matches!(course.on_status(Status::Unknown, true, 2, 0.5), Next::Retry(_)));
+    course.on_begin();
+    assert_eq!(course.on_failed(POISON, 2, 0.5), Next::Split);
+    let mut half = course.half(1);
+    half.on_begin();
+    assert_eq!(half.on_failed(POISON, 1, 0.5), Next::Unresolved);
+    let mut unflushed = committing(Replay::Safe);
+    assert_eq!(unflushed.on_committed(false), Next::Hold);
+    assert_eq!(unflushed.on_unflushed(NoFlush::Unreplicated, 1, 0.5), Next::Unresolved);
+    let mut counted = Course::new(1, RETRY, Replay::Safe).unsure();
+    counted.on_begin();
+    assert_eq!(counted.on_failed(LOST, 1, 0.5), Next::Unresolved);
 }

@@ -358,15 +358,12 @@ async fn what_a_restart_has_put_in_doubt_is_known_also_when_the_run_is_stopped()
         };
         let update = |shop: &Shop| pay(&shop.dsn()).stop(halt.clone());
         let (shop, report) = while_it_waits(async |_| {}, update, stopped).await;
-        let (committed, aborted) = expected;
-        assert_eq!(
-            (report.updated, report.left),
-            (100 * committed, Some(500 - 100 * committed)),
-            "{report:?}"
-        );
-        assert_eq!(shop.count("status = 'paid' AND version = 1").await, 100 * committed, "{mode:?}");
-        assert_eq!((report.in_doubt.committed, report.in_doubt.aborted), (committed, aborted), "{mode:?}");
-        assert_eq!((report.in_doubt.reread, report.in_doubt.unresolved), (0, 0), "{mode:?}");
+        // What is there is read again: this server may have crashed before it was shut down.
+        let (there, aborted) = expected;
+        assert_eq!((report.updated, report.left), (100 * there, Some(500 - 100 * there)), "{report:?}");
+        assert_eq!(shop.count("status = 'paid' AND version = 1").await, 100 * there, "{mode:?}");
+        assert_eq!((report.in_doubt.reread, report.in_doubt.aborted), (there, aborted), "{mode:?}");
+        assert_eq!((report.in_doubt.committed, report.in_doubt.unresolved), (0, 0), "{mode:?}");
     }
 }
 

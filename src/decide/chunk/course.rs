@@ -17,12 +17,14 @@
 //! can be lost: then the chunk counts as worked, and is in doubt.
 //!
 //! From *failed* a chunk also goes to *split* (it is replaced by its halves) and *given up*. A chunk whose fate cannot be
-//! learned is read again only where that cannot do its work twice ([`Replay`]). Else it is *unresolved*.
+//! learned is read again only where that cannot do its work twice ([`Replay`]). Else it is *unresolved*. So is one that
+//! cannot be read again: its keys did not fail, they may hold what they are to hold.
 //!
 //! *Held*: the COMMIT took effect, and may yet be lost. It did not wait for the disk (manual, "Asynchronous Commit"); or
 //! somebody cancelled its wait for a synchronous standby; or its answer was lost, and nobody knows what it
 //! has waited for. So it counts only when a later flush has covered it; what that means for many chunks is
-//! [`flush`](super::flush).
+//! [`flush`](super::flush). One that wrote nothing is held, too, where its COMMIT does not wait: what it has read may be
+//! lost as well.
 
 use std::time::Duration;
 
@@ -85,7 +87,8 @@ pub enum Next {
     Split,
     /// Report its keys and go on with other chunks.
     GiveUp,
-    /// The same, since nobody knows whether it took effect, or whether that lasts, and it may not be done twice.
+    /// The same, since nobody knows whether it took effect, or whether that lasts, and its rows may not, or cannot, be
+    /// read again.
     Unresolved,
     /// Report its keys and stop the run: no chunk can succeed.
     Stop,
@@ -132,6 +135,8 @@ pub struct Course {
     retry: Backoff,
     replay: Replay,
     halves: Halves,
+    /// Whether it may have taken effect before this attempt.
+    unsure: bool,
 }
 
 /// Pauses between questions about a transaction in progress.
@@ -143,13 +148,19 @@ impl Course {
     pub fn new(max_attempts: u32, retry: Backoff, replay: Replay) -> Self {
         let budget = max_attempts.max(1);
         let (state, halves) = (State::Pending, Halves::Fresh);
-        Self { state, attempt: 0, budget, max_attempts: budget, retry, replay, halves }
+        Self { state, attempt: 0, budget, max_attempts: budget, retry, replay, halves, unsure: false }
+    }
+
+    /// The same for one that may have taken effect already.
+    #[must_use]
+    pub const fn unsure(self) -> Self {
+        Self { unsure: true, ..self }
     }
 
     /// The course of a half with so many keys.
     #[must_use]
     pub fn half(&self, keys: usize) -> Self {
-        let half = Self::new(self.max_attempts, self.retry, self.replay);
+        let half = Self { unsure: self.unsure, ..Self::new(self.max_attempts, self.retry, self.replay) };
         match self.halves {
             Halves::Fresh => half,
             Halves::Spent { lost: false } if keys == 1 => half,
@@ -182,8 +193,8 @@ impl Course {
         self.state = State::InFlight;
     }
 
-    /// Its work succeeded; `wrote` says whether the transaction has an id. One without wrote nothing, and
-    /// whether it "commits" makes no difference.
+    /// Its work succeeded; `wrote` says whether the transaction has an id. One without wrote nothing, and is never in
+    /// doubt.
     pub fn on_worked(&mut self, wrote: bool) {
         debug_assert_eq!(self.state, State::InFlight);
         self.state = State::Worked { wrote };
@@ -204,14 +215,14 @@ impl Course {
         };
         // What a crash takes back is done again.
         debug_assert!(lasting || self.replay == Replay::Safe);
-        // Of nothing written, nothing can be lost.
-        self.state = State::Committing { wrote, lasting: lasting || !wrote };
+        self.state = State::Committing { wrote, lasting };
     }
 
     /// COMMIT was answered. `waited`: nobody cancelled its wait for a synchronous standby, as far as it had to wait.
     pub fn on_committed(&mut self, waited: bool) -> Next {
         match self.state {
-            State::Committing { wrote: true, lasting } if !(lasting && waited) => self.hold(lasting),
+            // Where nothing was written, others may have written what was read, and not wait for the disk either.
+            State::Committing { wrote, lasting } if !lasting || (wrote && !waited) => self.hold(lasting),
             state => {
                 debug_assert!(matches!(state, State::Committing { .. }), "{state:?}");
                 self.over(Next::Done)
@@ -234,7 +245,7 @@ impl Course {
         match (why, self.replay) {
             // As far as can be known without one.
             (NoFlush::Refused, _) if lasting => self.over(Next::Done),
-            (NoFlush::Refused, Replay::Safe) => self.retry(keys, false, draw),
+            (NoFlush::Refused, Replay::Safe) => self.read_again(keys, false, draw),
             _ => self.over(Next::Unresolved),
         }
     }
@@ -251,7 +262,7 @@ impl Course {
             _ if fault.class.is_retryable() => self.retry(keys, lost, draw),
             _ if fault.blame == Blame::Run => self.over(Next::Stop),
             _ if keys > 1 => self.over(Next::Split),
-            _ => self.over(Next::GiveUp),
+            _ => self.give_up(),
         }
     }
 
@@ -277,7 +288,8 @@ impl Course {
                 self.state = State::InDoubt { asked: asked.saturating_add(1), lasting };
                 Next::Ask(ASK.delay(asked + 1, draw))
             }
-            (Status::Aborted, _) | (Status::Unknown, Replay::Safe) => self.retry(keys, true, draw),
+            (Status::Aborted, _) => self.retry(keys, true, draw),
+            (Status::Unknown, Replay::Safe) => self.read_again(keys, true, draw),
             (Status::InProgress, _) | (Status::Unknown, Replay::Unsafe) => self.over(Next::Unresolved),
         }
     }
@@ -296,7 +308,17 @@ impl Course {
             self.halves = Halves::Spent { lost };
             return self.over(Next::Split);
         }
-        self.over(Next::GiveUp)
+        self.give_up()
+    }
+
+    /// Nobody knows whether it took effect.
+    fn read_again(&mut self, keys: usize, lost: bool, draw: f64) -> Next {
+        self.unsure = true;
+        self.retry(keys, lost, draw)
+    }
+
+    const fn give_up(&mut self) -> Next {
+        self.over(if self.unsure { Next::Unresolved } else { Next::GiveUp })
     }
 
     const fn over(&mut self, next: Next) -> Next {

@@ -12,9 +12,17 @@
 //! This takes that the one log is the other's continuation: the same system, and the same timeline, or the next one on a
 //! server that was a streaming standby until it was promoted. Two failovers in a row, a restored backup or another cluster
 //! under the same name prove nothing.
+//!
+//! One thing does not show: that the log has ended twice since, a crash before another crash, say, and no session in
+//! between. The first may have lost the commit, and the second ended behind it, on a log that has grown since and
+//! given the id to somebody else. What was flushed is above that. What was not is believed where the server says that
+//! it is not there, which is true either way; where it says that it is, the rows are read again, if they may be
+//! ([`fate`]).
 
 use std::fmt;
 use std::str::FromStr;
+
+use super::course::{Replay, Status};
 
 /// A position in the write-ahead log (`pg_lsn`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +96,23 @@ pub fn survival(before: &History, now: &History, written: Option<Lsn>) -> Surviv
     }
 }
 
+/// What became of a commit of an earlier life that no flush has covered, where the present server `says` so of its id.
+/// `akin`: both are of one cluster, as far as they tell.
+#[must_use]
+pub const fn fate(survival: Survival, says: Status, akin: bool, replay: Replay) -> Status {
+    match (survival, says, replay) {
+        (Survival::Gone, ..) => Status::Aborted,
+        // The log may have ended twice since.
+        (Survival::Told, Status::Committed, Replay::Safe) => Status::Unknown,
+        // What is in progress here is another transaction.
+        (Survival::Told, Status::InProgress, _) => Status::Unknown,
+        (Survival::Told, status, _) => status,
+        // Of the same cluster only that it is not there is certain: the id may be another transaction's.
+        (Survival::Unknown, Status::Aborted, _) if akin => Status::Aborted,
+        (Survival::Unknown, ..) => Status::Unknown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +167,23 @@ mod tests {
         // Both sessions came after one and the same recovery.
         let before = History { recovered: Some(Lsn(50)), ..OURS };
         assert_eq!(survival(&before, &before, Some(Lsn(90))), Survival::Unknown);
+    }
+
+    #[test]
+    fn a_commit_of_an_earlier_life_is_believed_only_where_nothing_can_be_read() {
+        use Status::{Aborted, Committed, InProgress, Unknown};
+        for replay in [Replay::Safe, Replay::Unsafe] {
+            for says in [Committed, Aborted, InProgress, Unknown] {
+                assert_eq!(fate(Survival::Gone, says, true, replay), Aborted);
+                let expected = if says == Aborted { Aborted } else { Unknown };
+                assert_eq!(fate(Survival::Unknown, says, true, replay), expected);
+                assert_eq!(fate(Survival::Unknown, says, false, replay), Unknown);
+            }
+            assert_eq!(fate(Survival::Told, InProgress, true, replay), Unknown);
+            assert_eq!(fate(Survival::Told, Aborted, true, replay), Aborted);
+        }
+        assert_eq!(fate(Survival::Told, Committed, true, Replay::Safe), Unknown);
+        assert_eq!(fate(Survival::Told, Committed, true, Replay::Unsafe), Committed);
     }
 
     #[test]

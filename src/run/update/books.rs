@@ -177,13 +177,21 @@ impl Books {
         page.in_doubt.replaced += updated + already;
     }
 
-    /// The same, and nobody remembers which they are.
+    /// The same, and nobody remembers which they are, or can look after them.
     pub(crate) fn forget(&self, updated: u64, already: u64) {
+        let keys = updated + already;
+        if keys == 0 {
+            return;
+        }
         let mut page = self.page();
         page.rows.updated -= updated;
         page.rows.already -= already;
-        page.failed += updated + already;
-        page.in_doubt.replaced += updated + already;
+        page.failed += keys;
+        page.in_doubt.replaced += keys;
+        drop(page);
+        self.stopped_by(&format!(
+            "another server has taken over, and may not have {keys} keys that were done; run the same again"
+        ));
     }
 
     /// A chunk left nothing behind and comes again, whole or in halves.

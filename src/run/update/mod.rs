@@ -371,6 +371,11 @@ async fn work_off<L: Labor>(
     if past.is_behind() {
         Worker::new(&shop).run().await;
     }
+    // No session was to be had in which to look after it.
+    if past.is_behind() {
+        let (updated, already) = past.unseen();
+        books.forget(updated, already);
+    }
     let exhausted = feed.is_exhausted().await;
     let left = feed.left(countable).await;
     books.finish_rejects(&closed).await;

@@ -137,6 +137,17 @@ impl<K> Past<K> {
         (elsewhere, sums)
     }
 
+    /// How many keys were counted elsewhere than on the last server, and not looked after: updated, and already.
+    pub(crate) fn unseen(&self) -> (u64, u64) {
+        let pages = self.pages();
+        let is_elsewhere = |life: &Arc<Life>| pages.last.as_ref().is_some_and(|last| !last.is_same(life));
+        let counted = pages.counted.iter().filter(|counted| is_elsewhere(&counted.life));
+        let counted = counted.map(|counted| (counted.done.updated, counted.done.already.len() as u64));
+        let sums = pages.sums.iter().filter(|sum| is_elsewhere(&sum.life));
+        let sums = sums.map(|sum| (sum.updated, sum.already));
+        counted.chain(sums).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
     /// Another server, the same sums.
     pub(crate) fn keep_sum(&self, mut sum: Sum, life: &Arc<Life>) {
         sum.life = Arc::clone(life);
@@ -174,10 +185,6 @@ impl Sum {
     /// Whether this server certainly has them.
     pub(crate) fn has_survived(&self, now: &Life) -> bool {
         now.survival(&self.life, self.until) == Survival::Told
-    }
-
-    pub(crate) const fn keys(&self) -> u64 {
-        self.updated + self.already
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Chunk<T> {
     pub(super) claimed: bool,
     /// It may have taken effect: what is in its rows is to be read, whoever wrote it.
     pub(super) reread: bool,
-    /// What it counted as before the server was replaced by another one; empty where it did not.
+    /// What a transaction that may have taken effect has made of its keys; empty where there was none.
     pub(super) counted: Vec<Class>,
     pub(super) attempt: Attempt,
 }
@@ -105,7 +105,7 @@ impl<T> Chunk<T> {
         self.claimed && !self.reread
     }
 
-    /// The classes, where those that it had changed on another server are still changed: by this run.
+    /// The classes, where those that it may have changed before are changed: by this run.
     pub(super) fn settle_counted(&mut self) {
         for (class, counted) in self.attempt.classes.iter_mut().zip(&self.counted) {
             if (*class, *counted) == (Class::Already, Class::Updated) {

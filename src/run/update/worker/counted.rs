@@ -95,6 +95,7 @@ impl<L: Labor> Worker<'_, L> {
             }
             (Found::Unknown, Replay::Safe) => {
                 chunk.reread = true;
+                chunk.course = chunk.course.unsure();
                 chunk.counted = classes;
                 shop.books.resolved(Resolution::Reread);
             }
@@ -114,13 +115,6 @@ impl<L: Labor> Worker<'_, L> {
         let (there, gone): (Vec<Sum>, Vec<Sum>) =
             sums.into_iter().partition(|sum| sum.has_survived(&line.life));
         there.into_iter().rev().for_each(|sum| shop.past.keep_sum(sum, &line.life));
-        let keys: u64 = gone.iter().map(Sum::keys).sum();
-        if keys > 0 {
-            shop.books
-                .forget(gone.iter().map(|sum| sum.updated).sum(), gone.iter().map(|sum| sum.already).sum());
-            shop.books.stopped_by(&format!(
-                "another server has taken over, and may not have {keys} keys that were done; run the same again"
-            ));
-        }
+        shop.books.forget(gone.iter().map(|sum| sum.updated).sum(), gone.iter().map(|sum| sum.already).sum());
     }
 }

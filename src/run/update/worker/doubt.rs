@@ -6,8 +6,8 @@ use super::super::labor::Labor;
 use super::Worker;
 use super::chunk::{Attempt, Chunk};
 use super::line::Line;
-use crate::decide::chunk::course::{Next, Status};
-use crate::decide::chunk::survival::Survival;
+use crate::decide::chunk::course::{Next, Replay, Status};
+use crate::decide::chunk::survival::{Survival, fate};
 use crate::event::Resolution;
 use crate::pg::{Failure, xact};
 
@@ -18,7 +18,7 @@ impl<L: Labor> Worker<'_, L> {
         while let Some(line) = &self.line
             && let Some((chunk, failure)) = self.doubtful.take()
         {
-            let status = match line.fate(&chunk).await {
+            let status = match line.fate(&chunk, self.shop.labor.replay()).await {
                 Ok(status) => status,
                 Err(lost) => {
                     self.doubtful = Some((chunk, failure));
@@ -46,7 +46,10 @@ impl<L: Labor> Worker<'_, L> {
             self.doubtful = Some((chunk, failure.clone()));
             return Some(pause);
         }
-        chunk.reread |= status == Status::Unknown;
+        if status == Status::Unknown {
+            chunk.reread = true;
+            chunk.counted.clone_from(&chunk.attempt.classes);
+        }
         let resolution = match (status, next) {
             (_, Next::Unresolved) => None,
             (Status::Committed, _) => Some(Resolution::Committed),
@@ -68,12 +71,12 @@ impl<D> Line<D> {
     ///
     /// # Errors
     /// When the session is lost.
-    pub(super) async fn fate<T>(&self, chunk: &Chunk<T>) -> Result<Status, Failure> {
+    pub(super) async fn fate<T>(&self, chunk: &Chunk<T>, replay: Replay) -> Result<Status, Failure> {
         let Attempt { mark, life, .. } = &chunk.attempt;
         let (Some(xid), Some(life)) = (&mark.xid, life) else { return Ok(Status::Unknown) };
         let is_same = life.is_same(&self.life);
-        let survival = if is_same { Survival::Told } else { self.life.survival(life, mark.written) };
-        if survival == Survival::Gone {
+        let survival = self.life.survival(life, mark.written);
+        if !is_same && survival == Survival::Gone {
             return Ok(Status::Aborted);
         }
         let status = match xact::status(&self.client, xid).await {
@@ -81,12 +84,6 @@ impl<D> Line<D> {
             Err(failure) if failure.is_connection_lost() => return Err(failure),
             Err(_) => Status::Unknown,
         };
-        Ok(match (survival, status) {
-            (Survival::Told, Status::InProgress) if !is_same => Status::Unknown,
-            (Survival::Told, status) => status,
-            // Of the same cluster only that it is not there is certain: the id may be another transaction's.
-            (_, Status::Aborted) if self.life.is_akin(life) => Status::Aborted,
-            _ => Status::Unknown,
-        })
+        Ok(if is_same { status } else { fate(survival, status, self.life.is_akin(life), replay) })
     }
 }

@@ -132,7 +132,10 @@ impl<L: Labor> Worker<'_, L> {
                 continue;
             }
             let is_done = next == Next::Done;
-            chunk.reread |= !is_done;
+            if !is_done {
+                chunk.reread = true;
+                chunk.counted.clone_from(&chunk.attempt.classes);
+            }
             let resolution = if is_done { Resolution::Committed } else { Resolution::Reread };
             span.in_scope(|| self.shop.books.resolved(resolution));
             self.go_on(chunk, next, failure.clone());
@@ -149,11 +152,12 @@ impl<L: Labor> Worker<'_, L> {
         }
         let crashed = Failure::lost("the server crashed after the commit");
         let mut held = std::mem::take(&mut self.held);
+        let replay = self.shop.labor.replay();
         // The last is tried first.
         while let Some(line) = &self.line
             && let Some(chunk) = held.pop()
         {
-            let fate = if line.is_of(&chunk) { None } else { Some(line.fate(&chunk).await) };
+            let fate = if line.is_of(&chunk) { None } else { Some(line.fate(&chunk, replay).await) };
             match fate {
                 None => self.held.push(chunk),
                 Some(Ok(status)) => {

@@ -11,7 +11,7 @@ use super::line::Committed;
 use super::{Shop, Worker};
 use crate::decide::chunk::Class;
 use crate::decide::chunk::blame::blame;
-use crate::decide::chunk::course::{Fault, Next};
+use crate::decide::chunk::course::{Fault, Next, Replay};
 use crate::event::{Event, Resolution};
 use crate::pg::Failure;
 use crate::pg::update::Answer;
@@ -24,6 +24,8 @@ const CANCELLED: &str = "57014";
 pub(super) enum Unresolved {
     /// No server says whether it was committed, and it may not be done twice.
     Forgotten,
+    /// Nor could its rows be read again.
+    Unread,
     /// There was no session to ask on.
     NobodyAsked,
     /// It is committed, and may not be on the disk.
@@ -41,7 +43,9 @@ impl Unresolved {
             Self::Forgotten => {
                 "whether its COMMIT took effect is not known, and what it does may not be done twice; look at the rows"
             }
-            Self::NobodyAsked => "whether its COMMIT took effect is not known; look at the rows",
+            Self::Unread | Self::NobodyAsked => {
+                "whether its COMMIT took effect is not known; look at the rows"
+            }
             Self::Unflushed => "it is committed, and may not last: it could not be flushed",
             Self::Unreplicated => {
                 "it is committed on this server only: the wait for the synchronous standby was cancelled, and a failover may undo it"
@@ -176,13 +180,25 @@ impl<L: Labor> Worker<'_, L> {
                 chunk.halves().into_iter().rev().for_each(|half| self.keep(half));
             }
             Next::GiveUp => self.give_up(&chunk, &failure),
-            Next::Unresolved => self.unresolved(&chunk, Unresolved::Forgotten, &failure),
+            Next::Unresolved => self.unresolved(&chunk, self.forgotten(), &failure),
             Next::Stop => {
                 shop.books.stopped_by(&failure);
-                self.give_up(&chunk, &failure);
+                if chunk.reread {
+                    self.unresolved(&chunk, self.forgotten(), &failure);
+                } else {
+                    self.give_up(&chunk, &failure);
+                }
                 shop.stop.cancel();
             }
         });
+    }
+
+    /// What to say where no server has said what became of it.
+    fn forgotten(&self) -> Unresolved {
+        match self.shop.labor.replay() {
+            Replay::Safe => Unresolved::Unread,
+            Replay::Unsafe => Unresolved::Forgotten,
+        }
     }
 
     /// Nobody knows what became of the chunk, or whether it lasts.
