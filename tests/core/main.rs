@@ -3,13 +3,15 @@
 //! - `origin`: the four scenarios of the Java executor, tick by tick, under both policies
 //! - `verdict`: each rule of the verdict as a claim, and its properties
 //! - `attempts`: bars, outcomes, pauses and their bounds
-//! - `chunks`: the chunk machine against a server in memory that loses connections at every point
+//! - `chunks`: the chunk machine, step by step
+//! - `effects`: the update against a model of its effects, on a line that breaks at every point
 //! - `fleet`: whole nights of jobs in virtual time: order, deadlock, starvation, the slots of the dead
 
 #![allow(missing_docs, clippy::pedantic, reason = "tests")]
 
 mod attempts;
 mod chunks;
+mod effects;
 mod fleet;
 mod origin;
 mod ticks;

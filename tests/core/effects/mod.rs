@@ -1,0 +1,253 @@
+//! The update against a model of its effects: what the report says of each key, and what is in the table.
+//!
+//! Nothing here keeps work from being done twice. The server ([`world`], [`others`]) does what it is told: a
+//! compare-and-set changes a row that holds what is expected, a trigger counts each time, a commit is there when its record
+//! is in the log, and what a crash cuts off is gone, ids included. The line ([`line`], [`trips`]) breaks at each point,
+//! before and behind what takes effect. And [`worker`], [`outcome`] and [`lasting`] make the calls of the driver's worker,
+//! in its order, with the types that decide in production. After each history, and a crash or a failover at its end, the
+//! report is compared with the table.
+//!
+//! Three things are known not to hold, and are kept out:
+//!
+//! - Of work that counts twice when it is done twice, a commit in doubt is believed on the word of a server whose log may
+//!   have ended twice since ([`survival`](headcount::decide::chunk::survival)).
+//! - Where each COMMIT waits for the disk, rows that others have changed and not flushed count as they are found.
+//! - A second line of a key keeps its class when the first is taken back after a failover.
+
+mod lasting;
+mod line;
+mod others;
+mod outcome;
+mod trips;
+mod worker;
+mod world;
+
+use headcount::decide::chunk::Class;
+use headcount::decide::chunk::course::Replay;
+use headcount::decide::chunk::ending::Tally;
+use proptest::prelude::*;
+use proptest::test_runner::RngAlgorithm;
+
+use self::line::Line;
+use self::worker::{Chunk, Worker};
+use self::world::{Row, Value};
+
+/// A line of the input: its number, and the place of its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Item {
+    line: usize,
+    key: usize,
+}
+
+/// What is done with a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Compare and set, committed without waiting for the disk.
+    Lazy,
+    /// Compare and set, waiting.
+    Waiting,
+    /// The same where a trigger counts each time.
+    Trigger,
+    /// A caller's closure, which inserts.
+    Closure,
+}
+
+impl Kind {
+    /// Whether it counts twice when it is done twice.
+    const fn counts(self) -> bool {
+        matches!(self, Self::Trigger | Self::Closure)
+    }
+}
+
+/// What a history begins with.
+#[derive(Debug, Clone)]
+struct Setup {
+    kind: Kind,
+    rows: Vec<Row>,
+    items: Vec<Item>,
+    size: u32,
+    max_attempts: u32,
+    is_synchronous: bool,
+    /// Whether the role may not ask where the log is.
+    is_blind: bool,
+    /// Whether chunks are sent ahead of the answers.
+    is_ahead: bool,
+}
+
+impl Setup {
+    const fn replay(&self) -> Replay {
+        if self.kind.counts() { Replay::Unsafe } else { Replay::Safe }
+    }
+}
+
+/// What happens next, drawn from a list of bytes: one that is shorter, or has smaller bytes, is a quieter history.
+#[derive(Debug)]
+struct Tape {
+    bytes: Vec<u8>,
+    /// What has happened, in words, where somebody wants to read it.
+    story: Option<Vec<String>>,
+}
+
+impl Tape {
+    fn say(&mut self, what: &str, how: impl std::fmt::Debug) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{what}: {how:?}"));
+        }
+    }
+
+    /// 0 when nothing is left.
+    fn byte(&mut self) -> u8 {
+        self.bytes.pop().unwrap_or_default()
+    }
+
+    /// Something else than what is fine, in `odds` of 256 cases.
+    fn one_of<T: Copy>(&mut self, fine: T, odds: u8, others: &[T]) -> T {
+        let (rest, odds) = (usize::from(255 - self.byte()), usize::from(odds));
+        if rest < odds { others[rest * others.len() / odds] } else { fine }
+    }
+}
+
+/// What the report says of a line of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Counted(Class),
+    Failed,
+    /// Failed, as one whose fate is not known.
+    Unresolved,
+    /// The run was stopped before.
+    Left,
+}
+
+/// The report. A line has one class, unless its class is taken back.
+#[derive(Debug)]
+struct Books(Vec<Option<Told>>);
+
+impl Books {
+    fn tell(&mut self, item: &Item, told: Told) {
+        let before = self.0[item.line].replace(told);
+        assert_eq!(before, None, "line {} is told as {told:?}, too", item.line);
+    }
+
+    fn tell_all(&mut self, chunk: &Chunk, told: Told) {
+        chunk.lines().for_each(|item| self.tell(item, told));
+    }
+
+    fn untell(&mut self, item: &Item) {
+        assert!(self.0[item.line].take().is_some());
+    }
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    prop_oneof![
+        8 => Just(Row::Holds(Value::Old)),
+        2 => Just(Row::Holds(Value::New)),
+        1 => Just(Row::Holds(Value::Other)),
+        1 => Just(Row::Missing),
+        1 => Just(Row::Poisoned("23505")),
+        1 => Just(Row::Poisoned("42501")),
+    ]
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    let kind = prop_oneof![
+        3 => Just(Kind::Lazy), 1 => Just(Kind::Waiting), 2 => Just(Kind::Trigger), 2 => Just(Kind::Closure)
+    ];
+    let rows = proptest::collection::vec(row(), 1..8);
+    (kind, rows, 1u32..5, 1u32..4, 0u8..16, 0usize..8).prop_map(
+        |(kind, rows, size, max_attempts, flags, twice)| {
+            let again = if kind.counts() { None } else { Some(twice).filter(|twice| *twice < rows.len()) };
+            let items = (0..rows.len()).chain(again).enumerate().map(|(line, key)| Item { line, key });
+            let (is_synchronous, is_blind, is_ahead) = (flags & 3 == 1, flags & 12 == 4, flags & 12 == 8);
+            Setup {
+                items: items.collect(),
+                kind,
+                rows,
+                size,
+                max_attempts,
+                is_synchronous,
+                is_blind,
+                is_ahead,
+            }
+        },
+    )
+}
+
+/// Plays a history to its end, and compares the report with the table.
+fn check(setup: &Setup, bytes: &[u8], story: Option<Vec<String>>) -> Result<(), TestCaseError> {
+    // The last comes first.
+    let tape = Tape { bytes: bytes.to_vec(), story };
+    let (books, mut line) = Worker::new(setup, Line::new(setup, tape)).run();
+    // What was lost when another server took over, and nobody saw it any more, nobody could tell.
+    let is_known = line.is_known();
+    let has_failed_over = line.world.failovers > 0;
+    line.world.settle_orphans();
+    // What has waited for the standby is there.
+    if setup.is_synchronous && setup.kind != Kind::Waiting {
+        line.world.fail_over(&mut line.tape);
+    } else {
+        line.world.crash(&mut line.tape);
+    }
+    let world = &line.world;
+    let count = |of: &[Told]| books.0.iter().flatten().filter(|told| of.contains(told)).count() as u64;
+    let [updated, already, stale, missing, _] = Class::ALL.map(|class| count(&[Told::Counted(class)]));
+    let failed = count(&[Told::Failed, Told::Unresolved]);
+    let tally =
+        Tally { done: updated + already, stale, missing, failed, unfinished: count(&[Told::Left]) > 0 };
+    let all_is_well = tally.done + stale + missing == setup.items.len() as u64;
+    prop_assert_eq!(tally.end(&[]).1, all_is_well);
+    let story = line.tape.story.iter().flatten().cloned().collect::<Vec<_>>().join("\n");
+    for Item { line, key } in setup.items.iter().copied() {
+        let told = books.0[line];
+        if line >= setup.rows.len() && has_failed_over {
+            continue;
+        }
+        let value = world.value(key);
+        let is_others = world.others[key];
+        let what = format!("line {line}, told as {told:?}, holds {value:?}\n{story}\n");
+        let effects = world.effects(line);
+        prop_assert!(effects <= 1, "{what}: done {effects} times");
+        let is_done = matches!(told, Some(Told::Counted(Class::Updated | Class::Already)));
+        if is_done && is_known {
+            prop_assert!(value == Some(Value::New) || (is_others && value == Some(Value::Other)), "{what}");
+            let updated = told == Some(Told::Counted(Class::Updated));
+            // Whose value it is that is found when rows are read again, nobody can say.
+            let mut lines = setup.items.iter().filter(|item| item.key == key).map(|item| item.line);
+            let ours = lines.any(|line| world.has_changed(line)) || (is_others && !setup.kind.counts());
+            prop_assert!(!updated || ours, "{what}: by somebody else");
+            prop_assert!(!updated || !setup.kind.counts() || effects == 1, "{what}: lost");
+        }
+        match told {
+            Some(Told::Failed | Told::Left) => {
+                prop_assert!(effects == 0 && !world.has_changed(line), "{what}: done all the same");
+            }
+            Some(Told::Counted(Class::Stale)) => {
+                prop_assert!(is_others || value == Some(Value::Other), "{what}")
+            }
+            Some(Told::Counted(Class::Missing)) => prop_assert_eq!(value, None, "{}", what),
+            Some(_) => {}
+            None => prop_assert!(false, "line {line} is in no class"),
+        }
+    }
+    Ok(())
+}
+
+/// As many histories as take a few seconds, or as `PROPTEST_CASES` says. Most of the time would go into the usual dice.
+fn histories() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100_000);
+    let rng_algorithm = RngAlgorithm::XorShift;
+    ProptestConfig { cases, rng_algorithm, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(histories())]
+
+    #[test]
+    fn what_is_told_of_a_key_is_what_is_there_and_nothing_is_done_twice(
+        setup in setup(),
+        bytes in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
+        if check(&setup, &bytes, None).is_err() {
+            check(&setup, &bytes, Some(Vec::new()))?;
+        }
+    }
+}
