@@ -155,6 +155,52 @@ mutant 'a lost session is known by its code' src/decide/failure.rs \
     core-unit:each_documented_sqlstate_has_its_class \
     '_ if code.starts_with("08") => FailureClass::NewSession,' '_ if code.starts_with("08") => FailureClass::Never,'
 
+# --- What is told is what is there ------------------------------------------------------------------------------------
+
+readonly EFFECTS=core:what_is_told_of_a_key_is_what_is_there_and_nothing_is_done_twice
+
+mutant 'an unknown fate is not taken for aborted' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    '(Status::InProgress, _) | (Status::Unknown, Replay::Unsafe) => self.over(Next::Unresolved),' \
+    '(Status::Unknown, Replay::Unsafe) => self.retry(keys, true, draw),
+            (Status::InProgress, _) => self.over(Next::Unresolved),'
+mutant 'a lost answer to COMMIT is asked about' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    'State::Committing { wrote: true, lasting } if lost => {' \
+    'State::Committing { wrote: true, lasting } if lost && self.attempt > self.budget => {'
+mutant 'what is in progress is waited for, never done beside it' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    '(Status::Aborted, _) => self.retry(keys, true, draw),' \
+    '(Status::Aborted | Status::InProgress, _) => self.retry(keys, true, draw),'
+mutant 'a commit that did not wait counts after its flush' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    'State::Committing { wrote, lasting } if !lasting || (wrote && !waited) => self.hold(lasting),' \
+    'State::Committing { wrote, lasting } if lasting && wrote && !waited => self.hold(lasting),'
+mutant 'what was read counts after the flush, too' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    'self.state = State::Committing { wrote, lasting };' \
+    'self.state = State::Committing { wrote, lasting: lasting || !wrote };'
+mutant 'a cancelled wait for the standby is no commit that lasts' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    'if !lasting || (wrote && !waited) =>' \
+    'if !lasting || (wrote && !waited && self.budget == 0) =>'
+mutant 'a failover makes doubts' src/decide/chunk/survival.rs \
+    "$EFFECTS" \
+    '(Some(1), end) if now.streamed => end,' \
+    '(Some(_), _) if now.streamed => now.at,'
+mutant 'a crash takes back what it has cut off' src/decide/chunk/survival.rs \
+    "$EFFECTS" \
+    'Some(end) if end >= written => Survival::Told,' \
+    'Some(_) if now.at >= Some(written) => Survival::Told,'
+mutant 'an id that is given out again is not believed' src/decide/chunk/survival.rs \
+    "$EFFECTS" \
+    '(Survival::Told, Status::Committed, Replay::Safe) => Status::Unknown,' \
+    '(Survival::Told, Status::Committed, Replay::Safe) => Status::Committed,'
+mutant 'a key that may be done, and cannot be read, has not failed' src/decide/chunk/course.rs \
+    "$EFFECTS" \
+    'self.over(if self.unsure { Next::Unresolved } else { Next::GiveUp })' \
+    'self.over(Next::GiveUp)'
+
 # --- The library prints nothing ---------------------------------------------------------------------------------------
 
 mutant 'the library prints nothing' src/decide/backoff.rs \
