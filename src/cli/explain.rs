@@ -84,6 +84,12 @@ fn lines(explanation: &Explanation) -> Vec<String> {
             lines.push(format!("statement {}: {}", number + 1, shortened(&statement.sql)));
         }
         lines.push(planned(explanation, statement));
+        if statement.taken {
+            lines.push(
+                "note: what it makes is there already, and running it fails (42P07): drop or rename that before"
+                    .to_owned(),
+            );
+        }
         for reason in &statement.reasons {
             lines.push(format!("reason: {}", reason.explanation));
             lines.extend(reason.fixes.iter().map(|fix| format!("   {}", output::remedy(fix))));

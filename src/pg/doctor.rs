@@ -11,9 +11,12 @@
 //! The statement may stay behind one that pools transactions, since an attempt is a transaction, which keeps its
 //! backend; so may the monitor, while there is a backend for it. Nothing outside a transaction may, nor slots.
 
+mod limits;
+
 use serde::Serialize;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+use self::limits::{limits, pool};
 use super::connect::Endpoint;
 use super::hosting::Hosting;
 use super::pooling::{NONE_TO_SPARE, Pooling};
@@ -256,7 +259,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         SELECT current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int,
                current_setting('max_parallel_workers_per_gather')::int,
                current_setting('parallel_leader_participation'), current_setting('track_activities'),
-               current_setting('statement_timeout'), current_setting('server_version_num')::int,
+               current_setting('server_version_num')::int,
                pg_is_in_recovery(), current_setting('autovacuum_max_parallel_workers', true),
                current_setting('autovacuum_max_workers')";
     let row = one(client, SETTINGS).await?;
@@ -264,20 +267,8 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
     let (workers, processes, per_gather) = (number(0), number(1), number(2));
     let size = plan::pool_size(client).await?;
     let mut findings = Vec::new();
-    let pool = format!("{size} slots (max_parallel_workers = {workers}, max_worker_processes = {processes})");
-    findings.push(if size < target {
-        let fix =
-            format!("-- raise both to {target} or more, which needs a restart, or demand fewer workers");
-        fail("pool", format!("{pool}, {target} workers are demanded"), fix)
-    } else if processes <= workers {
-        let fix = format!(
-            "ALTER SYSTEM SET max_worker_processes = {}; -- or more, and restart the server",
-            workers + 4
-        );
-        warn("pool", format!("{pool}; replication and extensions take from the same processes"), fix)
-    } else {
-        ok("pool", pool)
-    });
+    let own = size < target && plan::has_own_pool(client).await?;
+    findings.push(pool(size, workers, processes, target, own));
     let own =
         if per_gather < target { format!("; a run sets it to {target} for itself") } else { String::new() };
     findings.push(ok("per gather", format!("max_parallel_workers_per_gather = {per_gather}{own}")));
@@ -296,7 +287,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         let (problem, fix) = privileges::UNTRACKED;
         fail("activity", problem, fix)
     });
-    findings.push(if number(6) >= 140_000 {
+    findings.push(if number(5) >= 140_000 {
         ok("orphans", "a statement whose client died is stopped (client_connection_check_interval)")
     } else {
         warn(
@@ -306,22 +297,15 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
             "-- in a program of your own, set a deadline that the job scheduler does not undercut, or upgrade the server",
         )
     });
-    let limit = text(&row, 5);
-    if limit != "0" {
-        findings.push(warn(
-            "timeout",
-            format!("statement_timeout = {limit} ends each longer statement"),
-            "SET LOCAL statement_timeout = 0",
-        ));
-    }
-    if text(&row, 7) == "t" {
+    findings.extend(limits(client).await?);
+    if text(&row, 6) == "t" {
         findings.push(warn(
             "standby",
             "this server is a standby: it only reads",
             "-- connect to the primary for statements that write",
         ));
     }
-    findings.extend(row.get(8).map(|each| autovacuum(each, text(&row, 9))));
+    findings.extend(row.get(7).map(|each| autovacuum(each, text(&row, 8))));
     Ok(findings)
 }
 

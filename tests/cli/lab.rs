@@ -75,6 +75,11 @@ impl Lab {
         self.server.port()
     }
 
+    /// A server that follows this one, and only reads.
+    pub(crate) fn standby(&self) -> PrivateServer {
+        self.runtime.block_on(scarce(PrivateServer::builder()).standby_of(&self.server).start()).unwrap()
+    }
+
     pub(crate) fn dsn_for(&self, role: &str) -> String {
         self.server.dsn_for(role, "postgres")
     }

@@ -2,7 +2,7 @@
 
 use headcount::pg::embedded::PrivateServer;
 
-use crate::lab::{Lab, QUICK, headcount};
+use crate::lab::{Lab, QUICK, each_version, headcount};
 use crate::versions::oldest_and_newest;
 
 #[test]
@@ -82,6 +82,41 @@ fn doctor_finds_what_a_run_would_stumble_over() {
     let pool =
         ran.json()["findings"].as_array().unwrap().iter().find(|f| f["check"] == "pool").cloned().unwrap();
     assert_eq!(pool["level"], "fail");
+    // The server has 16 processes: it is the other setting, which takes no restart.
+    let fix = "ALTER SYSTEM SET max_parallel_workers = 7; SELECT pg_reload_conf(); -- or more, or demand fewer workers";
+    assert_eq!(pool["fix"], fix);
+    lab.sql("ALTER SYSTEM SET max_parallel_workers = 7");
+    lab.sql("SELECT pg_reload_conf()");
+    lab.wait("pg_settings WHERE name = 'max_parallel_workers' AND setting = '7'", 1);
+    assert!(lab.headcount(&["doctor", "--target", "7"]).ended(0).out.contains("ok    pool: 7 slots"));
+}
+
+#[test]
+fn explain_looks_past_a_table_that_is_there_already_and_says_that_a_run_would_not() {
+    each_version(|lab| {
+        lab.sql("CREATE TABLE rollup (a int); CREATE MATERIALIZED VIEW totals AS SELECT 1");
+        let view = "CREATE MATERIALIZED VIEW totals AS SELECT count(*) FROM measurements WITH NO DATA";
+        // The oldest explains it without a look at the name.
+        let looks = lab.number("SELECT current_setting('server_version_num')::bigint") >= 140_000;
+        for script in [QUICK, &format!("SELECT 1; {QUICK}; SELECT 2"), view] {
+            let ran = lab.headcount(&["explain", "--sql", script]).ended(0);
+            assert!(ran.out.contains("planned: 4 of 4 workers (1 Gather)"), "{}", ran.out);
+            let noted =
+                ran.out.contains("note: what it makes is there already, and running it fails (42P07)");
+            assert_eq!(noted, looks, "{}", ran.out);
+            let ran = lab.headcount(&["run", "--sql", script]).ended(1);
+            assert!(ran.said.contains("already exists (SQLSTATE 42P07)"), "{}", ran.said);
+        }
+        let object = lab.headcount(&["explain", "--json", "--sql", QUICK]).ended(0).json();
+        assert_eq!(
+            (&object["statements"][0]["taken"], &object["plan"]["reachable"]),
+            (&looks.into(), &4.into())
+        );
+        // One ahead that drops it makes room for it.
+        let script = format!("DROP TABLE rollup; {QUICK}");
+        let ran = lab.headcount(&["explain", "--sql", &script]).ended(0);
+        assert!(!ran.out.contains("note: "), "{}", ran.out);
+    });
 }
 
 #[test]
@@ -92,6 +127,23 @@ fn doctor_says_in_its_object_what_can_be_typed() {
     let findings = object["findings"].as_array().unwrap();
     let timeout = findings.iter().find(|finding| finding["check"] == "timeout").unwrap();
     assert_eq!(timeout["fix"], "--set statement_timeout=0");
+    assert_eq!(timeout["text"], "statement_timeout = 1h (set for the role) ends each longer statement");
+    lab.sql(
+        "ALTER ROLE postgres RESET statement_timeout; ALTER ROLE postgres SET lock_timeout = '5s';
+         ALTER DATABASE postgres SET idle_in_transaction_session_timeout = '10min'",
+    );
+    let out = lab.headcount(&["doctor"]).ended(0).out;
+    assert!(
+        out.contains("ok    lock timeout: lock_timeout = 5s (set for the role) ends each longer wait"),
+        "{out}"
+    );
+    assert!(
+        out.contains(
+            "warn  idle timeout: idle_in_transaction_session_timeout = 10min (set for the database)"
+        ),
+        "{out}"
+    );
+    assert!(out.contains("fix: --set idle_in_transaction_session_timeout=0"), "{out}");
 }
 
 #[test]

@@ -59,9 +59,9 @@ pub use self::survey::Statement;
 
 pub(crate) use self::flaw::{Manner, flaw, flaw_as, flaw_of_cleanup};
 pub(crate) use self::lexer::Strings;
-pub(crate) use self::reasons::diagnose_pool;
+pub(crate) use self::reasons::{diagnose_pool, raise_processes};
 pub(crate) use self::statements::split_as;
-pub(crate) use self::survey::{look_ahead, survey};
+pub(crate) use self::survey::{explain_each, look_ahead, survey};
 
 use self::reasons::diagnose;
 
@@ -171,7 +171,7 @@ pub(crate) async fn describe(
 ) -> Result<Explanation, Failure> {
     let settings = server::settings(client).await?;
     let pool_size = pool_size(client).await?;
-    let survey = survey(client, sql, params, Some(target)).await?;
+    let survey = explain_each(client, sql, params, target).await?;
     let out_of_reach = survey.reachable().is_some_and(|most| most < target);
     let diagnosis = if out_of_reach { survey.diagnosis() } else { Diagnosis::default() };
     let (plan, not_explainable) = match &*survey.0 {

@@ -88,22 +88,30 @@ pub(crate) async fn diagnose_pool(client: &Client, target: u32) -> Result<Option
     Ok(pool_reason(&settings, super::pool_size(client).await?, target))
 }
 
+/// What to type where there are too few processes for so many workers, which takes a restart. `None` where it is
+/// `max_parallel_workers` alone that is too small.
+pub(crate) fn raise_processes(processes: u64, workers: u64, target: u32) -> Option<String> {
+    if processes >= u64::from(target) {
+        return None;
+    }
+    let also = if workers >= u64::from(target) {
+        String::new()
+    } else {
+        format!(" ALTER SYSTEM SET max_parallel_workers = {target};")
+    };
+    Some(format!(
+        "ALTER SYSTEM SET max_worker_processes = {target};{also} -- or more, and restart the server"
+    ))
+}
+
 fn pool_reason(settings: &[Setting], size: u32, target: u32) -> Option<Reason> {
     if size >= target {
         return None;
     }
     let (processes, workers) =
         (number(settings, "max_worker_processes"), number(settings, "max_parallel_workers"));
-    let restart = format!("ALTER SYSTEM SET max_worker_processes = {target};");
-    let fix = if processes >= u64::from(target) {
-        format!("SET LOCAL max_parallel_workers = {target}")
-    } else if workers >= u64::from(target) {
-        format!("{restart} -- or more, and restart the server")
-    } else {
-        format!(
-            "{restart} ALTER SYSTEM SET max_parallel_workers = {target}; -- or more, and restart the server"
-        )
-    };
+    let fix = raise_processes(processes, workers, target)
+        .unwrap_or_else(|| format!("SET LOCAL max_parallel_workers = {target}"));
     let explanation = format!(
         "the pool has {size} slots: max_parallel_workers = {workers}, max_worker_processes = {processes}"
     );

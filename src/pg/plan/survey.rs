@@ -41,6 +41,8 @@ pub struct Statement {
     pub reasons: Vec<Reason>,
     /// Functions that run queries of their own, which may have workers that the plan does not show.
     pub unseen: Vec<String>,
+    /// Whether the table or view that it makes is there already: its query is explained, and running it fails.
+    pub taken: bool,
     /// Whether the plan shows all launches: nothing that it calls is known to run queries of its own.
     #[serde(skip)]
     complete: bool,
@@ -56,6 +58,7 @@ impl Statement {
             certain: false,
             reasons: Vec::new(),
             unseen: Vec::new(),
+            taken: false,
             complete: false,
         }
     }
@@ -164,12 +167,42 @@ pub(crate) async fn survey(
     params: Params<'_>,
     target: Option<u32>,
 ) -> Result<Survey, Failure> {
+    look_through(client, sql, params, target, false).await
+}
+
+/// The same of what is not to be run. A name that is taken keeps nobody from explaining the query.
+pub(crate) async fn explain_each(
+    client: &Client,
+    sql: &str,
+    params: Params<'_>,
+    target: u32,
+) -> Result<Survey, Failure> {
+    look_through(client, sql, params, Some(target), true).await
+}
+
+async fn look_through(
+    client: &Client,
+    sql: &str,
+    params: Params<'_>,
+    target: Option<u32>,
+    only_explained: bool,
+) -> Result<Survey, Failure> {
     let statements = cut(sql, strings_of(client, sql).await?);
+    if let (true, [alone], []) = (only_explained, &*statements, params)
+        && query_of(alone.text).is_some()
+    {
+        let mut walk = Walk::start(client).await?;
+        walk.only_explained = true;
+        return match walk.step(*alone, target).await {
+            Err(failure) if failure.is_not_utf8() => Ok(Survey(vec![Statement::unknown(sql, NOT_UTF8)])),
+            statement => Ok(Survey(vec![statement?])),
+        };
+    }
     if statements.len() < 2 || !params.is_empty() {
         let plan = match inspect(client, sql, params).await {
             // A name in it that is not UTF-8 does not keep the statement from running.
             Err(failure) if failure.is_not_utf8() => {
-                return Ok(Survey(vec![Statement::unknown(sql, "a name in its plan is not UTF-8")]));
+                return Ok(Survey(vec![Statement::unknown(sql, NOT_UTF8)]));
             }
             plan => plan?,
         };
@@ -182,6 +215,7 @@ pub(crate) async fn survey(
     }
     parse(client, sql).await?;
     let mut walk = Walk::start(client).await?;
+    walk.only_explained = only_explained;
     let mut seen = Vec::new();
     for statement in statements {
         seen.push(walk.step(statement, target).await?);
@@ -244,6 +278,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Statements whose reasons are looked for: each takes several plans, and more are read by nobody.
 const DIAGNOSED: usize = 20;
 
+const NOT_UTF8: &str = "a name in its plan is not UTF-8";
 const NO_TIME: &str = "planning those ahead of it took so long that it was left out";
 const NOT_YET: &str = "it cannot be planned before the statements ahead of it have run";
 
@@ -251,6 +286,7 @@ struct Walk<'a> {
     client: &'a Client,
     in_block: bool,
     triggers: bool,
+    only_explained: bool,
     /// The session, until a statement changes it.
     session: Option<Session>,
     answers: Answers,
@@ -268,6 +304,7 @@ impl<'a> Walk<'a> {
             client,
             in_block,
             triggers,
+            only_explained: false,
             session: None,
             answers: Answers::default(),
             spent: Duration::ZERO,
@@ -351,9 +388,12 @@ impl<'a> Walk<'a> {
             _ => self.apart(async || inspect(self.client, sql, &[]).await).await,
         };
         let query = query_of(sql).filter(|_| text.creates_from_query());
+        let mut taken = false;
         let inspection = match (looked, query) {
             (Err(failure), Some(query)) if failure.sqlstate() == Some(SqlState::DUPLICATE_TABLE.code()) => {
-                if !self.touches(&text.names()) {
+                // Unless a statement ahead may drop it.
+                taken = !self.touches(&text.names());
+                if taken && !self.only_explained {
                     return Err(failure);
                 }
                 match self.apart(async || inspect(self.client, query, &[]).await).await? {
@@ -367,6 +407,7 @@ impl<'a> Walk<'a> {
             (looked, _) => looked?,
         };
         let mut statement = Statement::of(sql, inspection);
+        statement.taken = taken;
         let Some(plan) = &statement.plan else { return Ok(statement) };
 
         let modifies = plan.tree.has("ModifyTable");
