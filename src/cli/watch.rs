@@ -8,7 +8,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::fleet::{Fleet, Leader, Waiting, Watcher};
+use headcount::pg::fleet::{Fleet, Leader, PoolUse, Waiting, Watcher};
 
 use super::args::WatchArgs;
 use super::exit::{self, Failed};
@@ -106,21 +106,7 @@ fn screen() -> (usize, usize) {
 
 /// What there is to see. Without `times` it differs only when something happened.
 fn picture(server: &str, fleet: &Fleet, times: bool) -> String {
-    let pool = fleet.pool;
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "{server}: pool {}/{} used, {} held by the fleet, {} used without a slot{}",
-        pool.used,
-        pool.size,
-        pool.held,
-        pool.outsiders,
-        if pool.visible {
-            ""
-        } else {
-            " (other roles' workers, and jobs that may be such, cannot be seen: grant pg_read_all_stats)"
-        }
-    );
+    let mut text = format!("{server}: {}\n", pool(fleet.pool));
     // Who only waits is shown once, in its queue.
     let waits = |leader: &&Leader| fleet.queue.iter().any(|waiting| waiting.leader == Some(leader.pid));
     for leader in fleet.leaders.iter().filter(|leader| !waits(leader)) {
@@ -130,6 +116,17 @@ fn picture(server: &str, fleet: &Fleet, times: bool) -> String {
         let _ = writeln!(text, "  {}", queued(waiting, times));
     }
     text
+}
+
+fn pool(pool: PoolUse) -> String {
+    let PoolUse { size, used, held, outsiders, visible, .. } = pool;
+    if visible {
+        return format!("pool {used}/{size} used, {held} held by the fleet, {outsiders} used without a slot");
+    }
+    format!(
+        "pool of {size}, its use is not visible, {held} held by the fleet (other roles' workers, and jobs that may be \
+         such, are hidden from this role: GRANT pg_read_all_stats)"
+    )
 }
 
 fn leading(leader: &Leader, times: bool) -> String {

@@ -31,6 +31,7 @@ pub struct Fleet {
 
 /// The pool in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "Shown")]
 #[non_exhaustive]
 pub struct PoolUse {
     /// Slots in all: `least(max_parallel_workers, max_worker_processes)`.
@@ -41,8 +42,26 @@ pub struct PoolUse {
     pub held: u32,
     /// Workers that no slot stands for.
     pub outsiders: u32,
-    /// Whether this role sees the workers of all others; else `used` and `outsiders` are too low.
+    /// Whether this role sees the workers of all others; else `used` and `outsiders` are too low, and `null` in JSON.
     pub visible: bool,
+}
+
+/// The same for programs, to which a number that is too low is a number.
+#[derive(Serialize)]
+struct Shown {
+    size: u32,
+    used: Option<u32>,
+    held: u32,
+    outsiders: Option<u32>,
+    visible: bool,
+}
+
+impl From<PoolUse> for Shown {
+    fn from(pool: PoolUse) -> Self {
+        let PoolUse { size, used, held, outsiders, visible } = pool;
+        let seen = |number| visible.then_some(number);
+        Self { size, used: seen(used), held, outsiders: seen(outsiders), visible }
+    }
 }
 
 /// A leader of parallel workers.

@@ -103,16 +103,21 @@ async fn a_role_that_may_not_see_workers_is_shown_no_worker_as_a_job() {
         let reserved = lab.job("reserved", &rows_of(10_000), &["--reserve"]);
         lab.until_running("reserved").await;
         let guest = lab.server.dsn_for("guest", "postgres");
-        let seen = Command::new(env!("CARGO_BIN_EXE_headcount"))
-            .args(["watch", "--once", "--json", "--dsn", &guest])
-            .output()
-            .await
-            .unwrap();
-        let seen: Value = serde_json::from_slice(&seen.stdout).unwrap();
-        assert_eq!(seen["pool"]["visible"], false, "{seen}");
+        let seen = async |more: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+            let output =
+                command.args(["watch", "--once", "--dsn", &guest]).args(more).output().await.unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let lines = seen(&[]).await;
+        let seen: Value = serde_json::from_str(&seen(&["--json"]).await).unwrap();
+        let unseen = json!({"size": 6, "used": null, "held": 4, "outsiders": null, "visible": false});
+        assert_eq!(seen["pool"], unseen, "{seen}");
         let leaders = seen["leaders"].as_array().unwrap();
         assert_eq!(leaders.len(), 1, "{seen}");
         assert_eq!((&leaders[0]["slots"], &leaders[0]["workers"]), (&4.into(), &Value::Null), "{seen}");
+        assert!(lines.contains("pool of 6, its use is not visible, 4 held by the fleet"), "{lines}");
+        assert!(lines.contains("GRANT pg_read_all_stats") && !lines.contains("0/6"), "{lines}");
         reserved.kill().await;
         lab.server.stop().await.unwrap();
     }
