@@ -153,7 +153,7 @@ impl Hold {
         let mut settings = self.settings.effective_settings();
         settings.push(("application_name".to_owned(), self.application_name(attempt)));
         let (first, rest): (Vec<_>, Vec<_>) =
-            settings.iter().partition(|(name, _)| name.starts_with("transaction_"));
+            settings.iter().partition(|(name, _)| name.to_ascii_lowercase().starts_with("transaction_"));
         for (name, value) in first {
             let _ = write!(script, "SET {}{name} TO {};", if local { "LOCAL " } else { "" }, literal(value));
         }

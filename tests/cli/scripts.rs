@@ -32,7 +32,7 @@ fn what_is_no_sql_is_refused_with_its_line_before_anything_is_connected() {
         (b"SELECT 1;\nSELECT '\xe4'", "line 2 is not in UTF-8"),
         (b"SELECT 1;\n\\set ON_ERROR_STOP on\n", "sql: `\\set` (line 2) is a command of psql"),
         (b"\\copy t from 'f'", "`\\copy` is a command of psql"),
-        (b"COPY t FROM stdin;\n1\n\\.\n", "is a command of psql"),
+        (b"COPY t FROM stdin;\n1\n\\.\n", "COPY with STDIN (line 1) needs a client that sends the data"),
         (b"SELECT 1;\nCOPY t TO STDOUT;", "COPY with STDOUT (line 2)"),
     ] {
         let file = file(bytes);

@@ -133,9 +133,41 @@ fn a_statement_that_refuses_a_transaction_names_the_option() {
     assert!(ran.said.contains("(SQLSTATE 25001)\nhint: "), "{}", ran.said);
     assert!(ran.said.contains("--no-transaction"), "{}", ran.said);
     lab.headcount(&with("--no-transaction")).ended(0);
-    let late = "SELECT 1; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+    let late = "SELECT set_config('transaction_isolation', 'serializable', true)";
     let ran = lab.headcount(&["run", "--plan-shortfall", "ignore", "--sql", late]).ended(1);
     assert!(ran.said.contains("--set transaction_isolation=") && !ran.said.contains("--no-"), "{}", ran.said);
+}
+
+#[test]
+fn the_mode_of_the_transaction_is_set_by_an_option_and_a_script_that_sets_it_is_told_which() {
+    each_version(|lab| {
+        let script =
+            "/* monthly */\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE;\nSELECT 1";
+        let options = "--set transaction_isolation=serializable --set transaction_read_only=on --set \
+                       transaction_deferrable=on";
+        check(&lab, &["--sql", script], 2, "mode (line 2) comes too late, since Headcount has begun");
+        check(&lab, &["--sql", script], 2, &format!("leave it out, and say {options}"));
+        let seen = "SELECT 1 / (current_setting('transaction_isolation') = 'serializable' \
+                    AND current_setting('transaction_read_only') = 'on' \
+                    AND current_setting('transaction_deferrable') = 'on')::int";
+        let with: Vec<&str> = ["run", "--plan-shortfall", "ignore", "--sql", seen]
+            .into_iter()
+            .chain(options.split(' '))
+            .collect();
+        lab.headcount(&with).ended(0);
+        let level = ["--set", "Transaction_Isolation=repeatable read"];
+        let seen = "SELECT 1 / (current_setting('transaction_isolation') = 'repeatable read')::int";
+        lab.headcount(&[&["run", "--plan-shortfall", "ignore", "--sql", seen][..], &level].concat()).ended(0);
+        check(
+            &lab,
+            &["--sql", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1"],
+            2,
+            "say --set transaction_isolation=",
+        );
+        // What can be set at any time is left alone.
+        let later = "SELECT 1; SET TRANSACTION READ ONLY; SET LOCAL work_mem = '1MB'; SELECT 2";
+        lab.headcount(&["run", "--plan-shortfall", "ignore", "--sql", later]).ended(0);
+    });
 }
 
 #[test]

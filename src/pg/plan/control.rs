@@ -40,7 +40,7 @@ impl Words {
         let mut lexer = Lexer::read_as(statement.text, statement.strings);
         let (mut words, mut value) = (Vec::new(), String::new());
         // The longest of these statements has fewer.
-        while words.len() < 12 {
+        while words.len() < 16 {
             let before = lexer.read();
             match lexer.next() {
                 Some(Token::Word(word)) => words.push(word),
@@ -102,11 +102,78 @@ impl Words {
         }
     }
 
+    /// Whether it sets what must be set before the first query of a transaction, or only for those that follow; and the
+    /// options that do it. What a transaction has anyway may be set at any time, and READ ONLY, too.
+    fn sets_too_late(&self) -> Option<Vec<(&'static str, String)>> {
+        if self.word(0) != "set" {
+            return None;
+        }
+        let scoped = matches!(self.word(1), "session" | "local");
+        let name = 1 + usize::from(scoped);
+        let found = match self.word(name) {
+            "transaction" if self.has("snapshot") => return Some(Vec::new()),
+            "transaction" => modes(&self.words[name..]),
+            "characteristics" if scoped => modes(&self.words[name..]),
+            "transaction_isolation" | "default_transaction_isolation" => {
+                vec![(ISOLATION, self.assigned(name))]
+            }
+            "transaction_deferrable" => vec![(DEFERRABLE, self.assigned(name))],
+            _ => return None,
+        };
+        let matters = |(option, value): &(&str, String)| match *option {
+            ISOLATION => !matches!(value.as_str(), "read committed" | "default"),
+            DEFERRABLE => self.word(name) != "characteristics",
+            _ => false,
+        };
+        found.iter().any(matters).then_some(found)
+    }
+
+    /// The value behind TO or `=`.
+    fn assigned(&self, name: usize) -> String {
+        match self.word(name + 2) {
+            "'" => self.value.trim_matches('\'').to_lowercase(),
+            _ => self.words[(name + 2).min(self.words.len())..].join(" "),
+        }
+    }
+
     /// SET ROLE NONE, SET role TO 'none', SET SESSION AUTHORIZATION DEFAULT.
     fn names_nobody(&self, at: usize) -> bool {
         let at = at + usize::from(matches!(self.word(at), "to" | "="));
         matches!(self.word(at), "none" | "default") || self.value.eq_ignore_ascii_case("'none'")
     }
+}
+
+const ISOLATION: &str = "transaction_isolation";
+const DEFERRABLE: &str = "transaction_deferrable";
+
+/// The modes of a transaction as settings.
+fn modes(words: &[String]) -> Vec<(&'static str, String)> {
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    let mut found = Vec::new();
+    for at in 0..words.len() {
+        let not = at > 0 && word(at - 1) == "not";
+        match (word(at), word(at + 1)) {
+            ("level", first @ ("read" | "repeatable")) => {
+                found.push((ISOLATION, format!("{first} {}", word(at + 2))));
+            }
+            ("level", "serializable") => found.push((ISOLATION, "serializable".to_owned())),
+            ("read", "only") => found.push(("transaction_read_only", "on".to_owned())),
+            ("read", "write") => found.push(("transaction_read_only", "off".to_owned())),
+            ("deferrable", _) => found.push((DEFERRABLE, if not { "off" } else { "on" }.to_owned())),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The options that are to be given in place of a statement.
+fn instead(options: &[(&str, String)]) -> String {
+    let option = |(name, value): &(&str, String)| {
+        let quote = if value.contains(' ') { "'" } else { "" };
+        format!("--set {quote}{name}={value}{quote}")
+    };
+    let options: Vec<String> = options.iter().map(option).collect();
+    if options.is_empty() { String::new() } else { format!(", and say {}", options.join(" ")) }
 }
 
 /// What the script would leave behind, or do to a transaction that is not its own, as a clause.
@@ -121,12 +188,27 @@ pub(super) fn flaw(script: &str, statements: &[Cut<'_>], manner: Manner) -> Opti
             Some(false) => role = None,
             None => {}
         }
+        if manner == Manner::Transaction
+            && let Some(options) = words.sets_too_late()
+        {
+            let place = statement.place(script);
+            return Some(format!(
+                "SET of the transaction's mode{place} comes too late, since Headcount has begun that transaction with \
+                 queries of its own; leave it out{}",
+                instead(&options)
+            ));
+        }
         let Some(control) = words.control() else { continue };
         if manner == Manner::Transaction {
             let place = statement.place(script);
             let keywords = words.keywords();
+            let options = match control {
+                Control::Begin => instead(&modes(&words.words[1..])),
+                _ => String::new(),
+            };
             return Some(format!(
-                "{keywords}{place} would end the transaction that a rejected attempt is rolled back with; leave it out"
+                "{keywords}{place} would end the transaction that a rejected attempt is rolled back with; leave it \
+                 out{options}"
             ));
         }
         match control {
@@ -166,6 +248,57 @@ mod tests {
 
     fn found(sql: &str, manner: Manner) -> Option<String> {
         flaw(sql, &cut(sql, Strings::Standard), manner)
+    }
+
+    #[test]
+    fn a_mode_that_must_come_before_any_query_is_refused_with_the_option_for_it() {
+        let check = |sql: &str, options: &str| {
+            let flaw = found(sql, Manner::Transaction).unwrap_or_else(|| panic!("nothing is said of {sql}"));
+            assert!(flaw.starts_with("SET of the transaction's mode"), "{sql}: {flaw}");
+            let expected =
+                if options.is_empty() { "leave it out".to_owned() } else { format!(", and say {options}") };
+            assert!(flaw.ends_with(&expected), "{sql}: {flaw}");
+        };
+        check("set transaction isolation level serializable", "--set transaction_isolation=serializable");
+        check(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE; select 1",
+            "--set 'transaction_isolation=repeatable read' --set transaction_read_only=on --set transaction_deferrable=off",
+        );
+        check("set local transaction_isolation = 'Serializable'", "--set transaction_isolation=serializable");
+        check(
+            "set transaction_isolation to 'repeatable read'",
+            "--set 'transaction_isolation=repeatable read'",
+        );
+        check("set transaction_deferrable = on", "--set transaction_deferrable=on");
+        check(
+            "set session characteristics as transaction isolation level serializable",
+            "--set transaction_isolation=serializable",
+        );
+        check(
+            "set default_transaction_isolation to serializable",
+            "--set transaction_isolation=serializable",
+        );
+        check("set transaction snapshot '00000003-1'", "");
+        let line =
+            found("select 1;\nset transaction isolation level serializable", Manner::Transaction).unwrap();
+        assert!(line.contains("mode (line 2) comes too late"), "{line}");
+        for sql in [
+            "set transaction read only",
+            "set transaction read write",
+            "set transaction isolation level read committed",
+            "set local transaction_isolation = 'read committed'",
+            "set transaction_isolation to default",
+            "set local transaction_timeout = 0",
+            "set local work_mem = '1MB'",
+            "set default_transaction_read_only = off",
+        ] {
+            assert_eq!(found(sql, Manner::Transaction), None, "{sql}");
+        }
+        assert_eq!(found("set transaction isolation level serializable", Manner::Apart), None);
+        let begin =
+            found("begin isolation level serializable; select 1; commit", Manner::Transaction).unwrap();
+        assert!(begin.starts_with("BEGIN would end"), "{begin}");
+        assert!(begin.ends_with("leave it out, and say --set transaction_isolation=serializable"), "{begin}");
     }
 
     #[test]

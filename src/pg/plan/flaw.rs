@@ -56,10 +56,14 @@ pub(crate) fn flaw_as(sql: &str, strings: Strings, manner: Manner, parameters: b
     if let Some(at) = sql.find('\0') {
         return Some(format!("it has a NUL character{}, which PostgreSQL takes in no text", place(sql, at)));
     }
-    if let Some(flaw) = meta_command(sql, strings) {
-        return Some(flaw);
-    }
     let statements = cut(sql, strings);
+    if let Some((at, flaw)) = meta_command(sql, strings) {
+        // What looks like a command may be the data of a COPY before it, or the end of them.
+        let mut before = statements.iter().filter(|statement| statement.at() < at);
+        let copy =
+            before.find_map(|statement| copy_flaw(statement.text, statement.strings, &statement.place(sql)));
+        return Some(copy.unwrap_or(flaw));
+    }
     if statements.is_empty() {
         return Some("there is no statement in it".to_owned());
     }
@@ -91,15 +95,16 @@ fn takes_what_is_there(statement: &str, strings: Strings) -> bool {
 }
 
 /// A command of psql's, which begins with a backslash outside of all strings.
-fn meta_command(sql: &str, strings: Strings) -> Option<String> {
+fn meta_command(sql: &str, strings: Strings) -> Option<(usize, String)> {
     let mut lexer = Lexer::read_as(sql, strings);
     lexer.find(|token| *token == Token::Mark('\\'))?;
     let at = lexer.read() - 1;
     let command = sql[at..].split(|c: char| c.is_whitespace() || c == ';').next().unwrap_or("\\");
-    Some(format!(
+    let flaw = format!(
         "`{command}`{} is a command of psql, which the server does not know: leave it out, or run that file with psql",
         place(sql, at)
-    ))
+    );
+    Some((at, flaw))
 }
 
 /// COPY between server and client: there is no client at the other end.
@@ -118,12 +123,18 @@ fn copy_flaw(statement: &str, strings: Strings, place: &str) -> Option<String> {
         false
     })?;
     let Some(Token::Word(stream)) = lexer.next() else { return None };
-    matches!(stream.as_str(), "stdin" | "stdout").then(|| {
-        let stream = stream.to_uppercase();
-        format!(
-            "COPY with {stream}{place} needs a client that takes part: let it be a file on the server, or use psql"
-        )
-    })
+    let instead = match stream.as_str() {
+        "stdin" => {
+            "needs a client that sends the data: have the server read them (COPY ... FROM a file there, or FROM PROGRAM), \
+             load them with psql before this, or write them as INSERT ... VALUES (`pg_dump --inserts`)"
+        }
+        "stdout" => {
+            "needs a client that takes the data: have the server write them (COPY ... TO a file there, or TO PROGRAM), or \
+             fetch them with psql"
+        }
+        _ => return None,
+    };
+    Some(format!("COPY with {}{place} {instead}", stream.to_uppercase()))
 }
 
 /// The first `$1`.
@@ -178,6 +189,13 @@ mod tests {
         check("select 1 \\gset", "`\\gset` is");
         check("\\i a.sql;", "`\\i`");
         check("copy t from '/f';\n1\t2\n\\.\n", "`\\.` (line 3)");
+        // Whatever the data look like.
+        check(
+            "select 1;\ncopy t from stdin;\n1\t2\n\\.\nselect 2",
+            "COPY with STDIN (line 2) needs a client that sends",
+        );
+        check("copy t (a) from stdin with (format text);\nit's\t\\N\n\\.\n", "COPY with STDIN (line 1)");
+        check("\\set x 1\ncopy t from stdin;\n1\n\\.\n", "`\\set` (line 1)");
     }
 
     #[test]

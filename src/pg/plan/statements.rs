@@ -30,6 +30,11 @@ pub(super) struct Cut<'a> {
 }
 
 impl Cut<'_> {
+    /// Where its first token begins.
+    pub(super) const fn at(&self) -> usize {
+        self.at
+    }
+
     /// Where that is, for people; nothing in a text of one line.
     pub(super) fn place(&self, script: &str) -> String {
         place(script, self.at)
