@@ -14,6 +14,8 @@ pub enum Minimum {
     Workers(u32),
     /// A share of the target in percent, 0 to 100, rounded up to whole workers.
     Percent(u32),
+    /// Two workers, or one where that is the target: what counts where nothing is said.
+    Usual,
 }
 
 impl Minimum {
@@ -23,6 +25,8 @@ impl Minimum {
         match self {
             Self::Workers(workers) => workers,
             Self::Percent(percent) => (target * percent).div_ceil(100),
+            Self::Usual if target < 2 => target,
+            Self::Usual => 2,
         }
     }
 }
@@ -65,7 +69,7 @@ pub struct Settings {
     pub task: String,
     /// Parallel workers demanded; 1 to 1024 (the bound of `max_parallel_workers`). Default 4.
     pub target_workers: u32,
-    /// What the last attempt is accepted with; at most the target. Default 2. Zero accepts a serial run.
+    /// What the last attempt is accepted with; at most the target. Default 2, of a target of 1 that. Zero accepts a serial run.
     pub min_workers: Minimum,
     /// Attempts in all; 1 to 100. Default 5.
     pub max_attempts: u32,
@@ -173,7 +177,7 @@ impl Settings {
         Self {
             task: task.into(),
             target_workers: 4,
-            min_workers: Minimum::Workers(2),
+            min_workers: Minimum::Usual,
             max_attempts: 5,
             settle: Duration::from_millis(100),
             launch_wait: Duration::from_secs(1),
@@ -470,6 +474,18 @@ mod tests {
         assert_eq!(Minimum::Percent(51).of(4), 3);
         assert_eq!(Minimum::Percent(1).of(4), 1);
         assert_eq!(Minimum::Percent(0).of(4), 0);
+    }
+
+    #[test]
+    fn a_target_of_one_needs_no_word_of_the_minimum() {
+        let mut settings = Settings::new("rollup");
+        for (target, minimum) in [(1, 1), (2, 2), (3, 2), (8, 2)] {
+            settings.target_workers = target;
+            assert_eq!((settings.validate().is_ok(), settings.minimum()), (true, minimum));
+        }
+        settings.target_workers = 1;
+        settings.min_workers = Minimum::Workers(2);
+        assert!(settings.validate().is_err());
     }
 
     #[test]

@@ -185,7 +185,7 @@ pub(crate) struct Demand {
     /// Parallel workers demanded. Default 4
     #[arg(long, value_name = "WORKERS")]
     pub(crate) target: Option<u32>,
-    /// What the last attempt is accepted with: workers, or a share of the target. Default 2
+    /// What the last attempt is accepted with: workers, or a share of the target. Default 2, or 1 with --target 1
     #[arg(long, value_name = "WORKERS|PERCENT", value_parser = minimum)]
     pub(crate) min: Option<Minimum>,
     /// A server setting for the statement's transaction; may be repeated

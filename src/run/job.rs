@@ -57,7 +57,7 @@ impl Job {
         self
     }
 
-    /// Accepts the last attempt with so many workers. Default 2.
+    /// Accepts the last attempt with so many workers. Default 2, or 1 where that is the target.
     #[must_use]
     pub const fn minimum(mut self, workers: u32) -> Self {
         self.settings.min_workers = Minimum::Workers(workers);
