@@ -116,6 +116,12 @@ impl Endpoint {
         self.first().port
     }
 
+    /// Whether there are more hosts to try than the first.
+    #[must_use]
+    pub const fn has_several_hosts(&self) -> bool {
+        self.parameters.hosts.len() > 1
+    }
+
     /// The database's name.
     #[must_use]
     pub fn database(&self) -> &str {
@@ -215,8 +221,11 @@ impl Endpoint {
         }
         let told: Vec<_> =
             failures.iter().map(|(host, failure)| format!("{host}: {}", failure.message())).collect();
+        // All of them: one that cannot be reached may be the one that writes.
+        let unfit = failures.iter().map(|(_, failure)| failure.why_unfit()).min().flatten();
         match failures.pop() {
             Some((_, only)) if told.len() == 1 => Err(only),
+            Some((_, _)) if unfit.is_some() => Err(Failure::unfit(told.join("; "), unfit)),
             Some((_, last)) => Err(last.saying(told.join("; "))),
             None => Err(Failure::client("there is no host to connect to")),
         }
@@ -267,8 +276,9 @@ impl Endpoint {
             None => Standing::of(&client).await?,
         };
         match target.objection(standing) {
-            // It may be promoted yet.
-            Some(objection) => Err(Failure::lost(format!("this server {objection}"))),
+            Some(objection) => {
+                Err(Failure::unfit(format!("this server {objection}"), target.unfit(standing)))
+            }
             None => Ok((client, driver)),
         }
     }

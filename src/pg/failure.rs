@@ -20,6 +20,16 @@ pub(crate) struct Failure {
     hint: Option<String>,
     class: FailureClass,
     lost: bool,
+    /// Why no server that was reached would do for work that writes.
+    unfit: Option<Unfit>,
+}
+
+/// Why a server that answers will not do for work that writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unfit {
+    /// `default_transaction_read_only` is on.
+    ReadOnly,
+    Standby,
 }
 
 const NOT_UTF8: &str = "22021";
@@ -35,20 +45,31 @@ impl Failure {
             hint: None,
             class: classify(Signal::ConnectionLost),
             lost: true,
+            unfit: None,
         }
+    }
+
+    /// The server was reached and will not do, for now: it may be promoted yet.
+    pub(crate) fn unfit(message: impl Into<String>, why: Option<Unfit>) -> Self {
+        Self { unfit: why, ..Self::lost(message) }
+    }
+
+    /// Why work that writes cannot begin on any server that there is.
+    pub(crate) const fn why_unfit(&self) -> Option<Unfit> {
+        self.unfit
     }
 
     /// Nothing was lost and no server said no: it is on our side, and trying again does not help.
     pub(crate) fn client(message: impl Into<String>) -> Self {
         let class = classify(Signal::Client);
-        Self { sqlstate: None, message: message.into(), hint: None, class, lost: false }
+        Self { sqlstate: None, message: message.into(), hint: None, class, lost: false, unfit: None }
     }
 
     /// What we found in the data and PostgreSQL has a code for.
     pub(crate) fn found(code: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let class = classify(Signal::SqlState { code, message: &message, survived: true });
-        Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false }
+        Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false, unfit: None }
     }
 
     /// What it says, without its code.
@@ -58,7 +79,7 @@ impl Failure {
 
     /// The same, told with other words.
     pub(crate) fn saying(mut self, message: String) -> Self {
-        (self.message, self.hint) = (message, None);
+        (self.message, self.hint, self.unfit) = (message, None, None);
         self
     }
 
@@ -142,6 +163,7 @@ impl Failure {
                 hint: server.hint().or_else(|| (code == NOT_UTF8).then_some(SQL_ASCII)).map(str::to_owned),
                 class,
                 lost: class.is_session_lost(),
+                unfit: None,
             };
         }
         let cause = StdError::source(error);
@@ -155,7 +177,7 @@ impl Failure {
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
-        Self { sqlstate: None, message, hint: None, class, lost }
+        Self { sqlstate: None, message, hint: None, class, lost, unfit: None }
     }
 }
 
@@ -179,6 +201,7 @@ impl From<Source> for Failure {
             hint: None,
             class: classify(Signal::Client),
             lost: false,
+            unfit: None,
         }
     }
 }

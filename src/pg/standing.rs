@@ -6,6 +6,7 @@
 use tokio_postgres::Client;
 
 use super::Failure;
+use super::failure::Unfit;
 
 /// What the session is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,18 @@ impl Target {
             Self::Primary if standby => Some("is a standby, and target_session_attrs=primary"),
             Self::Standby if !standby => Some("is no standby, and one is wanted (target_session_attrs)"),
             Self::ReadWrite | Self::ReadOnly | Self::Primary | Self::Standby => None,
+        }
+    }
+}
+
+impl Target {
+    /// Whether it is work that writes that such a server will not do for.
+    pub(super) fn unfit(self, standing: Standing) -> Option<Unfit> {
+        let Standing { standby, read_only } = standing;
+        match self {
+            Self::ReadWrite | Self::Primary if standby => Some(Unfit::Standby),
+            Self::ReadWrite if read_only => Some(Unfit::ReadOnly),
+            _ => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use headcount::pg::connect::Endpoint;
 use headcount::pg::embedded::PrivateServer;
-use headcount::{Error, Keys, Updater};
+use headcount::{Error, Keys, Refusal, Updater};
 
 use crate::harness::chain;
 use crate::versions::{on_each_version, programs};
@@ -74,8 +74,19 @@ async fn an_update_finds_the_server_that_writes_or_says_that_there_is_none(major
         let updater = Updater::without_default_observers(at(servers, ""), Vec::new());
         updater.update("todo").key(["id"]).set("done", "yes")
     };
-    let error = update(&[&standby]).run(Keys::rows(["1"])).await.unwrap_err();
-    assert!(chain(&error).contains("is a standby, which only reads"), "{}", chain(&error));
+    for servers in [&[&standby][..], &[&standby, &standby]] {
+        let error = update(servers).run(Keys::rows(["1"])).await.unwrap_err();
+        assert_eq!(error.refusal(), Some(Refusal::ReadOnly), "{error}");
+        assert!(error.to_string().contains("is a standby, which only reads"), "{error}");
+        assert!(error.fixes()[0].contains("let --dsn lead to the primary"), "{:?}", error.fixes());
+    }
+    // It may be the one that cannot be reached which writes.
+    let gone = format!("host=127.0.0.1,127.0.0.1 port=1,{} user=postgres dbname=postgres", standby.port());
+    let updater =
+        Updater::without_default_observers(Endpoint::resolve(Some(&gone), |_| None).unwrap(), vec![]);
+    let error =
+        updater.update("todo").key(["id"]).set("done", "yes").run(Keys::rows(["1"])).await.unwrap_err();
+    assert!(error.is_connection_lost() && error.refusal().is_none(), "{error}");
     let done = update(&[&standby, &primary]).run(Keys::rows(["1"])).await.unwrap();
     assert_eq!(done.updated, 1);
     standby.stop().await.unwrap();

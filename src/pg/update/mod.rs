@@ -21,6 +21,6 @@ pub(crate) use self::claim::{BEGIN_CLAIM, Claim, Key, Which, refuse_locks};
 pub(crate) use self::exact::keep_exact;
 pub(crate) use self::mark::Mark;
 pub(crate) use self::remnant::Remnant;
-pub(crate) use self::rights::Rights;
+pub(crate) use self::rights::{Rights, refuse};
 pub(crate) use self::statement::{Assign, Statements, Wish};
 pub(crate) use self::whole::{Whole, is_parted};

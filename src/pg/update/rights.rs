@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::catalog::Table;
 use super::statement::Wish;
 use crate::error::{Error, Refusal};
+use crate::pg::failure::Unfit;
 use crate::pg::privileges::quote;
 
 /// `$1` is the table, `$2` the columns that are read, `$3` those that are changed, all quoted. A foreign table among the
@@ -49,6 +50,20 @@ pub(crate) struct Rights {
     unchangeable: Vec<String>,
 }
 
+/// Refuses an update where nothing can be written.
+pub(crate) fn refuse(why: Unfit, problem: impl Into<String>, role: &str) -> Error {
+    let fixes = match why {
+        Unfit::Standby => {
+            vec!["-- let --dsn lead to the primary, or name all hosts: the one that writes is found".into()]
+        }
+        Unfit::ReadOnly => vec![
+            format!("ALTER ROLE {} SET default_transaction_read_only = off", quote(role)),
+            "-- or connect as a role that may write".into(),
+        ],
+    };
+    Error::refused(Refusal::ReadOnly, problem, fixes)
+}
+
 impl Rights {
     pub(crate) async fn of(client: &Client, wish: &Wish, table: &Table) -> Result<Self, Error> {
         let named = |field, name: &String| table.column(field, name).map(|column| column.name.clone());
@@ -88,24 +103,11 @@ impl Rights {
             return Err(Error::configuration("table", problem));
         }
         if self.in_recovery && !dry_run {
-            return Err(Error::refused(
-                Refusal::ReadOnly,
-                "the server is a standby, which changes nothing",
-                vec![
-                    "-- let --dsn lead to the primary, or name all hosts and target_session_attrs=read-write"
-                        .into(),
-                ],
-            ));
+            return Err(refuse(Unfit::Standby, "the server is a standby, which changes nothing", &self.role));
         }
         if self.read_only && !dry_run {
-            return Err(Error::refused(
-                Refusal::ReadOnly,
-                format!("role {role} can only read here: default_transaction_read_only is on"),
-                vec![
-                    format!("ALTER ROLE {role} SET default_transaction_read_only = off"),
-                    "-- or connect as a role that may write".into(),
-                ],
-            ));
+            let problem = format!("role {role} can only read here: default_transaction_read_only is on");
+            return Err(refuse(Unfit::ReadOnly, problem, &self.role));
         }
         let lacks = |what: &str, columns: &[String]| {
             (!columns.is_empty()).then(|| format!("{what} ({})", columns.join(", ")))

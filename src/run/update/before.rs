@@ -22,7 +22,7 @@ use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
 use crate::pg::privileges::check_functions;
 use crate::pg::session::{OLDEST, Session};
-use crate::pg::update::{Rights, Statements, Table, keep_exact, refuse_locks};
+use crate::pg::update::{Rights, Statements, Table, keep_exact, refuse, refuse_locks};
 
 /// The first version with `client_connection_check_interval`.
 const NOTICES_CUTS: i32 = 140_000;
@@ -196,6 +196,11 @@ async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> 
             Ok(session) => return Ok(session),
             Err(failure) => failure,
         };
+        if let Some(why) = failure.why_unfit() {
+            let (server, why_not) = (site.endpoint.describe(), failure.message());
+            let problem = format!("there is nothing to write to at {server}: {why_not}");
+            return Err(refuse(why, problem, site.endpoint.user()));
+        }
         failures += 1;
         let left = deadline.saturating_duration_since(Instant::now());
         // A server that refuses connections from the start is more likely a wrong address.
