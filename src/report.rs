@@ -49,6 +49,9 @@ pub struct Execution<T> {
     /// between attempts.
     #[serde(rename = "waited_seconds", serialize_with = "seconds")]
     pub waited: Duration,
+    /// The part of `waited` that was spent waiting for room in the pool.
+    #[serde(rename = "room_wait_seconds", serialize_with = "seconds")]
+    pub room_wait: Duration,
     /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.
     #[serde(rename = "reserved_wait_seconds", serialize_with = "seconds")]
     pub reserved_wait: Duration,
@@ -84,6 +87,8 @@ pub struct Attempt {
     pub achieved: u32,
     /// Launches that were proven short.
     pub short_launches: u32,
+    /// Why the worst of them was, in the same words as `reason`.
+    pub short_reason: Option<&'static str>,
     /// Statements that were not judged.
     pub unjudged_statements: u32,
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
@@ -120,6 +125,7 @@ impl<T> Execution<T> {
             attempt_count: self.attempt_count,
             value,
             waited: self.waited,
+            room_wait: self.room_wait,
             reserved_wait: self.reserved_wait,
             reserved_slots: self.reserved_slots,
             ran: self.ran,

@@ -1,5 +1,6 @@
 //! The command: what was typed, a library call, words for people, a result, an exit code.
 
+mod advice;
 pub(crate) mod args;
 mod demo;
 mod doctor;

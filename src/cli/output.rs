@@ -11,6 +11,7 @@ use headcount::{Attempt, Ceiling, Execution, Outcome, Rung, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
+use super::advice::way_on;
 use super::exit::Failed;
 use super::stdout;
 
@@ -96,6 +97,7 @@ pub(crate) struct FailedRun<'a> {
     attempt_count: u32,
     rows: Option<u64>,
     waited_seconds: f64,
+    room_wait_seconds: f64,
     reserved_wait_seconds: f64,
     reserved_slots: Option<u32>,
     ran_seconds: f64,
@@ -130,6 +132,7 @@ impl<'a> FailedRun<'a> {
             attempt_count: history.map_or(0, |run| run.attempt_count),
             rows: None,
             waited_seconds: seconds(|run| run.waited),
+            room_wait_seconds: seconds(|run| run.room_wait),
             reserved_wait_seconds: seconds(|run| run.reserved_wait),
             reserved_slots: history.and_then(|run| run.reserved_slots),
             ran_seconds: seconds(|run| run.ran),
@@ -211,53 +214,6 @@ pub(crate) fn remains(history: &Execution<()>, failed: &Failed, settings: &Setti
     [reached, time(history), way_on(history, failed, settings.transaction)]
 }
 
-/// What is left of it, and what now.
-fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> String {
-    let uncleaned = failed.error().is_some_and(|error| error.cleanup_failure().is_some());
-    let left = if uncleaned {
-        "What the cleanup undoes is still there: undo it by hand"
-    } else if !failed.is_end_seen() {
-        "The server does not answer, and may still run it: look at pg_stat_activity (application_name headcount:...) \
-         when it does"
-    } else if failed.processes_left() > 0 {
-        "Its processes ignore the server: look at pg_stat_activity (application_name headcount:...), and what it did is \
-         rolled back when they end"
-    } else if history.attempt_count == 0 {
-        "Nothing was run"
-    } else if in_transaction {
-        "Nothing was kept, what ran was rolled back"
-    } else {
-        "What ran outside a transaction before the end may have stayed"
-    };
-    let next = match failed.reason() {
-        "in_doubt" => return "Look whether it took effect before you run it again".to_owned(),
-        "refused" if hopeless(failed) => {
-            "nothing gives it workers: run it with --plan-shortfall ignore, or without headcount"
-        }
-        "refused" | "configuration" if failed.fixes().iter().any(|fix| !fix.starts_with("-- ")) => {
-            "do what the fix above says and run it again"
-        }
-        "refused" | "configuration" | "connection" if !failed.fixes().is_empty() => {
-            "do what the hint above says and run it again"
-        }
-        "refused" => "see `headcount doctor` and `headcount explain`",
-        "deadline" => "give it a longer --deadline, or start it when fewer hold the pool (`headcount watch`)",
-        "connection" => "run it again when the server is there; `headcount doctor` tells whether it is",
-        "interrupted" => "run it again when you like",
-        _ if failed.error().and_then(|error| error.sqlstate()) == Some("57014") => {
-            "find out who or what cancelled it, and run it again"
-        }
-        _ => "correct what the error names and run it again",
-    };
-    format!("{left}; {next}")
-}
-
-/// Whether all advice is that there is none.
-fn hopeless(failed: &Failed) -> bool {
-    let fixes = failed.fixes();
-    !fixes.is_empty() && fixes.iter().all(|fix| fix.starts_with("-- none"))
-}
-
 fn time<T>(run: &Execution<T>) -> String {
     let lost = run.attempts.iter().filter(|attempt| !attempt.accepted).count();
     let attempts = if lost == 1 { "attempt" } else { "attempts" };
@@ -272,9 +228,14 @@ fn time<T>(run: &Execution<T>) -> String {
     format!("Time: ran {}, waited {} to start{queued}, {wasted}", time_text(run.ran), time_text(run.waited))
 }
 
+/// Whether an attempt, or a launch of one that was kept, was short for this reason.
+pub(crate) fn was_short(attempts: &[Attempt], reason: &str) -> bool {
+    let told = attempts.iter().flat_map(|attempt| [attempt.reason, attempt.short_reason]);
+    told.flatten().any(|told| told == reason)
+}
+
 fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
-    let any = |reason| run.attempts.iter().any(|attempt| attempt.reason == Some(reason));
-    let (full, unseen) = (any("pool_exhausted") || run.short_launches > 0, any("no_launch"));
+    let any = |reason| was_short(&run.attempts, reason);
     let (started, held);
     let blame = if run.reserved_slots == Some(0) {
         "no slots could be had within --reserve-wait: see `headcount watch`"
@@ -283,10 +244,10 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     } else if any("processes_exhausted") {
         "the server had no process left for a worker: replication and extensions take from max_worker_processes, too; \
          raise that, which takes a restart"
-    } else if full {
+    } else if any("pool_exhausted") {
         held = held_by_others(run);
         &held
-    } else if unseen {
+    } else if any("no_launch") {
         // Only where the pool cannot be seen is a statement without workers cancelled.
         "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \
          monitor see the pool with GRANT pg_read_all_stats"

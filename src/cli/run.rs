@@ -9,6 +9,7 @@ use headcount::telemetry::{spans, trace_context};
 use headcount::{Event, Execution, Headcount, Observer, Settings};
 use tokio_util::sync::CancellationToken;
 
+use super::advice::explained;
 use super::args::{RunArgs, Server, Words};
 use super::exit::{self, Failed};
 use super::object;
@@ -133,6 +134,7 @@ async fn guarded(
 ) -> Result<Execution<u64>, Failed> {
     // The monitor and the job share one deadline, and what either waited for is waited.
     let began = Instant::now();
+    let several = endpoint.has_several_hosts();
     let Settings { max_attempts, retry_delay, .. } = wanted.settings;
     let mut builder = Headcount::builder(endpoint)
         .without_default_observers()
@@ -161,7 +163,7 @@ async fn guarded(
         let sqlstate = error.sqlstate().and_then(SqlState::new);
         never_began(end, Some(Cause { sqlstate, message: error.chain() }));
     });
-    let headcount = headcount.map_err(|error| explained(error, wanted))?;
+    let headcount = headcount.map_err(|error| explained(error, wanted, several))?;
     *connected_to = Some(headcount.clone());
     watchdog.guard(headcount.server_version(), server.monitor_dsn.as_deref().or(server.dsn.as_deref()));
     let stop = CancellationToken::new();
@@ -184,7 +186,7 @@ async fn guarded(
             return Failed::Interrupted(code, Some(Box::new(error)));
         }
         // If there was a signal, it was over before it could be stopped.
-        explained(error, wanted)
+        explained(error, wanted, several)
     })
 }
 
@@ -245,58 +247,4 @@ fn say_never_began(
             observer.observe(&scope, &Event::ExecutionEnded(facts.clone()));
         }
     });
-}
-
-/// Adds what this command can do about an error of the server.
-fn explained(error: headcount::Error, wanted: &Wanted) -> Failed {
-    let Wanted { sql, settings } = wanted;
-    let tried = error.history().map_or(0, |history| history.attempt_count);
-    let fix = match error.sqlstate() {
-        Some("25001") if sets_transaction(sql) => {
-            Some("-- it is not the first statement of its transaction; try --set transaction_isolation=... instead".to_owned())
-        }
-        Some("25001") if settings.transaction => {
-            Some("-- run it outside a transaction block, with --no-transaction".to_owned())
-        }
-        // A procedure, or a DO block, with a COMMIT of its own.
-        Some("2D000") if settings.transaction => Some(
-            "-- it ends a transaction by itself: run it outside a transaction block, with --no-transaction".to_owned(),
-        ),
-        // Whose limit it is the message says.
-        Some("53300") => Some(
-            "-- a run takes two connections at once, one of them for its monitor: raise the limit that the line names \
-             (CONNECTION LIMIT of the role or the database, max_connections), or end others"
-                .to_owned(),
-        ),
-        // What an attempt that was cancelled left behind.
-        Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {
-            let index = concurrent_index(sql).unwrap_or("...");
-            Some(format!(
-                "--cleanup 'DROP INDEX CONCURRENTLY IF EXISTS {index}' (a cancelled attempt leaves its index behind, \
-                 invalid; drop it before the next run)"
-            ))
-        }
-        _ => None,
-    };
-    let failed = Failed::from(error);
-    match fix {
-        Some(fix) => failed.with_fix(fix),
-        None => failed,
-    }
-}
-
-/// Whether it has SET TRANSACTION, which must come before any query.
-fn sets_transaction(sql: &str) -> bool {
-    let words: Vec<String> = sql.split_whitespace().map(str::to_ascii_lowercase).collect();
-    words.windows(2).any(|pair| pair[0].ends_with("set") && pair[1] == "transaction")
-        || sql.to_ascii_lowercase().contains("transaction_isolation")
-}
-
-/// The name after CREATE INDEX CONCURRENTLY, as it was typed.
-fn concurrent_index(sql: &str) -> Option<&str> {
-    let mut words = sql.split_whitespace();
-    words.find(|word| word.eq_ignore_ascii_case("concurrently"))?;
-    let optional = ["if", "not", "exists"];
-    let name = words.find(|word| !optional.iter().any(|skipped| word.eq_ignore_ascii_case(skipped)))?;
-    (!name.eq_ignore_ascii_case("on")).then_some(name)
 }

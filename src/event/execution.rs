@@ -26,6 +26,8 @@ pub struct AttemptFacts {
     pub within: u32,
     /// Launches that were proven short.
     pub short_launches: u32,
+    /// Why the worst of them was.
+    pub short_reason: Option<ShortReason>,
     /// Statements that were not judged: their plans have fewer workers than the minimum.
     pub unjudged: u32,
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
@@ -46,6 +48,7 @@ impl AttemptFacts {
             achieved: 0,
             within: 0,
             short_launches: 0,
+            short_reason: None,
             unjudged: 0,
             concurrent_unproven: false,
             ran: Duration::ZERO,
@@ -58,6 +61,7 @@ impl AttemptFacts {
         self.achieved = evidence.achieved();
         self.within = evidence.within;
         self.short_launches = evidence.short_launches;
+        self.short_reason = evidence.shortfall().map(|short| short.reason);
         self.unjudged = evidence.unjudged;
         self.concurrent_unproven = evidence.concurrent_unproven;
     }

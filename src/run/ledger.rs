@@ -12,6 +12,7 @@ use tracing::Span;
 use crate::decide::attempt::Outcome;
 use crate::decide::ceiling::{Ceiling, Rung};
 use crate::decide::reservation::{Granted, Slots};
+use crate::decide::verdict::ShortReason;
 use crate::error::Error;
 use crate::event::{
     AttemptEnd, AttemptFacts, Cause, Event, ExecutionFacts, FailReason, Observer, Observers, Scope, SqlState,
@@ -35,6 +36,9 @@ pub(crate) struct Ledger {
     waited_before: Duration,
     verdict_after: Option<Duration>,
     waited: Duration,
+    /// For room in the pool, and since when it waits for that.
+    room_wait: Duration,
+    room_since: Option<Instant>,
     reserved_wait: Duration,
     reserved_slots: Option<u32>,
     attempts: Vec<Attempt>,
@@ -92,6 +96,8 @@ impl Ledger {
             waited_before: Duration::ZERO,
             verdict_after: None,
             waited: Duration::ZERO,
+            room_wait: Duration::ZERO,
+            room_since: None,
             reserved_wait: Duration::ZERO,
             reserved_slots: None,
             attempts: Vec::new(),
@@ -160,8 +166,12 @@ impl Ledger {
                 self.wait(Idle::Start, Duration::ZERO);
                 self.reserved_slots = Some(*taken);
             }
-            Event::AdmissionStarted { .. } => self.wait(Idle::Start, Duration::ZERO),
+            Event::AdmissionStarted { .. } => {
+                self.room_since = Some(Instant::now());
+                self.wait(Idle::Start, Duration::ZERO);
+            }
             Event::AdmissionEnded { waited, .. } => {
+                self.found_room();
                 self.waited_before = *waited;
                 self.wait(Idle::Start, *waited);
             }
@@ -203,6 +213,7 @@ impl Ledger {
             workers: facts.workers,
             achieved: facts.achieved,
             short_launches: facts.short_launches,
+            short_reason: facts.short_reason.map(ShortReason::as_str),
             unjudged_statements: facts.unjudged,
             concurrent_unproven: facts.concurrent_unproven,
             verdict_after: self.verdict_after.take(),
@@ -237,6 +248,7 @@ impl Ledger {
             attempt_count: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
             value,
             waited: self.waited,
+            room_wait: self.room_wait,
             reserved_wait: self.reserved_wait,
             reserved_slots: self.reserved_slots,
             ran,
@@ -257,6 +269,10 @@ impl Ledger {
         self.idle = Some((what, since));
     }
 
+    fn found_room(&mut self) {
+        self.room_wait += self.room_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
     fn stop_waiting(&mut self, until: Instant) {
         let Some((idle, since)) = self.idle.take() else { return };
         let waited = until.saturating_duration_since(since);
@@ -273,6 +289,7 @@ impl Ledger {
             let (end, waited) = (Granted::Interrupted, since.elapsed());
             self.observe(&Event::ReservationEnded { demand, taken: 0, ahead, end, waited, slots });
         }
+        self.found_room();
         self.stop_waiting(Instant::now());
         self.stop_attempt_clock();
     }

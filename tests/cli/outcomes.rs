@@ -13,13 +13,18 @@ const TWICE: &str = "CREATE TABLE rollup AS
 
 /// Runs it, while others take the whole pool once its first Gather is over, and keep it to the end.
 fn starved_later(lab: &Lab, arguments: &[&str]) -> Ran {
+    starved_by(lab, 6, arguments)
+}
+
+/// The same with so many workers of others.
+fn starved_by(lab: &Lab, others: u32, arguments: &[&str]) -> Ran {
     lab.sql("SELECT pg_advisory_lock(42)");
     let mut all = vec!["run", "--sql", TWICE];
     all.extend(arguments);
     let running = lab.spawn(&all);
     lab.wait("pg_locks WHERE locktype = 'advisory' AND NOT granted", 1);
     lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 0);
-    let _hog = lab.hog(6);
+    let _hog = lab.hog(others);
     lab.sql("SELECT pg_advisory_unlock(42)");
     finish(running)
 }
@@ -31,7 +36,11 @@ fn a_launch_that_starves_after_the_verdict_is_code_7_and_kept() {
         assert_eq!((&run["outcome"], &run["target_met"]), (&"finished_short".into(), &false.into()));
         assert_eq!((&run["achieved_workers"], &run["short_launches"]), (&0.into(), &1.into()));
         assert_eq!((&run["attempt_count"], &run["rows"]), (&1.into(), &1.into()));
-        assert_eq!(run["attempts"][0]["accepted"], true);
+        let attempt = &run["attempts"][0];
+        assert_eq!(
+            (&attempt["accepted"], &attempt["short_reason"]),
+            (&true.into(), &"pool_exhausted".into())
+        );
         assert_eq!(lab.count("rollup"), 1);
     });
 }
@@ -47,6 +56,16 @@ fn code_7_says_that_it_is_done_and_not_to_be_repeated() {
         "adhoc: 0 of 4 workers, finished below the minimum of 2, at attempt 1 of 5, 1 rows, 1 launch was short"
     );
     assert!(lines[2].contains("do not run it again; others held the pool"), "{}", ran.out);
+}
+
+#[test]
+fn a_later_launch_that_found_no_process_names_that_and_not_the_pool() {
+    // One process of the four is the logical replication launcher's, and the pool has room for one more.
+    let lab = Lab::with_processes(4);
+    let ran = starved_by(&lab, 3, &["--target", "3"]).ended(7);
+    let last = ran.out.lines().last().unwrap();
+    assert!(last.contains("do not run it again; the server had no process left for a worker"), "{last}");
+    assert!(!last.contains("others held the pool"), "{last}");
 }
 
 #[test]

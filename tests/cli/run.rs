@@ -44,6 +44,112 @@ fn the_target_is_met_at_a_later_attempt_when_others_leave() {
 }
 
 #[test]
+fn a_target_of_one_needs_no_minimum() {
+    let lab = Lab::start();
+    let run = run(&lab, &["--sql", QUICK, "--target", "1"]).ended(0).json();
+    assert_eq!((&run["outcome"], &run["min_workers"]), (&"on_target".into(), &1.into()));
+}
+
+#[test]
+fn a_limit_that_ended_it_is_named_with_the_option_that_allows_more() {
+    each_version(|lab| {
+        lab.sql("CREATE TABLE held (id int)");
+        let _lock = lab.locks("held");
+        let alone = ["run", "--plan-shortfall", "ignore", "--attempts", "1", "--sql"];
+        let ended = |more: &[&str], expected: &str| {
+            let ran = lab.headcount(&[&alone[..], more].concat()).ended(1);
+            assert!(ran.said.contains(expected), "{}", ran.said);
+            let last = ran.out.lines().last().unwrap_or_default().to_owned();
+            assert_eq!(
+                last,
+                "Nothing was kept, what ran was rolled back; do what the hint above says and run it again"
+            );
+        };
+        let nap = "SELECT pg_sleep(60)";
+        ended(
+            &[nap, "--set", "statement_timeout=50ms"],
+            "hint: it is statement_timeout that ends a statement so early: allow more with --set statement_timeout=2h",
+        );
+        // EXPLAIN would wait, too.
+        let waits = "DO $$ BEGIN PERFORM FROM held; END $$";
+        ended(&[waits, "--set", "lock_timeout=50ms"], "with NOWAIT, it is lock_timeout that ends a wait");
+    });
+}
+
+#[test]
+fn what_helps_at_the_deadline_is_what_the_time_went_into() {
+    let lab = Lab::start();
+    let late = |more: &[&str], expected: &str| {
+        let ran = lab.headcount(&[&["run", "--deadline", "2s"][..], more].concat()).ended(1);
+        let last = ran.out.lines().last().unwrap();
+        assert!(last.contains("give it a longer --deadline, or ") && last.contains(expected), "{last}");
+    };
+    late(&["--sql", SLOW], "make the statement quicker");
+    lab.sql("CREATE TABLE held (id int)");
+    let lock = lab.locks("held");
+    late(&["--sql", "SELECT count(*) FROM held"], "see what kept it from starting");
+    drop(lock);
+    let _hog = lab.hog(6);
+    late(&["--sql", SLOW], "start it when fewer hold the pool");
+}
+
+#[test]
+fn a_server_that_only_reads_is_told_with_the_parameter_that_finds_the_other() {
+    each_version(|lab| {
+        let standby = lab.standby();
+        let both = format!(
+            "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres",
+            standby.port(),
+            lab.port()
+        );
+        let run = ["run", "--quiet", "--plan-shortfall", "ignore", "--sql", "CREATE TABLE made AS SELECT 1"];
+        let ran = lab.headcount(&[&run[..], &["--dsn", &both]].concat()).ended(1);
+        assert!(
+            ran.said.contains("(SQLSTATE 25006)\nhint: this server only reads, and of several hosts"),
+            "{}",
+            ran.said
+        );
+        let found = format!("{both} target_session_attrs=read-write");
+        lab.headcount(&[&run[..], &["--dsn", &found]].concat()).ended(0);
+        let ran = lab.headcount(&[&run[..], &["--dsn", &standby.dsn()]].concat()).ended(1);
+        assert!(
+            ran.said.contains("hint: this server, database or role only reads (a standby"),
+            "{}",
+            ran.said
+        );
+        lab.sql("DROP TABLE made");
+        let ran = lab.headcount(&[&run[..], &["--set", "transaction_read_only=on"]].concat()).ended(1);
+        assert!(
+            ran.said.contains("leave out --set transaction_read_only, or what it writes"),
+            "{}",
+            ran.said
+        );
+        // An update is refused before anything is done, as its help says.
+        let update = [
+            "update",
+            "--json",
+            "--table",
+            "cleanups",
+            "--key",
+            "at",
+            "--set",
+            "at=now",
+            "--keys",
+            "/dev/null",
+        ];
+        let ran = lab.headcount(&[&update[..], &["--dsn", &standby.dsn()]].concat()).ended(4);
+        let object = ran.json();
+        assert_eq!((&object["reason"], &object["exit_code"]), (&"refused".into(), &4.into()), "{object}");
+        assert!(
+            ran.said.contains("is a standby, which only reads") && ran.said.contains("hint: let --dsn lead"),
+            "{}",
+            ran.said
+        );
+        lab.runtime.block_on(standby.stop()).unwrap();
+    });
+}
+
+#[test]
 fn too_few_processes_name_the_setting() {
     // One process of the four is the logical replication launcher's.
     let lab = Lab::with_processes(4);

@@ -1,0 +1,234 @@
+//! What can be done about a run that failed, beyond what the server says of it.
+
+use std::time::Duration;
+
+use headcount::Execution;
+
+use super::exit::Failed;
+use super::options::Wanted;
+use super::output::was_short;
+
+/// A limit of the server's that ends statements or sessions.
+struct Limit {
+    setting: &'static str,
+    ended: &'static str,
+}
+
+/// The limit that a failure is about. What ended a statement the server says in its own language: in another than
+/// English it may have been a cancel, too.
+fn limit_of(sqlstate: &str, message: &str) -> Option<Limit> {
+    let (setting, ended) = match sqlstate {
+        "57014" if message.contains("user request") => return None,
+        "57014" => ("statement_timeout", "a statement"),
+        "55P03" => ("lock_timeout", "a wait for a lock"),
+        "25P03" => ("idle_in_transaction_session_timeout", "a session in a transaction"),
+        "25P04" => ("transaction_timeout", "a transaction"),
+        "57P05" => ("idle_session_timeout", "a session"),
+        _ => return None,
+    };
+    Some(Limit { setting, ended })
+}
+
+/// What to do about such a limit. `script`: what was run, where it may set the limit itself; of an update, whose
+/// `--set` sets columns, there is none.
+pub(crate) fn about_limit(sqlstate: &str, message: &str, script: Option<&str>) -> Option<String> {
+    let Limit { setting, ended } = limit_of(sqlstate, message)?;
+    let certain = setting != "statement_timeout" || message.contains("statement timeout");
+    let who = if certain { "it is" } else { "if nobody cancelled it, it is" };
+    let option = match script {
+        Some(script) if script.to_ascii_lowercase().contains(setting) => {
+            return Some(format!(
+                "{who} {setting} that ends {ended} so early: let the script set more (0 is no limit)"
+            ));
+        }
+        // No transaction's own.
+        Some(_) if setting != "idle_session_timeout" => format!("--set {setting}=2h"),
+        _ => format!("PGOPTIONS='-c {setting}=2h'"),
+    };
+    let more =
+        format!("{who} {setting} that ends {ended} so early: allow more with {option} (0 is no limit)");
+    Some(match setting {
+        "lock_timeout" => format!(
+            "somebody else holds the lock (pg_locks, pg_blocking_pids); unless it is asked for with NOWAIT, {more}"
+        ),
+        _ => format!("{more}; `headcount doctor` says where it is set"),
+    })
+}
+
+/// Adds what this command can do about an error of the server. `several`: there were other hosts to connect to.
+pub(crate) fn explained(error: headcount::Error, wanted: &Wanted, several: bool) -> Failed {
+    let Wanted { sql, settings } = wanted;
+    let tried = error.history().map_or(0, |history| history.attempt_count);
+    let fix = match error.sqlstate() {
+        Some("25001") if sets_transaction(sql) => {
+            Some("-- it is not the first statement of its transaction; try --set transaction_isolation=... instead".to_owned())
+        }
+        Some("25001") if settings.transaction => {
+            Some("-- run it outside a transaction block, with --no-transaction".to_owned())
+        }
+        Some("25006") => Some(format!("-- {}", only_reads(wanted, several))),
+        // A procedure, or a DO block, with a COMMIT of its own.
+        Some("2D000") if settings.transaction => Some(
+            "-- it ends a transaction by itself: run it outside a transaction block, with --no-transaction".to_owned(),
+        ),
+        // Whose limit it is the message says.
+        Some("53300") => Some(
+            "-- a run takes two connections at once, one of them for its monitor: raise the limit that the line names \
+             (CONNECTION LIMIT of the role or the database, max_connections), or end others"
+                .to_owned(),
+        ),
+        // What an attempt that was cancelled left behind.
+        Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {
+            let index = concurrent_index(sql).unwrap_or("...");
+            Some(format!(
+                "--cleanup 'DROP INDEX CONCURRENTLY IF EXISTS {index}' (a cancelled attempt leaves its index behind, \
+                 invalid; drop it before the next run)"
+            ))
+        }
+        Some(code) => about_limit(code, &error.chain(), Some(sql)).map(|advice| format!("-- {advice}")),
+        None => None,
+    };
+    let failed = Failed::from(error);
+    match fix {
+        Some(fix) => failed.with_fix(fix),
+        None => failed,
+    }
+}
+
+/// The same of an update, which adds what a limit of the server's is about.
+pub(crate) fn explained_update(failed: Failed) -> Failed {
+    let limit = failed.error().and_then(|error| about_limit(error.sqlstate()?, &error.chain(), None));
+    match limit {
+        Some(advice) => failed.with_fix(format!("-- {advice}")),
+        None => failed,
+    }
+}
+
+/// What to do where it cannot write.
+fn only_reads(Wanted { sql, settings }: &Wanted, several: bool) -> String {
+    const SETTINGS: [&str; 2] = ["transaction_read_only", "default_transaction_read_only"];
+    let named = |name: &str| SETTINGS.iter().find(|known| known.eq_ignore_ascii_case(name));
+    let script = sql.to_ascii_lowercase();
+    if let Some(name) = settings.settings.iter().find_map(|(name, _)| named(name)) {
+        format!("it is told to read only: leave out --set {name}, or what it writes")
+    } else if SETTINGS.iter().any(|name| script.contains(name)) || script.contains("read only") {
+        "the script says that it only reads: leave that out, or what it writes".to_owned()
+    } else if several {
+        "this server only reads, and of several hosts the first that answers is taken: add \
+         target_session_attrs=read-write to the connection string, or set PGTARGETSESSIONATTRS=read-write"
+            .to_owned()
+    } else {
+        "this server, database or role only reads (a standby, or default_transaction_read_only): connect to the primary; \
+         of several hosts target_session_attrs=read-write finds it; or say --set transaction_read_only=off where that \
+         is but a default"
+            .to_owned()
+    }
+}
+
+/// Whether it has SET TRANSACTION, which must come before any query.
+fn sets_transaction(sql: &str) -> bool {
+    let words: Vec<String> = sql.split_whitespace().map(str::to_ascii_lowercase).collect();
+    words.windows(2).any(|pair| pair[0].ends_with("set") && pair[1] == "transaction")
+        || sql.to_ascii_lowercase().contains("transaction_isolation")
+}
+
+/// The name after CREATE INDEX CONCURRENTLY, as it was typed.
+fn concurrent_index(sql: &str) -> Option<&str> {
+    let mut words = sql.split_whitespace();
+    words.find(|word| word.eq_ignore_ascii_case("concurrently"))?;
+    let optional = ["if", "not", "exists"];
+    let name = words.find(|word| !optional.iter().any(|skipped| word.eq_ignore_ascii_case(skipped)))?;
+    (!name.eq_ignore_ascii_case("on")).then_some(name)
+}
+
+/// What is left of it, and what now.
+pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> String {
+    let uncleaned = failed.error().is_some_and(|error| error.cleanup_failure().is_some());
+    let left = if uncleaned {
+        "What the cleanup undoes is still there: undo it by hand"
+    } else if !failed.is_end_seen() {
+        "The server does not answer, and may still run it: look at pg_stat_activity (application_name headcount:...) \
+         when it does"
+    } else if failed.processes_left() > 0 {
+        "Its processes ignore the server: look at pg_stat_activity (application_name headcount:...), and what it did is \
+         rolled back when they end"
+    } else if history.attempt_count == 0 {
+        "Nothing was run"
+    } else if in_transaction {
+        "Nothing was kept, what ran was rolled back"
+    } else {
+        "What ran outside a transaction before the end may have stayed"
+    };
+    let fixes = failed.fixes();
+    let next = match failed.reason() {
+        "in_doubt" => return "Look whether it took effect before you run it again".to_owned(),
+        "refused" if hopeless(failed) => {
+            "nothing gives it workers: run it with --plan-shortfall ignore, or without headcount"
+        }
+        "deadline" => return format!("{left}; {}", in_more_time(history)),
+        "interrupted" => "run it again when you like",
+        _ if fixes.iter().any(|fix| !fix.starts_with("-- ")) => "do what the fix above says and run it again",
+        _ if !fixes.is_empty() => "do what the hint above says and run it again",
+        "refused" => "see `headcount doctor` and `headcount explain`",
+        "connection" => "run it again when the server is there; `headcount doctor` tells whether it is",
+        _ if failed.error().and_then(|error| error.sqlstate()) == Some("57014") => {
+            "find out who or what cancelled it, and run it again"
+        }
+        _ => "correct what the error names and run it again",
+    };
+    format!("{left}; {next}")
+}
+
+/// Whether all advice is that there is none.
+fn hopeless(failed: &Failed) -> bool {
+    let fixes = failed.fixes();
+    !fixes.is_empty() && fixes.iter().all(|fix| fix.starts_with("-- none"))
+}
+
+/// What helps where the deadline passed: what most of the time was spent on.
+fn in_more_time(history: &Execution<()>) -> String {
+    let Execution { waited, room_wait, reserved_wait, ran, wasted, .. } = *history;
+    let all = waited + reserved_wait + ran + wasted;
+    let is_most = |part: Duration| !part.is_zero() && part * 2 >= all;
+    let or = if was_short(&history.attempts, "processes_exhausted") {
+        "raise max_worker_processes, of which the server had none left"
+    } else if is_most(reserved_wait) {
+        "let it be content with fewer slots (--degrade-after), or go first (--priority): `headcount watch` shows the queue"
+    } else if is_most(room_wait) || was_short(&history.attempts, "pool_exhausted") {
+        "start it when fewer hold the pool (`headcount watch`)"
+    } else if is_most(waited) {
+        "see what kept it from starting: a server that was away, or a lock on what it reads (the lines above, pg_locks)"
+    } else {
+        "make the statement quicker: it ran, and did not wait for workers (`headcount explain`, a higher --target)"
+    };
+    format!("give it a longer --deadline, or {or}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_with_the_option_that_allows_more() {
+        let about =
+            |code: &str, message: &str| about_limit(code, message, Some("select 1")).unwrap_or_default();
+        let statement = about("57014", "canceling statement due to statement timeout");
+        assert!(
+            statement.starts_with("it is statement_timeout that ends a statement so early"),
+            "{statement}"
+        );
+        assert!(statement.contains("--set statement_timeout=2h") && statement.contains("`headcount doctor`"));
+        let other = about("57014", "Anweisung wird abgebrochen");
+        assert!(other.starts_with("if nobody cancelled it, it is statement_timeout"), "{other}");
+        assert_eq!(about("57014", "canceling statement due to user request"), "");
+        assert!(about("55P03", "").contains("--set lock_timeout=2h"));
+        assert!(about("25P03", "").contains("--set idle_in_transaction_session_timeout=2h"));
+        assert!(about("25P04", "").contains("--set transaction_timeout=2h"));
+        assert!(about("57P05", "").contains("PGOPTIONS='-c idle_session_timeout=2h'"));
+        assert_eq!(about("22012", "division by zero"), "");
+        let own = about_limit("55P03", "", Some("SET Lock_Timeout = '1s'; SELECT 1")).unwrap();
+        assert!(own.ends_with("let the script set more (0 is no limit)"), "{own}");
+        let update = about_limit("55P03", "", None).unwrap();
+        assert!(update.contains("PGOPTIONS='-c lock_timeout=2h'"), "{update}");
+    }
+}
