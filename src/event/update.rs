@@ -1,12 +1,13 @@
 //! Facts of a chunked update: what became of a chunk, of its keys, and of all of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cause, FailReason, SqlState};
 pub use crate::decide::chunk::ending::UpdateOutcome;
 
 /// What one transaction of a chunk came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkFacts {
     /// From 1, in the order of the keys.
     pub chunk: u64,
@@ -21,6 +22,9 @@ pub struct ChunkFacts {
     pub rows: RowCounts,
     /// From the first byte sent to the known end.
     pub took: Duration,
+    /// Which keys it is about, for people: the first of them, its line, and how many more. None where it took effect,
+    /// and where items have no text.
+    pub keys: Option<Arc<str>>,
 }
 
 /// How one transaction of a chunk ended.

@@ -300,18 +300,18 @@ fn execution_ended(task: &str, facts: &ExecutionFacts) {
 
 fn chunk_ended(task: &str, facts: &ChunkFacts) {
     let ChunkFacts { chunk, attempt, end, size, took, .. } = *facts;
-    let took_seconds = took.as_secs_f64();
+    let (took_seconds, keys) = (took.as_secs_f64(), facts.keys.as_deref());
     match end {
         ChunkEnd::Committed => {
             debug!(target: TARGET, task, chunk, attempt, size, took_seconds, "chunk committed");
         }
         ChunkEnd::Retried(sqlstate) => {
             let sqlstate = sqlstate.as_str();
-            warn!(target: TARGET, task, chunk, attempt, size, sqlstate, took_seconds, "chunk is tried again");
+            warn!(target: TARGET, task, chunk, attempt, size, keys, sqlstate, took_seconds, "chunk is tried again");
         }
         ChunkEnd::Failed(sqlstate) => {
             let sqlstate = sqlstate.as_str();
-            error!(target: TARGET, task, chunk, attempt, size, sqlstate, took_seconds, "chunk given up");
+            error!(target: TARGET, task, chunk, attempt, size, keys, sqlstate, took_seconds, "chunk given up");
         }
     }
 }

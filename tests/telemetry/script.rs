@@ -88,7 +88,7 @@ pub(crate) fn verdict(attempt: u32, verdict: Verdict, workers: u32) -> Event {
 pub(crate) fn chunk(end: ChunkEnd) -> Event {
     let rows = RowCounts { updated: 97, already: 1, stale: 1, missing: 1, failed: 0 };
     let rows = if end == ChunkEnd::Committed { rows } else { RowCounts::default() };
-    Event::ChunkEnded(ChunkFacts { chunk: 1, attempt: 1, end, size: 100, rows, took: 3 * MS })
+    Event::ChunkEnded(ChunkFacts { chunk: 1, attempt: 1, end, size: 100, rows, took: 3 * MS, keys: None })
 }
 
 pub(crate) fn sample(workers: u32) -> Tick {

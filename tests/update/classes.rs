@@ -332,6 +332,52 @@ async fn null_is_a_value_to_set_and_to_expect() {
 }
 
 #[tokio::test]
+async fn a_null_from_the_input_is_set_is_expected_and_names_no_row() {
+    let shop = Shop::with_orders(5).await;
+    shop.run("UPDATE orders SET status = NULL WHERE id IN (1, 3)").await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let rejects = folder.path().join("rejects.csv");
+    let update = updater(&shop.dsn(), vec![])
+        .update("orders")
+        .key(["id"])
+        .set_from("status", "new")
+        .expect_from("status", "old")
+        .rejects(&rejects);
+    // Of a row that holds neither, of one without a key, and of one whose text only looks like NULL.
+    let rows = "id,old,new\n1,,paid\n2,new,\n3,\"\",paid\n,new,paid\n4,\\N,paid\n5,new,\"\"\n";
+    let report = update.run(Keys::reader(rows.as_bytes())).await.unwrap();
+    assert_eq!(classes(&report), [3, 0, 2, 0, 1], "{report:?}");
+    let now = "SELECT string_agg(id || '=' || coalesce(status, 'NULL'), ' ' ORDER BY id) FROM orders";
+    assert_eq!(shop.text(now).await, "1=paid 2=NULL 3=NULL 4=new 5=");
+    let failure = &report.failures[0];
+    assert_eq!((&*failure.keys, &*failure.lines), (&["NULL".to_owned()][..], &[5][..]));
+    assert_eq!(failure.sqlstate.as_deref(), Some("22004"));
+    assert!(failure.reason.starts_with("a column of the key is NULL, which no row equals"), "{failure:?}");
+    let written = std::fs::read_to_string(&rejects).unwrap();
+    let lines: Vec<&str> = written.lines().collect();
+    assert_eq!(lines[0], "id,new,old,class,line,reason");
+    assert!(lines[1..].iter().any(|line| line.starts_with(",paid,new,failed,5,\"a column of")), "{written}");
+    assert!(lines.contains(&"3,paid,\"\",stale,4,") && lines.contains(&r"4,paid,\N,stale,6,"), "{written}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_null_in_part_fails_beside_one_that_is_given_up_each_with_its_reason() {
+    let shop = Shop::with_orders(3).await;
+    let query =
+        "SELECT * FROM (VALUES ('1', 'eu'), ('2', NULL), ('x', 'eu'), (NULL, 'eu')) AS k (id, region)";
+    let update = updater(&shop.dsn(), vec![]).update("orders").key(["id", "region"]).set("status", "paid");
+    let report = update.run(Keys::query(query)).await.unwrap();
+    assert_eq!(classes(&report), [1, 0, 0, 0, 3], "{report:?}");
+    let mut told: Vec<_> =
+        report.failures.iter().map(|f| (f.keys.join(" "), f.sqlstate.clone().unwrap())).collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [("2,NULL", "22004"), ("NULL,eu", "22004"), ("x,eu", "22P02")].map(|(k, s)| (k.into(), s.into()))
+    );
+}
+
+#[tokio::test]
 async fn a_text_that_is_too_long_is_refused_and_not_cut() {
     let shop = Shop::with_orders(0).await;
     shop.run("CREATE TABLE short (k int PRIMARY KEY, v varchar(3)); INSERT INTO short VALUES (1), (2)").await;

@@ -28,12 +28,17 @@ async fn a_chunk_that_meets_a_lock_timeout_is_tried_again() {
     let run = tokio::spawn(async move {
         update.chunk(ChunkSize::Keys(10)).max_attempts(100).run(ids(30)).await.unwrap()
     });
-    let timed_out = |event: &Event| matches!(event, Event::ChunkEnded(facts) if facts.end.sqlstate().is_some_and(|code| code.as_str() == "55P03"));
+    let timed_out = |event: &Event| {
+        matches!(event, Event::ChunkEnded(facts) if facts.end.sqlstate().is_some_and(|code| code.as_str() == "55P03")
+        && facts.keys.as_deref() == Some("11 (line 11) and 9 more"))
+    };
     recorder.until(timed_out).await;
     lock.rollback().await.unwrap();
     let report = run.await.unwrap();
     assert_eq!(classes(&report), [30, 0, 0, 0, 0]);
     assert_eq!((report.retried_chunks, report.reconnects), (1, 0));
+    let told = |event: &Event| matches!(event, Event::ChunkEnded(facts) if facts.keys.is_some() != facts.end.sqlstate().is_some());
+    assert_eq!(recorder.count(told), 0, "only what did not take effect is named");
 }
 
 #[tokio::test]

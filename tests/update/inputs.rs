@@ -113,8 +113,28 @@ async fn what_is_csv_is_read_as_it_was_written() {
         assert_eq!(shop.text(now).await, expected);
     };
     check(b"\xef\xbb\xbfstatus,id\r\na,1\r\n\r\n\"b,\"\"\r\nc\"\"\",2\r\n", "1=a 2=b,\"\r\nc\"").await;
-    check(b"\"amount\n(EUR)\",ID,Status\n5,3,\\N\n6,4,\"\\N\"\n7,5,\n", r"3=NULL 4=\N 5=").await;
+    check(b"\"amount\n(EUR)\",ID,Status\n5,3,\n6,4,\\N\n7,5,\"\"\n8,6,NULL\n", r"3=NULL 4=\N 5= 6=NULL")
+        .await;
     check("id,status\n1,\u{feff}ä 💶\n2, b \n".as_bytes(), "1=\u{feff}ä 💶 2= b ").await;
+}
+
+#[tokio::test]
+async fn null_is_written_with_a_backslash_and_its_name_is_a_text_that_is_asked_about() {
+    let shop = Shop::with_orders(3).await;
+    let folder = TempDir::new().unwrap();
+    let keys = file(&folder, b"1\n");
+    let check = async |set: &str, status: &str, warning: &str| {
+        let output = command(&shop, set, &["--keys", keys.to_str().unwrap()]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(shop.text("SELECT coalesce(status, '<null>') FROM orders WHERE id = 1").await, status);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), warning);
+    };
+    let warning =
+        "headcount: warning: status=NULL is a text of four letters; NULL is written \\N: 'status=\\N'\n";
+    check("status=NULL", "NULL", warning).await;
+    check(r"status=\N", "<null>", "").await;
+    check(r"status=\\N", r"\N", "").await;
+    check("status=", "", "").await;
 }
 
 #[tokio::test]
@@ -163,11 +183,11 @@ async fn rejects_spell_what_they_quote_so_that_it_is_read_again() {
     let rejects = folder.path().join("rejects.csv");
     let update =
         updater(&shop.dsn(), vec![]).update("odd").key(["line"]).set_from("v", "v").expect("v", "new");
-    let given = b"line,v\n\"a,\"\"b\",\"\\N\"\nx,\\N\n";
+    let given = b"line,v\n\"a,\"\"b\",\\N\nx,\n";
     let report = update.clone().rejects(&rejects).run(Keys::reader(&given[..])).await.unwrap();
     assert_eq!(classes(&report), [0, 0, 2, 0, 0], "{report:?}");
     let written = std::fs::read_to_string(&rejects).unwrap();
-    assert_eq!(written, "line,v,class,reject_line,reason\n\"a,\"\"b\",\"\\N\",stale,2,\nx,\\N,stale,3,\n");
+    assert_eq!(written, "line,v,class,reject_line,reason\n\"a,\"\"b\",\\N,stale,2,\nx,,stale,3,\n");
     shop.run("UPDATE odd SET v = 'new'").await;
     assert_eq!(classes(&update.run(Keys::file(&rejects)).await.unwrap()), [2, 0, 0, 0, 0]);
     assert_eq!(

@@ -33,13 +33,15 @@ Each key ends as updated, already (it holds the new value), stale (it holds
 another value than expected), missing, or failed. Running the same again
 finishes the rest; what is done then is `already`, which is done.
 
-VALUE: `@column` takes it from the input, `@@x` is the text `@x`, `\\N` is NULL.
+VALUE: `@column` takes it from the input, `@@x` is the text `@x`, `\\N` is NULL
+(`\\\\N` is the text `\\N`); `NULL` is a text of four letters.
 
 Keys are CSV as `\\copy ... CSV` reads it: UTF-8, commas, quotes around a field
 that has a comma, a quote (twice) or a line end. A header names the columns;
-without one it is one key a line. `\\N` without quotes is NULL, an empty field
-is an empty text. What does not fit is an error with its line, before anything
-is changed (of a pipe, as far as it is there). A key that comes again with other
+without one it is one key a line. An empty field is NULL, `\"\"` an empty text: a
+key that is NULL fails, a value that is NULL is set, or expected (IS NOT
+DISTINCT FROM). What does not fit is an error with its line, before anything is
+changed (of a pipe, as far as it is there). A key that comes again with other
 values fails; a million keys are remembered for that.";
 
 const EXIT_CODES: &str = "\
@@ -166,11 +168,29 @@ fn assignment(text: &str) -> Result<Assignment, String> {
 pub(super) fn value_of(text: &str) -> Result<Value, String> {
     Ok(match (text, text.strip_prefix('@')) {
         (r"\N", _) => Value::Null,
+        // One backslash less, so that every text can be said.
+        (escaped, _) if escaped.strip_suffix('N').is_some_and(is_backslashes) => {
+            Value::Text(escaped[1..].to_owned())
+        }
         (_, Some(literal)) if literal.starts_with('@') => Value::Text(literal.to_owned()),
         (_, Some("")) => return Err(format!("`{text}` names no column of the input")),
         (_, Some(input)) => Value::Input(input.to_owned()),
         (text, None) => Value::Text(text.to_owned()),
     })
+}
+
+fn is_backslashes(text: &str) -> bool {
+    text.len() > 1 && text.bytes().all(|byte| byte == b'\\')
+}
+
+impl Assignment {
+    /// What is probably not meant so.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let Self { column, value: Value::Text(text) } = self else { return None };
+        text.eq_ignore_ascii_case("null").then(|| {
+            format!("{column}={text} is a text of four letters; NULL is written \\N: '{column}=\\N'")
+        })
+    }
 }
 
 /// What is to count as a failure, in words.
@@ -208,8 +228,21 @@ mod tests {
         assert_eq!(value("a=b=c"), Ok(Value::Text("b=c".into())));
         assert_eq!(value("a="), Ok(Value::Text(String::new())));
         assert_eq!(value(r"a=\N"), Ok(Value::Null));
+        assert_eq!(value(r"a=\\N"), Ok(Value::Text(r"\N".into())));
+        assert_eq!(value(r"a=\\\N"), Ok(Value::Text(r"\\N".into())));
+        assert_eq!(value(r"a=\n"), Ok(Value::Text(r"\n".into())));
+        assert_eq!(value("a=NULL"), Ok(Value::Text("NULL".into())));
         assert_eq!(value("a=@b"), Ok(Value::Input("b".into())));
         assert_eq!(value("a=@@b"), Ok(Value::Text("@b".into())));
         assert!(value("a=@").is_err() && value("a").is_err() && value("=b").is_err());
+    }
+
+    #[test]
+    fn a_text_that_looks_like_null_is_asked_about() {
+        let doubt = |text| assignment(text).unwrap().doubt();
+        let expected = r"a=NULL is a text of four letters; NULL is written \N: 'a=\N'";
+        assert_eq!(doubt("a=NULL").as_deref(), Some(expected));
+        assert!(doubt("a=null").is_some());
+        assert!([r"a=\N", "a=", "a=nul", "a=@NULL"].iter().all(|text| doubt(text).is_none()));
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Wanted {
     reconnect_wait: Option<Duration>,
     cancel_grace: Option<Duration>,
     deadline: Option<Duration>,
-    rejects: Option<PathBuf>,
+    pub(super) rejects: Option<PathBuf>,
     fail_on: Option<Vec<FailOn>>,
     dry_run: bool,
 }
@@ -181,6 +181,11 @@ impl Wanted {
             }
             _ => Ok(wanted),
         }
+    }
+
+    /// What is probably not meant as it is written.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = String> {
+        self.set.iter().chain(&self.expect).filter_map(Assignment::doubt)
     }
 
     /// The update.

@@ -4,6 +4,7 @@ pub(crate) mod args;
 mod job;
 mod progress;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headcount::event::UpdateOutcome;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use self::args::UpdateArgs;
 use self::job::Wanted;
 use self::progress::Progress;
+use super::advice::{about_limit, explained_update};
 use super::args::Words;
 use super::exit::{self, Failed};
 use super::object;
@@ -23,12 +25,17 @@ use super::run::endpoint;
 use super::signals::Signals;
 use super::telemetry;
 
+/// Failures that are told one by one.
+const TOLD: usize = 3;
+
 /// Runs it, and returns the exit code.
 pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals) -> u8 {
     let mut task = args.task.clone().unwrap_or_else(|| "update".to_owned());
+    let mut rejects: Option<PathBuf> = None;
     let ended = match Wanted::resolve(args) {
         Ok(wanted) => {
             task.clone_from(&wanted.task);
+            rejects.clone_from(&wanted.rejects);
             execute(&wanted, args, words, signals).await
         }
         Err(failed) => Err(failed),
@@ -43,11 +50,12 @@ pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals)
             if args.json {
                 object::print_result(&report, code);
             } else if !(words.quiet && report.is_complete()) {
-                output::print(&summary(&report).join("\n"));
+                output::print(&summary(&report, rejects.as_deref()).join("\n"));
             }
             code
         }
         Err(failed) => {
+            let failed = explained_update(failed);
             output::complain(&failed);
             if args.json {
                 object::print_result(&FailedUpdate::new(&failed, &task), failed.code());
@@ -105,6 +113,9 @@ async fn execute(
     words: &Words,
     signals: &mut Signals,
 ) -> Result<(Updated, Option<u8>), Failed> {
+    for doubt in wanted.doubts() {
+        say(&format!("headcount: warning: {doubt}"));
+    }
     let endpoint = endpoint(args.dsn.as_deref())?;
     let telemetry = telemetry::start(&wanted.task, &args.exporters, words).await?;
     let mut observers = telemetry.observers();
@@ -142,7 +153,7 @@ async fn work(
 }
 
 /// The lines for people: did it work, what became of the keys, what now.
-fn summary(report: &Updated) -> Vec<String> {
+fn summary(report: &Updated, rejects: Option<&Path>) -> Vec<String> {
     let Updated { task, keys, updated, already, stale, missing, failed, chunks, .. } = report;
     let outcome = report.outcome.as_str().replace('_', " ");
     let would = if report.dry_run { " (nothing was changed)" } else { "" };
@@ -161,7 +172,7 @@ fn summary(report: &Updated) -> Vec<String> {
         ),
     ];
     lines.extend(report.error.iter().map(|error| format!("Stopped: {error}")));
-    for failure in report.failures.iter().take(3) {
+    for failure in report.failures.iter().take(TOLD) {
         let line = failure.lines.first().map(|line| format!(" (line {line})")).unwrap_or_default();
         let more = match failure.keys.len() {
             0 | 1 => String::new(),
@@ -171,11 +182,16 @@ fn summary(report: &Updated) -> Vec<String> {
         lines.push(format!("Failed: {first}{line}{more}: {}", failure.reason));
     }
     lines.extend(report.hint.iter().map(|hint| format!("Hint: {hint}")));
-    lines.push(what_now(report));
+    let limit = report
+        .failures
+        .iter()
+        .find_map(|failure| about_limit(failure.sqlstate.as_ref()?, &failure.reason, None));
+    lines.extend(limit.map(|advice| format!("Hint: {advice}")));
+    lines.push(what_now(report, rejects));
     lines
 }
 
-fn what_now(report: &Updated) -> String {
+fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
     let nothing = match report.outcome {
         UpdateOutcome::Empty => Some("There was no key"),
         UpdateOutcome::AllMissing => Some("No row has any of the keys"),
@@ -185,15 +201,45 @@ fn what_now(report: &Updated) -> String {
         _ => None,
     };
     match (nothing, report.left) {
-        (Some(what), _) if report.is_complete() => format!("{what}; nothing to do"),
+        (what, _) if report.is_complete() => {
+            let what = what.unwrap_or("Every key is accounted for");
+            match left_alone(report) {
+                Some(left) => format!("{what}; {left}: {}", look_at_them(rejects)),
+                None => format!("{what}; nothing to do"),
+            }
+        }
         (Some(what), _) => {
             format!(
                 "{what}: look whether the keys and the table are the right ones; if it may be so, say it with --fail-on"
             )
         }
-        (None, _) if report.is_complete() => "Every key is accounted for; nothing to do".to_owned(),
-        (None, Some(0)) => "Run the same again once the cause is gone; what is done stays done".to_owned(),
+        (None, Some(0)) => {
+            let told = report.failures.len().min(TOLD) as u64;
+            let others = rejects.is_none() && report.failed > told;
+            let others = if others { " (with --rejects FILE it lists all that fail)" } else { "" };
+            format!("Run the same again once the cause is gone; what is done stays done{others}")
+        }
         (None, Some(left)) => format!("{left} keys are left; run the same again to finish them"),
         (None, None) => "Some keys may be left; run the same again to finish them".to_owned(),
+    }
+}
+
+/// Keys that count as done and whose rows do not hold the new value.
+fn left_alone(report: &Updated) -> Option<String> {
+    let Updated { stale, missing, .. } = *report;
+    let is = |many: u64| if many == 1 { "is" } else { "are" };
+    match (stale, missing) {
+        (0, 0) => None,
+        (0, many) => Some(format!("{many} {} missing", is(many))),
+        (many, 0) => Some(format!("{many} {} stale", is(many))),
+        (stale, missing) => Some(format!("{stale} {} stale and {missing} missing", is(stale))),
+    }
+}
+
+fn look_at_them(rejects: Option<&Path>) -> String {
+    let look = "look whether the keys, and what is expected, are the right ones";
+    match rejects {
+        Some(path) => format!("{} has them, {look}", path.display()),
+        None => format!("the same with --rejects FILE lists them; {look}"),
     }
 }

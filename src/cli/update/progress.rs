@@ -77,13 +77,15 @@ impl Story {
                     return None;
                 }
                 ChunkEnd::Retried(code) => {
-                    format!("chunk {}: tried again (SQLSTATE {})", facts.chunk, code.as_str())
+                    let keys = facts.keys.as_ref().map(|keys| format!(": {keys}")).unwrap_or_default();
+                    format!("chunk {}: tried again (SQLSTATE {}){keys}", facts.chunk, code.as_str())
                 }
                 ChunkEnd::Failed(code) => {
                     self.keys += u64::from(facts.size);
                     self.failed += u64::from(facts.size);
+                    let keys = facts.keys.as_ref().map(|keys| format!(": {keys}")).unwrap_or_default();
                     format!(
-                        "chunk {}: {} keys given up (SQLSTATE {})",
+                        "chunk {}: {} keys given up (SQLSTATE {}){keys}",
                         facts.chunk,
                         facts.size,
                         code.as_str()
@@ -128,6 +130,8 @@ impl Story {
 
 #[cfg(test)]
 mod tests {
+    use headcount::event::{ChunkFacts, RowCounts, SqlState};
+
     use super::*;
 
     #[test]
@@ -136,6 +140,20 @@ mod tests {
         assert_eq!(story.present(Duration::from_secs(2)), "1000 of 5000 keys · 500/s · 2.0 s · 8.0 s left");
         (story.total, story.failed) = (None, 3);
         assert_eq!(story.present(Duration::from_secs(2)), "1000 keys · 500/s · 2.0 s · 3 failed");
+    }
+
+    #[test]
+    fn a_chunk_in_trouble_is_told_with_its_keys_where_they_have_a_text() {
+        let mut story = Story { began: Instant::now(), total: None, keys: 0, failed: 0, lines: 0 };
+        let mut told = |end, keys: Option<&str>| {
+            let (rows, keys) = (RowCounts::default(), keys.map(Into::into));
+            let facts = ChunkFacts { chunk: 7, attempt: 1, end, size: 100, rows, took: Duration::ZERO, keys };
+            story.tell(&Event::ChunkEnded(facts)).unwrap()
+        };
+        let code = SqlState::new("40P01").unwrap();
+        let named = told(ChunkEnd::Retried(code), Some("601 (line 602) and 99 more"));
+        assert_eq!(named, "chunk 7: tried again (SQLSTATE 40P01): 601 (line 602) and 99 more");
+        assert_eq!(told(ChunkEnd::Failed(code), None), "chunk 7: 100 keys given up (SQLSTATE 40P01)");
     }
 
     #[test]

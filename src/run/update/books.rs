@@ -24,6 +24,8 @@ use crate::report::{InDoubt, KeyFailure, Updated};
 /// Failures kept for the report, and keys kept of each; the file of rejects has all of them.
 const FAILURES: usize = 100;
 const FAILED_KEYS: usize = 100;
+/// How much of a key an event shows, in characters.
+const LONGEST_TOLD: usize = 60;
 
 /// Shared by all workers of a run.
 pub(crate) struct Books {
@@ -134,12 +136,11 @@ impl Books {
         let mut page = self.page();
         let twins = closing.twins.iter().map(|twin| {
             let class = twin.class(classes.get(twin.of).copied().unwrap_or(Class::Failed));
-            let reason = if twin.contradicts { CONTRADICTS } else { "" };
-            (&twin.item, class, reason)
+            (&twin.item, class)
         });
-        let own = closing.items.iter().zip(classes).map(|(item, class)| (item, *class, ""));
+        let own = closing.items.iter().zip(classes).map(|(item, class)| (item, *class));
         let mut rows = RowCounts::default();
-        for (item, class, reason) in own.chain(twins) {
+        for (item, class) in own.chain(twins) {
             match class {
                 Class::Updated => rows.updated += 1,
                 Class::Already => rows.already += 1,
@@ -151,21 +152,26 @@ impl Books {
                 continue;
             }
             let Some(item) = show(item) else { continue };
-            // What is done already needs nobody's attention.
-            if let (Some(rejects), true) = (&mut page.rejects, class != Class::Already) {
-                rejects.write(item, class, reason);
-            }
             match class {
-                Class::Failed => page.keep([item], Some("21000"), reason),
-                Class::Missing if page.missing.is_none() => page.missing = Some(item.clone()),
-                _ => {}
+                // Of a chunk that took effect, what was set apart before is all that has failed.
+                Class::Failed => page.refuse(item),
+                // What is done already needs nobody's attention.
+                Class::Already | Class::Updated => {}
+                Class::Stale | Class::Missing => {
+                    if let Some(rejects) = &mut page.rejects {
+                        rejects.write(item, class, "");
+                    }
+                    if class == Class::Missing && page.missing.is_none() {
+                        page.missing = Some(item.clone());
+                    }
+                }
             }
         }
         page.chunks += 1;
         page.failed += rows.failed;
         page.rows += rows;
         drop(page);
-        self.ended(closing, ChunkEnd::Committed, rows);
+        self.ended(closing, ChunkEnd::Committed, rows, None);
     }
 
     /// Keys that were counted may be gone with their server, and will count anew.
@@ -195,12 +201,18 @@ impl Books {
     }
 
     /// A chunk left nothing behind and comes again, whole or in halves.
-    pub(crate) fn retried<T>(&self, closing: &Closing<'_, T>, failure: &Failure) {
+    pub(crate) fn retried<'i, T>(
+        &self,
+        closing: &Closing<'i, T>,
+        failure: &Failure,
+        show: impl Fn(&'i T) -> Option<&'i Item>,
+    ) {
         // One that had taken effect and was forgotten begins to count anew.
         if closing.attempt <= 1 {
             self.page().retried_chunks += 1;
         }
-        self.ended(closing, ChunkEnd::Retried(sqlstate(failure)), RowCounts::default());
+        let keys = self.page().told(closing, show);
+        self.ended(closing, ChunkEnd::Retried(sqlstate(failure)), RowCounts::default(), keys);
     }
 
     /// A chunk is given up.
@@ -212,8 +224,10 @@ impl Books {
     ) {
         let mut page = self.page();
         let reason = failure.to_string();
-        let twins = closing.twins.iter().map(|twin| &twin.item);
-        let items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(show).collect();
+        let (refused, twins) = closing.twins.iter().partition::<Vec<_>, _>(|twin| twin.contradicts);
+        let twins = twins.into_iter().map(|twin| &twin.item);
+        let items: Vec<&Item> = closing.items.iter().chain(twins).filter_map(&show).collect();
+        refused.into_iter().filter_map(|twin| show(&twin.item)).for_each(|item| page.refuse(item));
         if let Some(rejects) = &mut page.rejects {
             for item in &items {
                 rejects.write(item, Class::Failed, &reason);
@@ -222,14 +236,15 @@ impl Books {
         page.failed += (closing.items.len() + closing.twins.len()) as u64;
         page.failed_chunks += 1;
         page.keep(items.iter().copied().take(FAILED_KEYS), failure.shown_sqlstate(), &reason);
+        let keys = page.told(closing, show);
         drop(page);
-        self.ended(closing, ChunkEnd::Failed(sqlstate(failure)), RowCounts::default());
+        self.ended(closing, ChunkEnd::Failed(sqlstate(failure)), RowCounts::default(), keys);
     }
 
-    fn ended<T>(&self, closing: &Closing<'_, T>, end: ChunkEnd, rows: RowCounts) {
+    fn ended<T>(&self, closing: &Closing<'_, T>, end: ChunkEnd, rows: RowCounts, keys: Option<Arc<str>>) {
         let size = (closing.items.len() + closing.twins.len()) as u32;
         let Closing { chunk, attempt, took, .. } = *closing;
-        self.observe(&Event::ChunkEnded(ChunkFacts { chunk, attempt, end, size, rows, took }));
+        self.observe(&Event::ChunkEnded(ChunkFacts { chunk, attempt, end, size, rows, took, keys }));
     }
 
     pub(crate) fn resolved(&self, resolution: Resolution) {
@@ -358,9 +373,44 @@ impl Books {
     }
 }
 
-const CONTRADICTS: &str = "the same key occurs before with other values";
+/// Why a key is not even looked for (`cardinality_violation`, `null_value_not_allowed`).
+const CONTRADICTS: (&str, &str) = ("21000", "the same key occurs before with other values");
+const NULL_KEY: (&str, &str) = (
+    "22004",
+    "a column of the key is NULL, which no row equals; in a file, an empty field is NULL, and \"\" is an empty text",
+);
 
 impl Page {
+    /// Which keys a chunk is about.
+    fn told<'i, T>(
+        &self,
+        closing: &Closing<'i, T>,
+        show: impl Fn(&'i T) -> Option<&'i Item>,
+    ) -> Option<Arc<str>> {
+        let Closing { items, twins, .. } = closing;
+        let first = show(items.first().or_else(|| twins.first().map(|twin| &twin.item))?)?;
+        let key = spelled(&first.fields[..self.keys]);
+        let (key, cut) = match key.char_indices().nth(LONGEST_TOLD) {
+            Some((end, _)) => (&key[..end], "..."),
+            None => (&*key, ""),
+        };
+        let line = if first.line > 0 { format!(" (line {})", first.line) } else { String::new() };
+        let more = match items.len() + twins.len() {
+            0 | 1 => String::new(),
+            keys => format!(" and {} more", keys - 1),
+        };
+        Some(format!("{key}{cut}{line}{more}").into())
+    }
+
+    /// One that was not even looked for.
+    fn refuse(&mut self, item: &Item) {
+        let (sqlstate, reason) = if item.has_null_key(self.keys) { NULL_KEY } else { CONTRADICTS };
+        if let Some(rejects) = &mut self.rejects {
+            rejects.write(item, Class::Failed, reason);
+        }
+        self.keep([item], Some(sqlstate), reason);
+    }
+
     fn keep<'a>(&mut self, items: impl IntoIterator<Item = &'a Item>, sqlstate: Option<&str>, reason: &str) {
         if self.failures.len() >= FAILURES {
             return;

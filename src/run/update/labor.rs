@@ -155,7 +155,7 @@ impl TableUpdate {
 
 /// A key for people.
 pub(crate) fn spelled(key: &[Option<Box<str>>]) -> String {
-    key.iter().map(|field| field.as_deref().unwrap_or(r"\N")).collect::<Vec<_>>().join(",")
+    key.iter().map(|field| field.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join(",")
 }
 
 impl Labor for TableUpdate {
@@ -180,10 +180,11 @@ impl Labor for TableUpdate {
     }
 
     fn gather(&self, items: Vec<Item>) -> Gathered<Item> {
-        let (contradicting, items) = items.into_iter().partition::<Vec<_>, _>(|item| item.contradicts);
+        let refused = |item: &Item| item.contradicts || item.has_null_key(self.keys);
+        let (refused, items) = items.into_iter().partition::<Vec<_>, _>(refused);
         let mut gathered = gather(items, |item| &item.fields[..self.keys], |a, b| a.fields == b.fields);
-        // Their first ones may be in another chunk.
-        let twins = contradicting.into_iter().map(|item| Twin { item, of: 0, contradicts: true });
+        // Those that contradict have their first ones in another chunk, perhaps; a NULL has none.
+        let twins = refused.into_iter().map(|item| Twin { item, of: 0, contradicts: true });
         gathered.twins.extend(twins);
         gathered
     }

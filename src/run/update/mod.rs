@@ -70,7 +70,7 @@ impl Site {
 /// texts that the server casts to the column's type; `None` is NULL. What is meant for all rows is read by the server
 /// once, before anything is changed: `now` is one moment.
 ///
-/// A key must have one row, and keeps it: what is set is no part of the key. Where no unique index proves that there is
+/// A key must have one row, and keeps it: what is set is no part of the key. One that is NULL, or has a NULL, fails. Where no unique index proves that there is
 /// one row, each chunk is checked, and a key with more rows fails. Keys are told apart as they are written, integers
 /// and UUIDs by their value. A key that occurs again finds what the first has left: the new value, or not the expected
 /// one. One that occurs again with other values fails, if the first is among the million keys before it; further apart

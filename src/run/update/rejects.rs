@@ -115,8 +115,9 @@ impl Rejects {
         }
         let line = item.line.to_string();
         let fields = item.fields.iter().map(Option::as_deref);
+        let reason = Some(reason).filter(|reason| !reason.is_empty());
         self.row.clear();
-        spell(&mut self.row, fields.chain([class.as_str(), &line, reason].map(Some)));
+        spell(&mut self.row, fields.chain([Some(class.as_str()), Some(&line), reason]));
         let written = match &mut self.sink {
             Sink::File(file) => file.write_all(&self.row),
             Sink::Pipe { rows, backlog, .. } => {
@@ -174,16 +175,15 @@ impl Sink {
     }
 }
 
-/// Adds a row of CSV. NULL is `\N` without quotes.
+/// Adds a row of CSV. NULL is an empty field, and an empty text is in quotes.
 fn spell<'a>(row: &mut Vec<u8>, fields: impl Iterator<Item = Option<&'a str>>) {
-    let begin = row.len();
-    for field in fields {
-        if row.len() > begin {
+    for (place, field) in fields.enumerate() {
+        if place > 0 {
             row.push(b',');
         }
         match field {
-            None => row.extend(br"\N"),
-            Some(text) if text == r"\N" || text.contains([',', '"', '\r', '\n']) => {
+            None => {}
+            Some(text) if text.is_empty() || text.contains([',', '"', '\r', '\n']) => {
                 row.push(b'"');
                 row.extend(text.replace('"', "\"\"").bytes());
                 row.push(b'"');
@@ -202,6 +202,7 @@ mod tests {
     fn a_row_is_spelled_so_that_it_is_read_again_as_it_was() {
         let mut row = Vec::new();
         spell(&mut row, [Some("a"), None, Some(r"\N"), Some("x,\"y\"\r\n"), Some("")].into_iter());
-        assert_eq!(String::from_utf8(row).unwrap(), "a,\\N,\"\\N\",\"x,\"\"y\"\"\r\n\",\n");
+        spell(&mut row, [None, Some("b")].into_iter());
+        assert_eq!(String::from_utf8(row).unwrap(), "a,,\\N,\"x,\"\"y\"\"\r\n\",\"\"\n,b\n");
     }
 }

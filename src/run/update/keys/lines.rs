@@ -127,8 +127,9 @@ impl Lines {
     }
 
     fn item(&self) -> Item {
+        // As COPY reads CSV by default: NULL is an empty field without quotes.
         let field = |&place: &usize| match self.record.get(place) {
-            None | Some((r"\N", false)) => None,
+            None | Some(("", false)) => None,
             Some((text, _)) => Some(text.into()),
         };
         Item::new(self.record.line, self.places.iter().map(field).collect())
@@ -243,13 +244,27 @@ mod tests {
 
     #[test]
     fn a_header_names_the_columns_in_any_order_and_case() {
-        let keys =
-            check("note,status,id\nx,P,7\n\"a,\nb\",\\N,8\ny,\"\\N\",9\n", &["id", "status"], 1).unwrap();
-        let expected = [(2, some(&["7", "P"])), (3, vec![Some("8".into()), None]), (5, some(&["9", r"\N"]))];
+        let keys = check("note,status,id\nx,P,7\n\"a,\nb\",\"\",8\ny,Q,9\n", &["id", "status"], 1).unwrap();
+        let expected = [(2, some(&["7", "P"])), (3, some(&["8", ""])), (5, some(&["9", "Q"]))];
         assert_eq!(keys, expected);
         let keys = check("\u{feff}\"amount\n(EUR)\", ID ,ID2\n5,A1,x\n", &["id"], 1).unwrap();
         assert_eq!(keys, [(3, some(&["A1"]))]);
         assert_eq!(check("ID,id\n1,2\n", &["id"], 1).unwrap(), [(2, some(&["2"]))]);
+    }
+
+    #[test]
+    fn an_empty_field_is_null_unless_it_is_in_quotes_and_a_backslash_is_a_character() {
+        let text = "id,a,b\n1,,\"\"\n2,\\N,\"\\N\"\n,NULL, \n3,\"\",\r\n";
+        let one = |text: &str| Some(text.to_owned());
+        let expected = [
+            (2, vec![one("1"), None, one("")]),
+            (3, vec![one("2"), one(r"\N"), one(r"\N")]),
+            (4, vec![None, one("NULL"), one(" ")]),
+            (5, vec![one("3"), one(""), None]),
+        ];
+        assert_eq!(check(text, &["id", "a", "b"], 1).unwrap(), expected);
+        let keys = check("\"\"\n\n\\N\n", &["code"], 1).unwrap();
+        assert_eq!(keys, [(1, some(&[""])), (3, some(&[r"\N"]))]);
     }
 
     #[test]

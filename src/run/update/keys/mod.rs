@@ -41,6 +41,11 @@ impl Item {
         Self { line, fields, contradicts: false }
     }
 
+    /// Whether a column of its key, which has so many, is NULL: no row has that key.
+    pub(crate) fn has_null_key(&self, columns: usize) -> bool {
+        self.fields[..columns.min(self.fields.len())].iter().any(Option::is_none)
+    }
+
     /// About how many bytes of memory it takes.
     pub(crate) fn weight(&self) -> usize {
         self.fields.iter().flatten().map(|field| field.len()).sum::<usize>() + 16 * (self.fields.len() + 1)
@@ -72,8 +77,8 @@ impl Wanted {
 /// A file or reader is CSV as `\copy ... CSV` reads it: fields are separated by commas, and stand in quotes where they
 /// have a comma, a quote (twice) or a line end. Its header names the key's columns (and those that values are taken
 /// from), in any order, beside any others. Without a header it is one key a line, where the key is one column and
-/// nothing else is taken from the input. `\N` without quotes is NULL, and an empty field is an empty text. Text is
-/// UTF-8. Blank lines are skipped.
+/// nothing else is taken from the input. An empty field is NULL, and `""` is an empty text. Text is UTF-8. Blank lines are
+/// skipped.
 ///
 /// Whatever does not fit is an error that names its line: a quote that is never closed, a row with a field too few or
 /// too many, another separator, a line longer than 16 MiB. A file is read to its end before anything is changed. Of

@@ -4,7 +4,7 @@
 //! too few shifts its values, a carriage return alone joins two lines. Each of these is an error here that names its
 //! line and its field. So is what `\copy` reads and nobody means: a quote in the middle of a field, which it drops.
 //!
-//! A line ends in LF or CR LF. Blank lines are skipped, and counted. Nothing longer than [`LONGEST`] is read.
+//! A line ends in LF or CR LF. Blank lines are skipped, and counted: COPY would read a NULL, or miss a column. Nothing longer than [`LONGEST`] is read.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};

@@ -168,14 +168,14 @@ impl<L: Labor> Worker<'_, L> {
                 self.doubtful = Some((chunk, failure));
             }
             Next::Retry(pause) => {
-                shop.books.retried(&chunk.closing(), &failure);
+                shop.books.retried(&chunk.closing(), &failure, |item| shop.labor.show(item));
                 self.sizer.on_retried();
                 chunk.due = Instant::now() + pause;
                 chunk.attempt = Attempt::none();
                 self.keep(chunk);
             }
             Next::Split => {
-                shop.books.retried(&chunk.closing(), &failure);
+                shop.books.retried(&chunk.closing(), &failure, |item| shop.labor.show(item));
                 // The last is taken first.
                 chunk.halves().into_iter().rev().for_each(|half| self.keep(half));
             }
