@@ -73,8 +73,10 @@ pub enum Event {
     },
     /// The plan was inspected.
     PlanInspected {
-        /// The most workers that the plan can have at once.
-        planned: u32,
+        /// The most workers that the plan can have at once; `None` where there was no plan to inspect.
+        planned: Option<u32>,
+        /// How long it took, a wait for a lock of the plan included.
+        took: Duration,
     },
     /// What bounds the session's workers is known, and so is the way by which it comes by them.
     RungTaken {
@@ -91,6 +93,8 @@ pub enum Event {
         target: u32,
         /// Why the plan cannot have more, as a clause.
         cause: String,
+        /// How long it took to find out why.
+        took: Duration,
     },
     /// It waits in the queue of its fleet for slots of the pool; sent again when its place changes.
     ReservationQueued {

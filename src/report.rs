@@ -52,6 +52,10 @@ pub struct Execution<T> {
     /// The part of `waited` that was spent waiting for room in the pool.
     #[serde(rename = "room_wait_seconds", serialize_with = "seconds")]
     pub room_wait: Duration,
+    /// Time spent inspecting the plan, each statement of a script included; waits for its locks are part of `waited`,
+    /// too.
+    #[serde(rename = "planning_seconds", serialize_with = "seconds")]
+    pub planning: Duration,
     /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.
     #[serde(rename = "reserved_wait_seconds", serialize_with = "seconds")]
     pub reserved_wait: Duration,
@@ -126,6 +130,7 @@ impl<T> Execution<T> {
             value,
             waited: self.waited,
             room_wait: self.room_wait,
+            planning: self.planning,
             reserved_wait: self.reserved_wait,
             reserved_slots: self.reserved_slots,
             ran: self.ran,

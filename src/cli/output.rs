@@ -98,6 +98,7 @@ pub(crate) struct FailedRun<'a> {
     rows: Option<u64>,
     waited_seconds: f64,
     room_wait_seconds: f64,
+    planning_seconds: f64,
     reserved_wait_seconds: f64,
     reserved_slots: Option<u32>,
     ran_seconds: f64,
@@ -133,6 +134,7 @@ impl<'a> FailedRun<'a> {
             rows: None,
             waited_seconds: seconds(|run| run.waited),
             room_wait_seconds: seconds(|run| run.room_wait),
+            planning_seconds: seconds(|run| run.planning),
             reserved_wait_seconds: seconds(|run| run.reserved_wait),
             reserved_slots: history.and_then(|run| run.reserved_slots),
             ran_seconds: seconds(|run| run.ran),
@@ -225,7 +227,15 @@ fn time<T>(run: &Execution<T>) -> String {
         Some(_) => format!(", {} in the queue for slots", time_text(run.reserved_wait)),
         None => String::new(),
     };
-    format!("Time: ran {}, waited {} to start{queued}, {wasted}", time_text(run.ran), time_text(run.waited))
+    let planned = match run.planning {
+        quick if quick < SOON => String::new(),
+        long => format!(", inspected the plan for {}", time_text(long)),
+    };
+    format!(
+        "Time: ran {}{planned}, waited {} to start{queued}, {wasted}",
+        time_text(run.ran),
+        time_text(run.waited)
+    )
 }
 
 /// Whether an attempt, or a launch of one that was kept, was short for this reason.

@@ -149,9 +149,11 @@ impl Story {
             Event::PlanBlocked { by, .. } => {
                 Some(format!("inspecting the plan waits for a lock that backend {by} holds or waits for"))
             }
-            Event::PlanInspected { planned } => Some(format!("planned: at most {planned} workers")),
+            Event::PlanInspected { planned: Some(planned), .. } => {
+                Some(format!("planned: at most {planned} workers"))
+            }
             Event::RungTaken { ceiling, asked: true, .. } => Some(raised(ceiling)),
-            Event::TargetLowered { target, cause } => {
+            Event::TargetLowered { target, cause, .. } => {
                 self.target = *target;
                 self.minimum = self.minimum.min(*target);
                 Some(format!("target lowered to {target}, which is all that the plan can have: {cause}"))

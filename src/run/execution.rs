@@ -185,6 +185,7 @@ pub(super) async fn inspect<S: Stage>(
     let mut tries = 0;
     loop {
         tries += 1;
+        let asked = Instant::now();
         match stage.inspect(ledger).await {
             Err(error) if error.is_retryable() && tries < settings.max_attempts => {
                 let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -194,9 +195,7 @@ pub(super) async fn inspect<S: Stage>(
             }
             Err(error) => return Err(error),
             Ok(reach) => {
-                if let Some(planned) = reach.planned {
-                    ledger.observe(&Event::PlanInspected { planned });
-                }
+                ledger.observe(&Event::PlanInspected { planned: reach.planned, took: asked.elapsed() });
                 return Ok(reach);
             }
         }
@@ -219,6 +218,7 @@ async fn lowered<S: Stage>(
         stage.check_reach(reach, target, ledger).await?;
     }
     let Some(most) = reach.most().filter(|&most| most < target) else { return Ok(None) };
+    let asked = Instant::now();
     match stage.check_reach(reach, target, ledger).await {
         // Functions may have workers that the plan does not show.
         Ok(()) => Ok(None),
@@ -226,7 +226,7 @@ async fn lowered<S: Stage>(
         Err(error) => {
             let cause = error.to_string();
             let cause = cause.strip_prefix("refused before running: ").unwrap_or(&cause).to_owned();
-            ledger.observe(&Event::TargetLowered { target: most, cause });
+            ledger.observe(&Event::TargetLowered { target: most, cause, took: asked.elapsed() });
             Ok(Some(most))
         }
     }

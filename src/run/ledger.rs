@@ -38,6 +38,7 @@ pub(crate) struct Ledger {
     waited: Duration,
     /// For room in the pool, and since when it waits for that.
     room_wait: Duration,
+    planning: Duration,
     room_since: Option<Instant>,
     reserved_wait: Duration,
     reserved_slots: Option<u32>,
@@ -97,6 +98,7 @@ impl Ledger {
             verdict_after: None,
             waited: Duration::ZERO,
             room_wait: Duration::ZERO,
+            planning: Duration::ZERO,
             room_since: None,
             reserved_wait: Duration::ZERO,
             reserved_slots: None,
@@ -137,11 +139,15 @@ impl Ledger {
                 self.target = *target;
                 self.minimum = *minimum;
             }
-            Event::PlanInspected { planned } => self.planned = Some(*planned),
+            Event::PlanInspected { planned, took } => {
+                self.planned = planned.or(self.planned);
+                self.planning += *took;
+            }
             Event::RungTaken { rung, ceiling, .. } => {
                 (self.rung, self.ceiling) = (Some(*rung), Some(ceiling.clone()));
             }
-            Event::TargetLowered { target, .. } => {
+            Event::TargetLowered { target, took, .. } => {
+                self.planning += *took;
                 self.target = *target;
                 self.minimum = self.minimum.min(*target);
                 self.lowered_to = Some(*target);
@@ -249,6 +255,7 @@ impl Ledger {
             value,
             waited: self.waited,
             room_wait: self.room_wait,
+            planning: self.planning,
             reserved_wait: self.reserved_wait,
             reserved_slots: self.reserved_slots,
             ran,

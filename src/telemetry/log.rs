@@ -32,7 +32,7 @@ impl Observer for Log {
                 let traceparent = traceparent_of(&Span::current());
                 info!(target: TARGET, task, target_workers = target, min_workers = minimum, max_attempts, traceparent, "started");
             }
-            Event::TargetLowered { target, cause } => {
+            Event::TargetLowered { target, cause, .. } => {
                 warn!(target: TARGET, task, target_workers = target, cause, "target lowered to what the plan can have");
             }
             Event::StartHindered { cause, waited } => {
@@ -49,8 +49,9 @@ impl Observer for Log {
             Event::BackendReleased { pid, backend_start: _ } => {
                 trace!(target: TARGET, task, pid, "backend released");
             }
-            Event::PlanInspected { planned } => {
-                debug!(target: TARGET, task, planned_workers = planned, "plan inspected");
+            Event::PlanInspected { planned, took } => {
+                let took_seconds = took.as_secs_f64();
+                debug!(target: TARGET, task, planned_workers = planned, took_seconds, "plan inspected");
             }
             Event::RungTaken { rung, ceiling, asked } => {
                 let (rung, ceiling, given) = (rung.as_str(), ceiling.workers, ceiling.given);

@@ -237,8 +237,10 @@ impl Observer for SpanAttributes {
                 span.record("headcount.target_workers", i64::from(*target));
                 span.record("headcount.lowered_to", i64::from(*target));
             }
-            Event::PlanInspected { planned } => {
-                span.record("headcount.planned_workers", i64::from(*planned));
+            Event::PlanInspected { planned, .. } => {
+                if let Some(planned) = planned {
+                    span.record("headcount.planned_workers", i64::from(*planned));
+                }
             }
             Event::RungTaken { rung, ceiling, .. } => {
                 span.record("headcount.rung", rung.as_str());

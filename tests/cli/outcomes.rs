@@ -36,6 +36,9 @@ fn a_launch_that_starves_after_the_verdict_is_code_7_and_kept() {
         assert_eq!((&run["outcome"], &run["target_met"]), (&"finished_short".into(), &false.into()));
         assert_eq!((&run["achieved_workers"], &run["short_launches"]), (&0.into(), &1.into()));
         assert_eq!((&run["attempt_count"], &run["rows"]), (&1.into(), &1.into()));
+        let (planned, ran) =
+            (run["planning_seconds"].as_f64().unwrap(), run["ran_seconds"].as_f64().unwrap());
+        assert!(planned > 0.0 && planned < ran, "{run:#}");
         let attempt = &run["attempts"][0];
         assert_eq!(
             (&attempt["accepted"], &attempt["short_reason"]),

@@ -105,7 +105,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::PlanBlocked { pid: 4711, by: 815, waited: 250 * MS },
         Event::BackendReleased { pid: 4711, backend_start: 1 },
         Event::RungTaken { rung: Rung::Wait, ceiling: ceiling(), asked: false },
-        Event::PlanInspected { planned: 4 },
+        Event::PlanInspected { planned: Some(4), took: 10 * MS },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
         Event::ReservationHindered { cause: "no connection".to_owned(), waited: 80 * MS },
         Event::ReservationShort { demand: 4, again: false, slots: SLOTS, waited: 100 * MS },
@@ -118,7 +118,7 @@ pub(crate) fn script() -> Vec<Event> {
             slots: Some(SLOTS),
         },
         Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL, processes: Some(PROCESSES), autovacuum: 0 },
-        Event::TargetLowered { target: 4, cause: "the table is small".to_owned() },
+        Event::TargetLowered { target: 4, cause: "the table is small".to_owned(), took: 2 * MS },
         Event::LaunchShort {
             attempt: 1,
             statement: Some(3),
