@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headcount::Execution;
+use headcount::{Execution, Rung};
 
 use super::exit::Failed;
 use super::options::Wanted;
@@ -185,6 +185,34 @@ fn hopeless(failed: &Failed) -> bool {
     !fixes.is_empty() && fixes.iter().all(|fix| fix.starts_with("-- none"))
 }
 
+/// What helps against a pool that others hold: workers that they cannot take. The processes decide how.
+pub(crate) fn held_by_others<T>(run: &Execution<T>) -> String {
+    const LEAVE: u32 = 2;
+    let others = "others held the pool (`headcount watch` shows who)";
+    let Some(ceiling) = &run.ceiling else { return format!("{others}: start at another time") };
+    if run.rung == Some(Rung::Ceiling) {
+        return format!(
+            "others held all {} workers that its ceiling allows, or processes: raise max_worker_processes ({}), which \
+             takes a restart",
+            ceiling.workers, ceiling.processes
+        );
+    }
+    let room = ceiling.processes.saturating_sub(LEAVE) >= ceiling.given.saturating_add(run.target_workers);
+    let own = if room && ceiling.of_role.is_none() && ceiling.of_database.is_none() {
+        "--ceiling auto takes workers beyond it; "
+    } else {
+        ""
+    };
+    match ceiling.typed(ceiling.propose(run.target_workers, LEAVE)) {
+        Some(typed) => format!(
+            "{others}: {own}once and for all, have {} workers kept free for its role: {}",
+            run.target_workers,
+            typed.trim_end_matches(';')
+        ),
+        None => format!("{others}, and may have more than is kept free for its role: see `headcount doctor`"),
+    }
+}
+
 /// What helps where the deadline passed: what most of the time was spent on.
 fn in_more_time(history: &Execution<()>) -> String {
     let Execution { waited, room_wait, reserved_wait, ran, wasted, .. } = *history;
@@ -195,7 +223,7 @@ fn in_more_time(history: &Execution<()>) -> String {
     } else if is_most(reserved_wait) {
         "let it be content with fewer slots (--degrade-after), or go first (--priority): `headcount watch` shows the queue"
     } else if is_most(room_wait) || was_short(&history.attempts, "pool_exhausted") {
-        "start it when fewer hold the pool (`headcount watch`)"
+        return format!("give it a longer --deadline; {}", held_by_others(history));
     } else if is_most(waited) {
         "see what kept it from starting: a server that was away, or a lock on what it reads (the lines above, pg_locks)"
     } else {

@@ -11,7 +11,7 @@ use headcount::{Attempt, Ceiling, Execution, Outcome, Rung, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use super::advice::way_on;
+use super::advice::{held_by_others, way_on};
 use super::exit::Failed;
 use super::stdout;
 
@@ -307,34 +307,6 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             }
         }
         _ => "It is done and kept; nothing to do".to_owned(),
-    }
-}
-
-/// What helps against a pool that others hold: workers that they cannot take. The processes decide how.
-fn held_by_others<T>(run: &Execution<T>) -> String {
-    const LEAVE: u32 = 2;
-    let others = "others held the pool (`headcount watch` shows who)";
-    let Some(ceiling) = &run.ceiling else { return format!("{others}: start at another time") };
-    if run.rung == Some(Rung::Ceiling) {
-        return format!(
-            "others held all {} workers that its ceiling allows, or processes: raise max_worker_processes ({}), which \
-             takes a restart",
-            ceiling.workers, ceiling.processes
-        );
-    }
-    let room = ceiling.processes.saturating_sub(LEAVE) >= ceiling.given.saturating_add(run.target_workers);
-    let own = if room && ceiling.of_role.is_none() && ceiling.of_database.is_none() {
-        "--ceiling auto takes workers beyond it; "
-    } else {
-        ""
-    };
-    match ceiling.typed(ceiling.propose(run.target_workers, LEAVE)) {
-        Some(typed) => format!(
-            "{others}: {own}once and for all, have {} workers kept free for its role: {}",
-            run.target_workers,
-            typed.trim_end_matches(';')
-        ),
-        None => format!("{others}, and may have more than is kept free for its role: see `headcount doctor`"),
     }
 }
 
