@@ -13,7 +13,7 @@ mod update;
 use std::time::Duration;
 
 use crate::decide::admission::Admitted;
-use crate::decide::ceiling::{Ceiling, Rung};
+use crate::decide::ceiling::{Ceiling, Raise, Rung};
 use crate::decide::launch::Shortfall;
 use crate::decide::reservation::{Granted, Slots};
 use crate::decide::verdict::{Pool, Tick, Verdict};
@@ -84,8 +84,8 @@ pub enum Event {
         rung: Rung,
         /// The session's ceiling.
         ceiling: Ceiling,
-        /// Whether it was to be raised.
-        asked: bool,
+        /// How far it was to be raised.
+        asked: Option<Raise>,
     },
     /// The plan cannot reach the target, and the caller accepts less (`plan_shortfall = lower`).
     TargetLowered {
@@ -288,6 +288,9 @@ pub enum Event {
         /// What it was.
         resolution: Resolution,
     },
+    /// A commit in doubt took effect, and was to wait for a synchronous standby: whether that has it is not known, since
+    /// the wait was cut short (manual, "Synchronous Replication"). A failover may undo it.
+    CommitUnreplicated,
     /// The monitor polled the server (for all its watches at once).
     MonitorPolled {
         /// Round trip.

@@ -56,6 +56,9 @@ pub struct Execution<T> {
     /// too.
     #[serde(rename = "planning_seconds", serialize_with = "seconds")]
     pub planning: Duration,
+    /// Whether it is committed on this server, and nobody knows whether a synchronous standby has it: its wait for that
+    /// was cut short, by a deadline or a signal, say. A failover may undo it.
+    pub unreplicated: bool,
     /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.
     #[serde(rename = "reserved_wait_seconds", serialize_with = "seconds")]
     pub reserved_wait: Duration,
@@ -97,6 +100,9 @@ pub struct Attempt {
     pub unjudged_statements: u32,
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
     pub concurrent_unproven: bool,
+    /// Whether later launches that nobody could foresee (CALL, DO, functions, a Gather below a nested loop) may have had
+    /// no worker: it ran without one while there was no room. The outcome is `unverified` then.
+    pub later_unproven: bool,
     /// Statement start to verdict; `None` when it failed before one.
     #[serde(rename = "verdict_seconds", serialize_with = "maybe_seconds")]
     pub verdict_after: Option<Duration>,
@@ -131,6 +137,7 @@ impl<T> Execution<T> {
             waited: self.waited,
             room_wait: self.room_wait,
             planning: self.planning,
+            unreplicated: self.unreplicated,
             reserved_wait: self.reserved_wait,
             reserved_slots: self.reserved_slots,
             ran: self.ran,

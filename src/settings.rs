@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::decide::attempt::Spacing;
+pub use crate::decide::ceiling::Raise;
 use crate::decide::verdict::{Patience, Pool};
 use crate::error::{Error, human};
 use crate::pg::plan;
@@ -365,15 +366,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-/// How far a session raises its own ceiling of parallel workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Raise {
-    /// As far as it may.
-    Auto,
-    /// To so many workers in all, those of others included; 1 to 1024.
-    To(u32),
 }
 
 /// As the server reads a boolean (bool.c): a part of the word is enough.

@@ -369,7 +369,13 @@ impl World {
         let job = &mut self.jobs[n];
         let workers = job.workers;
         let verdict = job.window.as_mut().map_or(Verdict::FinishedEarly, Window::on_end);
-        let ended = Ended::Finished { verdict, achieved: workers, short: false, within: job.plan.target };
+        let ended = Ended::Finished {
+            verdict,
+            achieved: workers,
+            short: false,
+            unproven: false,
+            within: job.plan.target,
+        };
         let Next::Accept(outcome) = job.attempts.on_ended(ended, true, draw) else {
             unreachable!("what finished is kept")
         };

@@ -190,6 +190,12 @@ pub(crate) fn held_by_others<T>(run: &Execution<T>) -> String {
     const LEAVE: u32 = 2;
     let others = "others held the pool (`headcount watch` shows who)";
     let Some(ceiling) = &run.ceiling else { return format!("{others}: start at another time") };
+    if run.rung == Some(Rung::Ceiling) && ceiling.workers + LEAVE < ceiling.processes {
+        return format!(
+            "others held all {} workers that its ceiling allows: a higher --ceiling, or auto (max_worker_processes = {})",
+            ceiling.workers, ceiling.processes
+        );
+    }
     if run.rung == Some(Rung::Ceiling) {
         return format!(
             "others held all {} workers that its ceiling allows, or processes: raise max_worker_processes ({}), which \
@@ -227,7 +233,8 @@ fn in_more_time(history: &Execution<()>) -> String {
     } else if is_most(waited) {
         "see what kept it from starting: a server that was away, or a lock on what it reads (the lines above, pg_locks)"
     } else {
-        "make the statement quicker: it ran, and did not wait for workers (`headcount explain`, a higher --target)"
+        "make the statement quicker (`headcount explain`, a higher --target), or see whether it waited for a lock \
+         (pg_blocking_pids): it did not wait for workers"
     };
     format!("give it a longer --deadline, or {or}")
 }

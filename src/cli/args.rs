@@ -210,8 +210,8 @@ pub(crate) struct Timing {
     /// `prompt` decides on evidence; `classic` waits 1 s, looks every 0.5 s, sleeps 2 s. Default prompt
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<PolicyWord>,
-    /// When the plan cannot reach the target: lower the target to it, refuse to run, or ignore that, as
-    /// `classic` always does. Default lower
+    /// When the plan cannot reach the target: lower the target to it, refuse to run (what reads no table
+    /// runs all the same), or ignore that, as `classic` always does. Default lower
     #[arg(long, value_name = "WHAT")]
     pub(crate) plan_shortfall: Option<ShortfallWord>,
     /// Raise `max_parallel_workers` of the statement's own session to so many, so that workers start beyond a pool that

@@ -30,7 +30,10 @@ pub(crate) fn print(text: &str) {
         && error.kind() != io::ErrorKind::BrokenPipe
         && !LOST.swap(true, Ordering::Relaxed)
     {
-        say(&format!("headcount: cannot write to standard output: {error}"));
+        say(&format!(
+            "headcount: cannot write to standard output: {error}; what it had to say is lost, not what was done: with code \
+             6 that is kept, do not run it again"
+        ));
     }
 }
 
@@ -163,7 +166,13 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// The three lines of a run that ended without an error.
 pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> [String; 3] {
-    [reached(run, max_attempts), time(run), meaning(run, in_transaction)]
+    let mut meaning = meaning(run, in_transaction);
+    if run.unreplicated {
+        meaning.push_str(
+            "; it is committed on this server, and its wait for a synchronous standby was cut short: a failover may undo it",
+        );
+    }
+    [reached(run, max_attempts), time(run), meaning]
 }
 
 fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
@@ -251,10 +260,10 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
         "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`"
-    } else if any("processes_exhausted") {
+    } else if any("processes_exhausted") && !run.ceiling.as_ref().is_some_and(Ceiling::is_all_processes) {
         "the server had no process left for a worker: replication and extensions take from max_worker_processes, too; \
          raise that, which takes a restart"
-    } else if any("pool_exhausted") {
+    } else if any("pool_exhausted") || any("processes_exhausted") {
         held = held_by_others(run);
         &held
     } else if any("no_launch") {
@@ -284,8 +293,13 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         ),
         Outcome::Lowered => format!(
             "It is done and kept, with the {} workers that its plan can have: `headcount explain` says why, \
-             --plan-shortfall refuse would not run it",
+             --plan-shortfall refuse runs none that reads a table and cannot have its target",
             run.target_workers
+        ),
+        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.later_unproven) => format!(
+            "It is done and kept; its first launch had its workers, and later ones may have had none: for a time it ran \
+             without any while the pool was full; {}",
+            held_by_others(run)
         ),
         Outcome::Unverified => {
             "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()

@@ -12,7 +12,7 @@ use headcount::decide::admission::Admitted;
 use headcount::decide::reservation::{Granted, Slots};
 use headcount::decide::verdict::{LeaderState, Pool, Verdict};
 use headcount::event::{AttemptEnd, CancelMethod, CancelResult, Resolution, Scope};
-use headcount::{Ceiling, Event, Observer};
+use headcount::{Ceiling, Event, Observer, Raise};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{say, time_text};
@@ -152,7 +152,7 @@ impl Story {
             Event::PlanInspected { planned: Some(planned), .. } => {
                 Some(format!("planned: at most {planned} workers"))
             }
-            Event::RungTaken { ceiling, asked: true, .. } => Some(raised(ceiling)),
+            Event::RungTaken { ceiling, asked: Some(asked), .. } => Some(raised(ceiling, *asked)),
             Event::TargetLowered { target, cause, .. } => {
                 self.target = *target;
                 self.minimum = self.minimum.min(*target);
@@ -413,14 +413,23 @@ const fn resolved(resolution: Resolution) -> &'static str {
 }
 
 /// What came of --ceiling.
-fn raised(ceiling: &Ceiling) -> String {
+fn raised(ceiling: &Ceiling, asked: Raise) -> String {
     let Ceiling { workers, given, processes, .. } = ceiling;
     if workers > given {
-        return format!("ceiling raised from {given} to {workers} workers, others included");
+        let cut = matches!(asked, Raise::To(wanted) if wanted > *workers);
+        let cut = if cut {
+            "; more is not allowed (max_worker_processes, --leave, or what was set for the role)"
+        } else {
+            ""
+        };
+        return format!("ceiling raised from {given} to {workers} workers of all sessions together{cut}");
     }
-    let why = match ceiling.of_role.or(ceiling.of_database) {
-        Some(_) => "that was set for the role or the database, and --above-role was not given".to_owned(),
-        None => format!("max_worker_processes = {processes} has no room beyond that"),
+    let why = match (asked, ceiling.of_role.or(ceiling.of_database)) {
+        (Raise::To(wanted), _) if wanted <= *given => format!("{wanted} is not above that"),
+        (_, Some(_)) => {
+            "that was set for the role or the database, and --above-role was not given".to_owned()
+        }
+        (_, None) => format!("max_worker_processes = {processes} has no room beyond that"),
     };
     format!("ceiling not raised, it stays at {given} workers: {why}")
 }

@@ -1,5 +1,8 @@
 //! Telemetry of the command: the exporters that were asked for, started, flushed, and what was lost said.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headcount::Observer;
@@ -28,6 +31,27 @@ pub(crate) async fn start(task: &str, exporters: &Exporters, words: &Words) -> R
         say(&format!("metrics: http://{address}/metrics"));
     }
     Ok(telemetry)
+}
+
+/// Refuses to write the metrics over a file of the job: `(what it is for, the file)`.
+pub(crate) fn check_textfile(
+    exporters: &Exporters,
+    files: &[(&str, &Option<PathBuf>)],
+) -> Result<(), Failed> {
+    let Some(metrics) = &exporters.textfile else { return Ok(()) };
+    let whereabouts = |path: &Path| {
+        let file = path.metadata().ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()));
+        (file, std::path::absolute(path).ok())
+    };
+    let (file, place) = whereabouts(metrics);
+    for (what, path) in files {
+        let Some(path) = path else { continue };
+        let (other, there) = whereabouts(path);
+        if (file.is_some() && file == other) || (place.is_some() && place == there) {
+            return Err(Failed::usage(format!("--textfile: {what} {}", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Everyone who hears of events: the exporters, and the people in front of the terminal.

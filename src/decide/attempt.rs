@@ -33,7 +33,8 @@ pub enum Outcome {
     /// A launch was proven to have fewer workers than the minimum, and the statement finished all the same: its
     /// result is kept.
     FinishedShort,
-    /// The monitor could not see; the result is kept, the workers are not known.
+    /// The monitor could not see, or later launches that nobody can foresee may have had no worker; the result is kept,
+    /// the workers are not known.
     Unverified,
     /// No attempt reached its bar. There is no result.
     BelowMinimum,
@@ -89,6 +90,8 @@ pub enum Ended {
         achieved: u32,
         /// Whether a launch was proven short.
         short: bool,
+        /// Whether later launches may have had no worker, and nobody can tell.
+        unproven: bool,
         /// The most workers that the plans of what was judged can have, up to the target.
         within: u32,
     },
@@ -218,9 +221,11 @@ impl Attempts {
     /// `draw` is in `0.0..1.0`, for the jitter.
     pub fn on_ended(&mut self, ended: Ended, admission_sees: bool, draw: f64) -> Next {
         match ended {
-            Ended::Finished { verdict, achieved, short, within } => {
+            Ended::Finished { verdict, achieved, short, unproven, within } => {
                 self.best = self.best.max(achieved);
-                Next::Accept(self.outcome(verdict, achieved, short, within))
+                let outcome = self.outcome(verdict, achieved, short, within);
+                let open = unproven && !matches!(outcome, Outcome::FinishedShort);
+                Next::Accept(if open { Outcome::Unverified } else { outcome })
             }
             Ended::Rejected(reason, workers) => {
                 self.best = self.best.max(workers);

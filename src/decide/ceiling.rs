@@ -38,6 +38,15 @@ impl Rung {
     }
 }
 
+/// How far a session raises its own ceiling of parallel workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Raise {
+    /// As far as it may.
+    Auto,
+    /// To so many workers in all, those of others included; 1 to 1024.
+    To(u32),
+}
+
 /// The ceiling of one session, and what it is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ceiling {
@@ -51,36 +60,36 @@ pub struct Ceiling {
     pub of_role: Option<u32>,
     /// What ALTER DATABASE set for everybody in the database, if it did.
     pub of_database: Option<u32>,
+    /// The ceiling of sessions that nobody set anything for, in whatever database has the highest: of another role than
+    /// ours. `None` where it cannot be known, since a setting of the role or the database hides the server's.
+    pub of_others: Option<u32>,
     /// The role that logged in, quoted.
     #[serde(skip)]
     pub role: String,
-    /// The database, quoted.
-    #[serde(skip)]
-    pub database: String,
 }
 
 impl Ceiling {
-    /// The ceiling of sessions that nobody set anything for, as far as this one can know: of another role than ours.
-    /// `None` where ours is set apart and the database says nothing.
+    /// Whether it reaches as far as the processes, but for one (logical replication's launcher): who fills the pool holds
+    /// them all.
     #[must_use]
-    pub const fn of_others(&self) -> Option<u32> {
-        match (self.of_database, self.of_role) {
-            (Some(database), _) => Some(database),
-            (None, None) => Some(self.given),
-            (None, Some(_)) => None,
-        }
+    pub const fn is_all_processes(&self) -> bool {
+        self.given.saturating_add(1) >= self.processes
     }
 
     /// The rung that an execution stands on with it.
     #[must_use]
-    pub fn rung(&self, reserves: bool) -> Rung {
+    pub fn rung(&self, target: u32, reserves: bool) -> Rung {
         if reserves {
             return Rung::Queue;
         }
         if self.workers > self.given {
             return Rung::Ceiling;
         }
-        let apart = self.of_role.is_some_and(|own| self.of_others().is_none_or(|others| own > others));
+        let apart = self.of_role.is_some_and(|own| match self.of_others {
+            Some(others) => own > others,
+            // One below what is demanded was not set for this.
+            None => own >= target,
+        });
         if apart { Rung::Role } else { Rung::Wait }
     }
 
@@ -88,13 +97,15 @@ impl Ceiling {
     #[must_use]
     pub fn kept_free(&self) -> Option<u32> {
         let own = self.given.min(self.processes);
-        self.of_others().map(|others| own.saturating_sub(others))
+        self.of_others.map(|others| own.saturating_sub(others))
     }
 
     /// What to have set, so that `workers` slots stay free from everybody who keeps to the ceiling of the others.
     #[must_use]
     pub fn propose(&self, workers: u32, leave: u32) -> Proposal {
-        let Some(others) = self.of_others() else { return Proposal::Unknown };
+        let Some(others) = self.of_others else { return Proposal::Unknown };
+        // More than there are is no more than all.
+        let others = others.min(self.processes);
         let most = self.processes.saturating_sub(leave);
         if self.kept_free().is_some_and(|free| free >= workers) {
             Proposal::Stands
@@ -110,11 +121,11 @@ impl Ceiling {
     /// The proposal as it is typed, by who may alter the role; `None` where there is nothing to type.
     #[must_use]
     pub fn typed(&self, proposal: Proposal) -> Option<String> {
-        let Self { role, database, .. } = self;
+        let Self { role, .. } = self;
         match proposal {
             Proposal::Raise { own } => Some(format!("ALTER ROLE {role} SET max_parallel_workers = {own};")),
             Proposal::Divide { others, own } => Some(format!(
-                "ALTER DATABASE {database} SET max_parallel_workers = {others}; \
+                "ALTER ROLE ALL SET max_parallel_workers = {others}; \
                  ALTER ROLE {role} SET max_parallel_workers = {own};"
             )),
             Proposal::Processes { processes } => Some(format!(
@@ -137,7 +148,7 @@ pub enum Proposal {
     },
     /// They have not: the others get a lower ceiling, and the role one that leaves some processes.
     Divide {
-        /// Of everybody in the database.
+        /// Of everybody, in all databases.
         others: u32,
         /// The role's.
         own: u32,
@@ -164,8 +175,8 @@ mod tests {
             processes,
             of_role: None,
             of_database: None,
+            of_others: Some(given),
             role: "batch".to_owned(),
-            database: "shop".to_owned(),
         }
     }
 
@@ -182,7 +193,7 @@ mod tests {
     fn where_they_have_none_the_others_are_lowered() {
         assert_eq!(
             typed(&ceiling(8, 8), 4),
-            "ALTER DATABASE shop SET max_parallel_workers = 2; ALTER ROLE batch SET max_parallel_workers = 6;"
+            "ALTER ROLE ALL SET max_parallel_workers = 2; ALTER ROLE batch SET max_parallel_workers = 6;"
         );
     }
 
@@ -194,32 +205,38 @@ mod tests {
     #[test]
     fn each_rung_is_told_by_what_was_set() {
         let plain = ceiling(6, 16);
-        assert_eq!([plain.rung(false), plain.rung(true)], [Rung::Wait, Rung::Queue]);
-        assert_eq!(Ceiling { workers: 14, ..plain.clone() }.rung(false), Rung::Ceiling);
-        let role = Ceiling { of_role: Some(10), given: 10, workers: 10, ..plain.clone() };
-        assert_eq!((role.rung(false), role.kept_free()), (Rung::Role, None));
-        let both = Ceiling { of_database: Some(6), ..role };
-        assert_eq!((both.rung(false), both.kept_free()), (Rung::Role, Some(4)));
-        assert_eq!(both.propose(4, 2), Proposal::Stands);
-        let lower = Ceiling { of_role: Some(4), of_database: Some(6), given: 4, workers: 4, ..plain };
-        assert_eq!((lower.rung(false), lower.kept_free()), (Rung::Wait, Some(0)));
+        assert_eq!([plain.rung(4, false), plain.rung(4, true)], [Rung::Wait, Rung::Queue]);
+        assert_eq!(Ceiling { workers: 14, ..plain.clone() }.rung(4, false), Rung::Ceiling);
+        let role = |own: u32, of_others| Ceiling {
+            of_role: Some(own),
+            given: own,
+            workers: own,
+            of_others,
+            ..plain.clone()
+        };
+        assert_eq!((role(10, None).rung(4, false), role(10, None).kept_free()), (Rung::Role, None));
+        assert_eq!((role(10, Some(6)).rung(4, false), role(10, Some(6)).kept_free()), (Rung::Role, Some(4)));
+        assert_eq!(role(10, Some(6)).propose(4, 2), Proposal::Stands);
+        assert_eq!((role(5, Some(6)).rung(4, false), role(5, Some(6)).kept_free()), (Rung::Wait, Some(0)));
+        assert_eq!(role(0, None).rung(4, false), Rung::Wait, "it was not set for this");
+    }
+
+    #[test]
+    fn a_ceiling_above_the_processes_is_none() {
+        assert_eq!(typed(&ceiling(1000, 16), 4), typed(&ceiling(16, 16), 4));
     }
 
     proptest! {
         #[test]
         fn what_is_proposed_keeps_the_slots_free_and_leaves_processes(
             given in 0u32..40, processes in 0u32..60, workers in 1u32..20, leave in 0u32..6,
-            of_database in proptest::option::of(0u32..40),
         ) {
-            let before = Ceiling { of_database, given: of_database.unwrap_or(given), ..ceiling(given, processes) };
+            let before = ceiling(given, processes);
             let after = match before.propose(workers, leave) {
                 Proposal::Stands | Proposal::Unknown => before.clone(),
-                Proposal::Raise { own } => {
-                    let others = before.of_others();
-                    Ceiling { of_role: Some(own), of_database: others, given: own, ..before.clone() }
-                }
+                Proposal::Raise { own } => Ceiling { of_role: Some(own), given: own, ..before.clone() },
                 Proposal::Divide { others, own } => {
-                    Ceiling { of_role: Some(own), of_database: Some(others), given: own, ..before.clone() }
+                    Ceiling { of_role: Some(own), of_others: Some(others), given: own, ..before.clone() }
                 }
                 Proposal::Processes { processes: more } => {
                     prop_assert!(more > processes);

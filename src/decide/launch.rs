@@ -184,6 +184,11 @@ impl Left {
         }
     }
 
+    /// Whether launches may come again and again, and nobody knows how often.
+    pub(super) fn may_repeat(&self) -> bool {
+        self.0.as_ref().is_none_or(|launches| launches.iter().any(|launch| !launch.once))
+    }
+
     /// Whether more than one launch may come.
     pub(super) fn has_several(&self) -> bool {
         self.0

@@ -13,6 +13,7 @@ pub mod chunk;
 pub mod counters;
 pub mod failure;
 pub mod launch;
+pub mod reason;
 pub mod reservation;
 pub mod script;
 pub mod verdict;

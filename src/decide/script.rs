@@ -110,6 +110,8 @@ pub struct Evidence {
     pub within: u32,
     /// Whether some of the launches were not known beforehand: one that nobody saw may have had no worker.
     unknown: bool,
+    /// Whether launches that nobody could foresee may have had no worker; see [`Window::is_later_unproven`].
+    pub later_unproven: bool,
 }
 
 impl Evidence {
@@ -121,6 +123,7 @@ impl Evidence {
         self.see(window.most_workers());
         self.short_launches += window.short_launches();
         self.concurrent_unproven |= window.is_concurrent_unproven();
+        self.later_unproven |= window.is_later_unproven();
         if let Some(short) = window.shortfall() {
             let share = short.of_target(target);
             if self.worst.is_none_or(|(worst, _)| share < worst) {
@@ -152,14 +155,17 @@ impl Evidence {
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         let absent = self.worst.is_some_and(|(_, short)| short.got == 0);
-        absent || (self.worst.is_none() && (self.unknown || self.verdict() == Verdict::FinishedEarly))
+        let open = self.unknown || self.later_unproven || self.verdict() == Verdict::FinishedEarly;
+        absent || (self.worst.is_none() && open)
     }
 
     /// Takes in what the server counted while the statements ran. Counters that grew alike clear a doubt; others name
     /// a shortage that room did not show.
     pub fn hear(&mut self, told: Told, target: u32) {
         match told {
-            Told::AllLaunched => (self.worst, self.short_launches) = (None, 0),
+            Told::AllLaunched => {
+                (self.worst, self.short_launches, self.later_unproven) = (None, 0, false);
+            }
             Told::Short { launched, asked } if self.worst.is_none() && target > 0 => {
                 // The counters are sums: at the worst one launch lacked all that is missing.
                 let got = target.saturating_sub(asked - launched);

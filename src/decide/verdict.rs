@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::launch::{Demand, Finding, Lately, Launch, Left, Room, Shortfall};
+pub use super::reason::ShortReason;
 
 /// The leader as one tick saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,43 +80,6 @@ pub struct Tick {
     /// The processes that a worker needs one of (`max_worker_processes`), as far as they are seen: those that
     /// serve no database are not. `None` with the pool.
     pub processes: Option<Pool>,
-}
-
-/// Why an attempt was short. The word is the metric label, the span attribute and what people read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShortReason {
-    /// The pool (`max_parallel_workers`) had no free slot.
-    PoolExhausted,
-    /// The pool had free slots, and the server had no process left (`max_worker_processes`).
-    ProcessesExhausted,
-    /// Fewer started than any launches of the plan, and room cannot be seen.
-    UnderLaunched,
-    /// Not one worker started in the time given, and room cannot be seen.
-    NoLaunch,
-}
-
-impl ShortReason {
-    /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 4] =
-        [Self::PoolExhausted, Self::ProcessesExhausted, Self::UnderLaunched, Self::NoLaunch];
-
-    /// Whether admission sees the cause, and sees it go away.
-    #[must_use]
-    pub const fn is_seen_by_admission(self) -> bool {
-        matches!(self, Self::PoolExhausted | Self::ProcessesExhausted)
-    }
-
-    /// The word for labels, attributes and people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PoolExhausted => "pool_exhausted",
-            Self::ProcessesExhausted => "processes_exhausted",
-            Self::UnderLaunched => "under_launched",
-            Self::NoLaunch => "no_launch",
-        }
-    }
 }
 
 /// What the ticks prove about an attempt.
@@ -210,6 +174,7 @@ pub struct Window {
     saw_no_room: bool,
     /// What was lacking at some look without a worker.
     lacked: Option<ShortReason>,
+    later_unproven: bool,
     verdict: Option<Verdict>,
 }
 
@@ -237,6 +202,7 @@ impl Window {
             saw_pool: false,
             saw_no_room: false,
             lacked: None,
+            later_unproven: false,
             verdict: None,
         }
     }
@@ -277,6 +243,14 @@ impl Window {
     #[must_use]
     pub const fn is_concurrent_unproven(&self) -> bool {
         self.concurrent_unproven
+    }
+
+    /// Whether later launches that nobody can foresee (CALL, DO, functions, a Gather below a nested loop) may have had no
+    /// worker at all: the statement ran without one while there was no room, for as long as would have condemned it
+    /// before its verdict. It may as well have had no launch then.
+    #[must_use]
+    pub const fn is_later_unproven(&self) -> bool {
+        self.later_unproven
     }
 
     /// The verdict, once there is one. It never changes.
@@ -446,13 +420,17 @@ impl Window {
         }
         let sure = self.verdict.is_none();
         let awaited = self.left.largest(|launch| sure || launch.heavy);
+        let lacking = room.lack().filter(|_| self.lacking >= launch_wait.max(self.active / 10));
         let awaited = match awaited {
-            None if self.left.is_known() || self.launched || !self.demand.expects_workers => return None,
+            None if self.left.is_known() || self.launched || !self.demand.expects_workers => {
+                self.later_unproven |= lacking.is_some() && self.launched && self.left.may_repeat();
+                return None;
+            }
             known => known.unwrap_or(self.demand.target).min(self.demand.target),
         };
-        let reason = match room {
-            Room::Lacking(reason) if self.lacking >= launch_wait.max(self.active / 10) => reason,
-            Room::Unseen if self.left.is_known() && !self.launched && self.active >= launch_wait => {
+        let reason = match (lacking, room) {
+            (Some(reason), _) => reason,
+            (None, Room::Unseen) if self.left.is_known() && !self.launched && self.active >= launch_wait => {
                 ShortReason::NoLaunch
             }
             _ => return None,

@@ -37,7 +37,28 @@ const READ: &str = concat!(
     set_apart!(of_role!()),
     ", ",
     set_apart!(of_database!()),
-    ", pg_catalog.quote_ident(session_user), pg_catalog.quote_ident(pg_catalog.current_database())
+    ", pg_catalog.quote_ident(session_user), ",
+    set_apart!("s.setrole = 0 AND s.setdatabase = 0"),
+    ", coalesce(pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE'), false)
+  FROM pg_catalog.pg_settings p WHERE p.name = 'max_parallel_workers'"
+);
+
+/// The highest of what ALTER DATABASE set, and whether it set nothing for one that can be connected to.
+const OF_DATABASES: &str = concat!(
+    "WITH ",
+    serial!(),
+    ", databases AS (SELECT d.oid, (SELECT pg_catalog.substr(v, 22)::int FROM pg_catalog.pg_db_role_setting s,
+         pg_catalog.unnest(s.setconfig) v WHERE s.setrole = 0 AND s.setdatabase = d.oid AND v LIKE 'max_parallel_workers=%') AS own
+       FROM pg_catalog.pg_database d WHERE d.datallowconn AND NOT d.datistemplate)
+  SELECT pg_catalog.max(own), pg_catalog.bool_or(own IS NULL) FROM databases"
+);
+
+/// What the files of the server say; where they say nothing, what it was built with.
+const OF_SERVER: &str = concat!(
+    "WITH ",
+    serial!(),
+    " SELECT coalesce((SELECT f.setting::int FROM pg_catalog.pg_show_all_file_settings() f
+         WHERE f.name = 'max_parallel_workers' AND f.applied ORDER BY f.seqno DESC LIMIT 1), p.boot_val::int)
   FROM pg_catalog.pg_settings p WHERE p.name = 'max_parallel_workers'"
 );
 
@@ -49,14 +70,29 @@ pub(crate) async fn read(client: &Client) -> Result<Ceiling, Failure> {
         let value: Result<Option<i32>, _> = row.try_get(column);
         value.map(|value| value.and_then(|n| n.try_into().ok()))
     };
+    let (given, of_role, of_database) = (number(1)?, maybe(3)?, maybe(4)?);
+    let of_all = maybe(6)?;
+    let of_server = match (of_all, of_role.or(of_database)) {
+        (Some(all), _) => Some(all),
+        (None, None) => Some(given),
+        (None, Some(_)) if row.try_get(7)? => {
+            Some(client.query_one(OF_SERVER, &[]).await?.try_get::<_, i32>(0)?)
+                .and_then(|n| n.try_into().ok())
+        }
+        (None, Some(_)) => None,
+    };
+    let databases = client.query_one(OF_DATABASES, &[]).await?;
+    let highest: Option<u32> = databases.try_get::<_, Option<i32>>(0)?.and_then(|n| n.try_into().ok());
+    let bare: bool = databases.try_get::<_, Option<bool>>(1)?.unwrap_or(true);
+    let of_others = if bare { of_server.map(|server| server.max(highest.unwrap_or(0))) } else { highest };
     Ok(Ceiling {
         workers: number(0)?,
-        given: number(1)?,
+        given,
         processes: number(2)?,
-        of_role: maybe(3)?,
-        of_database: maybe(4)?,
+        of_role,
+        of_database,
+        of_others,
         role: row.try_get(5)?,
-        database: row.try_get(6)?,
     })
 }
 

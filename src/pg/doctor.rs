@@ -314,6 +314,7 @@ async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
     /// Who has a ceiling of its own.
     const APART: &str = "
         SELECT pg_catalog.string_agg(pg_catalog.format('%s = %s', CASE
+                   WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'all roles'
                    WHEN s.setrole = 0 THEN 'database ' || pg_catalog.quote_ident(d.datname)
                    WHEN s.setdatabase = 0 THEN 'role ' || s.setrole::pg_catalog.regrole::text
                    ELSE 'role ' || s.setrole::pg_catalog.regrole::text || ' in ' || pg_catalog.quote_ident(d.datname) END,
@@ -329,16 +330,16 @@ async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
     };
     let own = ceiling.given;
     let proposal = ceiling.propose(target, LEAVE);
-    let said = match (proposal, ceiling.of_others()) {
+    let said = match (proposal, ceiling.of_others) {
         (Proposal::Stands, Some(others)) => format!(
-            "{} workers stay free for the role {} from all who keep to their ceiling of {others} (max_parallel_workers of \
-             the role = {own}){apart}",
+            "{} workers stay free for the role {} from all who keep to their ceiling of {others}, in whatever database \
+             (max_parallel_workers of the role = {own}){apart}",
             own - others,
             ceiling.role
         ),
         (_, None) => format!(
-            "the role {} has a ceiling of its own, {own} workers (max_parallel_workers); what is above the server's stays \
-             free for it{apart}",
+            "the role {} has a ceiling of its own, {own} workers (max_parallel_workers); whether that is above the server's, \
+             only a superuser can see{apart}",
             ceiling.role
         ),
         (_, Some(others)) => format!(

@@ -29,6 +29,8 @@ pub(crate) struct Standing {
     pub(crate) in_block: bool,
     /// The transaction's id; `None` if it wrote nothing.
     pub(crate) id: Option<String>,
+    /// Whether its COMMIT waits for a synchronous standby.
+    pub(crate) replicates: bool,
 }
 
 impl Standing {
@@ -40,14 +42,20 @@ impl Standing {
     /// it.
     pub(crate) async fn of(client: &Client) -> Result<Self, Failure> {
         const STANDING: &str = "SELECT pg_catalog.now() <> pg_catalog.statement_timestamp(), \
-             pg_catalog.pg_current_xact_id_if_assigned()::text";
+             pg_catalog.pg_current_xact_id_if_assigned()::text, \
+             pg_catalog.current_setting('synchronous_standby_names') <> '' \
+               AND pg_catalog.current_setting('synchronous_commit') NOT IN ('local', 'off')";
         let messages = client.simple_query(STANDING).await?;
         let row = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
         let field = |column| row.and_then(|row| row.get(column));
-        Ok(Self { in_block: field(0) == Some("t"), id: field(1).map(str::to_owned) })
+        Ok(Self {
+            in_block: field(0) == Some("t"),
+            id: field(1).map(str::to_owned),
+            replicates: field(2) == Some("t"),
+        })
     }
 }
 

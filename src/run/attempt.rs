@@ -242,7 +242,7 @@ impl<'a> Steps<'a> {
             return self.run_unjudged(stage, at + 1).await;
         };
         // What is not to be kept cannot come back to a point behind it.
-        let marked = !alone && stage.keeps_steps();
+        let marked = !alone && stage.keeps_steps() && stage.outlives(at);
         if marked && let Err(failure) = stage.mark().await {
             return Finish::Failed(failure);
         }
@@ -296,8 +296,8 @@ fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>) -> Played<T
 }
 
 const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {
-    let AttemptFacts { achieved, within, .. } = *facts;
-    Ended::Finished { verdict, achieved, short: facts.short_launches > 0, within }
+    let AttemptFacts { achieved, within, later_unproven: unproven, .. } = *facts;
+    Ended::Finished { verdict, achieved, short: facts.short_launches > 0, unproven, within }
 }
 
 /// Commits, and resolves a commit in doubt. The inner failure means that it did not take effect.
@@ -315,7 +315,12 @@ pub(crate) async fn commit<S: Stage>(
             let resolution = fate.unwrap_or(Resolution::Unresolved);
             ledger.observe(&Event::CommitResolved { resolution });
             match resolution {
-                Resolution::Committed => Ok(Ok(())),
+                Resolution::Committed => {
+                    if stage.waits_for_standbys() {
+                        ledger.observe(&Event::CommitUnreplicated);
+                    }
+                    Ok(Ok(()))
+                }
                 Resolution::Aborted => Ok(Err(cause)),
                 Resolution::Reread | Resolution::Unresolved => Err(Error::in_doubt(xid, cause)),
             }

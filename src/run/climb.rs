@@ -11,7 +11,7 @@ use crate::settings::Settings;
 /// the session has it.
 pub(super) async fn climb(client: &Client, settings: &Settings, ledger: &mut Ledger) -> Result<u32, Failure> {
     let ceiling = ceiling::read(client).await?;
-    let (rung, asked) = (ceiling.rung(settings.reserve), settings.ceiling.is_some());
+    let (rung, asked) = (ceiling.rung(settings.target_workers, settings.reserve), settings.ceiling);
     let pool_size = ceiling.workers.min(ceiling.processes);
     ledger.observe(&Event::RungTaken { rung, ceiling, asked });
     Ok(pool_size)

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use tracing::Span;
 
 use super::committing::Committing;
+use super::fit::check_rights;
 use super::hold::Hold;
-use super::leader::check_rights;
 use super::ledger::Ledger;
 use super::monitor::Watch;
 use super::queue::Grant;

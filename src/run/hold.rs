@@ -173,6 +173,32 @@ impl Hold {
         script
     }
 
+    /// What was set for the session, where the statement has no transaction: a proxy may give its backend to somebody
+    /// else.
+    fn unset_script(&self) -> String {
+        if self.settings.transaction {
+            return String::new();
+        }
+        let settings = self.settings.effective_settings();
+        let names = settings
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !name.to_ascii_lowercase().starts_with("transaction_"));
+        let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
+        names.chain(raised).fold(String::new(), |script, name| script + "; RESET " + name)
+    }
+
+    /// Takes back what was set for the session.
+    pub(crate) async fn unset(&self) {
+        let script = self.unset_script();
+        if let (Ok(client), false) = (self.client(), script.is_empty()) {
+            // A session that is lost keeps nothing.
+            let _ =
+                timeout(self.settings.cancel_grace, client.batch_execute(script.trim_start_matches("; ")))
+                    .await;
+        }
+    }
+
     /// Says which backend may run something of ours from now on: whoever outlives this process stops that one.
     pub(super) fn engage(&mut self, backend: Identity) {
         if self.engaged.replace(backend) != Some(backend) {
@@ -202,7 +228,10 @@ impl Hold {
     pub(crate) async fn abandon(&mut self, grace: Duration) -> u32 {
         let Some(leader) = self.leader else { return 0 };
         let rolled_back = match self.client() {
-            Ok(client) => matches!(timeout(grace, client.batch_execute("ROLLBACK")).await, Ok(Ok(()))),
+            Ok(client) => {
+                let end = format!("ROLLBACK{}", self.unset_script());
+                matches!(timeout(grace, client.batch_execute(&end)).await, Ok(Ok(())))
+            }
             Err(_) => false,
         };
         if !rolled_back {

@@ -9,6 +9,7 @@ use tracing::Span;
 
 use super::climb::climb;
 use super::committing::Committing;
+use super::fit::{check_rights, check_version};
 use super::hold::Hold;
 use super::ledger::Ledger;
 use super::monitor::{Sight, Watch};
@@ -25,7 +26,7 @@ use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
-use crate::pg::session::{Identity, OLDEST};
+use crate::pg::session::Identity;
 use crate::pg::xact::{self, Standing};
 use crate::pg::{Failure, counters};
 use crate::settings::{PlanShortfall, Settings};
@@ -44,16 +45,18 @@ pub(crate) struct Leader<W> {
     work: W,
     /// When the transaction that is to be committed got its id.
     era: Option<Era>,
+    /// Whether its COMMIT waits for a synchronous standby.
+    replicates: bool,
 }
 
 impl<W> Leader<W> {
     pub(crate) const fn new(hold: Hold, work: W) -> Self {
-        Self { hold, work, era: None }
+        Self { hold, work, era: None, replicates: false }
     }
 
     /// The same session with nothing left to run.
     pub(crate) fn rest(self) -> Leader<Nothing> {
-        Leader { hold: self.hold, work: Nothing, era: None }
+        Leader { hold: self.hold, work: Nothing, era: None, replicates: false }
     }
 }
 
@@ -240,6 +243,9 @@ impl<W: Work> Stage for Leader<W> {
         if self.hold.settings.reserve && reach.own_pool.is_none() {
             reasons = reasons.into_iter().map(|reason| reason.for_all_sessions(bar)).collect();
         }
+        if self.hold.settings.ceiling.is_some() {
+            reasons = reasons.into_iter().map(plan::Reason::for_a_raised_ceiling).collect();
+        }
         Err(match self.hold.worker_limit() {
             Some(share) => too_narrow_within(share, self.hold.more_slots(), reach, bar, reasons),
             None => too_narrow(reach, bar, &reasons),
@@ -287,6 +293,14 @@ impl<W: Work> Stage for Leader<W> {
 
     fn keeps_steps(&self) -> bool {
         !self.hold.cleans_up()
+    }
+
+    fn waits_for_standbys(&self) -> bool {
+        self.replicates
+    }
+
+    fn outlives(&self, step: usize) -> bool {
+        !self.work.step(step).is_some_and(plan::is_savepoint)
     }
 
     async fn mark(&mut self) -> Result<(), Failure> {
@@ -366,24 +380,25 @@ impl<W: Work> Stage for Leader<W> {
                 Ok(standing) if standing.in_block => Err(CommitError::Failed(left_open())),
                 Err(failure) if failure.sqlstate() == Some("25P02") => Err(CommitError::Failed(left_open())),
                 Ok(_) | Err(_) => {
+                    self.hold.unset().await;
                     self.hold.rest();
                     Ok(())
                 }
             };
         }
         let known = async {
-            let Standing { in_block, id: xid } = Standing::of(client).await?;
+            let Standing { in_block, id: xid, replicates } = Standing::of(client).await?;
             if !in_block {
                 return Err(ended_ours());
             }
             let era = if xid.is_some() { Some(Era::now(client).await?) } else { None };
-            Ok((xid, era))
+            Ok((xid, era, replicates))
         };
         let known = committing.answer(known).await.unwrap_or_else(|| Err(late()));
-        let (xid, era) = known.map_err(CommitError::Failed)?;
+        let (xid, era, replicates) = known.map_err(CommitError::Failed)?;
         let committed = async { client.batch_execute("COMMIT").await.map_err(Failure::from) };
         let committed = committing.answer(committed).await.unwrap_or_else(|| Err(late()));
-        self.era = era;
+        (self.era, self.replicates) = (era, replicates);
         match (committed, xid) {
             (Ok(()), _) => {}
             (Err(failure), _) if !failure.leaves_commit_open() => return Err(CommitError::Failed(failure)),
@@ -464,37 +479,4 @@ fn pools_statements(server: &str) -> Error {
                 .to_owned(),
         ],
     )
-}
-
-/// Refuses a server that has no `leader_pid`.
-pub(crate) fn check_version(version: i32) -> Result<(), Error> {
-    if version >= OLDEST {
-        return Ok(());
-    }
-    let explanation = format!(
-        "PostgreSQL {} has no pg_stat_activity.leader_pid, which counts workers; 13 or later is needed",
-        version / 10_000
-    );
-    Err(Error::refused(
-        Refusal::ServerTooOld,
-        explanation,
-        vec!["-- upgrade the server to 13 or later".to_owned()],
-    ))
-}
-
-/// Refuses a monitor that may not see or stop the leader. One that cannot ask now is not refused:
-/// it is blind, and the verdict stays open.
-pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Error> {
-    match hold.inner.monitor.rights_over(leader).await {
-        Ok(Some(rights)) => rights.check(),
-        Ok(None) => Err(Error::refused(
-            Refusal::BlindMonitor,
-            format!(
-                "the monitor's server has no backend {}: it is not the server that runs the statement",
-                leader.pid
-            ),
-            vec!["-- let the monitor's DSN lead to the same server".to_owned()],
-        )),
-        Err(_) => Ok(()),
-    }
 }

@@ -39,6 +39,7 @@ pub(crate) struct Ledger {
     /// For room in the pool, and since when it waits for that.
     room_wait: Duration,
     planning: Duration,
+    unreplicated: bool,
     room_since: Option<Instant>,
     reserved_wait: Duration,
     reserved_slots: Option<u32>,
@@ -99,6 +100,7 @@ impl Ledger {
             waited: Duration::ZERO,
             room_wait: Duration::ZERO,
             planning: Duration::ZERO,
+            unreplicated: false,
             room_since: None,
             reserved_wait: Duration::ZERO,
             reserved_slots: None,
@@ -199,6 +201,7 @@ impl Ledger {
                 self.record(facts);
             }
             Event::CommitInDoubt => self.stop_attempt_clock(),
+            Event::CommitUnreplicated => self.unreplicated = true,
             Event::ExecutionEnded(_) => self.ended = true,
             _ => {}
         }
@@ -222,6 +225,7 @@ impl Ledger {
             short_reason: facts.short_reason.map(ShortReason::as_str),
             unjudged_statements: facts.unjudged,
             concurrent_unproven: facts.concurrent_unproven,
+            later_unproven: facts.later_unproven,
             verdict_after: self.verdict_after.take(),
             waited: std::mem::take(&mut self.waited_before),
             ran: facts.ran,
@@ -232,7 +236,7 @@ impl Ledger {
     /// The history so far, with an outcome.
     pub(crate) fn execution<T>(&self, outcome: Outcome, value: Option<T>) -> Execution<T> {
         let accepted = self.attempts.iter().find(|attempt| attempt.accepted);
-        let best = self.attempts.iter().map(|attempt| attempt.workers).max();
+        let best = self.attempts.iter().map(|attempt| attempt.achieved).max();
         let achieved = accepted.map(|attempt| attempt.achieved).or(best).unwrap_or(0);
         let lowered_to = self.lowered_to.or_else(|| (outcome == Outcome::Lowered).then_some(self.within));
         let ran = accepted.map_or(Duration::ZERO, |attempt| attempt.ran);
@@ -241,7 +245,9 @@ impl Ledger {
         Execution {
             task: self.scope.task.to_string(),
             outcome,
-            target_met: outcome.is_accepted() && achieved >= self.target && lowered_to.is_none(),
+            target_met: !matches!(outcome, Outcome::BelowMinimum | Outcome::Unverified)
+                && achieved >= self.target
+                && lowered_to.is_none(),
             target_workers: self.target,
             lowered_to,
             short_launches: accepted.map_or(0, |attempt| attempt.short_launches),
@@ -256,6 +262,7 @@ impl Ledger {
             waited: self.waited,
             room_wait: self.room_wait,
             planning: self.planning,
+            unreplicated: self.unreplicated,
             reserved_wait: self.reserved_wait,
             reserved_slots: self.reserved_slots,
             ran,

@@ -8,6 +8,7 @@ mod clearing;
 mod climb;
 mod committing;
 mod execution;
+mod fit;
 mod foreign;
 mod headcount;
 mod hold;

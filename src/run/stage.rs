@@ -167,6 +167,16 @@ pub(crate) trait Stage {
         false
     }
 
+    /// Whether its last COMMIT was to wait for a synchronous standby.
+    fn waits_for_standbys(&self) -> bool {
+        false
+    }
+
+    /// Whether a point before that statement is still there after it: not where it goes back to an earlier one.
+    fn outlives(&self, _step: usize) -> bool {
+        true
+    }
+
     /// Makes a point to come back to, where a statement is to be judged.
     async fn mark(&mut self) -> Result<(), Failure> {
         Ok(())

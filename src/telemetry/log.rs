@@ -55,7 +55,7 @@ impl Observer for Log {
             }
             Event::RungTaken { rung, ceiling, asked } => {
                 let (rung, ceiling, given) = (rung.as_str(), ceiling.workers, ceiling.given);
-                if *asked && ceiling <= given {
+                if asked.is_some() && ceiling <= given {
                     warn!(target: TARGET, task, rung, ceiling, "the ceiling could not be raised");
                 } else {
                     debug!(target: TARGET, task, rung, ceiling, given, "what bounds the workers is known");
@@ -161,6 +161,9 @@ impl Observer for Log {
                 warn!(target: TARGET, task, sqlstate = sqlstate.as_str(), "connected again");
             }
             Event::CommitInDoubt => warn!(target: TARGET, task, "commit in doubt"),
+            Event::CommitUnreplicated => {
+                warn!(target: TARGET, task, "committed on this server; whether a synchronous standby has it is not known");
+            }
             Event::CommitResolved { resolution } => {
                 let word = resolution.as_str();
                 match resolution {

@@ -84,6 +84,7 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         headcount.achieved_workers = Empty,
         headcount.short_launches = Empty,
         headcount.concurrent_unproven = Empty,
+        headcount.later_unproven = Empty,
         headcount.verdict = Empty,
         headcount.reason = Empty,
         headcount.verdict_seconds = Empty,
@@ -94,6 +95,7 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         headcount.drain_seconds = Empty,
         headcount.cleanup_ok = Empty,
         headcount.resolution = Empty,
+        headcount.unreplicated = Empty,
     );
     if let Some(sql) = sql.filter(|_| !span.is_disabled()) {
         span.record("db.operation.name", summary::operation(sql));
@@ -278,6 +280,9 @@ impl Observer for SpanAttributes {
                 span.record("headcount.cleanup_ok", *ok);
             }
             Event::AttemptEnded(facts) => attempt_ended(&span, facts),
+            Event::CommitUnreplicated => {
+                span.record("headcount.unreplicated", true);
+            }
             Event::CommitResolved { resolution } => {
                 span.record("headcount.resolution", resolution.as_str());
             }
@@ -324,6 +329,9 @@ fn attempt_ended(span: &Span, facts: &AttemptFacts) {
     span.record("headcount.short_launches", i64::from(facts.short_launches));
     if facts.concurrent_unproven {
         span.record("headcount.concurrent_unproven", true);
+    }
+    if facts.later_unproven {
+        span.record("headcount.later_unproven", true);
     }
     span.record("headcount.accepted", facts.end.is_accepted());
     span.record("headcount.ran_seconds", facts.ran.as_secs_f64());

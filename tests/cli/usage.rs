@@ -266,3 +266,43 @@ fn a_file_that_is_not_there_names_the_task_all_the_same() {
     let ran = headcount(&["run", "--json", "-f", "/nowhere/nightly rollup.sql"]).ended(2);
     assert_eq!(ran.json()["task"], "nightly_rollup");
 }
+
+#[test]
+fn metrics_are_not_written_over_a_file_of_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (keys, other, sql) = (path("keys"), path("other"), path("sql"));
+    std::fs::write(&keys, "1\n").unwrap();
+    std::fs::write(&sql, "SELECT 1").unwrap();
+    std::os::unix::fs::symlink(&keys, &other).unwrap();
+    let update = [
+        "update",
+        "--table",
+        "t",
+        "--key",
+        "id",
+        "--set",
+        "a=b",
+        "--dsn",
+        "host=127.0.0.1 port=1",
+        "--keys",
+        &keys,
+    ];
+    for (arguments, words) in [
+        ([&update[..], &["--textfile", &keys]].concat(), "--textfile: the keys are read from "),
+        ([&update[..], &["--textfile", &other]].concat(), "--textfile: the keys are read from "),
+        (
+            [&update[..], &["--rejects", "r", "--textfile", "./r"]].concat(),
+            "--textfile: the rejects are written to r",
+        ),
+        (
+            vec!["run", "--dsn", "host=127.0.0.1 port=1", "-f", &sql, "--textfile", &sql],
+            "--textfile: the statement is read from ",
+        ),
+    ] {
+        let ran = headcount(&arguments).ended(2);
+        assert!(ran.said.contains(words), "{}", ran.said);
+    }
+    assert_eq!(std::fs::read_to_string(&keys).unwrap(), "1\n");
+    assert_eq!(std::fs::read_to_string(&sql).unwrap(), "SELECT 1");
+}

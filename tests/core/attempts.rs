@@ -28,7 +28,7 @@ fn a_single_attempt_is_the_last() {
 }
 
 fn finished(verdict: Verdict, achieved: u32, short: bool) -> Ended {
-    Ended::Finished { verdict, achieved, short, within: 4 }
+    Ended::Finished { verdict, achieved, short, unproven: false, within: 4 }
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn what_a_lowered_target_allows_is_never_on_target() {
     assert_eq!(Attempts::new(4, 2, 1, SPACING).lowered_to(3).begin(), (1, 2));
     // Of a script that is known as it runs.
     for verdict in [Verdict::Enough, Verdict::FinishedEarly] {
-        let ended = Ended::Finished { verdict, achieved: 1, short: false, within: 1 };
+        let ended = Ended::Finished { verdict, achieved: 1, short: false, unproven: false, within: 1 };
         assert_eq!(self::attempts().on_ended(ended, true, 0.0), Next::Accept(Outcome::Lowered));
     }
 }

@@ -38,7 +38,13 @@ fn play(patience: Patience, interval: u64, spacing: Spacing, workers: &[u32]) ->
         story.verdicts.push((at, verdict));
         let ended = match verdict {
             Verdict::Short(reason) => Ended::Rejected(reason, window.most_workers()),
-            verdict => Ended::Finished { verdict, achieved: window.achieved(), short: false, within: 4 },
+            verdict => Ended::Finished {
+                verdict,
+                achieved: window.achieved(),
+                short: false,
+                unproven: false,
+                within: 4,
+            },
         };
         match attempts.on_ended(ended, true, 0.5) {
             Next::Accept(outcome) => story.outcome = Some(outcome),

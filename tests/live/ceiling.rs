@@ -78,7 +78,7 @@ async fn a_raised_ceiling_has_its_workers_at_once_however_many_outsiders_hold_th
         }
         drop(others.0);
     }
-    // Outside of a transaction, too; and the next job of the same session has the old ceiling again.
+    // Outside of a transaction, too; and the next job has the old ceiling again.
     let mut job = job_of(&bench, &role).await.ceiling(Raise::To(12));
     job.settings_mut().transaction = false;
     let ceiling = job.execute_script(WORK).await.unwrap().ceiling.unwrap();
@@ -116,6 +116,8 @@ async fn a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_
     assert_eq!(ceiling(false).await, (2, Rung::Wait), "the database's own");
     bench.run(&format!("ALTER ROLE {role} SET max_parallel_workers = 8")).await;
     assert_eq!(ceiling(false).await, (8, Rung::Role));
+    bench.run(&format!("ALTER ROLE {role} SET max_parallel_workers = 1")).await;
+    assert_eq!(ceiling(false).await, (1, Rung::Wait), "it was not set in order to have more");
     bench.run(&format!("ALTER ROLE {role} IN DATABASE postgres SET max_parallel_workers = 5")).await;
     assert_eq!(ceiling(false).await, (5, Rung::Role), "the most special counts");
     assert_eq!(ceiling(true).await, (22, Rung::Ceiling));
@@ -141,6 +143,13 @@ async fn what_doctor_proposes_as_it_stands_keeps_workers_free(major: u32) {
         }
         let finding = kept_free().await;
         assert_eq!(finding.fix, None, "{finding:?}");
+        // Also from those who work in another database.
+        bench.run("CREATE DATABASE other").await;
+        let elsewhere = crate::harness::client(&bench.dsn().replace("/postgres?", "/other?")).await;
+        let ceiling =
+            elsewhere.query_one("SELECT current_setting('max_parallel_workers')", &[]).await.unwrap();
+        let (theirs, all): (u32, u32) = (ceiling.get::<_, String>(0).parse().unwrap(), pool.parse().unwrap());
+        assert!(theirs <= all && (processes == "16" || theirs < 4), "{theirs}");
         let others = Outsiders::start(&bench, &outsider, 6).await;
         others.hold(&bench, 2).await;
         let job = job_of(&bench, &role).await;

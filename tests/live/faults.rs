@@ -327,6 +327,27 @@ async fn a_stop_while_a_commit_takes_long_learns_what_became_of_it() {
     bench.nothing_is_left_behind().await;
 }
 
+#[tokio::test]
+async fn a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that() {
+    // Setups and questions of the test's own wait for nobody.
+    let settings = [("synchronous_standby_names", "nobody"), ("synchronous_commit", "local")];
+    let bench = Bench::alone_with(main_version(), &settings).await;
+    let stop = CancellationToken::new();
+    let mut job = bench.job().await.stop(stop.clone()).minimum(0).set("synchronous_commit", "on");
+    job.settings_mut().cancel_grace = Duration::from_millis(200);
+    job.settings_mut().plan_shortfall = headcount::PlanShortfall::Ignore;
+    let stopping = async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        eventually("it waits for the standby", async || bench.number(waits).await == 1).await;
+        stop.cancel();
+    };
+    let insert = "INSERT INTO log VALUES ('work')";
+    let (run, ()) = tokio::join!(soon("the execution", job.execute(insert, &[])), stopping);
+    assert!(run.unwrap().unreplicated);
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 1, "on this server it is there");
+    assert!(bench.recorder.find(|event| *event == Event::CommitUnreplicated).is_some());
+}
+
 async fn a_dropped_future_is_cancelled_rolled_back_and_cleaned_up(major: u32) {
     let bench = Bench::new(major).await;
     let headcount = bench.headcount().await;

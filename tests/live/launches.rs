@@ -13,6 +13,8 @@ on_each_version! {
     queries_of_a_procedure_a_block_and_a_function_are_launches_of_their_own,
     a_pool_that_is_full_now_and_then_condemns_no_serial_phase,
     a_starved_statement_of_a_script_is_tried_again_alone,
+    launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target,
+    a_script_goes_back_to_its_own_savepoints,
     what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again,
     with_a_cleanup_the_whole_script_is_tried_again,
     outside_a_transaction_what_ran_before_a_lost_session_is_not_run_again,
@@ -183,6 +185,42 @@ async fn a_starved_statement_of_a_script_is_tried_again_alone(major: u32) {
     assert_eq!(bench.number("SELECT last_value FROM calls").await, 1, "the first statement ran once");
     assert_eq!(bench.number("SELECT count FROM second").await, 100);
     bench.nothing_is_left_behind().await;
+}
+
+async fn launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target(major: u32) {
+    let again = "SELECT count(*) FROM generate_series(1, 3) v(x) LEFT JOIN (SELECT id FROM t4 WHERE nap(id, 25) OFFSET 0) s ON s.id > v.x";
+    let block = "DO $$ BEGIN PERFORM count(*) FROM t4 WHERE nap(id, 25); PERFORM count(*) FROM t4 WHERE nap(id, 25); END $$";
+    for sql in [again, block] {
+        let bench = sized(major).await;
+        let job = eager(bench.job().await).attempts(1).set("enable_material", "off");
+        let job = job.set("enable_hashjoin", "off").set("enable_mergejoin", "off");
+        // Whoever takes the whole pool takes it while the first launch still has its four.
+        let starving = async {
+            bench.recorder.wait_for(|event| matches!(event, Event::VerdictReached { .. })).await;
+            let hog = bench.hog_beyond_the_pool(POOL).await;
+            bench.recorder.wait_for(|event| matches!(event, Event::ExecutionEnded(_))).await;
+            hog.release().await;
+        };
+        let (run, ()) = tokio::join!(job.execute_script(sql), starving);
+        let run = run.unwrap();
+        assert_eq!((run.outcome, run.target_met), (Outcome::Unverified, false), "{run:?}");
+        assert!(run.attempts[0].later_unproven, "{run:?}");
+        healthy(&job, sql).await;
+        bench.nothing_is_left_behind().await;
+    }
+}
+
+async fn a_script_goes_back_to_its_own_savepoints(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await);
+    let script = "SAVEPOINT a; INSERT INTO log VALUES ('gone'); SELECT count(*) FROM t4 WHERE nap(id, 20);
+        ROLLBACK TO a; INSERT INTO log VALUES ('kept'); ROLLBACK TRANSACTION TO SAVEPOINT a; RELEASE a;
+        INSERT INTO log VALUES ('last'); SELECT count(*) FROM t4 WHERE nap(id, 20)";
+    healthy(&job, script).await;
+    assert_eq!(
+        bench.number("SELECT count(*) FROM log WHERE what = 'last'").await,
+        bench.number("SELECT count(*) FROM log").await
+    );
 }
 
 async fn what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again(major: u32) {

@@ -56,8 +56,8 @@ fn ceiling() -> Ceiling {
         processes: 16,
         of_role: None,
         of_database: None,
+        of_others: Some(8),
         role: "batch".to_owned(),
-        database: "shop".to_owned(),
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::StartHindered { cause: "sorry, too many clients already".to_owned(), waited: 10 * MS },
         Event::PlanBlocked { pid: 4711, by: 815, waited: 250 * MS },
         Event::BackendReleased { pid: 4711, backend_start: 1 },
-        Event::RungTaken { rung: Rung::Wait, ceiling: ceiling(), asked: false },
+        Event::RungTaken { rung: Rung::Wait, ceiling: ceiling(), asked: None },
         Event::PlanInspected { planned: Some(4), took: 10 * MS },
         Event::ReservationQueued { demand: 4, ahead: 2, waited: Duration::ZERO },
         Event::ReservationHindered { cause: "no connection".to_owned(), waited: 80 * MS },
@@ -144,6 +144,7 @@ pub(crate) fn script() -> Vec<Event> {
         attempt_ended(2, AttemptEnd::Accepted(Verdict::Enough), 4),
         Event::CommitInDoubt,
         Event::CommitResolved { resolution: Resolution::Committed },
+        Event::CommitUnreplicated,
         ended(Ok(Outcome::OnTarget), 4),
         Event::ReservationKept { taken: 2 },
         Event::ReservationReleased { taken: 2, held: 900 * MS, early: false },

@@ -129,7 +129,7 @@ pub(crate) struct UpdateArgs {
     /// Write the keys that are stale, missing or failed to this file (CSV), for the next run
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
-    /// Change nothing: say how each key would end
+    /// Change nothing: say how each key would end, as far as comparing tells: constraints and triggers are not tried
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// The task's name, in metrics and in `application_name`. Default: the job file's name, else `update`

@@ -23,7 +23,7 @@ pub(super) struct Wanted {
     set: Vec<Assignment>,
     expect: Vec<Assignment>,
     version: Option<String>,
-    keys: Option<PathBuf>,
+    pub(super) keys: Option<PathBuf>,
     keys_query: Option<String>,
     claim: bool,
     chunk: Option<ChunkSize>,

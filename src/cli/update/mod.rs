@@ -113,6 +113,8 @@ async fn execute(
     words: &Words,
     signals: &mut Signals,
 ) -> Result<(Updated, Option<u8>), Failed> {
+    let inputs = [("the keys are read from", &wanted.keys), ("the rejects are written to", &wanted.rejects)];
+    telemetry::check_textfile(&args.exporters, &inputs)?;
     for doubt in wanted.doubts() {
         say(&format!("headcount: warning: {doubt}"));
     }

@@ -278,6 +278,11 @@ pub(crate) fn is_setting(sql: &str) -> bool {
     Text::new(sql).kind() == Kind::Setting
 }
 
+/// Whether a statement makes a savepoint, gives one up or goes back to one.
+pub(crate) fn is_savepoint(sql: &str) -> bool {
+    Text::new(sql).is_about_savepoints()
+}
+
 /// What the session adds to a plan.
 struct Session {
     pool_size: u32,

@@ -117,6 +117,16 @@ impl Reason {
         self
     }
 
+    /// The same where the session raises its ceiling itself, as far as it may.
+    pub(crate) fn for_a_raised_ceiling(mut self) -> Self {
+        for fix in self.fixes.iter_mut().filter(|fix| fix.starts_with("SET LOCAL max_parallel_workers =")) {
+            "-- its ceiling is what was set for the role or the database: --above-role goes beyond that, or a larger \
+             --ceiling, or ALTER ROLE ... SET max_parallel_workers"
+                .clone_into(fix);
+        }
+        self
+    }
+
     fn larger_pool(workers: u32) -> String {
         format!("ALTER SYSTEM SET max_parallel_workers = {workers}; SELECT pg_reload_conf();")
     }

@@ -83,6 +83,18 @@ impl Text {
         }
     }
 
+    /// SAVEPOINT, RELEASE, ROLLBACK TO.
+    pub(super) fn is_about_savepoints(&self) -> bool {
+        match self.0.first() {
+            Some(Token::Word(word)) => match word.as_str() {
+                "savepoint" | "release" => true,
+                "rollback" | "abort" => self.mentions(&["to"]),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// DROP or CREATE of such an object.
     fn is_about(&self, kinds: &[&str]) -> bool {
         let flags = ["global", "local", "temp", "temporary", "unlogged", "unique"];

@@ -58,25 +58,26 @@ impl Update {
         query: Option<&(String, bool)>,
     ) -> Result<(Session, TableUpdate, Option<String>), Error> {
         let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
-        for tries in 1..self.options.max_attempts {
-            match self.look_up(query).await {
-                Err(error) if error.is_connection_lost() => {
+        for tries in 1.. {
+            // Where none is to be had within the time for that, there is none.
+            let session = open_session(&self.site, &self.options).await?;
+            match self.look_up(session, query).await {
+                Err(error) if error.is_connection_lost() && tries < self.options.max_attempts => {
                     tracing::debug!(%error, "the look-up is tried again");
                     sleep(backoff.delay(tries, fastrand::f64())).await;
                 }
                 ready => return ready,
             }
         }
-        self.look_up(query).await
+        unreachable!("the last try returns")
     }
 
     async fn look_up(
         &self,
+        session: Session,
         query: Option<&(String, bool)>,
     ) -> Result<(Session, TableUpdate, Option<String>), Error> {
         let Self { site, options, wish, .. } = self;
-        // A server may be restarting.
-        let session = open_session(site, options).await?;
         // Before anything is set that may stay behind in another's session.
         refuse_pooling(session.client(), site, options).await?;
         keep_exact(session.client()).await.map_err(|failure| Error::sql("readying the session", failure))?;
@@ -184,7 +185,7 @@ impl Update {
     }
 }
 
-/// The first session, as patiently as any later one.
+/// The first session, as patiently as any later one: a server may be restarting.
 async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> {
     let deadline = Instant::now() + options.reconnect_wait;
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };

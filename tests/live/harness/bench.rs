@@ -144,7 +144,12 @@ impl Bench {
 
     /// Takes `workers` slots of the pool.
     pub(crate) async fn hog(&self, workers: u32) -> Hog {
-        Hog::start(self, workers).await
+        Hog::start(self, workers, "DEFAULT").await
+    }
+
+    /// The same by a session with a ceiling of its own, whoever holds the pool.
+    pub(crate) async fn hog_beyond_the_pool(&self, workers: u32) -> Hog {
+        Hog::start(self, workers, "20").await
     }
 
     /// Runs statements as the superuser.

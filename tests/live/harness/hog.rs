@@ -13,12 +13,12 @@ pub(crate) struct Hog {
 
 impl Hog {
     /// Returns when `pg_stat_activity` shows exactly `workers` of them.
-    pub(super) async fn start(bench: &Bench, workers: u32) -> Self {
+    pub(super) async fn start(bench: &Bench, workers: u32, ceiling: &str) -> Self {
         let admin = bench.client().await;
         let client = bench.client().await;
         let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
         let script = format!(
-            "SET max_parallel_workers_per_gather = {workers}; SELECT count(*) FROM sleepers WHERE nap(id, 3600000)"
+            "SET max_parallel_workers = {ceiling}; SET max_parallel_workers_per_gather = {workers}; SELECT count(*) FROM sleepers WHERE nap(id, 3600000)"
         );
         tokio::spawn(async move { client.batch_execute(&script).await });
         let hog = Self { admin, pid };
