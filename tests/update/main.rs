@@ -9,6 +9,7 @@
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
 //! - `claims`: claims that fail, are tried again, and come back
+//! - `signals`: a signal while a chunk waits for a row
 //! - `inputs`: files, pipes, standard input: each row is worked on, or refused with its line
 //! - `streams`: millions of keys in bounded memory
 //! - `batches`: the caller's own closure
@@ -25,6 +26,7 @@ mod failover;
 mod inputs;
 mod losses;
 mod sharing;
+mod signals;
 mod streams;
 mod support;
 mod values;
