@@ -5,6 +5,7 @@ use std::sync::Arc;
 use headcount::{ChunkSize, Event, Keys};
 
 use crate::support::{Recorder, Shop, classes, connect, eventually, ids, pay, paying, updater};
+use crate::versions::main_version_from;
 
 /// A connection string with a setting for its sessions.
 fn with(shop: &Shop, setting: &str) -> String {
@@ -53,6 +54,27 @@ async fn a_row_locked_for_good_costs_its_key_and_no_other() {
     assert_eq!(report.failures[0].sqlstate.as_deref(), Some("55P03"));
     assert_eq!(report.failures[0].lines, [15]);
     assert_eq!(shop.count("version = 1").await, 29);
+}
+
+#[tokio::test]
+async fn a_transaction_timeout_is_a_lost_session_and_a_locked_row_costs_its_key_and_no_other() {
+    let Some(major) = main_version_from(17) else { return };
+    let mut shop = Shop::of_version(major, 30).await;
+    let recorder = Arc::new(Recorder::default());
+    let dsn = with(&shop, "transaction_timeout=800ms");
+    let update = paying(updater(&dsn, vec![recorder.clone()]).update("orders")).chunk(ChunkSize::Keys(8));
+    let lock = shop.client.transaction().await.unwrap();
+    lock.execute("UPDATE orders SET status = status WHERE id = 15", &[]).await.unwrap();
+    let report = update.max_attempts(2).run(ids(30)).await.unwrap();
+    lock.rollback().await.unwrap();
+    assert_eq!(classes(&report), [29, 0, 0, 0, 1], "{report:?}");
+    assert_eq!((report.failures[0].lines.as_slice(), report.left), (&[15][..], Some(0)));
+    assert_eq!(report.failures[0].sqlstate.as_deref(), Some("25P04"), "{report:?}");
+    assert_eq!(shop.count("status = 'paid' AND version = 1").await, 29);
+    let lost =
+        |event: &Event| matches!(event, Event::SessionLost { sqlstate } if sqlstate.as_str() == "25P04");
+    // Twice together, once in each of the halves that have it, down to itself.
+    assert_eq!((recorder.count(lost), report.reconnects), (2 + 3, 2 + 3), "{report:?}");
 }
 
 #[tokio::test]
