@@ -1,11 +1,12 @@
 //! The caller's own closure, with the same retries and the same certainty.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::stream;
-use headcount::ChunkSize;
+use headcount::{ChunkSize, InDoubt};
 
-use crate::support::{Fate, Proxy, Shop, classes, updater};
+use crate::support::{Fate, Proxy, Shop, classes, connect, eventually, updater};
 
 type Failed = tokio_postgres::Error;
 
@@ -62,6 +63,35 @@ async fn items_that_the_closure_refuses_stand_alone_in_the_end() {
     // Two chunks, and four halvings of each.
     assert_eq!(calls.load(Ordering::Relaxed), 2 + 2 * 4 * 2);
     assert_eq!(shop.text("SELECT count(*)::text FROM ledger").await, "30");
+}
+
+/// The closure takes its time between two statements, and the server's patience is shorter.
+#[tokio::test]
+async fn a_session_that_was_idle_in_its_transaction_for_too_long_is_had_anew() {
+    let shop = Shop::with_orders(0).await;
+    shop.run("CREATE TABLE ledger (item int)").await;
+    let dsn = format!("{}?options=-c%20idle_in_transaction_session_timeout%3D500ms", shop.dsn());
+    let (calls, looker) = (AtomicU32::new(0), Arc::new(connect(&shop.dsn()).await));
+    let batch = updater(&dsn, vec![]).batch("ledger").chunk(ChunkSize::Keys(10));
+    let report = batch
+        .run(stream::iter(1..=30), |client, items: &[i32]| {
+            let (is_second, looker) = (calls.fetch_add(1, Ordering::Relaxed) == 1, Arc::clone(&looker));
+            Box::pin(async move {
+                client.execute("INSERT INTO ledger SELECT unnest($1::int[])", &[&items]).await?;
+                if is_second {
+                    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+                    let gone = format!("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {pid}");
+                    eventually(&looker, &gone).await;
+                }
+                Ok::<_, Failed>(())
+            })
+        })
+        .await
+        .unwrap();
+    assert_eq!((classes(&report), report.in_doubt), ([30, 0, 0, 0, 0], InDoubt::default()), "{report:?}");
+    // Tried again, and not in halves.
+    assert_eq!((report.reconnects, report.retried_chunks, report.chunks), (1, 1, 3), "{report:?}");
+    assert_eq!(shop.text("SELECT count(*) || ' ' || count(DISTINCT item) FROM ledger").await, "30 30");
 }
 
 #[tokio::test]
