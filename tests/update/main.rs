@@ -10,6 +10,7 @@
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
 //! - `claims`: claims that fail, are tried again, and come back
 //! - `signals`: a signal while a chunk waits for a row
+//! - `triggers`: what triggers and policies refuse, and what triggers make unrepeatable
 //! - `inputs`: files, pipes, standard input: each row is worked on, or refused with its line
 //! - `streams`: millions of keys in bounded memory
 //! - `batches`: the caller's own closure
@@ -29,6 +30,7 @@ mod sharing;
 mod signals;
 mod streams;
 mod support;
+mod triggers;
 mod values;
 #[path = "../servers/versions.rs"]
 mod versions;

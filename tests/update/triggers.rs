@@ -1,0 +1,64 @@
+//! Triggers and policies: what they refuse is their key's, and what they make unrepeatable is not done twice.
+
+use headcount::{ChunkSize, Keys, Update};
+
+use crate::support::{Shop, classes, ids, on_each_version, pay, updater};
+
+on_each_version!(a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises,);
+
+/// All of 60 keys are done but 33, which fails with this code.
+async fn fails_alone(shop: &Shop, update: Update, keys: Keys, code: &str) {
+    let report = update.chunk(ChunkSize::Keys(20)).max_attempts(2).run(keys).await.unwrap();
+    assert_eq!(classes(&report), [59, 0, 0, 0, 1], "{code}: {report:?}");
+    assert_eq!((report.left, &report.error), (Some(0), &None), "{code}");
+    let failure = &report.failures[0];
+    assert_eq!((failure.keys.join(" "), failure.sqlstate.as_deref()), ("33".to_owned(), Some(code)));
+    assert_eq!(shop.count("version = 1 AND id <> 33").await, 59, "{code}");
+    assert_eq!(shop.count("status = 'new' AND version = 0 AND id = 33").await, 1, "{code}");
+}
+
+async fn a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises(major: u32) {
+    let shop = Shop::of_version(major, 60).await;
+    shop.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.id = 33 THEN RAISE 'no' USING ERRCODE = TG_ARGV[0]; END IF; RETURN NEW; END $$",
+    )
+    .await;
+    // Of a standard's own kind, of nobody's, of a CASE without ELSE, of limits, of rights, of serialization.
+    for code in ["45000", "U0001", "20000", "54000", "42501", "40001"] {
+        shop.run(&format!(
+            "DROP TRIGGER IF EXISTS refuse ON orders; UPDATE orders SET status = 'new', version = 0;
+             CREATE TRIGGER refuse BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION refuse('{code}')"
+        ))
+        .await;
+        fails_alone(&shop, shop.pay(), ids(60), code).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_whose_row_a_policy_does_not_let_be_written_fails_alone() {
+    let shop = Shop::with_orders(60).await;
+    shop.run(
+        "CREATE ROLE teller LOGIN; GRANT SELECT, UPDATE ON orders TO teller;
+         ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY most ON orders TO teller USING (true) WITH CHECK (id <> 33)",
+    )
+    .await;
+    let dsn = shop.server.dsn_for("teller", &shop.database);
+    fails_alone(&shop, pay(&dsn), ids(60), "42501").await;
+    shop.run("DROP OWNED BY teller; DROP ROLE teller").await;
+}
+
+#[tokio::test]
+async fn a_value_too_long_for_its_index_costs_its_key_and_no_other() {
+    let shop = Shop::with_orders(60).await;
+    shop.run("CREATE INDEX ON orders (status)").await;
+    // No repetition that could be compressed away.
+    let mut random = fastrand::Rng::with_seed(33);
+    let long: String = (0..6000).map(|_| random.alphanumeric()).collect();
+    let rows =
+        (1..=60).map(move |id| (id.to_string(), if id == 33 { long.clone() } else { "paid".to_owned() }));
+    let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]);
+    let update = update.set_from("status", "status").version("version");
+    fails_alone(&shop, update, Keys::rows(rows), "54000").await;
+}
