@@ -1,8 +1,12 @@
 //! Triggers and policies: what they refuse is their key's, and what they make unrepeatable is not done twice.
 
+use std::sync::Arc;
+
+use headcount::pg::embedded::{PrivateServer, Shutdown};
 use headcount::{ChunkSize, Keys, Update};
 
-use crate::support::{Shop, classes, ids, on_each_version, pay, updater};
+use crate::losses::while_it_waits;
+use crate::support::{Shop, classes, connect, eventually, ids, on_each_version, pay, updater};
 
 on_each_version!(a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises,);
 
@@ -61,4 +65,68 @@ async fn a_value_too_long_for_its_index_costs_its_key_and_no_other() {
     let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]);
     let update = update.set_from("status", "status").version("version");
     fails_alone(&shop, update, Keys::rows(rows), "54000").await;
+}
+
+/// Work that each time changes the row, and leaves it as it was expected.
+const KEEPS: &str = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+                         'BEGIN NEW.status = OLD.status; RETURN NEW; END'";
+
+/// The trigger is on a table below the one that is updated.
+const ON_A_CHILD: &str = "ALTER TABLE orders RENAME TO young;
+    CREATE TABLE orders (id bigint, status text, version int NOT NULL, region text);
+    ALTER TABLE young INHERIT orders;
+    CREATE TRIGGER keep BEFORE UPDATE ON young FOR EACH ROW EXECUTE FUNCTION keep()";
+/// The same on one of two partitions; that of all but the first two hundred keys.
+const ON_A_PARTITION: &str = "ALTER TABLE orders RENAME TO everything;
+    CREATE TABLE orders (LIKE everything INCLUDING ALL) PARTITION BY RANGE (id);
+    CREATE TABLE low PARTITION OF orders FOR VALUES FROM (0) TO (201);
+    CREATE TABLE high PARTITION OF orders FOR VALUES FROM (201) TO (1000);
+    INSERT INTO orders SELECT * FROM everything;
+    CREATE TRIGGER keep BEFORE UPDATE ON high FOR EACH ROW EXECUTE FUNCTION keep()";
+
+#[tokio::test]
+async fn what_a_trigger_below_the_table_makes_unrepeatable_is_not_done_twice_after_a_crash() {
+    for below in [ON_A_CHILD, ON_A_PARTITION] {
+        let prepare = async |shop: &Shop| shop.run(&format!("{KEEPS}; {below}")).await;
+        let crash = async |shop: &Shop| {
+            // All that was committed is on the disk, whether or not anybody has waited for it.
+            shop.run("SELECT pg_logical_emit_message(true, 'test', '')").await;
+            shop.server.restart(Shutdown::Immediate).await.unwrap();
+        };
+        let (shop, report) = while_it_waits(prepare, Shop::pay, crash).await;
+        assert_eq!(shop.count("version > 1").await, 0, "{below}: {report:?}");
+        assert_eq!((report.updated, shop.count("version = 1").await), (500, 500), "{below}: {report:?}");
+    }
+}
+
+/// The server crashes while COMMIT waits for a standby that never comes: it is on the disk, and was not answered.
+#[tokio::test]
+async fn what_a_trigger_below_the_table_makes_unrepeatable_is_not_done_twice_after_a_lost_answer() {
+    for below in [ON_A_CHILD, ON_A_PARTITION] {
+        let server = Arc::new(PrivateServer::builder().durable(true).start().await.unwrap());
+        let shop = Shop::on(server, 300).await;
+        shop.run(&format!("{KEEPS}; {below}")).await;
+        shop.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+        shop.run("SELECT pg_reload_conf()").await;
+        // The same process tells all backends: who is started later knows.
+        eventually(&connect(&shop.dsn()).await, "SELECT current_setting('synchronous_standby_names') <> ''")
+            .await;
+        let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]).set("status", "paid");
+        let update = update.version("version").chunk(ChunkSize::Keys(10));
+        let run = tokio::spawn(async move { update.run(Keys::rows(201..=300)).await.unwrap() });
+        eventually(&shop.client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            .await;
+        shop.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+        shop.server.restart(Shutdown::Immediate).await.unwrap();
+        let report = run.await.unwrap();
+        let client = connect(&shop.dsn()).await;
+        let shop = Shop { client, ..shop };
+        assert_eq!(shop.count("version > 1").await, 0, "{below}: {report:?}");
+        assert_eq!(
+            (classes(&report), shop.count("version = 1").await),
+            ([100, 0, 0, 0, 0], 100),
+            "{report:?}"
+        );
+        assert_eq!((report.in_doubt.committed, report.in_doubt.reread), (1, 0), "{report:?}");
+    }
 }
