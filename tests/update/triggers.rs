@@ -1,14 +1,20 @@
 //! Triggers and policies: what they refuse is their key's, and what they make unrepeatable is not done twice.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use headcount::pg::embedded::{PrivateServer, Shutdown};
-use headcount::{ChunkSize, Keys, Update};
+use headcount::{ChunkSize, InDoubt, Keys, Update};
 
 use crate::losses::while_it_waits;
-use crate::support::{Shop, classes, connect, eventually, ids, on_each_version, pay, updater};
+use crate::support::{
+    BEGIN, Fate, Proxy, Shop, classes, connect, eventually, ids, on_each_version, pay, updater,
+};
 
-on_each_version!(a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises,);
+on_each_version!(
+    a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises,
+    work_whose_begin_failed_changes_nothing_also_where_no_commit_goes_ahead,
+);
 
 /// All of 60 keys are done but 33, which fails with this code.
 async fn fails_alone(shop: &Shop, update: Update, keys: Keys, code: &str) {
@@ -129,4 +135,21 @@ async fn what_a_trigger_below_the_table_makes_unrepeatable_is_not_done_twice_aft
         );
         assert_eq!((report.in_doubt.committed, report.in_doubt.reread), (1, 0), "{report:?}");
     }
+}
+
+/// Without its transaction a chunk would be committed by itself, and its COMMIT be for nothing.
+async fn work_whose_begin_failed_changes_nothing_also_where_no_commit_goes_ahead(major: u32) {
+    let shop = Shop::of_version(major, 200).await;
+    // What is done once more is seen: in the version, and by the trigger, which leaves what is expected.
+    shop.run(&format!(
+        "{KEEPS}; CREATE TRIGGER keep BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION keep()"
+    ))
+    .await;
+    let fate = |what| Fate::Spoil(what, AtomicU32::new(5));
+    let proxy = Proxy::start(&shop.server, fate(BEGIN)).await;
+    let update = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(20));
+    let report = update.run(ids(200)).await.unwrap();
+    // xEGIN is a syntax error. The halves of the chunk have no such trouble.
+    assert_eq!((classes(&report), report.chunks), ([200, 0, 0, 0, 0], 11), "{report:?}");
+    assert_eq!((shop.count("version = 1").await, report.in_doubt), (200, InDoubt::default()));
 }
