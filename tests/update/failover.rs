@@ -1,11 +1,13 @@
 //! A standby takes the primary's place, and lacks what it had not received: books and table agree there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use headcount::pg::embedded::{PrivateServer, Shutdown};
-use headcount::{ChunkSize, Update, Updated};
+use headcount::{ChunkSize, InDoubt, Update, Updated};
+use tokio_postgres::Client;
 
-use crate::support::{Shop, classes, connect, eventually, ids, paying, updater};
+use crate::support::{Shop, classes, connect, eventually, ids, pay, paying, updater};
 
 /// A primary with `orders`, its standby that has them, too, and a connection string that names both.
 struct Pair {
@@ -28,9 +30,8 @@ impl Pair {
         Self { shop, standby, both }
     }
 
-    /// Runs the update. Its COMMIT waits for the standby, which will never have it; then the primary is gone,
-    /// and the standby is promoted.
-    async fn run_through_failover(self, update: Update) -> (Shop, Updated) {
+    /// The primary has to wait for the standby, and the standby follows nobody.
+    async fn part(&self) -> Client {
         let Self { shop, standby, .. } = self;
         shop.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
         shop.run("SELECT pg_reload_conf()").await;
@@ -39,16 +40,83 @@ impl Pair {
         follower.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
         follower.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         eventually(&shop.client, "SELECT count(*) = 0 FROM pg_stat_replication").await;
+        follower
+    }
+
+    /// Runs the update. Its COMMIT waits for the standby, which will never have it; then the primary is gone,
+    /// and the standby is promoted.
+    async fn run_through_failover(self, update: Update) -> (Shop, Updated) {
+        let follower = self.part().await;
         let run = tokio::spawn(async move { update.chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap() });
-        eventually(&shop.client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-            .await;
+        eventually(&self.shop.client, WAITS).await;
+        let shop = self.fail_over(&follower).await;
+        (shop, run.await.unwrap())
+    }
+
+    /// The primary is gone, and what the standby has is what there is.
+    async fn fail_over(self, follower: &Client) -> Shop {
+        let Self { shop, standby, .. } = self;
         shop.server.halt(Shutdown::Immediate).await.unwrap();
         let promoted: bool = follower.query_one("SELECT pg_promote()", &[]).await.unwrap().get(0);
         assert!(promoted);
-        let report = run.await.unwrap();
         let database = shop.database;
         let client = connect(&standby.dsn_for("postgres", &database)).await;
-        (Shop { server: Arc::new(standby), database, client }, report)
+        Shop { server: Arc::new(standby), database, client }
+    }
+}
+
+const WAITS: &str = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+/// Somebody loses patience with what waits for the standby.
+const CANCEL: &str =
+    "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+
+/// Nothing is expected of a row: each chunk waits for its own COMMIT.
+fn blind(dsn: &str) -> Update {
+    let update = updater(dsn, Vec::new()).update("orders").key(["id"]);
+    update.set("status", "paid").version("version")
+}
+
+#[tokio::test]
+async fn chunks_whose_wait_for_the_standby_is_always_cancelled_are_not_told_as_updated() {
+    for update in [pay, blind] {
+        let pair = Pair::start().await;
+        let update = update(&pair.shop.dsn()).chunk(ChunkSize::Keys(10));
+        let follower = pair.part().await;
+        let run = tokio::spawn(async move { update.run(ids(50)).await.unwrap() });
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        while !run.is_finished() {
+            pair.shop.client.query_one(CANCEL, &[]).await.unwrap();
+            pace.tick().await;
+        }
+        let report = run.await.unwrap();
+        assert_eq!((classes(&report), report.is_complete()), ([0, 0, 0, 0, 50], false), "{report:?}");
+        assert_eq!(report.in_doubt.unresolved, 5, "{report:?}");
+        let failure = &report.failures[0];
+        assert_eq!(failure.sqlstate.as_deref(), Some("40003"));
+        assert!(failure.reason.starts_with("it is committed on this server only"), "{failure:?}");
+        assert_eq!(pair.shop.count("version = 1").await, 50);
+        let shop = pair.fail_over(&follower).await;
+        assert_eq!(shop.count("version = 1").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn chunks_whose_wait_for_the_standby_was_cancelled_count_once_a_later_flush_has_reached_it() {
+    for update in [pay, blind] {
+        let pair = Pair::start().await;
+        let update = update(&pair.shop.dsn()).chunk(ChunkSize::Keys(50));
+        let follower = pair.part().await;
+        let run = tokio::spawn(async move { update.run(ids(50)).await.unwrap() });
+        eventually(&pair.shop.client, WAITS).await;
+        assert_eq!(pair.shop.client.query_one(CANCEL, &[]).await.unwrap().get::<_, i64>(0), 1);
+        // It waits once more, with the same session.
+        eventually(&pair.shop.client, WAITS).await;
+        follower.batch_execute("ALTER SYSTEM RESET primary_conninfo").await.unwrap();
+        follower.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        let report = run.await.unwrap();
+        assert_eq!((classes(&report), report.in_doubt), ([50, 0, 0, 0, 0], InDoubt::default()), "{report:?}");
+        let shop = pair.fail_over(&follower).await;
+        assert_eq!(shop.count("version = 1").await, 50);
     }
 }
 
@@ -66,9 +134,7 @@ async fn chunks_that_the_new_primary_never_received_are_made_again() {
 #[tokio::test]
 async fn a_commit_in_doubt_that_the_new_primary_does_not_have_is_made_again() {
     let pair = Pair::start().await;
-    // Nothing is expected of a row: each chunk waits for its own COMMIT.
-    let update = updater(&pair.both, Vec::new()).update("orders").key(["id"]);
-    let update = update.set("status", "paid").version("version");
+    let update = blind(&pair.both);
     let (shop, report) = pair.run_through_failover(update).await;
     assert_eq!(classes(&report), [50, 0, 0, 0, 0], "{report:?}");
     assert_eq!((report.in_doubt.aborted, report.in_doubt.reread), (1, 0), "{report:?}");
