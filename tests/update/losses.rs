@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use headcount::event::{ChunkEnd, Observer};
 use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
-use headcount::{ChunkSize, Event, Keys, Update, Updated};
+use headcount::{ChunkSize, Event, InDoubt, Keys, Update, Updated};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Fate, MARK, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill, on_each_version,
-    pay, paying, updater,
+    Carriage, Fate, MARK, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill,
+    on_each_version, pay, paying, updater,
 };
 
 on_each_version!(
@@ -20,6 +20,7 @@ on_each_version!(
     values_of_each_key_over_a_line_cut_at_any_byte_lose_and_double_nothing,
     a_commit_whose_answer_is_lost_counts,
     a_commit_that_is_lost_is_made_again,
+    a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on,
 );
 
 /// Books and table agree, and no key was changed twice.
@@ -105,6 +106,41 @@ async fn a_commit_that_is_lost_is_made_again(major: u32) {
     let lost =
         |event: &Event| matches!(event, Event::SessionLost { sqlstate } if sqlstate.as_str() == "08006");
     assert_eq!(recorder.count(lost), 2);
+}
+
+/// The line breaks in silence: the server keeps the old session, idle in its transaction, and with it the locks.
+async fn a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on(major: u32) {
+    let blind = |dsn: &str| {
+        let update = updater(dsn, Vec::new()).update("orders").key(["id"]);
+        update.set("status", "paid").version("version").retry_delay(Duration::from_millis(80))
+    };
+    for update in [pay, blind] {
+        let shop = Shop::of_version(major, 100).await;
+        let holder = connect(&shop.dsn()).await;
+        holder.batch_execute("BEGIN; SELECT FROM orders WHERE id = 35 FOR UPDATE").await.unwrap();
+        let proxy = Proxy::watched(&shop.server).await;
+        let update = update(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(10));
+        let run = tokio::spawn(async move { update.run(ids(100)).await.unwrap() });
+        let of_this = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        eventually(&shop.client, &format!("SELECT count(*) = 1 {of_this} AND wait_event_type = 'Lock'"))
+            .await;
+        let old: i32 = shop
+            .client
+            .query_one(&format!("SELECT pid {of_this} AND wait_event_type = 'Lock'"), &[])
+            .await
+            .unwrap()
+            .get(0);
+        proxy.becomes(Carriage::Mute);
+        holder.batch_execute("ROLLBACK").await.unwrap();
+        let idle = format!("SELECT count(*) = 1 {of_this} AND pid = {old} AND state = 'idle in transaction'");
+        eventually(&shop.client, &idle).await;
+        proxy.becomes(Carriage::CutBehindTheServersBack);
+        let report = tokio::time::timeout(Duration::from_mins(1), run).await;
+        let report = report.expect("its own old session stops the run").unwrap();
+        balances(&shop, &report, 100, "left behind").await;
+        assert_eq!((report.updated, report.reconnects, report.in_doubt), (100, 1, InDoubt::default()));
+        eventually(&shop.client, &format!("SELECT count(*) = 0 {of_this} AND pid = {old}")).await;
+    }
 }
 
 #[tokio::test]

@@ -213,6 +213,8 @@ pub(crate) enum Carriage {
     Cut,
     /// The same, and the client is told so by an error that a server would not send: it says FATAL.
     CutWithAnExcuse,
+    /// What there is breaks for the client, and the server does not hear of it; what comes is good.
+    CutBehindTheServersBack,
 }
 
 /// A line to the server that can break.
@@ -341,9 +343,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     let cut = async {
         let Some(state) = &mut state else { return pending().await };
         loop {
-            if state.changed().await.is_err()
-                || matches!(*state.borrow(), Carriage::Cut | Carriage::CutWithAnExcuse)
-            {
+            if state.changed().await.is_err() || !matches!(*state.borrow(), Carriage::Good | Carriage::Mute) {
                 return;
             }
         }
@@ -362,6 +362,13 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         message.extend(u32::to_be_bytes(fields.len() as u32 + 4));
         message.extend(fields);
         near.write_all(&message).await.unwrap();
+    }
+    if let Fate::Watched(state) = fate
+        && *state.borrow() == Carriage::CutBehindTheServersBack
+    {
+        drop(near);
+        // Until the server ends it.
+        let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
     }
 }
 
