@@ -69,16 +69,17 @@ impl Lab {
     }
 
     fn command(dsn: &str, task: &str, sql: &str, more: &[&str]) -> Job {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_headcount"))
-            .args(["run", "--dsn", dsn, "--task", task, "--sql", sql, "--settle", "5s"])
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let words = BufReader::new(child.stderr.take().unwrap());
-        Job { child, words, said: String::new() }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args(["run", "--dsn", dsn, "--task", task, "--sql", sql, "--settle", "5s"]).args(more);
+        Job::start(command)
+    }
+
+    /// `headcount update`, which tells also what is for developers.
+    pub(crate) fn update_at(dsn: &str, more: &[&str]) -> Job {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args(["update", "--dsn", dsn, "--json", "--log-format", "text"]).args(more);
+        command.env("RUST_LOG", "headcount=debug").stdin(Stdio::null());
+        Job::start(command)
     }
 
     /// A look at another fleet of this server.
@@ -143,7 +144,8 @@ impl Lab {
         self.log().lines().filter(asks).count()
     }
 
-    fn log(&self) -> String {
+    /// What the server's log says.
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.server.socket_folder().join("log")).unwrap()
     }
 
@@ -207,6 +209,13 @@ pub(crate) struct Ended {
 }
 
 impl Job {
+    fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let words = BufReader::new(child.stderr.take().unwrap());
+        Self { child, words, said: String::new() }
+    }
+
     /// `kill -9`.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();

@@ -8,10 +8,12 @@
 //! - `spaces`: fleets with keys or databases of their own, and databases that cannot be used
 //! - `watch`: `headcount watch` shows who has what, once, as lines and live on a terminal
 //! - `proxy`: `PgBouncer` in transaction mode is refused with the fix, and works with `--monitor-dsn`
+//! - `busy`: an update behind a pool of transactions that has no backend to spare
 //! - `lab`: the servers, the command and the looks that they share
 
 #![allow(missing_docs, clippy::pedantic, reason = "tests")]
 
+mod busy;
 mod crashes;
 mod lab;
 #[allow(dead_code, reason = "other tests break it in more ways")]

@@ -10,7 +10,7 @@ use crate::lab::{Lab, holders, queue, rows_of};
 use crate::versions::main_version;
 
 /// `PgBouncer` on loopback, for as long as the value lives.
-struct Bouncer {
+pub(crate) struct Bouncer {
     child: Child,
     port: u16,
     _folder: tempfile::TempDir,
@@ -21,7 +21,7 @@ impl Bouncer {
         Self::of(lab, pool_mode, 20).await
     }
 
-    async fn of(lab: &Lab, pool_mode: &str, size: u32) -> Self {
+    pub(crate) async fn of(lab: &Lab, pool_mode: &str, size: u32) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("pgbouncer.ini");
@@ -53,8 +53,13 @@ impl Bouncer {
         bouncer
     }
 
-    fn dsn(&self) -> String {
+    pub(crate) fn dsn(&self) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/postgres?connect_timeout=10", self.port)
+    }
+
+    /// Its console.
+    pub(crate) fn console(&self) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/pgbouncer", self.port)
     }
 
     async fn ready(&mut self) {
