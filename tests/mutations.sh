@@ -257,6 +257,39 @@ mutant 'a script goes on where it was: what ran stays' src/run/hold.rs \
     live:a_starved_statement_of_a_script_is_tried_again_alone \
     '"ROLLBACK TO SAVEPOINT headcount_statement; RELEASE SAVEPOINT headcount_statement"' '"ROLLBACK"'
 
+mutant 'a signal cancels what waits for a row, at once' src/run/update/worker/halt.rs \
+    update:a_chunk_that_waits_for_a_row_is_rolled_back_at_once_when_a_signal_comes \
+    'let _ = timeout(AGAIN, endpoint.cancel_by(token)).await;' 'let _ = (endpoint, token);'
+mutant 'a transaction that took too long has lost its session' src/decide/failure.rs \
+    update:a_transaction_timeout_is_a_lost_session_and_a_locked_row_costs_its_key_and_no_other \
+    '"57P05" | "25P03" | "25P04" =>' '"57P05" | "25P03" =>'
+mutant 'a code that is nobody'\''s fails its key, and no other' src/decide/chunk/blame.rs \
+    update:a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises \
+    '_ => Blame::Unclear,' '_ => Blame::Run,'
+mutant 'a failure that stays fails its key, and no other' src/decide/chunk/course.rs \
+    update:a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises \
+    'if keys > 1 {' 'if keys > 100 {'
+mutant 'triggers below the table are seen' src/pg/update/catalog.rs \
+    update:what_a_trigger_below_the_table_makes_unrepeatable_is_not_done_twice \
+    't.tgrelid IN (SELECT oid FROM family)' 't.tgrelid = $1'
+mutant 'work finds its transaction, or changes nothing' src/pg/update/statement.rs \
+    update:work_whose_begin_failed_changes_nothing_also_where_no_commit_goes_ahead \
+    "pg_catalog.current_setting('transaction_deferrable')" "'on'"
+mutant 'a cancelled wait for the standby is heard' src/pg/heard.rs \
+    update:chunks_whose_wait_for_the_standby_is_always_cancelled_are_not_told_as_updated \
+    'const WAITS: &str = "SyncRepWaitForLSN";' 'const WAITS: &str = "SyncRepWait";'
+mutant 'a session that stays behind is ended' src/run/update/worker/line.rs \
+    update:a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on \
+    'remnant.end(&line.client, xid).await?;' 'let _ = (remnant, xid, &line.client);'
+mutant 'a busy pool of transactions is not taken for the server' src/run/update/before.rs \
+    fleet:a_saturated_pool_of_transactions_is_asked_again_until_it_is_known_for_one \
+    'Err(failure) => tracing::debug!(error = %failure, "whether a proxy pools is asked again"),' \
+    'Err(_) => return Ok(()),'
+mutant 'a pool is refused before anything is set in it' src/run/update/before.rs \
+    fleet:a_pool_of_transactions_that_stays_saturated_is_refused_in_the_end \
+    'refuse_pooling(session.client(), site, options).await?;' \
+    'let _ = keep_exact(session.client()).await; refuse_pooling(session.client(), site, options).await?;'
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 is_quick() {
