@@ -243,6 +243,15 @@ mutant 'finished_short has an exit code of its own' src/cli/exit.rs \
 
 # --- With servers -----------------------------------------------------------------------------------------------------
 
+mutant 'a launch that may have had no worker is not called on target' src/decide/verdict.rs \
+    live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
+    'self.later_unproven |= lacking.is_some()' 'self.later_unproven |= false && lacking.is_some()'
+mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
+    live:a_script_goes_back_to_its_own_savepoints \
+    'stage.keeps_steps() && stage.outlives(at)' 'stage.keeps_steps()'
+mutant 'a commit that may lack its standby is told' src/run/attempt.rs \
+    live:a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that \
+    'if stage.waits_for_standbys() {' 'if false && stage.waits_for_standbys() {'
 mutant 'a ceiling never exceeds what was set for the role' src/pg/ceiling.rs \
     live:a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_for \
     'let apart = if settings.above_role {' 'let apart = if settings.leave < 1000 {'
