@@ -260,10 +260,11 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
         "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`"
-    } else if any("processes_exhausted") && !run.ceiling.as_ref().is_some_and(Ceiling::is_all_processes) {
-        "the server had no process left for a worker: replication and extensions take from max_worker_processes, too; \
-         raise that, which takes a restart"
-    } else if any("pool_exhausted") || any("processes_exhausted") {
+    } else if any("processes_exhausted") {
+        "the server had no process left for a worker: other statements hold them (`headcount watch`), or replication and \
+         extensions, which take from max_worker_processes, too; raise that, which takes a restart, or keep some free \
+         for the role (`headcount doctor`)"
+    } else if any("pool_exhausted") {
         held = held_by_others(run);
         &held
     } else if any("no_launch") {

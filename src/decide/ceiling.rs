@@ -69,13 +69,6 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// Whether it reaches as far as the processes, but for one (logical replication's launcher): who fills the pool holds
-    /// them all.
-    #[must_use]
-    pub const fn is_all_processes(&self) -> bool {
-        self.given.saturating_add(1) >= self.processes
-    }
-
     /// The rung that an execution stands on with it.
     #[must_use]
     pub fn rung(&self, target: u32, reserves: bool) -> Rung {

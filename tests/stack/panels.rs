@@ -49,6 +49,7 @@ async fn run_short_and_lowered(service: &Service, crowded: &Crowded, prometheus:
     let run = job.target(6).execute(STATEMENT, &[]).await.unwrap();
     assert_eq!((run.outcome, run.lowered_to), (Outcome::Lowered, Some(4)));
     prometheus.eventually("task:headcount_lowered_runs:consecutive{task=\"rollup\"} == 1").await;
+    prometheus.eventually("task:headcount_last_run_lowered:latest{task=\"rollup\"} == 1").await;
 }
 
 /// Updates a hundred rows over a line on which the answer to a COMMIT is lost.

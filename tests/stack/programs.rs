@@ -142,7 +142,8 @@ impl Program {
 
     /// The same for every second of the last five minutes.
     pub(crate) async fn query_over_time(&self, promql: &str) -> Result<Vec<Value>, String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        // What was recorded within this second, too.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1;
         let query = encoded(promql);
         let path = format!("/api/v1/query_range?query={query}&start={}&end={now}&step=1", now - 300);
         ask(self.address, &path).await

@@ -58,11 +58,19 @@ impl Update {
         query: Option<&(String, bool)>,
     ) -> Result<(Session, TableUpdate, Option<String>), Error> {
         let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
+        // All tries together have no more time than one has.
+        let deadline = Instant::now() + self.options.reconnect_wait;
         for tries in 1.. {
-            // Where none is to be had within the time for that, there is none.
-            let session = open_session(&self.site, &self.options).await?;
-            match self.look_up(session, query).await {
-                Err(error) if error.is_connection_lost() && tries < self.options.max_attempts => {
+            let ready = match open_session(&self.site, &self.options, deadline).await {
+                Ok(session) => self.look_up(session, query).await,
+                Err(error) => Err(error),
+            };
+            match ready {
+                Err(error)
+                    if error.is_connection_lost()
+                        && tries < self.options.max_attempts
+                        && Instant::now() < deadline =>
+                {
                     tracing::debug!(%error, "the look-up is tried again");
                     sleep(backoff.delay(tries, fastrand::f64())).await;
                 }
@@ -176,7 +184,7 @@ impl Update {
             tracing::debug!(error = %failure, "the query for the keys is tried again");
             let again = async {
                 sleep(backoff.delay(tries, fastrand::f64())).await;
-                open_session(site, options).await
+                open_session(site, options, Instant::now() + options.reconnect_wait).await
             };
             let Some(opened) = unless_stopped(&options.stop, again).await? else { return Ok(None) };
             session = opened;
@@ -186,8 +194,7 @@ impl Update {
 }
 
 /// The first session, as patiently as any later one: a server may be restarting.
-async fn open_session(site: &Site, options: &Options) -> Result<Session, Error> {
-    let deadline = Instant::now() + options.reconnect_wait;
+async fn open_session(site: &Site, options: &Options, deadline: Instant) -> Result<Session, Error> {
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
     let mut failures = 0;
     loop {
