@@ -289,7 +289,7 @@ pub enum Event {
         resolution: Resolution,
     },
     /// A commit in doubt took effect, and was to wait for a synchronous standby: whether that has it is not known, since
-    /// the wait was cut short (manual, "Synchronous Replication"). A failover may undo it.
+    /// the wait may have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
     CommitUnreplicated,
     /// The monitor polled the server (for all its watches at once).
     MonitorPolled {

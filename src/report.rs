@@ -57,7 +57,7 @@ pub struct Execution<T> {
     #[serde(rename = "planning_seconds", serialize_with = "seconds")]
     pub planning: Duration,
     /// Whether it is committed on this server, and nobody knows whether a synchronous standby has it: its wait for that
-    /// was cut short, by a deadline or a signal, say. A failover may undo it.
+    /// may have been cut short, by a deadline or a signal, say. A failover may undo it.
     pub unreplicated: bool,
     /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.
     #[serde(rename = "reserved_wait_seconds", serialize_with = "seconds")]

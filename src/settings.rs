@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::decide::attempt::Spacing;
+use crate::decide::ceiling::LEAVE;
 pub use crate::decide::ceiling::Raise;
 use crate::decide::verdict::{Patience, Pool};
 use crate::error::{Error, human};
@@ -199,7 +200,7 @@ impl Settings {
             reserve_database: "postgres".to_owned(),
             reserve_space: "headcount".to_owned(),
             ceiling: None,
-            leave: 2,
+            leave: LEAVE,
             above_role: false,
             policy: Policy::default(),
             plan_shortfall: PlanShortfall::default(),

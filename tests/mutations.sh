@@ -54,6 +54,12 @@ mutant 'a serial phase is given a tenth of its time' src/decide/verdict.rs \
 mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
     core:time_waiting_for_a_lock_does_not_count \
     '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
+mutant 'what may have had no worker is not on target' src/decide/attempt.rs \
+    core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
+    'let open = unproven && !short' 'let open = false && unproven && !short'
+mutant 'what was proven outweighs what was not' src/decide/attempt.rs \
+    core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
+    'let open = unproven && !short' 'let open = unproven'
 mutant 'a rung is told by what was set' src/decide/ceiling.rs \
     core-unit:each_rung_is_told_by_what_was_set \
     'if self.workers > self.given {' 'if self.workers >= self.given {'
@@ -252,6 +258,9 @@ mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
 mutant 'a commit that may lack its standby is told' src/run/attempt.rs \
     live:a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that \
     'if stage.waits_for_standbys() {' 'if false && stage.waits_for_standbys() {'
+mutant 'a session outside of a transaction is given back as it was' src/run/hold.rs \
+    fleet:a_backend_that_is_handed_on_as_it_is_keeps_no_setting_of_a_statement_outside_a_transaction \
+    'let raised = self.settings.ceiling.map(|_| "max_parallel_workers");' 'let raised = None;'
 mutant 'a ceiling never exceeds what was set for the role' src/pg/ceiling.rs \
     live:a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_for \
     'let apart = if settings.above_role {' 'let apart = if settings.leave < 1000 {'

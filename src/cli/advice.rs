@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use headcount::decide::ceiling::LEAVE;
 use headcount::{Execution, Rung};
 
 use super::exit::Failed;
@@ -57,7 +58,7 @@ pub(crate) fn about_limit(sqlstate: &str, message: &str, script: Option<&str>) -
 
 /// Adds what this command can do about an error of the server. `several`: there were other hosts to connect to.
 pub(crate) fn explained(error: headcount::Error, wanted: &Wanted, several: bool) -> Failed {
-    let Wanted { sql, settings } = wanted;
+    let Wanted { sql, settings, .. } = wanted;
     let tried = error.history().map_or(0, |history| history.attempt_count);
     let fix = match error.sqlstate() {
         Some("25001") if sets_transaction(sql) => {
@@ -105,7 +106,7 @@ pub(crate) fn explained_update(failed: Failed) -> Failed {
 }
 
 /// What to do where it cannot write.
-fn only_reads(Wanted { sql, settings }: &Wanted, several: bool) -> String {
+fn only_reads(Wanted { sql, settings, .. }: &Wanted, several: bool) -> String {
     const SETTINGS: [&str; 2] = ["transaction_read_only", "default_transaction_read_only"];
     let named = |name: &str| SETTINGS.iter().find(|known| known.eq_ignore_ascii_case(name));
     let script = sql.to_ascii_lowercase();
@@ -187,7 +188,6 @@ fn hopeless(failed: &Failed) -> bool {
 
 /// What helps against a pool that others hold: workers that they cannot take. The processes decide how.
 pub(crate) fn held_by_others<T>(run: &Execution<T>) -> String {
-    const LEAVE: u32 = 2;
     let others = "others held the pool (`headcount watch` shows who)";
     let Some(ceiling) = &run.ceiling else { return format!("{others}: start at another time") };
     if run.rung == Some(Rung::Ceiling) && ceiling.workers + LEAVE < ceiling.processes {

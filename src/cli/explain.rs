@@ -48,7 +48,7 @@ struct Unexplained<'a> {
 }
 
 async fn explain(args: &ExplainArgs, words: &Words, signals: &mut Signals) -> Result<Explanation, Failed> {
-    let Wanted { sql, mut settings } = Wanted::resolve(&args.demand, None)?;
+    let Wanted { sql, mut settings, .. } = Wanted::resolve(&args.demand, None)?;
     "explain".clone_into(&mut settings.task);
     let limit = 2 * settings.cancel_grace + ANSWER_LIMIT;
     let watchdog = Arc::new(Watchdog::default());

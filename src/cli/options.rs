@@ -25,6 +25,8 @@ const MAX_TASK: usize = 52;
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) sql: String,
+    /// Where the statement is from.
+    pub(crate) file: Option<PathBuf>,
     pub(crate) settings: Settings,
 }
 
@@ -77,9 +79,8 @@ impl Wanted {
             None => JobFile::default(),
         };
         let (sql, file) = statement(demand, &job)?;
-        let named = file.or_else(|| demand.job.clone());
-        let task =
-            demand.task.clone().or_else(|| job.task.clone()).unwrap_or_else(|| task_of(named.as_deref()));
+        let named = file.as_deref().or(demand.job.as_deref());
+        let task = demand.task.clone().or_else(|| job.task.clone()).unwrap_or_else(|| task_of(named));
         let mut settings = Settings::new(task);
         job.apply(&mut settings);
         apply_demand(demand, &mut settings);
@@ -89,7 +90,7 @@ impl Wanted {
         }
         settings.validate()?;
         plan::check(&sql, timing.map(|_| settings.transaction))?;
-        Ok(Self { sql, settings })
+        Ok(Self { sql, file, settings })
     }
 }
 
@@ -200,7 +201,8 @@ fn statement(demand: &Demand, job: &JobFile) -> Result<(String, Option<PathBuf>)
             (None, Some(path)) => {
                 // Relative to the job file, wherever it is called from.
                 let folder = demand.job.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-                (read_text(&folder.join(path), "file")?, Some(path.clone()))
+                let path = folder.join(path);
+                (read_text(&path, "file")?, Some(path))
             }
             (None, None) => {
                 return Err(Failed::usage(

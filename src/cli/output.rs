@@ -169,7 +169,7 @@ pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32, in_transaction: b
     let mut meaning = meaning(run, in_transaction);
     if run.unreplicated {
         meaning.push_str(
-            "; it is committed on this server, and its wait for a synchronous standby was cut short: a failover may undo it",
+            "; it is committed on this server, and nobody knows whether its synchronous standby has it: a failover may undo it",
         );
     }
     [reached(run, max_attempts), time(run), meaning]

@@ -75,8 +75,7 @@ async fn execute(
     signals: &mut Signals,
     shut_out: &mut Duration,
 ) -> Result<Execution<u64>, Failed> {
-    let inputs =
-        [("the statement is read from", &args.demand.file), ("the job is read from", &args.demand.job)];
+    let inputs = [("the statement is read from", &wanted.file), ("the job is read from", &args.demand.job)];
     telemetry::check_textfile(&args.exporters, &inputs)?;
     let ends = endpoints(&args.server)?;
     let telemetry = telemetry::start(&wanted.settings.task, &args.exporters, words).await?;

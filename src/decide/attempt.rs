@@ -223,9 +223,10 @@ impl Attempts {
         match ended {
             Ended::Finished { verdict, achieved, short, unproven, within } => {
                 self.best = self.best.max(achieved);
-                let outcome = self.outcome(verdict, achieved, short, within);
-                let open = unproven && !matches!(outcome, Outcome::FinishedShort);
-                Next::Accept(if open { Outcome::Unverified } else { outcome })
+                // What was proven outweighs what was not.
+                let open = unproven && !short && !matches!(verdict, Verdict::Short(_));
+                let outcome = || self.outcome(verdict, achieved, short, within);
+                Next::Accept(if open { Outcome::Unverified } else { outcome() })
             }
             Ended::Rejected(reason, workers) => {
                 self.best = self.best.max(workers);

@@ -8,6 +8,9 @@
 
 use serde::Serialize;
 
+/// Processes that are left to replication, extensions and autovacuum, where nobody says another number.
+pub const LEAVE: u32 = 2;
+
 /// How an execution comes by its workers, the surest way first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

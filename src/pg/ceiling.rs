@@ -1,6 +1,6 @@
 //! The ceiling of a session: how it is raised, and what it is made of. See [`decide::ceiling`](crate::decide::ceiling).
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::Failure;
 use crate::decide::ceiling::Ceiling;
@@ -30,27 +30,23 @@ macro_rules! of_database {
     };
 }
 
+/// Last come the highest of what ALTER DATABASE set, and whether it set nothing for one that can be connected to.
 const READ: &str = concat!(
     "WITH ",
     serial!(),
-    " SELECT p.setting::int, p.reset_val::int, pg_catalog.current_setting('max_worker_processes')::int, ",
+    ", databases AS (SELECT (SELECT pg_catalog.substr(v, 22)::int FROM pg_catalog.pg_db_role_setting s,
+         pg_catalog.unnest(s.setconfig) v WHERE s.setrole = 0 AND s.setdatabase = d.oid AND v LIKE 'max_parallel_workers=%') AS own
+       FROM pg_catalog.pg_database d WHERE d.datallowconn AND NOT d.datistemplate)
+  SELECT p.setting::int, p.reset_val::int, pg_catalog.current_setting('max_worker_processes')::int, ",
     set_apart!(of_role!()),
     ", ",
     set_apart!(of_database!()),
-    ", pg_catalog.quote_ident(session_user), ",
+    ", ",
     set_apart!("s.setrole = 0 AND s.setdatabase = 0"),
-    ", coalesce(pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE'), false)
+    ", (SELECT pg_catalog.max(own) FROM databases), (SELECT pg_catalog.bool_or(own IS NULL) FROM databases),
+       coalesce(pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE'), false),
+       pg_catalog.quote_ident(session_user)
   FROM pg_catalog.pg_settings p WHERE p.name = 'max_parallel_workers'"
-);
-
-/// The highest of what ALTER DATABASE set, and whether it set nothing for one that can be connected to.
-const OF_DATABASES: &str = concat!(
-    "WITH ",
-    serial!(),
-    ", databases AS (SELECT d.oid, (SELECT pg_catalog.substr(v, 22)::int FROM pg_catalog.pg_db_role_setting s,
-         pg_catalog.unnest(s.setconfig) v WHERE s.setrole = 0 AND s.setdatabase = d.oid AND v LIKE 'max_parallel_workers=%') AS own
-       FROM pg_catalog.pg_database d WHERE d.datallowconn AND NOT d.datistemplate)
-  SELECT pg_catalog.max(own), pg_catalog.bool_or(own IS NULL) FROM databases"
 );
 
 /// What the files of the server say; where they say nothing, what it was built with.
@@ -64,36 +60,35 @@ const OF_SERVER: &str = concat!(
 
 /// Reads the session's ceiling.
 pub(crate) async fn read(client: &Client) -> Result<Ceiling, Failure> {
-    let row = client.query_one(READ, &[]).await?;
-    let number = |column| row.try_get::<_, i32>(column).map(|n| n.try_into().unwrap_or(0));
-    let maybe = |column| {
-        let value: Result<Option<i32>, _> = row.try_get(column);
-        value.map(|value| value.and_then(|n| n.try_into().ok()))
-    };
-    let (given, of_role, of_database) = (number(1)?, maybe(3)?, maybe(4)?);
-    let of_all = maybe(6)?;
-    let of_server = match (of_all, of_role.or(of_database)) {
-        (Some(all), _) => Some(all),
-        (None, None) => Some(given),
-        (None, Some(_)) if row.try_get(7)? => {
-            Some(client.query_one(OF_SERVER, &[]).await?.try_get::<_, i32>(0)?)
-                .and_then(|n| n.try_into().ok())
+    let missing = || Failure::client("the server did not say what max_parallel_workers is");
+    let rows = client.query_typed(READ, &[]).await?;
+    let row = rows.first().ok_or_else(missing)?;
+    let (given, of_role, of_database) = (number(row, 1)?, number(row, 3)?, number(row, 4)?);
+    let of_server = match number(row, 5)? {
+        None if of_role.or(of_database).is_none() => given,
+        None if row.try_get(8)? => {
+            let rows = client.query_typed(OF_SERVER, &[]).await?;
+            number(rows.first().ok_or_else(missing)?, 0)?
         }
-        (None, Some(_)) => None,
+        of_all => of_all,
     };
-    let databases = client.query_one(OF_DATABASES, &[]).await?;
-    let highest: Option<u32> = databases.try_get::<_, Option<i32>>(0)?.and_then(|n| n.try_into().ok());
-    let bare: bool = databases.try_get::<_, Option<bool>>(1)?.unwrap_or(true);
+    let highest = number(row, 6)?;
+    // Where each database has its own, the server's is nobody's.
+    let bare = row.try_get::<_, Option<bool>>(7)?.unwrap_or(true);
     let of_others = if bare { of_server.map(|server| server.max(highest.unwrap_or(0))) } else { highest };
     Ok(Ceiling {
-        workers: number(0)?,
-        given,
-        processes: number(2)?,
+        workers: number(row, 0)?.unwrap_or(0),
+        given: given.unwrap_or(0),
+        processes: number(row, 2)?.unwrap_or(0),
         of_role,
         of_database,
         of_others,
-        role: row.try_get(5)?,
+        role: row.try_get(9)?,
     })
+}
+
+fn number(row: &Row, column: usize) -> Result<Option<u32>, Failure> {
+    Ok(row.try_get::<_, Option<i32>>(column)?.and_then(|number| number.try_into().ok()))
 }
 
 /// The statement that raises the session's ceiling, for the simple protocol; nothing where it is not asked for. It never

@@ -23,7 +23,7 @@ use super::pooling::{NONE_TO_SPARE, Pooling};
 use super::privileges::{self, Forbidden};
 use super::session::{self, Identity, OLDEST};
 use super::{Failure, ceiling, plan};
-use crate::decide::ceiling::Proposal;
+use crate::decide::ceiling::{LEAVE, Proposal};
 use crate::error::Error;
 
 /// How good an answer is.
@@ -312,7 +312,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
 /// Workers that others leave free for this role: the surest way to them, and nothing has to run for it.
 async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
     /// Who has a ceiling of its own.
-    const APART: &str = "
+    const APART: &str = concat!("WITH ", serial!(), "
         SELECT pg_catalog.string_agg(pg_catalog.format('%s = %s', CASE
                    WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'all roles'
                    WHEN s.setrole = 0 THEN 'database ' || pg_catalog.quote_ident(d.datname)
@@ -321,7 +321,7 @@ async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
                  pg_catalog.substr(v, 22)), ', ' ORDER BY s.setrole, s.setdatabase)
         FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase,
              pg_catalog.unnest(s.setconfig) v
-        WHERE v LIKE 'max_parallel_workers=%' AND s.setrole IS DISTINCT FROM pg_catalog.quote_ident(session_user)::pg_catalog.regrole";
+        WHERE v LIKE 'max_parallel_workers=%' AND s.setrole IS DISTINCT FROM pg_catalog.quote_ident(session_user)::pg_catalog.regrole");
     let ceiling = ceiling::read(client).await?;
     let row = one(client, APART).await?;
     let apart = match text(&row, 0) {
@@ -350,9 +350,6 @@ async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
     };
     Ok(Finding { fix: ceiling.typed(proposal), ..ok("kept free", said) })
 }
-
-/// Processes that are left to replication, extensions and autovacuum.
-const LEAVE: u32 = 2;
 
 /// From 19 on autovacuum is a rival: its workers are parallel workers of the pool.
 fn autovacuum(each: &str, at_once: &str) -> Finding {

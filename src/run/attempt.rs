@@ -124,16 +124,16 @@ pub(crate) async fn play<S: Stage>(
         Kept::Failed(failure) => AttemptEnd::Failed(failure.event_sqlstate()),
     };
     let mut resume = Resume::default();
-    let here = Resume { from: at, evidence: before, counted };
     if !facts.end.is_accepted() {
         // Outside of a transaction what ran before is done, however its successor ended.
         let apart = !settings.transaction && stage.keeps_steps();
         let rejected = matches!(kept, Kept::Nothing(_)) && at > 0;
-        if apart {
-            resume = here.clone();
+        let rewound = rejected && rewind(stage, ledger, settings, number).await;
+        if apart || rewound {
+            resume = Resume { from: at, evidence: before, counted };
         }
-        if rejected && rewind(stage, ledger, settings, number).await {
-            resume = here;
+        if rewound {
+            // The session goes on.
         } else if is_untouched(&kept, number, at, settings) {
             abandon(stage, ledger, settings, number).await;
         } else if let Err(uncleaned) = undo(stage, ledger, settings, number).await {

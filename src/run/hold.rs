@@ -29,6 +29,9 @@ const LEAVING: Duration = Duration::from_millis(10);
 /// Between two tries to get a session for the cleanup.
 const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
 
+/// The settings by which Gathers and index builds are kept to their slots.
+const LIMITS: [&str; 2] = ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"];
+
 /// A cleanup action of the caller's.
 pub(crate) type CleanupFn = dyn for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<(), Source>> + Send + Sync;
 
@@ -152,8 +155,7 @@ impl Hold {
         let mut script = String::from(if local { "BEGIN;" } else { "" });
         let mut settings = self.settings.effective_settings();
         settings.push(("application_name".to_owned(), self.application_name(attempt)));
-        let (first, rest): (Vec<_>, Vec<_>) =
-            settings.iter().partition(|(name, _)| name.to_ascii_lowercase().starts_with("transaction_"));
+        let (first, rest): (Vec<_>, Vec<_>) = settings.iter().partition(|(name, _)| is_of_transaction(name));
         for (name, value) in first {
             let _ = write!(script, "SET {}{name} TO {};", if local { "LOCAL " } else { "" }, literal(value));
         }
@@ -163,7 +165,7 @@ impl Hold {
         script.extend(ceiling::raise(&self.settings));
         // More workers would be other members'.
         if let Some(limit) = self.worker_limit() {
-            for name in ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"] {
+            for name in LIMITS {
                 let _ = write!(
                     script,
                     "SELECT set_config('{name}', least(current_setting('{name}')::int, {limit})::text, {local});"
@@ -180,12 +182,11 @@ impl Hold {
             return String::new();
         }
         let settings = self.settings.effective_settings();
-        let names = settings
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .filter(|name| !name.to_ascii_lowercase().starts_with("transaction_"));
+        let wished = settings.iter().map(|(name, _)| name.as_str()).filter(|name| !is_of_transaction(name));
         let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
-        names.chain(raised).fold(String::new(), |script, name| script + "; RESET " + name)
+        let limited = self.worker_limit().map_or(&[][..], |_| &LIMITS);
+        let all = wished.chain(raised).chain(limited.iter().copied());
+        all.fold(String::new(), |script, name| script + "; RESET " + name)
     }
 
     /// Takes back what was set for the session.
@@ -453,6 +454,11 @@ impl Drop for Hold {
             });
         }
     }
+}
+
+/// What must come before any query of a transaction, and cannot be reset.
+fn is_of_transaction(setting: &str) -> bool {
+    setting.to_ascii_lowercase().starts_with("transaction_")
 }
 
 /// A string literal, quoted.

@@ -41,6 +41,18 @@ fn the_outcome_follows_the_workers_and_the_verdict() {
 }
 
 #[test]
+fn launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage() {
+    let outcome = |verdict, achieved, short| {
+        let ended = Ended::Finished { verdict, achieved, short, unproven: true, within: 4 };
+        attempts().on_ended(ended, true, 0.0)
+    };
+    assert_eq!(outcome(Verdict::Enough, 4, false), Next::Accept(Outcome::Unverified));
+    assert_eq!(outcome(Verdict::Enough, 2, false), Next::Accept(Outcome::Unverified));
+    assert_eq!(outcome(Verdict::Enough, 3, true), Next::Accept(Outcome::AboveMinimum));
+    assert_eq!(outcome(Verdict::Enough, 1, true), Next::Accept(Outcome::FinishedShort));
+}
+
+#[test]
 fn a_result_that_was_proven_short_is_kept_and_says_so() {
     let short = Verdict::Short(ShortReason::PoolExhausted);
     let outcome = |verdict, workers| attempts().on_ended(finished(verdict, workers, true), true, 0.0);

@@ -22,12 +22,16 @@ impl Bouncer {
     }
 
     pub(crate) async fn of(lab: &Lab, pool_mode: &str, size: u32) -> Self {
+        Self::with(lab, &format!("pool_mode = {pool_mode}\ndefault_pool_size = {size}")).await
+    }
+
+    async fn with(lab: &Lab, pool: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = any\npool_mode = {pool_mode}\nmax_client_conn = 50\ndefault_pool_size = {size}\n\
+             unix_socket_dir =\nauth_type = any\n{pool}\nmax_client_conn = 50\n\
              client_tls_sslmode = allow\nclient_tls_cert_file = {at}/cert.pem\nclient_tls_key_file = {at}/key.pem\n",
             lab.server.port(),
             at = folder.path().display()
@@ -231,6 +235,28 @@ async fn with_a_monitor_that_goes_past_the_proxy_it_works() {
 async fn a_proxy_that_pools_sessions_is_no_hindrance() {
     let (lab, bouncer) = behind("session").await;
     lab.job_at(&bouncer.dsn(), "job", &rows_of(10), &["--reserve"]).end_well().await;
+    drop(bouncer);
+    lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backend_that_is_handed_on_as_it_is_keeps_no_setting_of_a_statement_outside_a_transaction() {
+    let lab = Lab::start(main_version()).await;
+    let pool = "pool_mode = session\ndefault_pool_size = 1\nserver_reset_query =";
+    let bouncer = Bouncer::with(&lab, pool).await;
+    let direct = lab.server.dsn();
+    let outside =
+        ["--no-transaction", "--ceiling", "auto", "--set", "work_mem=7MB", "--plan-shortfall", "ignore"];
+    let outside = [&outside[..], &["--monitor-dsn", &direct, "--attempts", "1"]].concat();
+    let kept = "SELECT string_agg(name || '=' || setting, ', ') FROM pg_settings
+                WHERE source = 'session' AND name IN ('max_parallel_workers', 'max_parallel_workers_per_gather', 'work_mem')";
+    for (sql, code) in [("SELECT current_setting('max_parallel_workers')", 0), ("SELECT 1 / 0", 1)] {
+        let ended = lab.job_at(&bouncer.dsn(), "outside", sql, &outside).end().await;
+        assert_eq!((ended.code, &ended.json["ceiling"]["workers"]), (Some(code), &14.into()), "{ended:#?}");
+        let next = Endpoint::from_dsn(&bouncer.dsn()).unwrap().client("next").await.unwrap();
+        let kept: Option<String> = next.query_one(kept, &[]).await.unwrap().get(0);
+        assert_eq!(kept, None, "{sql}");
+    }
     drop(bouncer);
     lab.server.stop().await.unwrap();
 }

@@ -3,7 +3,7 @@
 use headcount::{Execution, Job, Outcome, Raise, Rung};
 use tokio::task::JoinSet;
 
-use crate::harness::{Bench, POOL, eventually, on_each_version, quick};
+use crate::harness::{Bench, POOL, eventually, on_each_version, quick, soak_runs};
 
 on_each_version! {
     a_raised_ceiling_has_its_workers_at_once_however_many_outsiders_hold_the_pool,
@@ -52,9 +52,9 @@ async fn job_of(bench: &Bench, role: &str) -> Job {
     quick(bench.headcount_at(&leader, &bench.dsn()).await.task("ceiling")).minimum(4)
 }
 
-/// How many runs in a row must succeed: some, or what `HEADCOUNT_SOAK_RUNS` says.
+/// How many runs in a row must succeed.
 fn runs() -> u32 {
-    std::env::var("HEADCOUNT_SOAK_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(12)
+    soak_runs().unwrap_or(12)
 }
 
 fn check_first<T>(run: &Execution<T>, rung: Rung) {

@@ -4,7 +4,7 @@
 use headcount::decide::verdict::ShortReason;
 use headcount::{Error, Event, Job, Outcome};
 
-use crate::harness::{Bench, Hog, POOL, client, eventually, on_each_version, quick};
+use crate::harness::{Bench, Hog, POOL, client, eventually, on_each_version, quick, soak_runs};
 
 on_each_version! {
     small_gathers_before_the_main_one_are_no_starved_large_one,
@@ -57,17 +57,9 @@ fn eager(job: Job) -> Job {
     job.set("parallel_setup_cost", "0").set("parallel_tuple_cost", "0")
 }
 
-/// Once; in a soak a quarter of `HEADCOUNT_SOAK_RUNS`, since most claims are tried on four versions.
-fn soak_runs() -> u32 {
-    std::env::var("HEADCOUNT_SOAK_RUNS")
-        .ok()
-        .and_then(|runs| runs.parse().ok())
-        .map_or(1, |runs: u32| runs.div_ceil(4))
-}
-
-/// On target at the first attempt, each time.
+/// On target at the first attempt: once; in a soak a quarter of its runs, since most claims are tried on four versions.
 async fn healthy(job: &Job, sql: &str) {
-    for _ in 0..soak_runs() {
+    for _ in 0..soak_runs().map_or(1, |runs| runs.div_ceil(4)) {
         let run = job.execute_script(sql).await.unwrap();
         let attempts: Vec<_> = run.attempts.iter().map(|a| (a.reason, a.workers)).collect();
         assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{sql}: {attempts:?}");
@@ -169,16 +161,18 @@ async fn hog_after_the_first(bench: &Bench) -> Hog {
     bench.hog(POOL).await
 }
 
+/// The same, until an attempt was rejected.
+async fn hog_until_rejected(bench: &Bench) {
+    let hog = hog_after_the_first(bench).await;
+    let short = |event: &Event| matches!(event, Event::AttemptEnded(facts) if !facts.end.is_accepted());
+    bench.recorder.wait_for(short).await;
+    hog.release().await;
+}
+
 async fn a_starved_statement_of_a_script_is_tried_again_alone(major: u32) {
     let bench = sized(major).await;
     let job = eager(bench.job().await).attempts(50);
-    let starving = async {
-        let hog = hog_after_the_first(&bench).await;
-        let short = |event: &Event| matches!(event, Event::AttemptEnded(facts) if !facts.end.is_accepted());
-        bench.recorder.wait_for(short).await;
-        hog.release().await;
-    };
-    let (run, ()) = tokio::join!(job.execute_script(SCRIPT), starving);
+    let (run, ()) = tokio::join!(job.execute_script(SCRIPT), hog_until_rejected(&bench));
     let run = run.unwrap();
     assert_eq!((run.outcome, run.value), (Outcome::OnTarget, Some(1)), "{run:?}");
     assert!(run.attempt_count > 1, "{run:?}");
@@ -226,14 +220,8 @@ async fn a_script_goes_back_to_its_own_savepoints(major: u32) {
 async fn what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again(major: u32) {
     let bench = sized(major).await;
     let job = eager(bench.job().await).attempts(50);
-    let starving = async {
-        let hog = hog_after_the_first(&bench).await;
-        let short = |event: &Event| matches!(event, Event::AttemptEnded(facts) if !facts.end.is_accepted());
-        bench.recorder.wait_for(short).await;
-        hog.release().await;
-    };
     let script = format!("SELECT count(*) FROM t1; {TWICE}; SELECT count(*) FROM t4 WHERE nap(id, 20)");
-    let (run, ()) = tokio::join!(job.execute_script(&script), starving);
+    let (run, ()) = tokio::join!(job.execute_script(&script), hog_until_rejected(&bench));
     let run = run.unwrap();
     assert!(run.attempt_count > 1, "{run:?}");
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::FinishedShort, 0), "{run:?}");

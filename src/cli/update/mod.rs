@@ -113,7 +113,11 @@ async fn execute(
     words: &Words,
     signals: &mut Signals,
 ) -> Result<(Updated, Option<u8>), Failed> {
-    let inputs = [("the keys are read from", &wanted.keys), ("the rejects are written to", &wanted.rejects)];
+    let inputs = [
+        ("the keys are read from", &wanted.keys),
+        ("the rejects are written to", &wanted.rejects),
+        ("the job is read from", &args.job),
+    ];
     telemetry::check_textfile(&args.exporters, &inputs)?;
     for doubt in wanted.doubts() {
         say(&format!("headcount: warning: {doubt}"));

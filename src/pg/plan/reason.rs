@@ -110,19 +110,22 @@ impl Reason {
     }
 
     /// Lets what helps help everybody who takes slots: they are the server's, not the session's.
-    pub(crate) fn for_all_sessions(mut self, workers: u32) -> Self {
-        for fix in self.fixes.iter_mut().filter(|fix| fix.starts_with("SET LOCAL max_parallel_workers =")) {
-            *fix = Self::larger_pool(workers);
-        }
-        self
+    pub(crate) fn for_all_sessions(self, workers: u32) -> Self {
+        self.instead_of_set(&Self::larger_pool(workers))
     }
 
     /// The same where the session raises its ceiling itself, as far as it may.
-    pub(crate) fn for_a_raised_ceiling(mut self) -> Self {
+    pub(crate) fn for_a_raised_ceiling(self) -> Self {
+        self.instead_of_set(
+            "-- a larger --ceiling; where the role or the database has one of its own, --above-role or ALTER ROLE ... SET \
+             max_parallel_workers",
+        )
+    }
+
+    /// What is to be done where the session may not set its pool's size for itself.
+    fn instead_of_set(mut self, other: &str) -> Self {
         for fix in self.fixes.iter_mut().filter(|fix| fix.starts_with("SET LOCAL max_parallel_workers =")) {
-            "-- its ceiling is what was set for the role or the database: --above-role goes beyond that, or a larger \
-             --ceiling, or ALTER ROLE ... SET max_parallel_workers"
-                .clone_into(fix);
+            other.clone_into(fix);
         }
         self
     }

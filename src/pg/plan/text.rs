@@ -85,12 +85,10 @@ impl Text {
 
     /// SAVEPOINT, RELEASE, ROLLBACK TO.
     pub(super) fn is_about_savepoints(&self) -> bool {
-        match self.0.first() {
-            Some(Token::Word(word)) => match word.as_str() {
-                "savepoint" | "release" => true,
-                "rollback" | "abort" => self.mentions(&["to"]),
-                _ => false,
-            },
+        let Some(Token::Word(first)) = self.0.first() else { return false };
+        match first.as_str() {
+            "savepoint" | "release" => true,
+            "rollback" | "abort" => self.mentions(&["to"]),
             _ => false,
         }
     }

@@ -60,7 +60,9 @@ impl Update {
         let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
         // All tries together have no more time than one has.
         let deadline = Instant::now() + self.options.reconnect_wait;
-        for tries in 1.. {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let ready = match open_session(&self.site, &self.options, deadline).await {
                 Ok(session) => self.look_up(session, query).await,
                 Err(error) => Err(error),
@@ -77,7 +79,6 @@ impl Update {
                 ready => return ready,
             }
         }
-        unreachable!("the last try returns")
     }
 
     async fn look_up(

@@ -15,6 +15,11 @@ pub(crate) use proxy::{CommitFault, Proxy};
 pub(crate) use recorder::Recorder;
 pub(crate) use servers::{POOL, client, plain_server};
 
+/// How often a claim is tried in a soak (`HEADCOUNT_SOAK_RUNS`); `None` in any other run.
+pub(crate) fn soak_runs() -> Option<u32> {
+    std::env::var("HEADCOUNT_SOAK_RUNS").ok()?.parse().ok()
+}
+
 /// Longest wait for anything that must happen. It only bounds a failing test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
