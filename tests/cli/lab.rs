@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headcount::pg::embedded::{Builder, PrivateServer};
@@ -17,6 +18,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_headcount");
 
 /// Bounds each wait for an event; far above what any of them takes.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// All parallel workers of a server, for [`Lab::count`].
+pub(crate) const WORKERS: &str = "pg_stat_activity WHERE backend_type = 'parallel worker'";
 
 /// Runs for about 25 s with four workers, and is cancelled at any moment.
 pub(crate) const SLOW: &str = "CREATE TABLE rollup AS SELECT id % 10 AS bucket, count(*) FROM measurements \
@@ -99,36 +103,52 @@ impl Lab {
 
     /// Waits until a count is what it should be.
     pub(crate) fn wait(&self, of: &str, expected: i64) {
+        assert!(self.comes_to(of, expected, PATIENCE), "{of} did not come to {expected}");
+    }
+
+    /// Whether a count is what it should be within that time.
+    fn comes_to(&self, of: &str, expected: i64, within: Duration) -> bool {
         let began = Instant::now();
         while self.count(of) != expected {
-            assert!(began.elapsed() < PATIENCE, "{of} did not come to {expected}");
+            if began.elapsed() > within {
+                return false;
+            }
             std::thread::yield_now();
         }
+        true
     }
 
     /// Nothing of the command is left on the server: no session, no worker, no table.
     pub(crate) fn wait_for_nothing_left(&self) {
-        self.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 0);
+        self.wait(WORKERS, 0);
         self.wait("pg_stat_activity WHERE application_name LIKE 'headcount%'", 0);
         assert_eq!(self.count("pg_class WHERE relname = 'rollup'"), 0);
     }
 
-    /// Somebody who holds so many workers until it is dropped.
+    /// Somebody who holds so many workers until it is dropped. The slot of a worker that has ended is free a moment
+    /// after `pg_stat_activity` has forgotten it, so whoever did not get all of them starts again.
     pub(crate) fn hog(&self, workers: u32) -> Hog<'_> {
-        let client = connect(&self.runtime, &self.dsn());
+        let client = Arc::new(connect(&self.runtime, &self.dsn()));
         let setup = format!(
             "SET application_name = 'hog'; SET max_parallel_workers_per_gather = {workers};
              SET parallel_leader_participation = off"
         );
         self.runtime.block_on(client.batch_execute(&setup)).unwrap();
-        self.runtime.spawn(async move {
-            let held = client
-                .batch_execute("SELECT count(*) FROM measurements WHERE pg_sleep(0.05) IS NOT NULL")
-                .await;
-            assert!(held.is_err(), "the hog was not hungry enough");
-        });
-        self.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", workers.into());
-        Hog(self)
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let session = Arc::clone(&client);
+            let holding = self.runtime.spawn(async move {
+                let sql = "SELECT count(*) FROM measurements WHERE pg_sleep(0.05) IS NOT NULL";
+                assert!(session.batch_execute(sql).await.is_err(), "the hog was not hungry enough");
+            });
+            let hog = Hog(self);
+            if self.comes_to(WORKERS, workers.into(), Duration::from_secs(3)) {
+                return hog;
+            }
+            drop(hog);
+            self.runtime.block_on(holding).unwrap();
+        }
+        panic!("the hog did not get {workers} workers");
     }
 
     /// Somebody who holds the strongest lock on that table until it is dropped.

@@ -1,7 +1,7 @@
 //! What lies between done and not done: a target that the plan cannot have, a launch that starves after the
 //! verdict; and the options that ask for more.
 
-use crate::lab::{Lab, QUICK, Ran, each_version, finish, headcount};
+use crate::lab::{Lab, QUICK, Ran, WORKERS, each_version, finish, headcount};
 
 /// A Gather of four, a wait for a lock, and another Gather of four.
 const TWICE: &str = "CREATE TABLE rollup AS
@@ -23,7 +23,7 @@ fn starved_by(lab: &Lab, others: u32, arguments: &[&str]) -> Ran {
     all.extend(arguments);
     let running = lab.spawn(&all);
     lab.wait("pg_locks WHERE locktype = 'advisory' AND NOT granted", 1);
-    lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 0);
+    lab.wait(WORKERS, 0);
     let _hog = lab.hog(others);
     lab.sql("SELECT pg_advisory_unlock(42)");
     finish(running)

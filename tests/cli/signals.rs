@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::lab::{Lab, QUICK, Ran, SLOW, finish};
+use crate::lab::{Lab, QUICK, Ran, SLOW, WORKERS, finish};
 use crate::stopped::Stopped;
 use crate::versions::oldest_and_newest;
 
@@ -87,7 +87,7 @@ fn an_interrupted_run_is_a_json_object_and_its_metrics_are_written() {
     let mut running =
         lab.spawn(&["run", "--json", "--sql", SLOW, listen[0], listen[1], listen[2], listen[3]]);
     running.hear("metrics: ");
-    lab.wait("pg_stat_activity WHERE backend_type = 'parallel worker'", 4);
+    lab.wait(WORKERS, 4);
     running.signal(Signal::INT);
     let run = finish(running).ended(130).json();
     assert_eq!((&run["outcome"], &run["reason"]), (&"failed".into(), &"interrupted".into()));
