@@ -22,29 +22,29 @@ matrix:  ## What talks to servers, on each of 13 to 19, one after the other, wit
 	@tests/servers/matrix.sh $(VERSIONS)
 
 soak: servers mutations  ## 1,000 seeded runs a version over cut lines; 1,000 healthy runs; 10 million keys; mutations
-	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --test update -- a_line_cut_at_any_byte memory_does_not_grow
-	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --test live -- launches:: ceiling::
+	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test update -- a_line_cut_at_any_byte memory_does_not_grow
+	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test live -- launches:: ceiling::
 
 mutations:  ## Each promise broken once on purpose: a test must notice
 	@bash tests/mutations.sh
 
 lint:  ## Format and lints
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --quiet -- -D warnings
-	$(CARGO) clippy --all-targets --no-default-features --quiet -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --quiet -- -D warnings
+	$(CARGO) clippy --package headcount --all-targets --quiet -- -D warnings
 
 doc:  ## Documentation, without a broken link
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --all-features --quiet
 
 bench: servers  ## The figures of the README, as ratios within one run
-	$(CARGO) bench
+	$(CARGO) bench --all-features
 
 stack: servers  ## A demo watched by Prometheus, Alertmanager and Pushgateway, without containers
 	$(CARGO) build --quiet
 	sh dashboards/stack.sh target/debug/headcount
 
 picture: servers  ## dashboards/below-minimum.png, by a headless Chromium (Debian's package chromium)
-	$(CARGO) test --test stack -- --ignored picture
+	$(CARGO) test --all-features --test stack -- --ignored picture
 
 servers:  ## PostgreSQL 13, 16, 18, and 19 where it can be had, and the programs of the observability tests
 	@tests/servers/install.sh tests

@@ -40,7 +40,8 @@
 //! | [`pg`] | the PostgreSQL edge: connections, plans, `pg_stat_activity`, cancels | `decide`, `event` |
 //! | [`telemetry`] | observers: metrics, spans, log lines, exporters | `decide`, `event` |
 //! | `run` | the drivers behind [`Headcount`], [`Job`] and [`Rows`] | all of the above |
-//! | `cli` | the command | the public API |
+//!
+//! The command is a package of its own, `headcount-cli` in `cli/`: it has nothing but this crate's public API.
 //!
 //! # Invariants
 //!

@@ -243,7 +243,7 @@ mutant 'a query whose commit is unknown is in doubt, never repeated' src/run/att
     lib:a_commit_whose_fate_is_not_known_is_an_error_and_is_never_repeated \
     'Resolution::Reread | Resolution::Unresolved => Err(Error::in_doubt(xid, cause)),' \
     'Resolution::Reread | Resolution::Unresolved => Ok(Err(cause)),'
-mutant 'finished_short has an exit code of its own' src/cli/exit.rs \
+mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
     bin:too_few_workers_have_codes_of_their_own \
     'Outcome::FinishedShort => FINISHED_SHORT,' 'Outcome::FinishedShort => DONE,'
 
@@ -371,7 +371,7 @@ TOML
 }
 
 prepare_whole() {
-    for folder in src tests examples benches dashboards docs; do
+    for folder in src cli testkit tests examples benches dashboards docs; do
         [ -d $folder ] && copy $folder "$WHOLE/$folder"
     done
     for file in Cargo.toml Cargo.lock README.md clippy.toml docker-compose.yml Makefile; do
@@ -381,7 +381,7 @@ prepare_whole() {
 
 # Runs a test; its log is in $LOG. Codes: 0 passed, 1 failed, 2 anything else.
 run() {
-    local binary=${1%%:*} name=${1#*:} place=$WHOLE target
+    local binary=${1%%:*} name=${1#*:} place=$WHOLE target features=(--all-features)
     case $binary in
         core-unit) place=$CORE target=(--lib) ;;
         core | core-house) place=$CORE target=(--test "${binary#core-}") ;;
@@ -389,10 +389,11 @@ run() {
         bin) target=(--bin headcount) ;;
         *) target=(--test "$binary") ;;
     esac
+    [ "$place" = "$WHOLE" ] || features=()
     (
         cd "$place" || exit 2
         export CARGO_TARGET_DIR=$PLACE/target PROPTEST_MAX_SHRINK_ITERS=0
-        timeout "$LIMIT" "$CARGO" test --quiet "${target[@]}" -- "$name"
+        timeout "$LIMIT" "$CARGO" test --quiet ${features[@]+"${features[@]}"} "${target[@]}" -- "$name"
     ) >"$LOG" 2>&1
     local code=$?
     if grep -q '^running 0 tests' "$LOG" && ! grep -q '^running [1-9]' "$LOG"; then

@@ -18,7 +18,7 @@ one() {
         update | cli) set -- --test "$1" -- --test-threads=2 ;;
         *) set -- --test "$1" ;;
     esac
-    $cargo test "$@"
+    $cargo test --all-features "$@"
 }
 
 if [ "${1:-}" = --one ]; then
@@ -34,7 +34,7 @@ fi
 
 [ $# -gt 0 ] || set -- live update cli fleet stack doc lib core telemetry examples house
 rm -rf "$logs" && mkdir -p "$logs" || exit 1
-$cargo test --no-run || exit 1
+$cargo test --all-features --no-run || exit 1
 printf '%s\n' "$@" | xargs -P 2 -n 1 sh tests/run.sh --one
 for name in $(cat "$logs/failed" 2>/dev/null); do
     printf '\n--- %s\n' "$name"

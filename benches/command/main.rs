@@ -17,8 +17,8 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use headcount::pg::embedded::PrivateServer;
 use table::{Table, median, percentile};
+use testkit::server::PrivateServer;
 
 const COMMAND: &str = env!("CARGO_BIN_EXE_headcount");
 

@@ -17,9 +17,9 @@ mod table;
 use std::time::{Duration, Instant};
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
 use headcount::{Execution, Headcount, Policy};
 use table::{Table, median};
+use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 
 const SCHEMA: &str = include_str!("../../tests/fleet/schema.sql");

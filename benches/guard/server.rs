@@ -2,7 +2,7 @@
 
 use headcount::Headcount;
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 
 pub struct Server {

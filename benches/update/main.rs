@@ -21,8 +21,8 @@ mod ways;
 
 use std::time::Duration;
 
-use headcount::pg::embedded::PrivateServer;
 use table::{Table, median, ratio};
+use testkit::server::PrivateServer;
 use ways::Way;
 
 const CHUNK: u32 = 100;

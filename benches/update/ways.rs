@@ -4,8 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
 use headcount::{ChunkSize, Keys, Updater};
+use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 
 use crate::CHUNK;

@@ -36,7 +36,6 @@ pub mod connect;
 pub(crate) mod counters;
 pub mod doctor;
 mod dsn;
-pub mod embedded;
 pub(crate) mod era;
 pub(crate) mod failure;
 pub mod fleet;

@@ -3,10 +3,10 @@
 //! Drivers say one thing, [`observe`](crate::Observer::observe). What becomes of it is decided here,
 //! and only here is a metric named. The library installs no recorder and no subscriber: [`Metrics`]
 //! counts with the recorder it is given or finds, [`SpanAttributes`] and [`Log`] speak to whatever
-//! subscriber the process has. Only a command (feature `cli`) installs both, with
+//! subscriber the process has. Only a program of its own (feature `exporters`) installs both, with
 //! [`exporters::Telemetry`].
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "exporters")]
 pub mod exporters;
 mod handles;
 mod log;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use headcount::pg::embedded::PrivateServer;
 use serde_json::Value;
+use testkit::server::PrivateServer;
 
 use crate::lab::{Lab, QUICK, Running, finish};
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 
 use crate::lab::{Lab, Ran, finish, headcount, spawn};
 
@@ -97,7 +97,7 @@ fn a_variable_that_cannot_be_obeyed_is_a_usage_error_that_names_it() {
         ("PGSSLCRL", "/no/such/file"),
         ("PGTARGETSESSIONATTRS", "writable"),
     ] {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/root.crt");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/certificates/root.crt");
         let dsn = format!("host=127.0.0.1 port=1 user=u sslmode=verify-ca sslrootcert={root}");
         let ran = finish(spawn(&["doctor", "--dsn", &dsn], &[(name, value)])).ended(2);
         let named = [name, "sslcrl"].iter().any(|name| ran.said.contains(&format!("headcount: {name}: ")));

@@ -6,9 +6,9 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headcount::pg::embedded::{Builder, PrivateServer};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
+use testkit::server::{Builder, PrivateServer};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use headcount::pg::embedded::PrivateServer;
 use tempfile::NamedTempFile;
+use testkit::server::PrivateServer;
 
 use crate::lab::{Lab, Ran, each_version, headcount};
 use crate::port::free_port;

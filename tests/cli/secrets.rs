@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 
 use crate::lab::{Lab, Ran, finish, spawn};
 

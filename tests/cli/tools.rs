@@ -1,6 +1,6 @@
 //! The other subcommands.
 
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 
 use crate::lab::{Lab, QUICK, each_version, headcount};
 use crate::versions::oldest_and_newest;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 
 use crate::lab::{Lab, QUICK, SLOW, each_version, finish, headcount};
 use crate::port::free_port;

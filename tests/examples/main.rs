@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 
 /// The table that the examples speak of: wide enough in time for workers to be seen.
 const MEASUREMENTS: &str = "\
@@ -26,13 +26,22 @@ async fn server() -> PrivateServer {
     server
 }
 
+/// The command that builds and runs an example.
+fn run(example: &str) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--quiet", "--all-features", "--example", example]);
+    // What cargo tells a test about its package. Build scripts of dependencies that look at it would find that it has
+    // changed, and all that depends on them would be built again.
+    let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars().filter(|(name, _)| told.iter().any(|start| name.starts_with(start))) {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
 async fn check(example: &str, expected: &[&str]) -> PrivateServer {
     let server = server().await;
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--example", example])
-        .env("DATABASE_URL", server.dsn())
-        .output()
-        .unwrap();
+    let output = run(example).env("DATABASE_URL", server.dsn()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for words in expected {
@@ -75,11 +84,7 @@ async fn in_a_service_gives_up_cleanly() {
 fn fleet_compares_the_policies_and_draws_its_plot() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fleet.svg");
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--example", "fleet", "--"])
-        .arg(&file)
-        .output()
-        .unwrap();
+    let output = run("fleet").arg("--").arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("pool of 6 | reserve | 100.0 % | 0.0 % | 0.0 % | 1.00 | 0.0 % (0 s)"), "{said}");

@@ -4,9 +4,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
 use headcount::pg::fleet::{Fleet, Watcher};
 use serde_json::Value;
+use testkit::server::PrivateServer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio_postgres::Client;

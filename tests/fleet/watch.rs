@@ -5,11 +5,11 @@ use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
-use headcount::pg::embedded::Shutdown;
 use headcount::pg::fleet::{Fleet, Leader};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
+use testkit::server::Shutdown;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 

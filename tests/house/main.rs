@@ -88,19 +88,18 @@ fn drivers_read_the_runtime_clock_only() {
 
 #[test]
 fn layers_point_downwards() {
-    check("src/pg", &["crate::run", "crate::cli"], &[]);
-    check("src/run", &["crate::cli"], &[]);
-    check("src/telemetry", &["crate::run", "crate::cli"], &[]);
+    check("src/pg", &["crate::run"], &[]);
+    check("src/telemetry", &["crate::run"], &[]);
 }
 
 #[test]
 fn the_library_prints_nothing() {
-    check("src", &["println!", "eprintln!", "print!("], &["src/cli/", "src/main.rs"]);
+    check("src", &["println!", "eprintln!", "print!("], &[]);
 }
 
 #[test]
 fn files_stay_small_enough_to_read() {
-    for (path, text) in sources("src") {
+    for (path, text) in sources("src").into_iter().chain(sources("cli/src")) {
         let lines = text.lines().count();
         assert!(lines <= 500, "{} has {lines} lines", path.display());
     }

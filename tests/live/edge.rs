@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use headcount::pg::connect::{Endpoint, ServerFacts};
-use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use testkit::server::{Builder, PrivateServer, Shutdown};
 
 use crate::versions::{Part, programs, version_with, versions};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use headcount::decide::verdict::Verdict;
 use headcount::event::{FailReason, Resolution};
-use headcount::pg::embedded::Shutdown;
 use headcount::{Error, Event, Execution, Headcount, Job, Outcome};
+use testkit::server::Shutdown;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{

@@ -1,8 +1,8 @@
 //! Several hosts: which one is taken, and that work which writes never begins on one that only reads.
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
 use headcount::{Error, Keys, Refusal, Updater};
+use testkit::server::PrivateServer;
 
 use crate::harness::chain;
 use crate::versions::{on_each_version, programs};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use headcount::event::FailReason;
 use headcount::pg::doctor::{self, Level};
-use headcount::pg::embedded::PrivateServer;
 use headcount::{Event, Headcount, Job, Keys, Outcome, Refusal};
+use testkit::server::PrivateServer;
 
 use crate::harness::{Bench, POOL, chain, endpoint, on_each_version, plain_server, quick};
 

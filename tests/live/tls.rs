@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use headcount::Error;
 use headcount::pg::connect::{Endpoint, ServerFacts};
-use headcount::pg::embedded::{Builder, PrivateServer};
+use testkit::server::{Builder, PrivateServer};
 
 use rcgen::KeyPair;
 

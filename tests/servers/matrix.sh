@@ -16,7 +16,7 @@ logs=target/matrix
 mkdir -p "$logs"
 
 # shellcheck disable=SC2046 # a list of arguments
-$cargo test --no-run $(printf -- '--test %s ' $binaries) || exit 1
+$cargo test --all-features --no-run $(printf -- '--test %s ' $binaries) || exit 1
 
 # The folder of a version, as the tests find it: Debian's first, then the cache.
 if [ -n "${HEADCOUNT_CACHE:-}" ]; then cache=$HEADCOUNT_CACHE
@@ -37,7 +37,7 @@ run() {
         [ "$other" = "$major" ] || set -- "$@" --skip "::on_$other"
     done
     HEADCOUNT_TEST_PG=$major HEADCOUNT_PG_BIN=$bin timeout -k 30 "$limit" \
-        $cargo test --test "$binary" -- --show-output "$@" </dev/null
+        $cargo test --all-features --test "$binary" -- --show-output "$@" </dev/null
     code=$?
     [ "$code" -ne 124 ] && [ "$code" -ne 137 ] || echo "test $binary did not end within $limit s ... FAILED"
 }

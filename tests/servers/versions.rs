@@ -11,7 +11,7 @@
 
 use std::sync::LazyLock;
 
-use headcount::pg::embedded::Binaries;
+use testkit::server::Binaries;
 
 /// What `make test` runs on.
 const USUAL: [u32; 4] = [13, 16, 18, 19];

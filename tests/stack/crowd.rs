@@ -1,6 +1,6 @@
 //! A server whose pool of parallel workers can be filled and emptied.
 
-use headcount::pg::embedded::PrivateServer;
+use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 
 use super::line::Proxy;

@@ -13,7 +13,6 @@
 //!   Alertmanager, keep a server's pool busy, and embed the library
 //!
 //! No time is asserted. Waiting is for an event, with a limit that only a broken chain reaches.
-#![cfg(feature = "cli")]
 
 mod chain;
 mod crowd;
@@ -26,12 +25,10 @@ mod picture;
 #[path = "../live/harness/port.rs"]
 mod port;
 mod programs;
-#[cfg(feature = "otlp")]
 #[path = "../telemetry/receiver.rs"]
 mod receiver;
 mod rules;
 mod service;
-#[cfg(feature = "otlp")]
 mod spans;
 mod trial;
 mod webhook;
@@ -43,7 +40,7 @@ use headcount::telemetry::names::{self, Kind};
 
 /// A file or folder of the repository.
 fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
 fn read(path: &str) -> String {

@@ -5,7 +5,6 @@
 //! - `prometheus`: `promtool check metrics`, a scrape, a real Pushgateway, the textfile
 //! - `otlp`: gRPC and HTTP; names, parents, attributes, the joined trace, a receiver that is gone
 //! - `log`: level and sentence of each line
-#![cfg(all(feature = "cli", feature = "otlp", feature = "prometheus-registry"))]
 
 mod contract;
 mod log;

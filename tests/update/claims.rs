@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::event::ChunkEnd;
-use headcount::pg::embedded::{PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, Keys};
+use testkit::server::{PrivateServer, Shutdown};
 
 use crate::support::{Recorder, Shop, classes, connect, eventually, ids, kill, pay, paying, updater};
 

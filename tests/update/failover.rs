@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headcount::pg::embedded::{PrivateServer, Shutdown};
 use headcount::{ChunkSize, InDoubt, Update, Updated};
+use testkit::server::{PrivateServer, Shutdown};
 use tokio_postgres::Client;
 
 use crate::support::{Shop, classes, connect, eventually, ids, pay, paying, updater};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headcount::event::{ChunkEnd, Observer};
-use headcount::pg::embedded::{Builder, PrivateServer, Shutdown};
 use headcount::{ChunkSize, Event, InDoubt, Keys, Update, Updated};
+use testkit::server::{Builder, PrivateServer, Shutdown};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{

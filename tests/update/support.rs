@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use headcount::event::{Observer, Scope};
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
 use headcount::{Event, Keys, Update, Updated, Updater};
+use testkit::server::PrivateServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use headcount::pg::embedded::{PrivateServer, Shutdown};
 use headcount::{ChunkSize, InDoubt, Keys, Update};
+use testkit::server::{PrivateServer, Shutdown};
 
 use crate::losses::while_it_waits;
 use crate::support::{

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use headcount::pg::embedded::Shutdown;
 use headcount::{ChunkSize, Keys, Update};
+use testkit::server::Shutdown;
 
 use crate::support::{Shop, classes, ids, on_each_version, updater};
 use crate::versions::{Part, version_with};

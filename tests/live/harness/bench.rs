@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::PrivateServer;
 use headcount::{Headcount, Job};
+use testkit::server::PrivateServer;
 use tokio::sync::OwnedMutexGuard;
 use tokio_postgres::Client;
 

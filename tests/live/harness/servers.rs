@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use headcount::pg::embedded::{Builder, PrivateServer};
+use testkit::server::{Builder, PrivateServer};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 

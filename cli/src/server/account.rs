@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::Error;
+use super::Error;
 
 /// Who runs the server. `None` inside: ourselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +30,9 @@ impl Account {
             return Ok(Self { other: None });
         }
         let passwd = std::fs::read_to_string("/etc/passwd")
-            .map_err(|error| Error::other("cannot read the accounts of this machine", error))?;
+            .map_err(|error| Error::failed("cannot read the accounts of this machine", error))?;
         let other = unprivileged(&passwd).ok_or_else(|| {
-            Error::configuration("account", "PostgreSQL refuses to run as root, and this machine has neither a `postgres` nor a `nobody` account")
+            Error::unusable("account", "PostgreSQL refuses to run as root, and this machine has neither a `postgres` nor a `nobody` account")
         })?;
         Ok(Self { other: Some(other) })
     }

@@ -7,8 +7,8 @@ use headcount::event::{ChunkEnd, Resolution, Scope};
 use headcount::{Event, Observer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::output::{say, time_text};
-use crate::cli::progress::console_is_terminal;
+use crate::output::{say, time_text};
+use crate::progress::console_is_terminal;
 
 /// Troubles that get a line of their own; the others are counted.
 const LINES: u32 = 20;

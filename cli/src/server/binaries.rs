@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Error;
+use super::Error;
 
 /// The folder of one installed PostgreSQL: `postgres` and `initdb`, and the version they report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Binaries {
         if let Some(folder) = std::env::var_os("HEADCOUNT_PG_BIN").filter(|folder| !folder.is_empty()) {
             return Self::at(Path::new(&folder)).ok_or_else(|| {
                 let folder = folder.display();
-                Error::configuration(
+                Error::unusable(
                     "HEADCOUNT_PG_BIN",
                     format!("`{folder}` holds no runnable `postgres` and `initdb`"),
                 )
@@ -166,7 +166,7 @@ fn major_of(version: &str) -> Option<u32> {
 }
 
 fn none_found(what: &str) -> Error {
-    Error::configuration(
+    Error::unusable(
         "server programs",
         format!(
             "no {what} is installed here; `make demo` fetches one, a package manager has it as \

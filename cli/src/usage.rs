@@ -89,7 +89,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::args::Cli;
+    use crate::args::Cli;
 
     fn said(words: &[&str]) -> String {
         let all = std::iter::once("headcount").chain(words.iter().copied());

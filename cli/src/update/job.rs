@@ -11,8 +11,8 @@ use headcount::{ChunkSize, FailOn, Keys, Update, Updater};
 use serde::{Deserialize, Deserializer};
 
 use super::args::{Assignment, UpdateArgs, Value, chunk, fail_on, value_of};
-use crate::cli::exit::Failed;
-use crate::cli::options::{JobText, Time, task_of, toml_of};
+use crate::exit::Failed;
+use crate::options::{JobText, Time, task_of, toml_of};
 
 /// What to do, and how.
 #[derive(Debug, Default)]
@@ -252,7 +252,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::args::{Cli, Command};
+    use crate::args::{Cli, Command};
 
     /// What comes of a job file and of what is typed beside it.
     fn wanted(job: &str, typed: &[&str]) -> Result<Wanted, String> {

@@ -11,8 +11,8 @@ mod server;
 use std::fmt;
 use std::time::Instant;
 
+use crate::server::Binaries;
 use headcount::Execution;
-use headcount::pg::embedded::Binaries;
 use headcount::telemetry::exporters::Telemetry;
 use headcount::telemetry::names;
 
@@ -54,6 +54,10 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
         }
         Err(Trouble::Story(problem)) => {
             say(&format!("headcount: the demo broke off: {problem}"));
+            if args.json {
+                let object = serde_json::json!({ "outcome": "failed", "reason": "demo", "error": problem });
+                object::print_result(&object, exit::FAILED);
+            }
             exit::FAILED
         }
     }
@@ -154,6 +158,16 @@ impl Trouble {
 impl From<headcount::Error> for Trouble {
     fn from(error: headcount::Error) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl From<crate::server::Error> for Trouble {
+    fn from(error: crate::server::Error) -> Self {
+        if error.is_configuration() {
+            return Self::Failed(Failed::usage(error.to_string()));
+        }
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        Self::Story(format!("{error}{}", cause.unwrap_or_default()))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::server::{Binaries, PrivateServer};
 use headcount::pg::connect::Endpoint;
-use headcount::pg::embedded::{Binaries, PrivateServer};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 

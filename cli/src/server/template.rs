@@ -11,9 +11,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Error;
 use super::account::Account;
 use super::binaries::{Binaries, cache_folder};
-use crate::Error;
 
 /// Makes `data` a freshly initialised data folder that belongs to `account`.
 pub(super) fn create(binaries: &Binaries, account: &Account, data: &Path) -> Result<(), Error> {
@@ -63,7 +63,7 @@ fn initdb(binaries: &Binaries, account: &Account, data: &Path) -> Result<(), Err
     let mut command = account.command(&binaries.program("initdb"));
     command.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
     run(command.arg("--pgdata").arg(data))
-        .map_err(|problem| Error::other(format!("initdb failed{}", account.suffix()), problem))
+        .map_err(|problem| Error::failed(format!("initdb failed{}", account.suffix()), problem))
 }
 
 /// Runs to the end; what it complained about when it fails.

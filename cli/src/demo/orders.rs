@@ -14,8 +14,8 @@ use headcount::{Event, Keys, Observer, Updated, Updater};
 use super::line::{BadLine, cuts};
 use super::server::Stage;
 use super::{Trouble, tell};
-use crate::cli::output::time_text;
-use crate::cli::signals::Signals;
+use crate::output::time_text;
+use crate::signals::Signals;
 
 /// The same cuts in each demo.
 const SEED: u64 = 5_000;

@@ -8,10 +8,10 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use super::Error;
 use super::account::Account;
 use super::template::{self, run};
 use super::{Binaries, Inner, PrivateServer, Run, blocking, boot};
-use crate::Error;
 
 /// Ports tried before giving up. Another process may take a port between our look and the server's.
 const PORT_ATTEMPTS: u32 = 20;
@@ -128,7 +128,7 @@ impl Builder {
         let account = Account::choose()?;
         check_reachable(&binaries, &account)?;
         let folder = Folder::create(&account)
-            .map_err(|error| Error::other("cannot make a temporary folder", error))?;
+            .map_err(|error| Error::failed("cannot make a temporary folder", error))?;
         match &self.primary {
             Some(primary) => copy(primary, &account, &folder.data())?,
             None => template::create(&binaries, &account, &folder.data())?,
@@ -136,9 +136,9 @@ impl Builder {
 
         for attempt in 1.. {
             let port = self.port.map_or_else(free_port, Ok);
-            let port = port.map_err(|error| Error::other("no free port on loopback", error))?;
+            let port = port.map_err(|error| Error::failed("no free port on loopback", error))?;
             self.configure(&folder, &account, port)
-                .map_err(|error| Error::other("cannot write the private server's configuration", error))?;
+                .map_err(|error| Error::failed("cannot write the private server's configuration", error))?;
             match boot(&binaries, &account, &folder.0) {
                 Ok(watchdog) => {
                     let folder = folder.keep();
@@ -150,7 +150,7 @@ impl Builder {
                 Err(problem) => {
                     let taken = problem.contains("could not bind IPv4 address");
                     if !taken || self.port.is_some() || attempt >= PORT_ATTEMPTS {
-                        return Err(Error::other("cannot start the private server", problem));
+                        return Err(Error::failed("cannot start the private server", problem));
                     }
                 }
             }
@@ -293,7 +293,7 @@ fn check_reachable(binaries: &Binaries, account: &Account) -> Result<(), Error> 
     if ran.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
-    Err(Error::configuration(
+    Err(Error::unusable(
         "server programs",
         format!(
             "`{}` cannot be run{}; move it to a folder that everyone may read, such as /opt",
@@ -318,7 +318,7 @@ fn copy(primary: &Inner, account: &Account, data: &Path) -> Result<(), Error> {
     command.args(["--username=postgres", "--checkpoint=fast", "--no-sync"]);
     command.arg("--host").arg(&primary.folder).arg(format!("--port={}", primary.port));
     run(command.arg("--pgdata").arg(data))
-        .map_err(|problem| Error::other(format!("pg_basebackup failed{}", account.suffix()), problem))
+        .map_err(|problem| Error::failed(format!("pg_basebackup failed{}", account.suffix()), problem))
 }
 
 /// Over the socket, which needs no password. The statement does not reach the log.
@@ -327,7 +327,7 @@ async fn set_password(server: &PrivateServer, password: &str) -> Result<(), Erro
     let mut config = tokio_postgres::Config::new();
     config.host_path(server.socket_folder()).port(server.port()).user("postgres").dbname("postgres");
     let (client, connection) =
-        config.connect(tokio_postgres::NoTls).await.map_err(|error| Error::sql(doing, error.into()))?;
+        config.connect(tokio_postgres::NoTls).await.map_err(|error| Error::failed(doing, error))?;
     let literal = password.replace('\\', "\\\\").replace('\'', "''");
     let statement = format!("ALTER ROLE postgres PASSWORD E'{literal}'");
     let work = async {
@@ -336,7 +336,7 @@ async fn set_password(server: &PrivateServer, password: &str) -> Result<(), Erro
         result
     };
     let (result, _) = tokio::join!(work, connection);
-    result.map_err(|error| Error::sql(doing, error.into()))
+    result.map_err(|error| Error::failed(doing, error))
 }
 
 impl fmt::Debug for Builder {

@@ -1,12 +1,9 @@
 //! A private PostgreSQL server, for a demo or a test.
 //!
-//! A claim about a database is worth what the real server says to it. So the tests and the demo of
-//! this crate start real servers, each with the configuration that is needed, and yours can too:
+//! A claim about a database is worth what the real server says to it. So the demo and the tests start real
+//! servers, each with the configuration that is needed:
 //!
-//! ```no_run
-//! # async fn demo() -> Result<(), headcount::Error> {
-//! use headcount::pg::embedded::{Binaries, PrivateServer};
-//!
+//! ```ignore
 //! let server = PrivateServer::builder()
 //!     .binaries(Binaries::version(15)?)
 //!     .setting("max_parallel_workers", "6")
@@ -14,7 +11,6 @@
 //!     .await?;
 //! println!("{}", server.dsn());
 //! server.stop().await?;
-//! # Ok(()) }
 //! ```
 //!
 //! What holds for every server started here:
@@ -28,6 +24,7 @@
 mod account;
 mod binaries;
 mod builder;
+mod error;
 mod template;
 mod watchdog;
 
@@ -42,8 +39,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use self::account::Account;
 pub use self::binaries::Binaries;
 pub use self::builder::Builder;
+pub use self::error::Error;
 use self::watchdog::Watchdog;
-use crate::Error;
 
 /// Longest start and longest orderly shutdown. Both take well under a second on an idle machine; crash
 /// recovery after an immediate shutdown may take several.
@@ -184,7 +181,7 @@ impl Inner {
         let signals: &[&str] = if mode == Shutdown::Fast { &["INT", "QUIT"] } else { &["QUIT"] };
         for signal in signals {
             let told = run.watchdog.signal(signal);
-            told.map_err(|error| Error::other("cannot signal the private server", error))?;
+            told.map_err(|error| Error::failed("cannot signal the private server", error))?;
             if run.watchdog.ends_within(PATIENCE) {
                 run.running = false;
                 return Ok(());
@@ -199,10 +196,10 @@ impl Inner {
             return Ok(());
         }
         let next = boot(&self.binaries, &self.account, &self.folder);
-        let next = next.map_err(|error| Error::other("cannot start the private server again", error))?;
+        let next = next.map_err(|error| Error::failed("cannot start the private server again", error))?;
         let last = std::mem::replace(&mut run.watchdog, next);
         run.running = true;
-        last.release().map_err(|error| Error::other("cannot let go of the private server's last run", error))
+        last.release().map_err(|error| Error::failed("cannot let go of the private server's last run", error))
     }
 }
 
@@ -259,7 +256,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::other("work on the private server broke off", error)),
+        Err(error) => Err(Error::failed("work on the private server broke off", error)),
     }
 }
 

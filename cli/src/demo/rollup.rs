@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 
 use super::server::{POOL, Report, Stage};
 use super::{Trouble, tell};
-use crate::cli::output::time_text;
-use crate::cli::progress::Progress;
-use crate::cli::signals::Signals;
+use crate::output::time_text;
+use crate::progress::Progress;
+use crate::signals::Signals;
 
 /// TPC-H query 1 by month, with more to compute: what a nightly pricing summary does.
 const ROLLUP: &str = "\

@@ -1,7 +1,7 @@
-//! The command: what was typed, a library call, words for people, a result, an exit code.
+//! The command `headcount`: what was typed, a library call, words for people, a result, an exit code.
 
 mod advice;
-pub(crate) mod args;
+mod args;
 mod demo;
 mod doctor;
 mod exit;
@@ -13,38 +13,47 @@ mod panics;
 mod progress;
 mod run;
 mod secret;
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it, the demo a part")]
+mod server;
 mod shell;
 mod signals;
 mod stdout;
 mod telemetry;
 mod update;
-pub(crate) mod usage;
+mod usage;
 mod values;
 mod watch;
 mod watchdog;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+
 use self::args::{Cli, Command};
 use self::exit::Failed;
 use self::signals::Signals;
 
 /// The argument that makes this process the watchdog of another one.
-pub(crate) const WATCHDOG: &str = "watchdog";
+const WATCHDOG: &str = "watchdog";
 
-/// Watches over the job that started this process.
-pub(crate) fn watch_over() -> ExitCode {
-    on_runtime(Command::Watchdog, &args::Words::default()).into()
-}
-
-/// The process begins.
-pub(crate) fn begin() {
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == WATCHDOG) {
+        return on_runtime(Command::Watchdog, &args::Words::default()).into();
+    }
     object::begin();
     panics::catch();
+    match Cli::try_parse() {
+        Ok(cli) => run_command(cli),
+        Err(error) => {
+            let typed: Vec<String> =
+                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            usage::refuse(&error, &typed)
+        }
+    }
 }
 
 /// Runs the command that was typed.
-pub(crate) fn main(cli: Cli) -> ExitCode {
+fn run_command(cli: Cli) -> ExitCode {
     let Cli { command, words } = cli;
     let code = match command {
         Command::Completions { shell } => shell::completions(shell),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use headcount::{ChunkSize, FailOn};
 
-use crate::cli::args::Exporters;
-use crate::cli::values::duration;
+use crate::args::Exporters;
+use crate::values::duration;
 
 const EXAMPLES: &str = "\
 Examples:
