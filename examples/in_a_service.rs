@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Error, Headcount, PlanShortfall};
 
 #[tokio::main]

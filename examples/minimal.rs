@@ -3,7 +3,7 @@
 //! `DATABASE_URL=postgres://... cargo run --example minimal`
 #![allow(clippy::print_stdout, reason = "an example speaks")]
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Error, Headcount};
 
 #[tokio::main]

@@ -6,7 +6,7 @@
 //! `DATABASE_URL=postgres://... cargo run --example own_cleanup`
 #![allow(clippy::print_stdout, reason = "an example speaks")]
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Error, Headcount};
 
 #[tokio::main]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use headcount::event::Scope;
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Error, Event, Headcount, Observer};
 
 /// Says when an attempt is over; everything else it lets pass.

@@ -12,11 +12,12 @@ mod update;
 
 use std::time::Duration;
 
-use crate::decide::admission::Admitted;
-use crate::decide::ceiling::{Ceiling, Raise, Rung};
-use crate::decide::launch::Shortfall;
-use crate::decide::reservation::{Granted, Slots};
-use crate::decide::verdict::{Pool, Tick, Verdict};
+pub use crate::decide::admission::Admitted;
+pub use crate::decide::ceiling::{Ceiling, Raise, Rung};
+pub use crate::decide::launch::Shortfall;
+pub use crate::decide::reservation::{Granted, Slots};
+pub use crate::decide::script::Evidence;
+pub use crate::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 
 pub use self::answer::{CancelMethod, CancelResult, Resolution};
 pub use self::execution::{AttemptEnd, AttemptFacts, Cause, ExecutionFacts, FailReason};

@@ -35,10 +35,11 @@
 //!
 //! | folder | what it is | may name |
 //! |---|---|---|
-//! | [`decide`] | the pure core: facts and time in, one closed enum out | nothing else |
+//! | `decide` | the pure core: facts and time in, one closed enum out | nothing else |
 //! | [`event`] | the vocabulary: what happened, and who wants to hear of it | `decide`'s value types |
-//! | [`pg`] | the PostgreSQL edge: connections, plans, `pg_stat_activity`, cancels | `decide`, `event` |
+//! | `pg` | the PostgreSQL edge: connections, plans, `pg_stat_activity`, cancels | `decide`, `event` |
 //! | [`telemetry`] | observers: metrics, spans, log lines, exporters | `decide`, `event` |
+//! | [`server`] | what a server can be asked besides running work on it | `pg` |
 //! | `run` | the drivers behind [`Headcount`], [`Job`] and [`Rows`] | all of the above |
 //!
 //! The command is a package of its own, `headcount-cli` in `cli/`: it has nothing but this crate's public API.
@@ -55,12 +56,14 @@
 //! - Too few workers is an [`Outcome`] with a history, not an error.
 //! - The library prints nothing and installs nothing global.
 
-pub mod decide;
+#[allow(unreachable_pub, reason = "its tests and the fleet example build it alone")]
+mod decide;
 mod error;
 pub mod event;
-pub mod pg;
+mod pg;
 mod report;
 mod run;
+pub mod server;
 pub mod settings;
 pub mod telemetry;
 

@@ -20,6 +20,8 @@ pub struct Execution<T> {
     pub outcome: Outcome,
     /// Whether `achieved_workers` reached the target that was demanded.
     pub target_met: bool,
+    /// The target that was asked for.
+    pub demanded_workers: u32,
     /// Workers demanded of all attempts but the last (lowered to the plan by `plan_shortfall = lower`).
     pub target_workers: u32,
     /// Workers demanded of the last attempt.
@@ -102,7 +104,7 @@ pub struct Attempt {
     pub concurrent_unproven: bool,
     /// Whether later launches that nobody could foresee (CALL, DO, functions, a Gather below a nested loop) may have had
     /// no worker: it ran without one while there was no room. The outcome is `unverified` then.
-    pub later_unproven: bool,
+    pub launches_unproven: bool,
     /// Statement start to verdict; `None` when it failed before one.
     #[serde(rename = "verdict_seconds", serialize_with = "maybe_seconds")]
     pub verdict_after: Option<Duration>,
@@ -123,6 +125,7 @@ impl<T> Execution<T> {
             task: self.task,
             outcome: self.outcome,
             target_met: self.target_met,
+            demanded_workers: self.demanded_workers,
             target_workers: self.target_workers,
             min_workers: self.min_workers,
             planned_workers: self.planned_workers,

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::decide::attempt::Spacing;
-use crate::decide::ceiling::LEAVE;
-pub use crate::decide::ceiling::Raise;
+pub use crate::decide::ceiling::{LEAVE, Raise};
 use crate::decide::verdict::{Patience, Pool};
 use crate::error::{Error, human};
 use crate::pg::plan;

@@ -60,6 +60,21 @@ mutant 'what may have had no worker is not on target' src/decide/attempt.rs \
 mutant 'what was proven outweighs what was not' src/decide/attempt.rs \
     core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
     'let open = unproven && !short' 'let open = unproven'
+mutant 'what one statement was accepted with counts for all' src/decide/script.rs \
+    core:what_one_statement_of_several_was_accepted_with_counts_for_all \
+    'worst.into_iter().chain(self.least)' 'worst.into_iter().chain(None)'
+mutant 'a plan that met no room at any look is suspect' src/decide/verdict.rs \
+    core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
+    'Some(_) if !self.saw_room => {' 'Some(_) if false => {'
+mutant 'room at some look clears a short statement' src/decide/verdict.rs \
+    core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
+    'Some(_) if !self.saw_room => {' 'Some(_) => {'
+mutant 'an unknown statement beside others may have starved' src/decide/verdict.rs \
+    core:a_statement_that_is_unknown_beside_others_and_has_no_worker_while_there_is_no_room_is_unproven \
+    'let unforeseen = !self.left.is_known() || ' 'let unforeseen = '
+mutant 'a long unknown statement may have starved at its launch' src/decide/verdict.rs \
+    core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
+    'None if long && !self.left.is_known()' 'None if false'
 mutant 'a rung is told by what was set' src/decide/ceiling.rs \
     core-unit:each_rung_is_told_by_what_was_set \
     'if self.workers > self.given {' 'if self.workers >= self.given {'
@@ -234,7 +249,7 @@ mutant 'no piece of a password is said: the URL' src/pg/dsn.rs \
     "if database.contains('@') {"
 mutant 'no piece of a password is said: keys' src/pg/dsn.rs \
     lib:a_key_is_named_where_no_password_can_reach \
-    'return after.contains(&format!("{key}="));' 'return after.len() > key.len() || text.contains(key);'
+    'let named = after.find(&format!("{key}="));' 'let named = text.find(key.as_str()).map(|_| 0);'
 mutant 'nothing of a rejected attempt stays: it is cleaned up' src/run/attempt.rs \
     lib:a_short_attempt_is_cancelled_drained_cleaned_up_and_tried_again \
     'let Some(cleaned) = stage.cleanup().await else { return Ok(()) };' \
@@ -251,7 +266,7 @@ mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
 
 mutant 'a launch that may have had no worker is not called on target' src/decide/verdict.rs \
     live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
-    'self.later_unproven |= lacking.is_some()' 'self.later_unproven |= false && lacking.is_some()'
+    'self.launches_unproven |= lacking.is_some() && unforeseen' 'self.launches_unproven |= false && unforeseen'
 mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
     live:a_script_goes_back_to_its_own_savepoints \
     'stage.keeps_steps() && stage.outlives(at)' 'stage.keeps_steps()'

@@ -16,7 +16,7 @@ mod table;
 
 use std::time::{Duration, Instant};
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Execution, Headcount, Policy};
 use table::{Table, median};
 use testkit::server::PrivateServer;

@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headcount::decide::verdict::{LeaderState, Pool, Tick};
 use headcount::event::{AttemptEnd, AttemptFacts, Scope};
+use headcount::event::{LeaderState, Pool, Tick};
 use headcount::telemetry::Metrics;
 use headcount::{Event, Observer};
 
@@ -28,7 +28,7 @@ pub fn measure(table: &mut Table) {
         processes: None,
     };
     let facts = AttemptFacts {
-        end: AttemptEnd::Accepted(headcount::decide::verdict::Verdict::Enough),
+        end: AttemptEnd::Accepted(headcount::event::Verdict::Enough),
         workers: 4,
         achieved: 4,
         ran: Duration::from_secs(2),

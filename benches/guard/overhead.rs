@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use headcount::Headcount;
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use tokio_postgres::Client;
 
 use crate::server::{LONG, Server, connect};

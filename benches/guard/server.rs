@@ -1,7 +1,7 @@
 //! The server that is measured on: a pool of eight, and a table that four workers scan.
 
 use headcount::Headcount;
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 

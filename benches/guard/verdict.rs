@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use headcount::event::Scope;
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Event, Headcount, Observer};
 
 use crate::server::{SHORT, Server, connect};

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{ChunkSize, Keys, Updater};
 use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};

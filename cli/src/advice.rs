@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headcount::decide::ceiling::LEAVE;
+use headcount::settings::LEAVE;
 use headcount::{Execution, Rung};
 
 use super::exit::Failed;
@@ -214,6 +214,11 @@ pub(crate) fn held_by_others<T>(run: &Execution<T>) -> String {
             "{others}: {own}once and for all, have {} workers kept free for its role: {}",
             run.target_workers,
             typed.trim_end_matches(';')
+        ),
+        None if ceiling.of_role.is_some() || ceiling.of_database.is_some() => format!(
+            "{others}, and its role or database has a ceiling of its own ({} workers): --ceiling auto --above-role lifts that \
+             for a run, a higher one for good keeps workers free for it",
+            ceiling.given
         ),
         None => format!("{others}, and may have more than is kept free for its role: see `headcount doctor`"),
     }

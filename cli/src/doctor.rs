@@ -1,6 +1,6 @@
-//! `headcount doctor`: the answers of [`headcount::pg::doctor`], a line each.
+//! `headcount doctor`: the answers of [`headcount::server::doctor`], a line each.
 
-use headcount::pg::doctor::{self, Finding, Level};
+use headcount::server::doctor::{self, Finding, Level};
 use serde::Serialize;
 
 use super::args::DoctorArgs;

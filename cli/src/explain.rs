@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headcount::pg::plan::{Explanation, Statement};
+use headcount::server::{Explanation, Statement};
 use headcount::{Error, Headcount};
 use serde::Serialize;
 

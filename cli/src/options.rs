@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount::pg::plan;
+use headcount::server;
 use headcount::{Minimum, Raise, Settings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -89,7 +89,7 @@ impl Wanted {
             apply_sharing(&timing.sharing, &mut settings)?;
         }
         settings.validate()?;
-        plan::check(&sql, timing.map(|_| settings.transaction))?;
+        server::check(&sql, timing.map(|_| settings.transaction))?;
         Ok(Self { sql, file, settings })
     }
 }

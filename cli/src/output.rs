@@ -88,6 +88,7 @@ pub(crate) struct FailedRun<'a> {
     outcome: &'static str,
     reason: &'static str,
     target_met: bool,
+    demanded_workers: Option<u32>,
     target_workers: Option<u32>,
     min_workers: Option<u32>,
     planned_workers: Option<u32>,
@@ -124,6 +125,7 @@ impl<'a> FailedRun<'a> {
             outcome: "failed",
             reason: failed.reason(),
             target_met: false,
+            demanded_workers: history.map(|run| run.demanded_workers).or(demanded.map(|(target, _)| target)),
             target_workers: history.map(|run| run.target_workers).or(demanded.map(|(target, _)| target)),
             min_workers: history.map(|run| run.min_workers).or(demanded.map(|(_, minimum)| minimum)),
             planned_workers: history.and_then(|run| run.planned_workers),
@@ -179,7 +181,7 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     let Execution { task, achieved_workers: achieved, target_workers: target, attempt_count, .. } = run;
     let outcome = match run.outcome {
         Outcome::OnTarget => "on target".to_owned(),
-        Outcome::Lowered => "all that its plan can have".to_owned(),
+        Outcome::Lowered => format!("all that its plan can have of the {} demanded", run.demanded_workers),
         Outcome::FinishedShort => format!("finished below the minimum of {}", run.min_workers),
         Outcome::AboveMinimum => format!("above the minimum of {}", run.min_workers),
         Outcome::FinishedEarly if run.target_met => "on target".to_owned(),
@@ -295,9 +297,16 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         Outcome::Lowered => format!(
             "It is done and kept, with the {} workers that its plan can have: `headcount explain` says why, \
              --plan-shortfall refuse runs none that reads a table and cannot have its target",
-            run.target_workers
+            run.lowered_to.unwrap_or(run.target_workers)
         ),
-        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.later_unproven) => format!(
+        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.launches_unproven && last.workers == 0) => {
+            format!(
+                "It is done and kept; it ran without a worker while the pool was full, and nobody can tell whether it asked \
+                 for any; {}",
+                held_by_others(run)
+            )
+        }
+        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.launches_unproven) => format!(
             "It is done and kept; its first launch had its workers, and later ones may have had none: for a time it ran \
              without any while the pool was full; {}",
             held_by_others(run)
@@ -325,7 +334,7 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
     }
 }
 
-/// What may have kept workers away although nobody saw a full pool.
+/// What may have kept workers away where nobody could see the pool.
 fn under_launched<T>(run: &Execution<T>) -> String {
     let (best, target) = (run.achieved_workers, run.target_workers);
     match run.planned_workers.filter(|planned| *planned < target) {
@@ -333,9 +342,9 @@ fn under_launched<T>(run: &Execution<T>) -> String {
             format!("the plan has {planned} workers and no more: `headcount explain` says why")
         }
         None => format!(
-            "{best} of {target} workers started though the pool was not seen to be full: raise max_worker_processes, \
-             from which replication and extensions take, too, or --settle where workers start slowly; \
-             `headcount doctor` tells whether the pool is seen"
+            "{best} of {target} workers started, and this role does not see whether others held the pool: let the \
+             monitor see it with GRANT pg_read_all_stats (`headcount doctor` says to whom), or raise --settle where \
+             workers start slowly"
         ),
     }
 }

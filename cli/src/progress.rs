@@ -8,10 +8,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use headcount::decide::admission::Admitted;
-use headcount::decide::reservation::{Granted, Slots};
-use headcount::decide::verdict::{LeaderState, Pool, Verdict};
+use headcount::event::Admitted;
 use headcount::event::{AttemptEnd, CancelMethod, CancelResult, Resolution, Scope};
+use headcount::event::{Granted, Slots};
+use headcount::event::{LeaderState, Pool, Verdict};
 use headcount::{Ceiling, Event, Observer, Raise};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -100,6 +100,8 @@ struct Story {
     pool: Option<Pool>,
     doing: &'static str,
     locked: bool,
+    /// Whether the plan can have less than was demanded.
+    lowered: bool,
     /// Whether this attempt has its verdict.
     judged: bool,
     /// Whether the monitor is away.
@@ -119,6 +121,7 @@ impl Default for Story {
             pool: None,
             doing: "connecting",
             locked: false,
+            lowered: false,
             judged: false,
             blind: false,
             since: Instant::now(),
@@ -156,6 +159,7 @@ impl Story {
             Event::TargetLowered { target, cause, .. } => {
                 self.target = *target;
                 self.minimum = self.minimum.min(*target);
+                self.lowered = true;
                 Some(format!("target lowered to {target}, which is all that the plan can have: {cause}"))
             }
             Event::ReservationQueued { demand, ahead, .. } => {
@@ -193,6 +197,11 @@ impl Story {
                 self.doing = "waiting for room";
                 self.pool = Some(*pool);
                 Some(match processes {
+                    Some(processes) if processes.used > processes.size => format!(
+                        "waiting: {} processes of the server are in use, and {} at most may be (max_worker_processes less \
+                         what is left to others, --leave)",
+                        processes.used, processes.size
+                    ),
                     Some(processes) if processes.free() < pool.free() => format!(
                         "waiting: {} of {} processes of the server are in use (max_worker_processes), {bar} are needed",
                         processes.used, processes.size
@@ -298,6 +307,9 @@ impl Story {
     fn verdict(&self, bar: u32, verdict: Verdict, workers: u32, after: Duration) -> String {
         let after = time_text(after);
         match verdict {
+            Verdict::Enough if workers >= self.target && self.lowered => {
+                format!("workers seen {workers}: all that its plan can have, after {after}")
+            }
             Verdict::Enough if workers >= self.target => {
                 format!("workers seen {workers}: on target after {after}")
             }

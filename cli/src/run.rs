@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headcount::event::{Cause, ExecutionFacts, FailReason, Scope, SqlState};
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::telemetry::{spans, trace_context};
 use headcount::{Event, Execution, Headcount, Observer, Settings};
 use tokio_util::sync::CancellationToken;

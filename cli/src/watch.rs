@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use headcount::pg::connect::Endpoint;
-use headcount::pg::fleet::{Fleet, Leader, PoolUse, Waiting, Watcher};
+use headcount::server::Endpoint;
+use headcount::server::fleet::{Fleet, Leader, PoolUse, Waiting, Watcher};
 
 use super::args::WatchArgs;
 use super::exit::{self, Failed};
@@ -24,6 +24,11 @@ pub(crate) async fn run(args: &WatchArgs, signals: &mut Signals) -> u8 {
         Err(_) | Ok(Ok(())) => exit::DONE,
         Ok(Err(failed)) => {
             output::complain(&failed);
+            if args.json {
+                let (reason, error) = (failed.reason(), failed.to_string());
+                let object = serde_json::json!({ "outcome": "failed", "reason": reason, "error": error });
+                object::print_result(&object, failed.code());
+            }
             failed.code()
         }
     }

@@ -17,8 +17,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use headcount::event::Scope;
-use headcount::pg::connect::Endpoint;
-use headcount::pg::orphan;
+use headcount::server;
+use headcount::server::Endpoint;
 use headcount::{Event, Observer};
 use serde::Serialize;
 
@@ -96,7 +96,7 @@ pub(crate) async fn run() -> u8 {
         None => Endpoint::from_environment(),
     };
     let Ok(endpoint) = endpoint else { return exit::USAGE };
-    match orphan::stop(&endpoint, pid, backend_start, GRACE).await {
+    match server::stop(&endpoint, pid, backend_start, GRACE).await {
         Ok(0) => exit::DONE,
         Ok(_) | Err(_) => exit::FAILED,
     }

@@ -14,13 +14,21 @@
 )]
 
 mod audit;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the very code that decides, which nobody else may name"
+)]
+#[path = "../../src/decide/mod.rs"]
+mod decide;
 mod night;
 mod plot;
 mod server;
 mod simulator;
 mod workload;
 
-use headcount::Outcome;
+use crate::decide::attempt::Outcome;
 use night::{End, Fate, Night, Plan, Policy, Scenario};
 use simulator::play;
 use workload::{Arrivals, Workload};

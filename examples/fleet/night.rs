@@ -1,6 +1,6 @@
 //! A night, as it is planned and as it went. Times are in milliseconds since its beginning.
 
-use headcount::Outcome;
+use crate::decide::attempt::Outcome;
 
 /// How the jobs of a fleet behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

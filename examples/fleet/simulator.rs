@@ -2,7 +2,7 @@
 //!
 //! Only the world is made up here: a [`Server`] that starts what is free, statements that take as long as
 //! their work divided by their processes, outsiders, and clients that die. What a job does about it comes from
-//! [`headcount::decide`], the same values that the drivers ask. Time is in milliseconds; nothing sleeps.
+//! [`crate::decide`], the same values that the drivers ask. Time is in milliseconds; nothing sleeps.
 //!
 //! The world's constants are what was measured on real servers: 30 ms from a statement to its workers, 10 ms
 //! for a cancel to end them, a second until a server notices that a client is dead (its locks go at once).
@@ -11,12 +11,12 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use headcount::Outcome;
-use headcount::decide::admission::Admission;
-use headcount::decide::attempt::{Attempts, Ended, Next, Pause, Spacing};
-use headcount::decide::launch::Demand;
-use headcount::decide::reservation::{Launch, Move, Reservation, Slots, Use, outsiders};
-use headcount::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
+use crate::decide::admission::Admission;
+use crate::decide::attempt::Outcome;
+use crate::decide::attempt::{Attempts, Ended, Next, Pause, Spacing};
+use crate::decide::launch::Demand;
+use crate::decide::reservation::{Launch, Move, Reservation, Slots, Use, outsiders};
+use crate::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
 
 use super::audit::Audit;
 use super::night::{Defect, End, Fate, Grab, Night, Plan, Policy, Scenario};

@@ -194,6 +194,7 @@ impl Attempts {
 
     /// The most workers seen in any attempt.
     #[must_use]
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub const fn best(&self) -> u32 {
         self.best
     }

@@ -197,6 +197,7 @@ impl Reservation {
 
     /// Whether it stands in the queue that goes first.
     #[must_use]
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub const fn has_priority(&self) -> bool {
         self.priority
     }

@@ -100,6 +100,8 @@ pub struct Evidence {
     pub most: u32,
     /// The smallest share of what a launch needed, as workers of the target; with the launch.
     worst: Option<(u32, Shortfall)>,
+    /// The smallest share that a statement was accepted with.
+    least: Option<u32>,
     /// Launches that were proven short.
     pub short_launches: u32,
     /// Statements whose plan has fewer workers than the minimum: they were not judged.
@@ -110,8 +112,8 @@ pub struct Evidence {
     pub within: u32,
     /// Whether some of the launches were not known beforehand: one that nobody saw may have had no worker.
     unknown: bool,
-    /// Whether launches that nobody could foresee may have had no worker; see [`Window::is_later_unproven`].
-    pub later_unproven: bool,
+    /// Whether launches that nobody could foresee may have had no worker.
+    pub launches_unproven: bool,
 }
 
 impl Evidence {
@@ -123,7 +125,8 @@ impl Evidence {
         self.see(window.most_workers());
         self.short_launches += window.short_launches();
         self.concurrent_unproven |= window.is_concurrent_unproven();
-        self.later_unproven |= window.is_later_unproven();
+        self.launches_unproven |= window.has_unproven_launches();
+        self.least = self.least.into_iter().chain(window.accepted_share(target)).min();
         if let Some(short) = window.shortfall() {
             let share = short.of_target(target);
             if self.worst.is_none_or(|(worst, _)| share < worst) {
@@ -143,11 +146,12 @@ impl Evidence {
         self.worst.map(|(_, short)| short)
     }
 
-    /// Workers achieved: the smallest share of a launch that was proven short, in workers of the target; without
-    /// one the most workers seen at once.
+    /// Workers achieved: the smallest share of a launch that was proven short, or of a statement that was accepted with
+    /// less than its plan can have, in workers of the target; without one the most workers seen at once.
     #[must_use]
     pub fn achieved(&self) -> u32 {
-        self.worst.map_or(self.most, |(share, _)| share.min(self.most))
+        let worst = self.worst.map(|(share, _)| share);
+        worst.into_iter().chain(self.least).chain([self.most]).min().unwrap_or(0)
     }
 
     /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers, or there
@@ -155,7 +159,7 @@ impl Evidence {
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         let absent = self.worst.is_some_and(|(_, short)| short.got == 0);
-        let open = self.unknown || self.later_unproven || self.verdict() == Verdict::FinishedEarly;
+        let open = self.unknown || self.launches_unproven || self.verdict() == Verdict::FinishedEarly;
         absent || (self.worst.is_none() && open)
     }
 
@@ -164,7 +168,7 @@ impl Evidence {
     pub fn hear(&mut self, told: Told, target: u32) {
         match told {
             Told::AllLaunched => {
-                (self.worst, self.short_launches, self.later_unproven) = (None, 0, false);
+                (self.worst, self.short_launches, self.launches_unproven) = (None, 0, false);
             }
             Told::Short { launched, asked } if self.worst.is_none() && target > 0 => {
                 // The counters are sums: at the worst one launch lacked all that is missing.

@@ -172,9 +172,13 @@ pub struct Window {
     blind: bool,
     saw_pool: bool,
     saw_no_room: bool,
+    /// Whether there was room at some look, or it was not seen.
+    saw_room: bool,
     /// What was lacking at some look without a worker.
     lacked: Option<ShortReason>,
-    later_unproven: bool,
+    /// Why a launch of the plan had no worker, if it came at all.
+    suspicion: Option<ShortReason>,
+    launches_unproven: bool,
     verdict: Option<Verdict>,
 }
 
@@ -201,8 +205,10 @@ impl Window {
             blind: false,
             saw_pool: false,
             saw_no_room: false,
+            saw_room: false,
             lacked: None,
-            later_unproven: false,
+            suspicion: None,
+            launches_unproven: false,
             verdict: None,
         }
     }
@@ -245,12 +251,29 @@ impl Window {
         self.concurrent_unproven
     }
 
-    /// Whether later launches that nobody can foresee (CALL, DO, functions, a Gather below a nested loop) may have had no
-    /// worker at all: the statement ran without one while there was no room, for as long as would have condemned it
-    /// before its verdict. It may as well have had no launch then.
+    /// Whether launches may have had no worker at all, and nobody can tell. Those that nobody can foresee (CALL, DO,
+    /// functions, a Gather below a nested loop): the statement ran without a worker while there was no room, for as long
+    /// as would have condemned it, or was long and met a full pool before it had any; it may as well have had no launch
+    /// then. Or those of a plan: the statement was too short to be condemned, and there was no room at any look.
     #[must_use]
-    pub const fn is_later_unproven(&self) -> bool {
-        self.later_unproven
+    pub const fn has_unproven_launches(&self) -> bool {
+        self.launches_unproven
+    }
+
+    /// Why a launch of the plan had no worker, if it came at all: there was no room at any look at a statement that ended
+    /// too soon to be condemned.
+    #[must_use]
+    pub const fn suspicion(&self) -> Option<ShortReason> {
+        self.suspicion
+    }
+
+    /// What it was accepted with, in workers of `target`, where less was required than its plan can have.
+    #[must_use]
+    pub fn accepted_share(&self, target: u32) -> Option<u32> {
+        let Demand { required, target: wanted, .. } = self.demand;
+        let may_have = self.launched || self.demand.at_once.is_some_and(|most| most > 0);
+        let lowered = self.verdict == Some(Verdict::Enough) && required < wanted && may_have;
+        lowered.then(|| self.most.min(wanted) * target / wanted)
     }
 
     /// The verdict, once there is one. It never changes.
@@ -322,24 +345,32 @@ impl Window {
         }
     }
 
-    /// A statement that ran for long, and none of whose launches had a worker that anybody saw, while there was no
-    /// room at some look: the launch came at that moment.
+    /// A statement none of whose launches had a worker that anybody saw, while there was no room at some look. If it ran
+    /// for long, the launch of its plan came at that moment.
     fn judge_end(&mut self) {
         let Patience::Prompt { launch_wait, .. } = self.patience else { return };
         let open = self.verdict.is_none() && !self.blind && !self.launched && self.demand.required > 0;
-        let needed = self.left.largest(|launch| launch.heavy && launch.once).filter(|_| open);
-        if let (Some(needed), Some(reason)) = (needed, self.lacked)
-            && self.active >= launch_wait
-        {
-            self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
+        let Some(reason) = self.lacked.filter(|_| open) else { return };
+        let long = self.active >= launch_wait;
+        match self.left.largest(|launch| launch.heavy && launch.once) {
+            Some(needed) if long => {
+                self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
+            }
+            Some(_) if !self.saw_room => {
+                self.launches_unproven = true;
+                self.suspicion = Some(reason);
+            }
+            None if long && !self.left.is_known() => self.launches_unproven = true,
+            _ => {}
         }
     }
 
     /// Active time: waiting for a lock is none.
     fn spend(&mut self, tick: &Tick, room: Room) {
         let lacks = tick.workers == 0 && room.lack().is_some();
-        if lacks && tick.leader == LeaderState::Active {
-            self.lacked = room.lack();
+        if tick.leader == LeaderState::Active {
+            self.lacked = room.lack().filter(|_| lacks).or(self.lacked);
+            self.saw_room |= room.lack().is_none();
         }
         if let Some(last) = self.last
             && last.leader == LeaderState::Active
@@ -415,15 +446,20 @@ impl Window {
     /// A launch that has had no worker at all.
     fn judge_absence(&mut self, tick: &Tick, room: Room, launch_wait: Duration) -> Option<Shortfall> {
         // Of a leader that runs nothing at this moment there is nothing to stop.
-        if tick.workers > 0 || tick.leader != LeaderState::Active || self.demand.required == 0 {
+        if tick.workers > 0 || tick.leader != LeaderState::Active {
+            return None;
+        }
+        let lacking = room.lack().filter(|_| self.lacking >= launch_wait.max(self.active / 10));
+        if self.demand.required == 0 {
+            self.launches_unproven |= lacking.is_some() && !self.left.is_known();
             return None;
         }
         let sure = self.verdict.is_none();
         let awaited = self.left.largest(|launch| sure || launch.heavy);
-        let lacking = room.lack().filter(|_| self.lacking >= launch_wait.max(self.active / 10));
         let awaited = match awaited {
             None if self.left.is_known() || self.launched || !self.demand.expects_workers => {
-                self.later_unproven |= lacking.is_some() && self.launched && self.left.may_repeat();
+                let unforeseen = !self.left.is_known() || (self.launched && self.left.may_repeat());
+                self.launches_unproven |= lacking.is_some() && unforeseen;
                 return None;
             }
             known => known.unwrap_or(self.demand.target).min(self.demand.target),

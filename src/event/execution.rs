@@ -33,7 +33,7 @@ pub struct AttemptFacts {
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
     pub concurrent_unproven: bool,
     /// Whether later launches that nobody could foresee may have had no worker.
-    pub later_unproven: bool,
+    pub launches_unproven: bool,
     /// Leader time: statement start to its end.
     pub ran: Duration,
 }
@@ -53,7 +53,7 @@ impl AttemptFacts {
             short_reason: None,
             unjudged: 0,
             concurrent_unproven: false,
-            later_unproven: false,
+            launches_unproven: false,
             ran: Duration::ZERO,
         }
     }
@@ -67,7 +67,7 @@ impl AttemptFacts {
         self.short_reason = evidence.shortfall().map(|short| short.reason);
         self.unjudged = evidence.unjudged;
         self.concurrent_unproven = evidence.concurrent_unproven;
-        self.later_unproven = evidence.later_unproven;
+        self.launches_unproven = evidence.launches_unproven;
     }
 }
 

@@ -361,6 +361,8 @@ mod tests {
             ("postgresql://u:hunter2@h/d?sslmod=require", "did you mean `sslmode`?"),
             ("host=h password=hunter2 hunter2x=1", "a parameter is not known"),
             ("postgresql://u:5?hunter2=x/y@h/d", "a parameter is not known"),
+            ("postgresql://u@h/d?password=a&hunter2=1", "a parameter is not known"),
+            ("postgresql://u@h/d?sslpassword=a&hunter2", "connection string"),
             ("host=h dbname=postgres://u:hunter2@h/d", "dbname"),
             ("host=u:hunter2@h", "host"),
             ("host=h sslpassword=hunter2", "sslpassword"),

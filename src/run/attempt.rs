@@ -252,11 +252,11 @@ impl<'a> Steps<'a> {
         let finish = race.run(&*stage, at..at + 1, ledger).await;
         self.pool_seen |= race.pool_seen;
         self.evidence.take(&race.window, requirement.target);
-        let short = race.window.shortfall();
+        let short = race.window.shortfall().map(|short| short.reason).or(race.window.suspicion());
         self.window = Some(race.window);
         match (finish, short) {
             (Finish::Kept(_, Verdict::Short(reason)), _) if settings.strict => Finish::Rejected(reason),
-            (Finish::Kept(..), Some(short)) if settings.strict => Finish::Rejected(short.reason),
+            (Finish::Kept(..), Some(reason)) if settings.strict => Finish::Rejected(reason),
             (Finish::Kept(value, verdict), _) if marked => match stage.unmark().await {
                 Ok(()) => Finish::Kept(value, verdict),
                 Err(failure) => Finish::Failed(failure),
@@ -296,7 +296,7 @@ fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>) -> Played<T
 }
 
 const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {
-    let AttemptFacts { achieved, within, later_unproven: unproven, .. } = *facts;
+    let AttemptFacts { achieved, within, launches_unproven: unproven, .. } = *facts;
     Ended::Finished { verdict, achieved, short: facts.short_launches > 0, unproven, within }
 }
 

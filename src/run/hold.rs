@@ -29,6 +29,9 @@ const LEAVING: Duration = Duration::from_millis(10);
 /// Between two tries to get a session for the cleanup.
 const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
 
+/// By which a backend stops the statement of a client that died.
+const NOTICES: &str = "client_connection_check_interval";
+
 /// The settings by which Gathers and index builds are kept to their slots.
 const LIMITS: [&str; 2] = ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"];
 
@@ -126,8 +129,8 @@ impl Hold {
 
     /// Begins a transaction with the statement's settings: that of an attempt, or one that only looks.
     pub(crate) async fn begin(&mut self, attempt: Option<u32>) -> Result<Identity, Failure> {
-        let start = self.start_script(attempt);
         let dialled = self.session().await?.identity;
+        let start = self.start_script(attempt);
         self.leader = Some(dialled);
         self.busy = Busy::Attempt;
         self.engage(dialled);
@@ -148,12 +151,21 @@ impl Hold {
         }
     }
 
+    /// Whether its backend stops the statement of a client that died only if it is told so each time: one's own is told
+    /// when the session begins, a proxy's may be somebody else's next.
+    fn must_be_told_to_notice(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.lent && session.version >= 140_000)
+    }
+
     /// `set_config` takes lists and units as a configuration file does; only what must come before
     /// any query of a transaction is SET.
     fn start_script(&self, attempt: Option<u32>) -> String {
         let local = self.settings.transaction;
         let mut script = String::from(if local { "BEGIN;" } else { "" });
         let mut settings = self.settings.effective_settings();
+        if self.must_be_told_to_notice() {
+            settings.insert(0, (NOTICES.to_owned(), "1s".to_owned()));
+        }
         settings.push(("application_name".to_owned(), self.application_name(attempt)));
         let (first, rest): (Vec<_>, Vec<_>) = settings.iter().partition(|(name, _)| is_of_transaction(name));
         for (name, value) in first {
@@ -183,6 +195,7 @@ impl Hold {
         }
         let settings = self.settings.effective_settings();
         let wished = settings.iter().map(|(name, _)| name.as_str()).filter(|name| !is_of_transaction(name));
+        let wished = wished.chain(self.must_be_told_to_notice().then_some(NOTICES));
         let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
         let limited = self.worker_limit().map_or(&[][..], |_| &LIMITS);
         let all = wished.chain(raised).chain(limited.iter().copied());

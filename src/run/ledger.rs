@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     scope: Scope,
     observers: Observers,
     started: Instant,
+    /// What was asked for, before it was lowered.
+    demanded: u32,
     target: u32,
     minimum: u32,
     planned: Option<u32>,
@@ -88,6 +90,7 @@ impl Ledger {
             scope,
             observers,
             started: Instant::now(),
+            demanded: 0,
             target: 0,
             minimum: 0,
             planned: None,
@@ -138,7 +141,7 @@ impl Ledger {
     fn take(&mut self, event: &Event) {
         match event {
             Event::ExecutionStarted { target, minimum, .. } => {
-                self.target = *target;
+                (self.demanded, self.target) = (*target, *target);
                 self.minimum = *minimum;
             }
             Event::PlanInspected { planned, took } => {
@@ -225,7 +228,7 @@ impl Ledger {
             short_reason: facts.short_reason.map(ShortReason::as_str),
             unjudged_statements: facts.unjudged,
             concurrent_unproven: facts.concurrent_unproven,
-            later_unproven: facts.later_unproven,
+            launches_unproven: facts.launches_unproven,
             verdict_after: self.verdict_after.take(),
             waited: std::mem::take(&mut self.waited_before),
             ran: facts.ran,
@@ -248,6 +251,7 @@ impl Ledger {
             target_met: !matches!(outcome, Outcome::BelowMinimum | Outcome::Unverified)
                 && achieved >= self.target
                 && lowered_to.is_none(),
+            demanded_workers: self.demanded,
             target_workers: self.target,
             lowered_to,
             short_launches: accepted.map_or(0, |attempt| attempt.short_launches),

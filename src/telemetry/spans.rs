@@ -84,7 +84,7 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         headcount.achieved_workers = Empty,
         headcount.short_launches = Empty,
         headcount.concurrent_unproven = Empty,
-        headcount.later_unproven = Empty,
+        headcount.launches_unproven = Empty,
         headcount.verdict = Empty,
         headcount.reason = Empty,
         headcount.verdict_seconds = Empty,
@@ -330,8 +330,8 @@ fn attempt_ended(span: &Span, facts: &AttemptFacts) {
     if facts.concurrent_unproven {
         span.record("headcount.concurrent_unproven", true);
     }
-    if facts.later_unproven {
-        span.record("headcount.later_unproven", true);
+    if facts.launches_unproven {
+        span.record("headcount.launches_unproven", true);
     }
     span.record("headcount.accepted", facts.end.is_accepted());
     span.record("headcount.ran_seconds", facts.ran.as_secs_f64());

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use headcount::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
-use headcount::decide::failure::FailureClass;
-use headcount::decide::verdict::{ShortReason, Verdict};
+use crate::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
+use crate::decide::failure::FailureClass;
+use crate::decide::verdict::{ShortReason, Verdict};
 use proptest::prelude::*;
 
 const CAP: Duration = Duration::from_secs(2);

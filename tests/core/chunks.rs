@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use headcount::decide::backoff::Backoff;
-use headcount::decide::chunk::blame::Blame;
-use headcount::decide::chunk::course::{Course, Fault, Next, NoFlush, Replay, Status};
-use headcount::decide::failure::FailureClass;
+use crate::decide::backoff::Backoff;
+use crate::decide::chunk::blame::Blame;
+use crate::decide::chunk::course::{Course, Fault, Next, NoFlush, Replay, Status};
+use crate::decide::failure::FailureClass;
 
 const RETRY: Backoff = Backoff { first: Duration::from_millis(10), cap: Duration::from_millis(80) };
 const LOST: Fault = Fault { class: FailureClass::NewSession, blame: Blame::Run };

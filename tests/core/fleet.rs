@@ -16,7 +16,7 @@ mod simulator;
 #[path = "../../examples/fleet/workload.rs"]
 mod workload;
 
-use headcount::Outcome;
+use crate::decide::attempt::Outcome;
 use night::{Defect, End, Grab, Night, Plan, Policy, Scenario, Violation};
 use proptest::prelude::*;
 use simulator::play;

@@ -11,6 +11,14 @@
 
 mod attempts;
 mod chunks;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the core has nothing else of the crate, so it is tested alone"
+)]
+#[path = "../../src/decide/mod.rs"]
+mod decide;
 mod effects;
 mod fleet;
 mod origin;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use headcount::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
-use headcount::decide::launch::Demand;
-use headcount::decide::verdict::{Patience, Tick, Verdict, Window};
+use crate::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
+use crate::decide::launch::Demand;
+use crate::decide::verdict::{Patience, Tick, Verdict, Window};
 
 use crate::ticks::{CLASSIC, PROMPT, first_verdict, ms, tick};
 

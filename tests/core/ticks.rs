@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headcount::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
+use crate::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
 
 pub(crate) const PROMPT: Patience =
     Patience::Prompt { settle: Duration::from_millis(100), launch_wait: Duration::from_secs(1) };

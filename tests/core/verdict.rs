@@ -1,7 +1,8 @@
 //! Each rule of the verdict as a claim; then what must hold for any ticks.
 
-use headcount::decide::launch::{Demand, PlannedLaunch, Shortfall};
-use headcount::decide::verdict::{LeaderState, News, Pool, ShortReason, Tick, Verdict, Window};
+use crate::decide::launch::{Demand, PlannedLaunch, Shortfall};
+use crate::decide::script::Evidence;
+use crate::decide::verdict::{LeaderState, News, Pool, ShortReason, Tick, Verdict, Window};
 use proptest::prelude::*;
 
 use crate::ticks::{CLASSIC, PROMPT, feed, first_verdict, judge, ms, tick};
@@ -513,4 +514,71 @@ proptest! {
             prop_assert_eq!(window.on_tick(Tick { workers: 0, leader, ..tick }, &[]), None);
         }
     }
+}
+
+#[test]
+fn a_statement_that_is_unknown_beside_others_and_has_no_worker_while_there_is_no_room_is_unproven() {
+    let beside = Demand { expects_workers: false, ..Demand::unknown(4) };
+    let mut window = Window::new(beside.clone(), PROMPT);
+    assert_eq!(show(&mut window, (0, 2000), &[], FULL), None, "nothing says that it has a launch");
+    assert_eq!(window.on_end(), Verdict::FinishedEarly);
+    assert!(window.has_unproven_launches());
+    // With room it had none, and needs no word.
+    let mut window = Window::new(beside, PROMPT);
+    assert_eq!(show(&mut window, (0, 2000), &[], ROOM), None);
+    window.on_end();
+    assert!(!window.has_unproven_launches());
+    // What needs no worker for its plan may call what has some.
+    let mut window = Window::new(Demand { required: 0, ..Demand::unknown(4) }, PROMPT);
+    show(&mut window, (0, 0), &[], FULL).unwrap();
+    assert_eq!(show(&mut window, (10, 2000), &[], FULL), None);
+    assert!(window.has_unproven_launches());
+}
+
+#[test]
+fn a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches() {
+    let mut window = Window::new(Demand::unknown(4), PROMPT);
+    assert_eq!(show(&mut window, (0, 300), &[], FULL), None);
+    assert_eq!(show(&mut window, (310, 2000), &[], ROOM), None);
+    assert_eq!(window.on_end(), Verdict::FinishedEarly);
+    assert!(window.has_unproven_launches() && window.suspicion().is_none());
+}
+
+#[test]
+fn a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was() {
+    let mut window = Window::new(Demand::of(4, &[4]), PROMPT);
+    assert_eq!(show(&mut window, (0, 500), &[], FULL), None);
+    assert_eq!(window.on_end(), Verdict::FinishedEarly);
+    assert_eq!(window.suspicion(), Some(ShortReason::PoolExhausted));
+    assert!(window.has_unproven_launches() && window.shortfall().is_none());
+    // Its launch may have come and gone while there was room.
+    for room in [ROOM, None] {
+        let mut window = Window::new(Demand::of(4, &[4]), PROMPT);
+        show(&mut window, (0, 100), &[], room);
+        show(&mut window, (110, 500), &[], FULL);
+        window.on_end();
+        assert!(window.suspicion().is_none() && !window.has_unproven_launches());
+    }
+}
+
+#[test]
+fn what_one_statement_of_several_was_accepted_with_counts_for_all() {
+    let mut all = Evidence::default();
+    let mut full = Window::new(Demand::of(4, &[4]), PROMPT);
+    show(&mut full, (0, 0), &[1, 2, 3, 4], Some((4, 8))).unwrap();
+    all.take(&full, 4);
+    assert_eq!(all.achieved(), 4);
+    // The last attempt is content with two, or with none.
+    for (required, workers) in [(2, &[1, 2][..]), (0, &[])] {
+        let mut all = all.clone();
+        let mut window = Window::new(Demand { required, ..Demand::of(4, &[4]) }, PROMPT);
+        show(&mut window, (0, 0), workers, FULL).unwrap();
+        all.take(&window, 4);
+        assert_eq!((all.achieved(), all.short_launches), (workers.len() as u32, 0));
+    }
+    // One that has no plan with workers lowers nothing.
+    let mut window = Window::new(Demand { required: 0, ..Demand::unknown(4) }, PROMPT);
+    show(&mut window, (0, 0), &[], FULL).unwrap();
+    all.take(&window, 4);
+    assert_eq!(all.achieved(), 4);
 }

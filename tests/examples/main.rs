@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use testkit::server::PrivateServer;
 
 /// The table that the examples speak of: wide enough in time for workers to be seen.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use tokio::time::{Instant, interval};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 

@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use headcount::pg::connect::Endpoint;
-use headcount::pg::fleet::{Fleet, Watcher};
+use headcount::server::Endpoint;
+use headcount::server::fleet::{Fleet, Watcher};
 use serde_json::Value;
 use testkit::server::PrivateServer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};

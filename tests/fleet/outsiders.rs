@@ -1,7 +1,7 @@
 //! Workers without a slot.
 
-use headcount::pg::connect::Endpoint;
-use headcount::pg::fleet::Fleet;
+use headcount::server::Endpoint;
+use headcount::server::fleet::Fleet;
 
 use crate::lab::{Lab, rows_of};
 use crate::shares::resize;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 
 use crate::lab::{Lab, holders, queue, rows_of};
 use crate::versions::main_version;
@@ -237,6 +237,22 @@ async fn a_proxy_that_pools_sessions_is_no_hindrance() {
     lab.job_at(&bouncer.dsn(), "job", &rows_of(10), &["--reserve"]).end_well().await;
     drop(bouncer);
     lab.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped() {
+    for (pool_mode, how) in [("transaction", &[][..]), ("session", &[][..]), ("session", &["--no-transaction"])] {
+        let (lab, bouncer) = behind(pool_mode).await;
+        let direct = lab.server.dsn();
+        let job =
+            lab.job_at(&bouncer.dsn(), "killed", &rows_of(10_000), &[&["--monitor-dsn", &direct], how].concat());
+        lab.until_running("killed").await;
+        job.kill().await;
+        // By itself it would run for minutes.
+        lab.until("its statement is stopped", |fleet| fleet.leaders.is_empty()).await;
+        drop(bouncer);
+        lab.server.stop().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The queue: who goes when.
 
-use headcount::pg::fleet::Fleet;
+use headcount::server::fleet::Fleet;
 
 use crate::lab::{Lab, holders, queue, rows_of};
 use crate::versions::{main_version, oldest_and_newest};

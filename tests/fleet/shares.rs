@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use headcount::pg::connect::Endpoint;
-use headcount::pg::fleet::Fleet;
+use headcount::server::Endpoint;
+use headcount::server::fleet::Fleet;
 
 use crate::lab::{Lab, rows_of};
 use crate::outsiders::{CANCEL_OUTSIDER, outsider};

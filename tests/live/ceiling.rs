@@ -134,7 +134,7 @@ async fn what_doctor_proposes_as_it_stands_keeps_workers_free(major: u32) {
         let dsn = bench.dsn_of(&role, bench.server().port());
         let endpoint = crate::harness::endpoint(&dsn);
         let kept_free = async || {
-            let findings = headcount::pg::doctor::examine(&endpoint, None, 4, None).await.unwrap();
+            let findings = headcount::server::doctor::examine(&endpoint, None, 4, None).await.unwrap();
             findings.into_iter().find(|finding| finding.check == "kept free").unwrap()
         };
         let proposed = kept_free().await.fix.unwrap();

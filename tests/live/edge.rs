@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use headcount::pg::connect::{Endpoint, ServerFacts};
+use headcount::server::{Endpoint, ServerFacts};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use testkit::server::{Builder, PrivateServer, Shutdown};
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use headcount::decide::verdict::Verdict;
+use headcount::event::Verdict;
 use headcount::event::{FailReason, Resolution};
 use headcount::{Error, Event, Execution, Headcount, Job, Outcome};
 use testkit::server::Shutdown;

@@ -1,6 +1,6 @@
 //! Several hosts: which one is taken, and that work which writes never begins on one that only reads.
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Error, Keys, Refusal, Updater};
 use testkit::server::PrivateServer;
 

@@ -1,7 +1,7 @@
 //! Each launch is judged by itself: small ones, late ones, several at once, one after the other; statement by
 //! statement in a script; in a server that has no process left.
 
-use headcount::decide::verdict::ShortReason;
+use headcount::event::ShortReason;
 use headcount::{Error, Event, Job, Outcome};
 
 use crate::harness::{Bench, Hog, POOL, client, eventually, on_each_version, quick, soak_runs};
@@ -198,7 +198,7 @@ async fn launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_t
         let (run, ()) = tokio::join!(job.execute_script(sql), starving);
         let run = run.unwrap();
         assert_eq!((run.outcome, run.target_met), (Outcome::Unverified, false), "{run:?}");
-        assert!(run.attempts[0].later_unproven, "{run:?}");
+        assert!(run.attempts[0].launches_unproven, "{run:?}");
         healthy(&job, sql).await;
         bench.nothing_is_left_behind().await;
     }

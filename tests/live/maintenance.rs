@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 
-use headcount::pg::plan::{Reason, ReasonKind, explain};
+use headcount::server::{Reason, ReasonKind, explain};
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::harness::plain_server;

@@ -4,7 +4,7 @@
 //! - the reasons: each one found, named and fixed; where the fix is a setting, it is tried
 //! - proof: a function that runs queries of its own forbids a refusal
 
-use headcount::pg::plan::{Explanation, ReasonKind, explain};
+use headcount::server::{Explanation, ReasonKind, explain};
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 

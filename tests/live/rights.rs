@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use headcount::event::FailReason;
-use headcount::pg::doctor::{self, Level};
+use headcount::server::doctor::{self, Level};
 use headcount::{Event, Headcount, Job, Keys, Outcome, Refusal};
 use testkit::server::PrivateServer;
 
@@ -79,10 +79,7 @@ async fn a_pool_that_cannot_be_seen_is_not_waited_for(major: u32) {
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1));
     assert_eq!(run.attempts[0].reason, Some("under_launched"), "it cannot know that the pool is full");
     let unseen = |event: &Event| {
-        matches!(
-            event,
-            Event::AdmissionEnded { end: headcount::decide::admission::Admitted::Unseen, pool: None, .. }
-        )
+        matches!(event, Event::AdmissionEnded { end: headcount::event::Admitted::Unseen, pool: None, .. })
     };
     assert_eq!(bench.recorder.count(unseen), 2);
     hog.release().await;

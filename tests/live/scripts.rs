@@ -1,6 +1,6 @@
 //! Scripts and REFRESH, inspected before anything of them runs, on each version.
 
-use headcount::pg::plan::{Explanation, ReasonKind, Statement, explain};
+use headcount::server::{Explanation, ReasonKind, Statement, explain};
 
 use crate::plan::Bench;
 use crate::versions::versions;

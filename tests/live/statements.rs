@@ -71,7 +71,7 @@ async fn partitioned_tables_have_their_workers(major: u32) {
 /// For an index on an expression, which must be immutable: here it only claims to be.
 const IMMUTABLE_NAP: &str = "
 CREATE FUNCTION napped(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-  AS 'BEGIN PERFORM pg_sleep(0.01); RETURN id; END';";
+  AS 'BEGIN PERFORM pg_sleep(0.025); RETURN id; END';";
 
 async fn create_index_has_its_workers(major: u32) {
     let bench = Bench::new(major).await;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use headcount::Error;
-use headcount::pg::connect::{Endpoint, ServerFacts};
+use headcount::server::{Endpoint, ServerFacts};
 use testkit::server::{Builder, PrivateServer};
 
 use rcgen::KeyPair;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{ChunkSize, Keys, Outcome, Updater};
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::event::Scope;
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::telemetry::exporters::{Options, Telemetry};
 use headcount::{Event, Headcount, Job, Observer, Settings};
 use tokio::sync::broadcast;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use headcount::decide::reservation::Granted;
 use headcount::event::FailReason;
+use headcount::event::Granted;
 use headcount::telemetry::Metrics;
 use headcount::telemetry::exporters::prometheus;
 use headcount::telemetry::names::{self, Kind};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use headcount::Event;
 use headcount::Observer;
-use headcount::decide::verdict::{ShortReason, Verdict};
 use headcount::event::{AttemptEnd, ChunkEnd, SqlState};
+use headcount::event::{ShortReason, Verdict};
 use headcount::telemetry::exporters::{LogFormat, Telemetry};
 use headcount::telemetry::names::Exporter;
 use headcount::telemetry::spans::{self, Server};

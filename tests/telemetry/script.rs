@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headcount::decide::admission::Admitted;
-use headcount::decide::launch::Shortfall;
-use headcount::decide::reservation::{Granted, Slots};
-use headcount::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
+use headcount::event::Admitted;
+use headcount::event::Shortfall;
 use headcount::event::{
     AttemptEnd, AttemptFacts, CancelMethod, CancelResult, Cause, ChunkEnd, ChunkFacts, ExecutionFacts,
     FailReason, Resolution, RowCounts, Scope, SqlState, UpdateFacts, UpdateOutcome,
 };
+use headcount::event::{Granted, Slots};
+use headcount::event::{LeaderState, Pool, ShortReason, Tick, Verdict};
 use headcount::telemetry::Metrics;
 use headcount::telemetry::exporters::{Options, Telemetry, prometheus};
 use headcount::{Ceiling, Event, Observer, Outcome, Rung};

@@ -181,6 +181,19 @@ async fn a_key_with_two_rows_fails_and_neither_is_changed() {
 }
 
 #[tokio::test]
+async fn a_key_with_many_rows_fails_in_a_time_that_grows_with_them_and_not_with_their_square() {
+    let shop = Shop::with_orders(0).await;
+    // A square of these would take an hour.
+    shop.run("CREATE TABLE loose AS SELECT 1 AS k, false AS done FROM generate_series(1, 50000)").await;
+    shop.run(&format!("ALTER DATABASE {} SET statement_timeout = '20s'", shop.database)).await;
+    let update = updater(&shop.dsn(), vec![]).update("loose").key(["k"]).set("done", "true");
+    let report = update.run(ids(1)).await.unwrap();
+    assert_eq!(classes(&report), [0, 0, 0, 0, 1]);
+    assert_eq!(report.failures[0].sqlstate.as_deref(), Some("21000"), "{report:?}");
+    assert_eq!(shop.text("SELECT count(*)::text FROM loose WHERE done").await, "0");
+}
+
+#[tokio::test]
 async fn a_value_that_does_not_parse_fails_alone_and_is_named_with_its_line() {
     let shop = Shop::with_orders(300).await;
     let mut lines: Vec<String> = (1..=300).map(|id| id.to_string()).collect();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headcount::event::{Observer, Scope};
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Event, Keys, Update, Updated, Updater};
 use testkit::server::PrivateServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

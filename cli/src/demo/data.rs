@@ -8,7 +8,7 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use tokio::sync::mpsc;
 use tpchgen::csv::{LineItemCsv, OrderCsv};
 use tpchgen::distribution::Distributions;

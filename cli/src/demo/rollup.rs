@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headcount::decide::verdict::LeaderState;
+use headcount::event::LeaderState;
 use headcount::event::Scope;
 use headcount::telemetry::exporters::Telemetry;
 use headcount::{Event, Execution, Headcount, Observer, Settings};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::server::{Binaries, PrivateServer};
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 

@@ -216,7 +216,7 @@ fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
         }
         (Some(what), _) => {
             format!(
-                "{what}: look whether the keys and the table are the right ones; if it may be so, say it with --fail-on"
+                "{what}: look whether the keys and the table are the right ones; if it may be so, --fail-on none"
             )
         }
         (None, Some(0)) => {

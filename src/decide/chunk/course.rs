@@ -176,6 +176,7 @@ impl Course {
 
     /// Whether a COMMIT was sent whose fate is not known.
     #[must_use]
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub const fn is_in_doubt(&self) -> bool {
         matches!(self.state, State::InDoubt { .. })
     }

@@ -34,6 +34,7 @@ pub enum Class {
 
 impl Class {
     /// All of them.
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub const ALL: [Self; 5] = [Self::Updated, Self::Already, Self::Stale, Self::Missing, Self::Failed];
 
     /// The word for labels, files and people.

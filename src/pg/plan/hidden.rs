@@ -8,6 +8,7 @@
 //!
 //! It errs on one side: a function counts although its trigger is for another event, or the cast is not made.
 
+use futures_util::future::join3;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -95,6 +96,11 @@ const HIDDEN: &str = concat!(
     WHERE a.aggfnoid::oid = ANY ($6::oid[]) AND part <> 0",
 );
 
+/// Inside a transaction: outside of one neither has an effect.
+const JIT_OFF: &str = "SELECT pg_catalog.set_config('headcount.jit', pg_catalog.current_setting('jit'), true), \
+                              pg_catalog.set_config('jit', 'off', true)";
+const JIT_BACK: &str = "SELECT pg_catalog.set_config('jit', pg_catalog.current_setting('headcount.jit'), true)";
+
 /// Asks the catalog.
 pub(super) async fn hidden(client: &Client, touched: &Touched) -> Result<Vec<u32>, Failure> {
     let names =
@@ -108,6 +114,9 @@ pub(super) async fn hidden(client: &Client, touched: &Touched) -> Result<Vec<u32
         (&touched.names, Type::TEXT_ARRAY),
         (&touched.called, Type::OID_ARRAY),
     ];
-    let rows = client.query_typed(HIDDEN, &values).await?;
+    // The planner takes it for expensive, and would compile it for seconds.
+    let (_, rows, _) =
+        join3(client.batch_execute(JIT_OFF), client.query_typed(HIDDEN, &values), client.batch_execute(JIT_BACK)).await;
+    let rows = rows?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }

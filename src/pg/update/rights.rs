@@ -70,9 +70,9 @@ impl Rights {
         let changed: Result<Vec<String>, Error> = wish
             .set
             .iter()
-            .map(|(name, _)| name)
-            .chain(&wish.version)
-            .map(|name| named("set", name))
+            .map(|(name, _)| ("set", name))
+            .chain(wish.version.iter().map(|name| ("version", name)))
+            .map(|(field, name)| named(field, name))
             .collect();
         let changed = changed?;
         let keys = wish.key.iter().map(|name| named("key", name));

@@ -200,7 +200,7 @@ impl<'a> Terms<'a> {
         if let Some(name) = &wish.version {
             let column = table.writable("version", name)?;
             keeps_key(column)?;
-            once("set", "set", changed.iter().copied(), column)?;
+            once("version", "set", changed.iter().copied(), column)?;
             changed.push(&column.name);
             sets.push(format!("{0} = t.{0} + 1", column.name));
         }
@@ -301,7 +301,7 @@ impl Statements {
             judge: judge(
                 &format!("{changed} "),
                 "bool_or(c.n IS NOT NULL)",
-                " LEFT JOIN changed AS c ON c.n = i.n",
+                " LEFT JOIN (SELECT DISTINCT n FROM changed) AS c ON c.n = i.n",
                 "4",
             ),
             look: judge("", "false", "", "0"),

@@ -1,9 +1,9 @@
 //! What is made to last, and what another life of the server says of it.
 
-use headcount::decide::chunk::Class;
-use headcount::decide::chunk::course::{Next, NoFlush, Replay, Status};
-use headcount::decide::chunk::flush;
-use headcount::decide::chunk::survival::{Survival, fate};
+use crate::decide::chunk::Class;
+use crate::decide::chunk::course::{Next, NoFlush, Replay, Status};
+use crate::decide::chunk::flush;
+use crate::decide::chunk::survival::{Survival, fate};
 
 use super::line::Failure;
 use super::outcome::DRAW;

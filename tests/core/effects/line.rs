@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use headcount::decide::chunk::survival::{History, Lsn, Survival, survival};
-use headcount::decide::failure::{FailureClass, Signal, classify};
+use crate::decide::chunk::survival::{History, Lsn, Survival, survival};
+use crate::decide::failure::{FailureClass, Signal, classify};
 
 use super::world::{Due, World};
 use super::{Kind, Setup, Tape};

@@ -10,7 +10,7 @@
 //! Three things are known not to hold, and are kept out:
 //!
 //! - Of work that counts twice when it is done twice, a commit in doubt is believed on the word of a server whose log may
-//!   have ended twice since ([`survival`](headcount::decide::chunk::survival)).
+//!   have ended twice since ([`survival`](crate::decide::chunk::survival)).
 //! - Where each COMMIT waits for the disk, rows that others have changed and not flushed count as they are found.
 //! - A second line of a key keeps its class when the first is taken back after a failover.
 
@@ -22,9 +22,9 @@ mod trips;
 mod worker;
 mod world;
 
-use headcount::decide::chunk::Class;
-use headcount::decide::chunk::course::Replay;
-use headcount::decide::chunk::ending::Tally;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::course::Replay;
+use crate::decide::chunk::ending::Tally;
 use proptest::prelude::*;
 use proptest::test_runner::RngAlgorithm;
 

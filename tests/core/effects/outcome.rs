@@ -1,9 +1,9 @@
 //! What comes of a chunk's work and of its COMMIT.
 
-use headcount::decide::chunk::Class;
-use headcount::decide::chunk::blame::blame;
-use headcount::decide::chunk::course::{Fault, Next};
-use headcount::decide::chunk::gather::Twin;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::blame::blame;
+use crate::decide::chunk::course::{Fault, Next};
+use crate::decide::chunk::gather::Twin;
 
 use super::Told;
 use super::line::{Failure, LOST};

@@ -1,7 +1,7 @@
 //! What is sent on the line, and what comes back.
 
-use headcount::decide::chunk::Class;
-use headcount::decide::chunk::course::Status;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::course::Status;
 
 use super::Item;
 use super::line::Trouble::{

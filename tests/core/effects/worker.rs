@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use headcount::decide::backoff::Backoff;
-use headcount::decide::chunk::Class;
-use headcount::decide::chunk::blame::Streak;
-use headcount::decide::chunk::course::{Course, Replay};
-use headcount::decide::chunk::gather::{Gathered, Twin, gather};
-use headcount::decide::chunk::pace::Pace;
-use headcount::decide::chunk::size::Sizer;
-use headcount::decide::chunk::survival::Lsn;
+use crate::decide::backoff::Backoff;
+use crate::decide::chunk::Class;
+use crate::decide::chunk::blame::Streak;
+use crate::decide::chunk::course::{Course, Replay};
+use crate::decide::chunk::gather::{Gathered, Twin, gather};
+use crate::decide::chunk::pace::Pace;
+use crate::decide::chunk::size::Sizer;
+use crate::decide::chunk::survival::Lsn;
 
 use super::line::{LOST, Line, PARTED, Session};
 use super::world::Answer;

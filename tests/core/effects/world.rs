@@ -4,9 +4,9 @@
 //! disk; a failover cuts it off where the standby has got to. What is behind the cut is gone, and an id that was given
 //! out there is given out again.
 
-use headcount::decide::chunk::Class;
-use headcount::decide::chunk::course::Status;
-use headcount::decide::chunk::survival::{History, Lsn};
+use crate::decide::chunk::Class;
+use crate::decide::chunk::course::Status;
+use crate::decide::chunk::survival::{History, Lsn};
 
 use super::Kind;
 

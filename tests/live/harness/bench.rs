@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use headcount::pg::connect::Endpoint;
+use headcount::server::Endpoint;
 use headcount::{Headcount, Job};
 use testkit::server::PrivateServer;
 use tokio::sync::OwnedMutexGuard;
