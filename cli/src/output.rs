@@ -299,7 +299,9 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
              --plan-shortfall refuse runs none that reads a table and cannot have its target",
             run.lowered_to.unwrap_or(run.target_workers)
         ),
-        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.launches_unproven && last.workers == 0) => {
+        Outcome::Unverified
+            if run.attempts.last().is_some_and(|last| last.launches_unproven && last.workers == 0) =>
+        {
             format!(
                 "It is done and kept; it ran without a worker while the pool was full, and nobody can tell whether it asked \
                  for any; {}",

@@ -90,6 +90,7 @@ const TOO_SMALL: &str = "waiting for a larger pool";
 
 /// What has been told so far.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that were told, each by itself")]
 struct Story {
     target: u32,
     minimum: u32,

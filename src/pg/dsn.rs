@@ -44,7 +44,8 @@ pub(crate) fn may_name(text: &str, pairs: &Pairs, at: usize) -> bool {
         let after = text.rsplit_once('@').map_or(text, |(_, after)| after);
         let named = after.find(&format!("{key}="));
         // What an `&` cuts off of a password that is a parameter looks like another one.
-        return named.is_some_and(|at| !after[..at].contains("password=") && !after[..at].contains("secret="));
+        return named
+            .is_some_and(|at| !after[..at].contains("password=") && !after[..at].contains("secret="));
     }
     pairs[..at].iter().all(|(key, _)| !key.contains("password") && !key.contains("secret"))
 }

@@ -37,6 +37,11 @@ const SQL_ASCII: &str = "text is sent and read as UTF-8; a database of encoding 
      convert_from(convert_to(TEXT, 'SQL_ASCII'), 'LATIN1') reads, for example";
 
 impl Failure {
+    /// No session was had in time, and nothing was heard.
+    pub(crate) fn no_answer() -> Self {
+        Self::lost("no answer in time")
+    }
+
     /// The connection is gone and the driver said nothing more.
     pub(crate) fn lost(message: impl Into<String>) -> Self {
         Self {

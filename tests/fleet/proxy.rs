@@ -241,11 +241,17 @@ async fn a_proxy_that_pools_sessions_is_no_hindrance() {
 
 #[tokio::test]
 async fn the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped() {
-    for (pool_mode, how) in [("transaction", &[][..]), ("session", &[][..]), ("session", &["--no-transaction"])] {
+    for (pool_mode, how) in
+        [("transaction", &[][..]), ("session", &[][..]), ("session", &["--no-transaction"])]
+    {
         let (lab, bouncer) = behind(pool_mode).await;
         let direct = lab.server.dsn();
-        let job =
-            lab.job_at(&bouncer.dsn(), "killed", &rows_of(10_000), &[&["--monitor-dsn", &direct], how].concat());
+        let job = lab.job_at(
+            &bouncer.dsn(),
+            "killed",
+            &rows_of(10_000),
+            &[&["--monitor-dsn", &direct], how].concat(),
+        );
         lab.until_running("killed").await;
         job.kill().await;
         // By itself it would run for minutes.

@@ -179,6 +179,18 @@ impl Wanted {
             (_, _, true) if wanted.dry_run => {
                 Err(Failed::usage("claim: rows are claimed in order to change them; leave out dry_run"))
             }
+            (_, _, true)
+                if wanted
+                    .fail_on
+                    .iter()
+                    .flatten()
+                    .any(|on| matches!(on, FailOn::Missing | FailOn::Stale)) =>
+            {
+                Err(Failed::usage(
+                    "claim: rows are claimed that are there and hold what is expected, so none is found missing or stale; \
+                     leave these out of fail_on",
+                ))
+            }
             _ => Ok(wanted),
         }
     }

@@ -99,7 +99,8 @@ const HIDDEN: &str = concat!(
 /// Inside a transaction: outside of one neither has an effect.
 const JIT_OFF: &str = "SELECT pg_catalog.set_config('headcount.jit', pg_catalog.current_setting('jit'), true), \
                               pg_catalog.set_config('jit', 'off', true)";
-const JIT_BACK: &str = "SELECT pg_catalog.set_config('jit', pg_catalog.current_setting('headcount.jit'), true)";
+const JIT_BACK: &str =
+    "SELECT pg_catalog.set_config('jit', pg_catalog.current_setting('headcount.jit'), true)";
 
 /// Asks the catalog.
 pub(super) async fn hidden(client: &Client, touched: &Touched) -> Result<Vec<u32>, Failure> {
@@ -115,8 +116,12 @@ pub(super) async fn hidden(client: &Client, touched: &Touched) -> Result<Vec<u32
         (&touched.called, Type::OID_ARRAY),
     ];
     // The planner takes it for expensive, and would compile it for seconds.
-    let (_, rows, _) =
-        join3(client.batch_execute(JIT_OFF), client.query_typed(HIDDEN, &values), client.batch_execute(JIT_BACK)).await;
+    let (_, rows, _) = join3(
+        client.batch_execute(JIT_OFF),
+        client.query_typed(HIDDEN, &values),
+        client.batch_execute(JIT_BACK),
+    )
+    .await;
     let rows = rows?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }

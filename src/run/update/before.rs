@@ -198,10 +198,12 @@ impl Update {
 async fn open_session(site: &Site, options: &Options, deadline: Instant) -> Result<Session, Error> {
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
     let mut failures = 0;
+    let mut last = None;
     loop {
         let name = format!("headcount:{}", options.task);
         let opened = timeout_at(deadline, Session::open(&site.endpoint, &name)).await;
-        let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
+        // A try that had no time left says nothing of why.
+        let failure = match opened.unwrap_or_else(|_| Err(last.take().unwrap_or_else(Failure::no_answer))) {
             Ok(session) => return Ok(session),
             Err(failure) => failure,
         };
@@ -218,6 +220,7 @@ async fn open_session(site: &Site, options: &Options, deadline: Instant) -> Resu
             Some(pause) if !hopeless && !options.stop.is_cancelled() => sleep(pause).await,
             _ => return Err(Error::connect(site.endpoint.describe(), failure)),
         }
+        last = Some(failure);
     }
 }
 

@@ -131,6 +131,7 @@ impl<L: Labor> Worker<'_, L> {
         let shop = self.shop;
         let deadline = Instant::now() + shop.reconnect_wait;
         let mut failures = 0;
+        let mut last = None;
         loop {
             if self.is_needless(self.lost.is_some()).await {
                 return Err(None);
@@ -143,7 +144,9 @@ impl<L: Labor> Worker<'_, L> {
                 opened = opened => opened,
                 () = shop.halt.over() => return Err(Some(Failure::lost("the run was stopped, and had no more time"))),
             };
-            let failure = match opened.unwrap_or_else(|_| Err(Failure::lost("no answer in time"))) {
+            // A try that had no time left says nothing of why.
+            let failure = match opened.unwrap_or_else(|_| Err(last.take().unwrap_or_else(Failure::no_answer)))
+            {
                 Ok(line) => match self.end_remnant(&line).await {
                     Ok(()) => {
                         shop.past.meets(&line.life);
@@ -171,6 +174,7 @@ impl<L: Labor> Worker<'_, L> {
                 () = sleep(pause) => {}
                 () = shop.stop.cancelled(), if !self.is_bound() => {}
             }
+            last = Some(failure);
         }
     }
 
