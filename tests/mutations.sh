@@ -75,6 +75,9 @@ mutant 'an unknown statement beside others may have starved' src/decide/verdict.
 mutant 'a long unknown statement may have starved at its launch' src/decide/verdict.rs \
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
     'None if long && !self.left.is_known()' 'None if false'
+mutant 'what calls functions is looked at' src/decide/script.rs \
+    core-unit:one_that_calls_what_may_have_workers_is_looked_at_and_nothing_is_demanded_of_it \
+    ' && !statement.calls {' ' {'
 mutant 'a rung is told by what was set' src/decide/ceiling.rs \
     core-unit:each_rung_is_told_by_what_was_set \
     'if self.workers > self.given {' 'if self.workers >= self.given {'
@@ -129,7 +132,7 @@ mutant 'too few workers is an outcome, no error' src/decide/attempt.rs \
     'return Next::BelowMinimum;' 'return Next::Fail;'
 mutant 'the greatest statement of a script is always judged' src/decide/script.rs \
     core-unit:one_that_cannot_have_the_minimum_is_not_judged_unless_it_is_the_greatest \
-    'if can_have(minimum) < minimum && self.greatest != Some(place) {' 'if can_have(minimum) < minimum {'
+    'if can_have(minimum) < minimum && self.greatest != Some(place) ' 'if can_have(minimum) < minimum '
 mutant 'each statement needs what its plan can have, no more' src/decide/script.rs \
     core-unit:each_statement_needs_what_its_plan_can_have \
     'required: can_have(required), target' 'required, target'
@@ -267,6 +270,15 @@ mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
 mutant 'a launch that may have had no worker is not called on target' src/decide/verdict.rs \
     live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
     'self.launches_unproven |= lacking.is_some() && unforeseen' 'self.launches_unproven |= false && unforeseen'
+mutant 'a statement of a client that died behind a proxy is stopped' src/run/hold.rs \
+    fleet:the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped \
+    'if self.must_be_told_to_notice() {' 'if false {'
+mutant 'a key with many rows costs no square' src/pg/update/statement.rs \
+    update:a_key_with_many_rows_fails_in_a_time_that_grows_with_them_and_not_with_their_square \
+    'LEFT JOIN (SELECT DISTINCT n FROM changed) AS c' 'LEFT JOIN changed AS c'
+mutant 'a cursor is read again from its start' src/pg/plan/text.rs \
+    live:a_cursor_that_starves_is_tried_again_with_all_of_its_script \
+    '| "fetch" | "move" => true' '=> true'
 mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
     live:a_script_goes_back_to_its_own_savepoints \
     'stage.keeps_steps() && stage.outlives(at)' 'stage.keeps_steps()'

@@ -25,6 +25,8 @@ pub struct StatementReach {
     pub certain: bool,
     /// Whether it reads tables.
     pub reads: bool,
+    /// Whether it calls functions that run queries of their own: those may have workers that its plan does not show.
+    pub calls: bool,
     /// Whether it has a plan, or a bound, certain or not.
     pub explained: bool,
 }
@@ -83,7 +85,7 @@ impl Script {
             return Some(demand);
         }
         let can_have = |workers: u32| statement.most.map_or(workers, |most| most.min(workers));
-        if can_have(minimum) < minimum && self.greatest != Some(place) {
+        if can_have(minimum) < minimum && self.greatest != Some(place) && !statement.calls {
             return None;
         }
         // Among others that are known to have workers, one of which nothing is known may well have none.
@@ -231,6 +233,12 @@ mod tests {
     fn one_that_cannot_have_the_minimum_is_not_judged_unless_it_is_the_greatest() {
         assert_eq!(required(&[planned(1, 10.0), planned(4, 100.0)], FIRST), [None, Some(4)]);
         assert_eq!(required(&[planned(1, 500.0), planned(4, 100.0)], FIRST), [Some(1), Some(4)]);
+    }
+
+    #[test]
+    fn one_that_calls_what_may_have_workers_is_looked_at_and_nothing_is_demanded_of_it() {
+        let calls = StatementReach { planned: None, calls: true, ..planned(0, 10.0) };
+        assert_eq!(required(&[calls, planned(4, 100.0)], FIRST), [Some(0), Some(4)]);
     }
 
     #[test]

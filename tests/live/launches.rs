@@ -2,9 +2,9 @@
 //! statement in a script; in a server that has no process left.
 
 use headcount::event::ShortReason;
-use headcount::{Error, Event, Job, Outcome};
+use headcount::{Error, Event, Execution, Job, Outcome};
 
-use crate::harness::{Bench, Hog, POOL, client, eventually, on_each_version, quick, soak_runs};
+use crate::harness::{Bench, Hog, POOL, chain, client, eventually, on_each_version, quick, soak_runs};
 
 on_each_version! {
     small_gathers_before_the_main_one_are_no_starved_large_one,
@@ -14,6 +14,10 @@ on_each_version! {
     a_pool_that_is_full_now_and_then_condemns_no_serial_phase,
     a_starved_statement_of_a_script_is_tried_again_alone,
     launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target,
+    a_statement_that_starves_behind_one_that_had_its_workers_is_not_hidden_by_it,
+    short_statements_that_meet_a_full_pool_are_not_called_on_target_and_strict_keeps_none,
+    what_a_statement_of_a_script_was_accepted_with_is_what_the_run_achieved,
+    a_cursor_that_starves_is_tried_again_with_all_of_its_script,
     a_script_goes_back_to_its_own_savepoints,
     what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again,
     with_a_cleanup_the_whole_script_is_tried_again,
@@ -181,6 +185,79 @@ async fn a_starved_statement_of_a_script_is_tried_again_alone(major: u32) {
     bench.nothing_is_left_behind().await;
 }
 
+/// Runs a script; once its first launch is over, somebody takes so many workers and keeps them to its end.
+async fn beside_a_hog(bench: &Bench, job: &Job, sql: &str, workers: u32) -> Execution<u64> {
+    let hogging = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::VerdictReached { .. })).await;
+        let used = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
+        eventually("the first launch is over", async || bench.number(used).await == 0).await;
+        let hog = bench.hog(workers).await;
+        bench.recorder.wait_for(|event| matches!(event, Event::ExecutionEnded(_))).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(job.execute_script(sql), hogging);
+    run.unwrap_or_else(|error| panic!("{sql}: {}", chain(&error)))
+}
+
+/// A statement that has its workers, and a pause.
+const FIRST: &str =
+    "CREATE TEMP TABLE first AS SELECT count(*) FROM t4 WHERE nap(id, 5); SELECT pg_sleep(1.5);";
+
+async fn a_statement_that_starves_behind_one_that_had_its_workers_is_not_hidden_by_it(major: u32) {
+    let make = "CREATE PROCEDURE nightly() LANGUAGE plpgsql AS 'BEGIN PERFORM count(*) FROM t4 WHERE nap(id, 25); END';
+        CREATE FUNCTION rollup() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM count(*) FROM t4 WHERE nap(id, 25); END'";
+    for last in
+        ["CALL nightly()", "EXPLAIN (ANALYZE) SELECT count(*) FROM t4 WHERE nap(id, 25)", "SELECT rollup()"]
+    {
+        let bench = sized(major).await;
+        bench.run(make).await;
+        let job = eager(bench.job().await).attempts(1);
+        let run = beside_a_hog(&bench, &job, &format!("{FIRST} {last}"), POOL).await;
+        // From 18 on the server's counters may name it.
+        assert!(matches!(run.outcome, Outcome::Unverified | Outcome::FinishedShort), "{last}: {run:?}");
+        assert!(!run.target_met, "{last}: {run:?}");
+    }
+}
+
+async fn short_statements_that_meet_a_full_pool_are_not_called_on_target_and_strict_keeps_none(major: u32) {
+    let short = "SELECT count(*) FROM t4 WHERE nap(id, 3);";
+    for strict in [false, true] {
+        let bench = sized(major).await;
+        let mut job = eager(bench.job().await).attempts(1);
+        job.settings_mut().strict = strict;
+        let run = beside_a_hog(&bench, &job, &format!("{FIRST} {short} {short} {short}"), POOL).await;
+        if strict {
+            assert_eq!((run.outcome, run.value), (Outcome::BelowMinimum, None), "{run:?}");
+        } else {
+            assert!(matches!(run.outcome, Outcome::Unverified | Outcome::FinishedShort), "{run:?}");
+        }
+        assert!(!run.target_met, "{run:?}");
+    }
+}
+
+async fn what_a_statement_of_a_script_was_accepted_with_is_what_the_run_achieved(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).attempts(2);
+    let sql = format!("{FIRST} SELECT count(*) FROM t4 WHERE nap(id, 20)");
+    let run = beside_a_hog(&bench, &job, &sql, POOL - 2).await;
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::AboveMinimum, 2), "{run:?}");
+    assert_eq!((run.achieved_workers, run.target_met), (2, false), "{run:?}");
+}
+
+async fn a_cursor_that_starves_is_tried_again_with_all_of_its_script(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).attempts(50);
+    let cursor = "DECLARE c CURSOR FOR SELECT count(*) FROM t4 WHERE nap(id, 25); FETCH ALL FROM c";
+    let hog = bench.hog(POOL).await;
+    let letting_go = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
+        hog.release().await;
+    };
+    let (run, ()) = tokio::join!(job.execute_script(cursor), letting_go);
+    let run = run.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert!(run.outcome.is_accepted() && run.attempt_count > 1, "{run:?}");
+}
+
 async fn launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target(major: u32) {
     let again = "SELECT count(*) FROM generate_series(1, 3) v(x) LEFT JOIN (SELECT id FROM t4 WHERE nap(id, 25) OFFSET 0) s ON s.id > v.x";
     let block = "DO $$ BEGIN PERFORM count(*) FROM t4 WHERE nap(id, 25); PERFORM count(*) FROM t4 WHERE nap(id, 25); END $$";
@@ -284,7 +361,7 @@ const TWICE: &str = "WITH a AS MATERIALIZED (SELECT count(*) AS n FROM t4 WHERE 
     SELECT count(*) FROM t4 WHERE nap(id, 25) AND id > (SELECT n FROM b) - 10000";
 
 /// Runs it, while others take the pool once its first Gather has its workers, and keep it to the end.
-async fn starved_later(bench: &Bench, job: &Job) -> headcount::Execution<u64> {
+async fn starved_later(bench: &Bench, job: &Job) -> Execution<u64> {
     let starving = async {
         let hog = hog_after_the_first(bench).await;
         bench.recorder.wait_for(|event| matches!(event, Event::ExecutionEnded(_))).await;

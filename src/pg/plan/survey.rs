@@ -46,6 +46,9 @@ pub struct Statement {
     /// Whether the plan shows all launches: nothing that it calls is known to run queries of its own.
     #[serde(skip)]
     complete: bool,
+    /// Whether it calls functions that run queries of their own.
+    #[serde(skip)]
+    calls: bool,
 }
 
 impl Statement {
@@ -60,6 +63,7 @@ impl Statement {
             unseen: Vec::new(),
             taken: false,
             complete: false,
+            calls: false,
         }
     }
 
@@ -88,6 +92,7 @@ impl Statement {
             cost: plan.map_or(0.0, |plan| plan.tree.cost),
             certain: self.certain,
             reads: plan.is_some_and(|plan| plan.nature != Nature::Query || !plan.tree.tables.is_empty()),
+            calls: plan.is_some() && self.calls,
             explained: plan.is_some(),
         }
     }
@@ -208,7 +213,9 @@ async fn look_through(
         };
         let mut statement = Statement::of(sql, plan);
         if let Some(plan) = statement.plan.as_ref().filter(|plan| plan.nature == Nature::Query) {
-            statement.complete = is_complete(plan, &Routines::read(client, sql, &plan.tree).await?);
+            let routines = Routines::read(client, sql, &plan.tree).await?;
+            statement.complete = is_complete(plan, &routines);
+            statement.calls = !routines.unseen.is_empty();
         }
         explain_shortfall(client, &mut statement, params, target).await?;
         return Ok(Survey(vec![statement]));
@@ -419,7 +426,7 @@ impl<'a> Walk<'a> {
         let routines = self.answers.read(self.client, sql, &plan.tree).await?;
         // What modifies may change anything, whatever it calls.
         let may_change = modifies || routines.may_change;
-        let complete = is_complete(plan, &routines);
+        let (complete, calls) = (is_complete(plan, &routines), !routines.unseen.is_empty());
         if statement.certain && out_of_reach {
             statement.unseen = routines.unseen;
             self.diagnosed += 1;
@@ -432,7 +439,7 @@ impl<'a> Walk<'a> {
             };
             statement = self.apart(explained).await?;
         }
-        statement.complete = complete;
+        (statement.complete, statement.calls) = (complete, calls);
         if may_change {
             self.changed = None;
         }
