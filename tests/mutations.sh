@@ -78,6 +78,9 @@ mutant 'a long unknown statement may have starved at its launch' src/decide/verd
 mutant 'what calls functions is looked at' src/decide/script.rs \
     core-unit:one_that_calls_what_may_have_workers_is_looked_at_and_nothing_is_demanded_of_it \
     ' && !statement.calls {' ' {'
+mutant 'room that was not there before is believed when it stays' src/decide/admission.rs \
+    core-unit:room_that_was_not_there_before_is_believed_when_it_stays \
+    'true if is_lasting || waited' 'true if true || waited'
 mutant 'a rung is told by what was set' src/decide/ceiling.rs \
     core-unit:each_rung_is_told_by_what_was_set \
     'if self.workers > self.given {' 'if self.workers >= self.given {'

@@ -292,7 +292,7 @@ impl World {
 
     fn admission_looks(&mut self, n: usize) {
         let State::Admitting { since, .. } = self.jobs[n].state else { return };
-        let admission = Admission::new(self.jobs[n].bar, ms(ADMISSION_WAIT));
+        let mut admission = Admission::new(self.jobs[n].bar, ms(ADMISSION_WAIT));
         if admission.on_look(ms(self.now - since), Some(self.pool()), None).is_some() {
             self.admitting.retain(|&other| other != n);
             self.starts(n);

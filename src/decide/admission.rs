@@ -3,6 +3,9 @@
 //! Free workers counted beforehand guarantee nothing, somebody may take them first. But starting into
 //! a pool that is visibly full is a wasted attempt. So admission waits, at most `limit`, and the
 //! verdict judges afterwards. A pool that cannot be seen is never taken for an empty one.
+//!
+//! The slot of a worker that has ended is free only once the postmaster has noticed, a moment after the worker has left
+//! `pg_stat_activity`. So room that was not there before is believed when it has stayed for that long.
 
 use std::time::Duration;
 
@@ -32,6 +35,9 @@ impl Admitted {
     }
 }
 
+/// How long it may take until the slot of a worker that is seen no more is free.
+const NOTICED: Duration = Duration::from_millis(50);
+
 /// One wait for room.
 #[derive(Debug, Clone, Copy)]
 pub struct Admission {
@@ -39,13 +45,15 @@ pub struct Admission {
     wish: u32,
     floor: u32,
     limit: Duration,
+    /// When workers were still there that have left since.
+    full_at: Option<Duration>,
 }
 
 impl Admission {
     /// Waits for `bar` free slots, at most `limit`.
     #[must_use]
     pub const fn new(bar: u32, limit: Duration) -> Self {
-        Self { bar, wish: bar, floor: 0, limit }
+        Self { bar, wish: bar, floor: 0, limit, full_at: None }
     }
 
     /// Waits for `wish` slots first, where that is more: what a plan may have at once. Its Gathers may as well run one
@@ -64,6 +72,13 @@ impl Admission {
         self
     }
 
+    /// Our own workers have just left.
+    #[must_use]
+    pub const fn after_an_attempt(mut self) -> Self {
+        self.full_at = Some(Duration::ZERO);
+        self
+    }
+
     /// The slots that it waits for.
     #[must_use]
     pub const fn bar(&self) -> u32 {
@@ -72,7 +87,12 @@ impl Admission {
 
     /// A look at the pool and at the server's processes, `waited` after the wait began. `None` means: look again.
     #[must_use]
-    pub fn on_look(&self, waited: Duration, pool: Option<Pool>, processes: Option<Pool>) -> Option<Admitted> {
+    pub fn on_look(
+        &mut self,
+        waited: Duration,
+        pool: Option<Pool>,
+        processes: Option<Pool>,
+    ) -> Option<Admitted> {
         let Some(pool) = pool else { return Some(Admitted::Unseen) };
         // Processes that run something else do not become workers: what is there for workers is what they have
         // now and what is free.
@@ -80,10 +100,16 @@ impl Admission {
         let free = processes.map_or(u32::MAX, Pool::free).min(pool.free());
         // More than there is is never free: a bar above that asks for all of it, if that is enough.
         let bar = if waited < self.limit / 10 { self.wish } else { self.bar };
-        if free >= bar.min(pool.size).min(for_workers).max(self.floor) {
-            return Some(Admitted::Room);
+        let has_room = free >= bar.min(pool.size).min(for_workers).max(self.floor);
+        if !has_room {
+            self.full_at = Some(waited);
         }
-        (waited >= self.limit).then_some(Admitted::TimedOut)
+        let is_lasting = self.full_at.is_none_or(|full_at| waited.saturating_sub(full_at) >= NOTICED);
+        match has_room {
+            true if is_lasting || waited >= self.limit => Some(Admitted::Room),
+            false if waited >= self.limit => Some(Admitted::TimedOut),
+            _ => None,
+        }
     }
 }
 
@@ -92,7 +118,7 @@ mod tests {
     use super::*;
 
     fn check(waited: u64, pool: Option<(u32, u32)>, expected: Option<Admitted>) {
-        let admission = Admission::new(4, Duration::from_mins(1));
+        let mut admission = Admission::new(4, Duration::from_mins(1));
         let pool = pool.map(|(used, size)| Pool { used, size });
         assert_eq!(admission.on_look(Duration::from_secs(waited), pool, None), expected);
     }
@@ -117,17 +143,17 @@ mod tests {
 
     #[test]
     fn a_pool_below_the_minimum_is_waited_for_until_it_grows() {
-        let admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
-        let look =
+        let mut admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
+        let mut look =
             |waited, size| admission.on_look(Duration::from_secs(waited), Some(Pool { used: 0, size }), None);
         assert_eq!([look(0, 1), look(59, 0)], [None; 2]);
-        assert_eq!([look(60, 1), look(0, 2)], [Some(Admitted::TimedOut), Some(Admitted::Room)]);
+        assert_eq!([look(60, 1), look(61, 2)], [Some(Admitted::TimedOut), Some(Admitted::Room)]);
     }
 
     #[test]
     fn processes_that_serve_others_are_not_waited_for_and_free_ones_are() {
-        let admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
-        let look = |pool, processes| {
+        let mut admission = Admission::new(4, Duration::from_mins(1)).with_floor(2);
+        let mut look = |pool, processes| {
             let seen = |(used, size)| Some(Pool { used, size });
             admission.on_look(Duration::ZERO, seen(pool), seen(processes))
         };
@@ -139,11 +165,24 @@ mod tests {
 
     #[test]
     fn what_a_plan_may_have_at_once_is_waited_for_a_while() {
-        let admission = Admission::new(4, Duration::from_mins(1)).with_wish(8);
-        let look =
+        let mut admission = Admission::new(4, Duration::from_mins(1)).with_wish(8);
+        let mut look =
             |waited, used| admission.on_look(Duration::from_secs(waited), Some(Pool { used, size: 8 }), None);
         assert_eq!([look(0, 0), look(0, 4), look(5, 4)], [Some(Admitted::Room), None, None]);
         assert_eq!([look(6, 4), look(6, 5)], [Some(Admitted::Room), None]);
+    }
+
+    #[test]
+    fn room_that_was_not_there_before_is_believed_when_it_stays() {
+        let look = |admission: &mut Admission, at, used| {
+            admission.on_look(Duration::from_millis(at), Some(Pool { used, size: 8 }), None)
+        };
+        let mut admission = Admission::new(4, Duration::from_mins(1));
+        let looks = [(0, 8), (20, 0), (40, 5), (60, 0), (80, 0), (90, 0)];
+        let ends = looks.map(|(at, used)| look(&mut admission, at, used));
+        assert_eq!(ends, [None, None, None, None, None, Some(Admitted::Room)]);
+        let mut next = Admission::new(4, Duration::from_mins(1)).after_an_attempt();
+        assert_eq!([0, 40, 50].map(|at| look(&mut next, at, 0)), [None, None, Some(Admitted::Room)]);
     }
 
     #[test]

@@ -16,4 +16,5 @@ pub mod launch;
 pub mod reason;
 pub mod reservation;
 pub mod script;
+pub mod tick;
 pub mod verdict;

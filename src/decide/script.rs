@@ -12,6 +12,7 @@ use super::verdict::{ShortReason, Verdict, Window};
 
 /// What is known of one statement's workers before it runs.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct StatementReach {
     /// Its launches; `None` when they are not known for certain.
     pub planned: Option<Vec<PlannedLaunch>>,

@@ -268,6 +268,7 @@ async fn make_room<S: Stage>(
         let bar = attempts.bar(next);
         let minimum = if settings.ignores_shortfall() { 0 } else { attempts.minimum() };
         let admission = Admission::new(bar, settings.admission_wait).with_wish(plan.reach.at_once(bar));
+        let admission = if next > 1 { admission.after_an_attempt() } else { admission };
         admit(stage, ledger, settings, next, admission.with_floor(minimum.min(bar)), &plan.reach).await;
         // Others may have taken the slots while it waited for room.
         if !stage.has_lost_slots() {
@@ -282,7 +283,7 @@ async fn admit<S: Stage>(
     ledger: &mut Ledger,
     settings: &Settings,
     attempt: u32,
-    admission: Admission,
+    mut admission: Admission,
     reach: &Reach,
 ) {
     let bar = admission.bar();

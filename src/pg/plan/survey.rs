@@ -28,6 +28,7 @@ use crate::decide::script::StatementReach;
 /// A statement, and what is known of its workers before it runs.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct Statement {
     /// Its text.
     pub sql: String,
