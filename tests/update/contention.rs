@@ -212,7 +212,7 @@ async fn a_right_that_is_taken_away_meanwhile_stops_the_run_at_once() {
     let lock = shop.client.transaction().await.unwrap();
     lock.execute("UPDATE orders SET region = region WHERE id = 1", &[]).await.unwrap();
     let run = tokio::spawn(async move { update.run(ids(1000)).await.unwrap() });
-    eventually(&other, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+    eventually(&other, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await;
     other.batch_execute("REVOKE UPDATE ON orders FROM writer").await.unwrap();
     lock.rollback().await.unwrap();
     let report = run.await.unwrap();

@@ -319,7 +319,7 @@ async fn a_lost_line_takes_nothing_back_that_is_not_flushed() {
     let update = pay(&shop.dsn()).chunk(ChunkSize::Keys(100));
     let run = tokio::spawn(async move { update.run(ids(500)).await.unwrap() });
     eventually(&other, "SELECT count(*) = 400 FROM orders WHERE status = 'paid'").await;
-    eventually(&other, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+    eventually(&other, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await;
     other.query_one(&kill, &[]).await.unwrap();
     lock.rollback().await.unwrap();
     let report = run.await.unwrap();

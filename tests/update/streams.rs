@@ -110,7 +110,7 @@ async fn a_file_that_loses_keys_while_it_is_read_does_not_end_as_complete() {
     let update = crate::support::pay(&shop.server.dsn_for("postgres", &shop.database));
     let keys = Keys::file(file.path());
     let run = tokio::spawn(async move { update.run(keys).await.unwrap() });
-    eventually(&other, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+    eventually(&other, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await;
     file.as_file().set_len(0).unwrap();
     lock.rollback().await.unwrap();
     let report = run.await.unwrap();
