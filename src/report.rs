@@ -102,8 +102,9 @@ pub struct Attempt {
     pub unjudged_statements: u32,
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
     pub concurrent_unproven: bool,
-    /// Whether later launches that nobody could foresee (CALL, DO, functions, a Gather below a nested loop) may have had
-    /// no worker: it ran without one while there was no room. The outcome is `unverified` then.
+    /// Whether launches may have had no worker because there was no room, and nobody can tell: those that nobody could
+    /// foresee (CALL, DO, functions, a Gather below a nested loop), or those of a statement that ended too soon to be
+    /// condemned.
     pub launches_unproven: bool,
     /// Statement start to verdict; `None` when it failed before one.
     #[serde(rename = "verdict_seconds", serialize_with = "maybe_seconds")]

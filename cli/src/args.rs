@@ -227,7 +227,8 @@ pub(crate) struct Timing {
     /// Cancel a statement whose later launches are short, too; else they are only told
     #[arg(long)]
     pub(crate) every_launch: bool,
-    /// Keep nothing of a statement that was short at any launch, even when that is found out at its end
+    /// Keep nothing of a statement that was short at any launch, even when that is found out at its end (what only the
+    /// server's counters tell after the commit is told, and kept)
     #[arg(long, conflicts_with = "no_transaction")]
     pub(crate) strict: bool,
     /// Run outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY. What an attempt that is tried again

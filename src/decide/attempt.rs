@@ -33,7 +33,7 @@ pub enum Outcome {
     /// A launch was proven to have fewer workers than the minimum, and the statement finished all the same: its
     /// result is kept.
     FinishedShort,
-    /// The monitor could not see, or later launches that nobody can foresee may have had no worker; the result is kept,
+    /// The monitor could not see, or launches may have had no worker because there was no room; the result is kept,
     /// the workers are not known.
     Unverified,
     /// No attempt reached its bar. There is no result.
@@ -90,7 +90,7 @@ pub enum Ended {
         achieved: u32,
         /// Whether a launch was proven short.
         short: bool,
-        /// Whether later launches may have had no worker, and nobody can tell.
+        /// Whether launches may have had no worker, and nobody can tell.
         unproven: bool,
         /// The most workers that the plans of what was judged can have, up to the target.
         within: u32,

@@ -32,7 +32,7 @@ pub struct AttemptFacts {
     pub unjudged: u32,
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
     pub concurrent_unproven: bool,
-    /// Whether later launches that nobody could foresee may have had no worker.
+    /// Whether launches may have had no worker because there was no room, and nobody can tell.
     pub launches_unproven: bool,
     /// Leader time: statement start to its end.
     pub ran: Duration,

@@ -96,7 +96,8 @@ pub(crate) struct UpdateArgs {
     /// A query that yields the keys
     #[arg(long, value_name = "SQL")]
     pub(crate) keys_query: Option<String>,
-    /// Share the query's rows with other processes that run the same update
+    /// Share the query's rows with other processes that run the same update: rows that are there and hold what is
+    /// expected are claimed, others are not counted
     #[arg(long, conflicts_with_all = ["dry_run", "keys"])]
     pub(crate) claim: bool,
     /// A job file (TOML) with all of this
