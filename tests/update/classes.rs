@@ -292,7 +292,7 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
     for again in ["status", "STATUS"] {
         check(orders().set(again, "x"), ids(1), "set: column \"status\" is set twice").await;
     }
-    check(orders().version("Status"), ids(1), "set: column \"status\" is set twice").await;
+    check(orders().version("Status"), ids(1), "version: column \"status\" is set twice").await;
     check(orders().key(["id", "ID"]), ids(1), "key: column \"id\" is named twice").await;
     check(updater.update("orders").key(["id"]), ids(1), "set: name at least one column and its new value")
         .await;
