@@ -65,10 +65,10 @@ mutant 'what one statement was accepted with counts for all' src/decide/script.r
     'worst.into_iter().chain(self.least)' 'worst.into_iter().chain(None)'
 mutant 'a plan that met no room at any look is suspect' src/decide/verdict.rs \
     core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
-    'Some(_) if !self.saw_room => {' 'Some(_) if false => {'
+    'known if !self.saw_room && ' 'known if false && '
 mutant 'room at some look clears a short statement' src/decide/verdict.rs \
     core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
-    'Some(_) if !self.saw_room => {' 'Some(_) => {'
+    'known if !self.saw_room && ' 'known if '
 mutant 'an unknown statement beside others may have starved' src/decide/verdict.rs \
     core:a_statement_that_is_unknown_beside_others_and_has_no_worker_while_there_is_no_room_is_unproven \
     'let unforeseen = !self.left.is_known() || ' 'let unforeseen = '
@@ -76,8 +76,14 @@ mutant 'a long unknown statement may have starved at its launch' src/decide/verd
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
     'None if long && !self.left.is_known()' 'None if false'
 mutant 'what calls functions is looked at' src/decide/script.rs \
-    core-unit:one_that_calls_what_may_have_workers_is_looked_at_and_nothing_is_demanded_of_it \
-    ' && !statement.calls {' ' {'
+    core-unit:one_that_calls_what_may_have_workers_is_not_bounded_by_its_plan \
+    'statement.most.filter(|_| !statement.calls)' 'statement.most'
+mutant 'what can have no workers proves nothing' src/decide/script.rs \
+    core-unit:what_can_have_no_workers_proves_nothing_of_the_others \
+    '.filter(|_| window.target() > 0)' '.filter(|_| true)'
+mutant 'workers that left before all were there are achieved' src/decide/verdict.rs \
+    core:workers_that_left_before_all_were_there_count_in_what_was_achieved \
+    'self.reached = self.reached.max(required);' ''
 mutant 'room that was not there before is believed when it stays' src/decide/admission.rs \
     core-unit:room_that_was_not_there_before_is_believed_when_it_stays \
     'true if is_lasting || waited' 'true if true || waited'
@@ -123,7 +129,7 @@ mutant 'a later launch that is short is not hidden' src/decide/verdict.rs \
     'Some(News::LaterLaunch(short))' 'None'
 mutant 'achieved is the smallest share of a short launch' src/decide/verdict.rs \
     core:a_later_launch_that_is_short_is_told_and_changes_no_verdict \
-    'self.shortfall.map_or(self.most, |short| short.of_target(self.demand.target))' 'self.most'
+    'self.shortfall.map_or(self.reached(), |short| short.of_target(self.demand.target))' 'self.reached()'
 mutant 'what was proven short and finished is finished_short' src/decide/attempt.rs \
     core:a_result_that_was_proven_short_is_kept_and_says_so \
     'if short || matches!(verdict, Verdict::Short(_)) {' 'if false {'
@@ -279,9 +285,9 @@ mutant 'a statement of a client that died behind a proxy is stopped' src/run/hol
 mutant 'a key with many rows costs no square' src/pg/update/statement.rs \
     update:a_key_with_many_rows_fails_in_a_time_that_grows_with_them_and_not_with_their_square \
     'LEFT JOIN (SELECT DISTINCT n FROM changed) AS c' 'LEFT JOIN changed AS c'
-mutant 'a cursor is read again from its start' src/pg/plan/text.rs \
-    live:a_cursor_that_starves_is_tried_again_with_all_of_its_script \
-    '| "fetch" | "move" => true' '=> true'
+mutant 'a cursor is not condemned for the workers that it cannot have' src/pg/plan/survey.rs \
+    live:a_cursor_never_has_workers_and_is_not_condemned_for_that \
+    'Kind::Opaque(_) if text.reads_a_cursor() => {' 'Kind::Opaque(_) if false => {'
 mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
     live:a_script_goes_back_to_its_own_savepoints \
     'stage.keeps_steps() && stage.outlives(at)' 'stage.keeps_steps()'

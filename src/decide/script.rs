@@ -75,22 +75,24 @@ impl Script {
     #[must_use]
     pub fn demand(&self, place: usize, statement: &StatementReach, attempt: Requirement) -> Option<Demand> {
         let Requirement { required, target, minimum } = attempt;
+        // What it calls may have more than its plan shows.
+        let most = statement.most.filter(|_| !statement.calls);
         let demand = Demand {
             required,
             target,
             planned: statement.planned.clone(),
-            at_once: statement.most,
+            at_once: most,
             expects_workers: true,
         };
         if self.alone {
             return Some(demand);
         }
-        let can_have = |workers: u32| statement.most.map_or(workers, |most| most.min(workers));
-        if can_have(minimum) < minimum && self.greatest != Some(place) && !statement.calls {
+        let can_have = |workers: u32| most.map_or(workers, |most| most.min(workers));
+        if can_have(minimum) < minimum && self.greatest != Some(place) {
             return None;
         }
         // Among others that are known to have workers, one of which nothing is known may well have none.
-        let expects_workers = statement.most.is_some() || !self.has_main;
+        let expects_workers = most.is_some() || !self.has_main;
         Some(Demand { required: can_have(required), target: can_have(target), expects_workers, ..demand })
     }
 }
@@ -99,8 +101,12 @@ impl Script {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Evidence {
     verdicts: Vec<Verdict>,
+    /// Whether there was a statement that can have no workers.
+    had_nothing_to_have: bool,
     /// The most workers seen at once.
     pub most: u32,
+    /// The most that are known to have been at work for one launch.
+    reached: u32,
     /// The smallest share of what a launch needed, as workers of the target; with the launch.
     worst: Option<(u32, Shortfall)>,
     /// The smallest share that a statement was accepted with.
@@ -124,8 +130,11 @@ impl Evidence {
     pub fn take(&mut self, window: &Window, target: u32) {
         self.within = self.within.max(window.target());
         self.unknown |= window.demand.is_of_unknown();
-        self.verdicts.extend(window.verdict());
+        // Of what can have no workers nothing was demanded, and it proves nothing of the others.
+        self.verdicts.extend(window.verdict().filter(|_| window.target() > 0));
+        self.had_nothing_to_have |= window.target() == 0 && window.verdict() == Some(Verdict::Enough);
         self.see(window.most_workers());
+        self.reached = self.reached.max(window.reached());
         self.short_launches += window.short_launches();
         self.concurrent_unproven |= window.is_concurrent_unproven();
         self.launches_unproven |= window.has_unproven_launches();
@@ -154,7 +163,7 @@ impl Evidence {
     #[must_use]
     pub fn achieved(&self) -> u32 {
         let worst = self.worst.map(|(share, _)| share);
-        worst.into_iter().chain(self.least).chain([self.most]).min().unwrap_or(0)
+        worst.into_iter().chain(self.least).chain([self.reached.max(self.most)]).min().unwrap_or(0)
     }
 
     /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers, or there
@@ -192,12 +201,16 @@ impl Evidence {
         has(|verdict| matches!(verdict, Verdict::Short(_)))
             .or_else(|| has(|verdict| *verdict == Verdict::Unverified))
             .or_else(|| has(|verdict| *verdict == Verdict::Enough))
+            .or_else(|| (self.verdicts.is_empty() && self.had_nothing_to_have).then_some(Verdict::Enough))
             .unwrap_or(Verdict::FinishedEarly)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::verdict::{LeaderState, Patience, Tick};
     use super::*;
 
     const FIRST: Requirement = Requirement { required: 4, target: 4, minimum: 2 };
@@ -237,9 +250,29 @@ mod tests {
     }
 
     #[test]
-    fn one_that_calls_what_may_have_workers_is_looked_at_and_nothing_is_demanded_of_it() {
+    fn one_that_calls_what_may_have_workers_is_not_bounded_by_its_plan() {
         let calls = StatementReach { planned: None, calls: true, ..planned(0, 10.0) };
-        assert_eq!(required(&[calls, planned(4, 100.0)], FIRST), [Some(0), Some(4)]);
+        assert_eq!(required(&[calls.clone(), planned(4, 100.0)], FIRST), [Some(4), Some(4)]);
+        let beside = Script::new(&[calls.clone(), planned(4, 100.0)], 2);
+        assert!(!beside.demand(0, &calls, FIRST).unwrap().expects_workers, "it may as well have none");
+        let demand = Script::new(&[calls.clone(), planned(0, 1.0)], 2).demand(0, &calls, FIRST).unwrap();
+        assert_eq!((demand.at_once, demand.expects_workers), (None, true));
+    }
+
+    #[test]
+    fn what_can_have_no_workers_proves_nothing_of_the_others() {
+        let patience = Patience::Prompt { settle: Duration::ZERO, launch_wait: Duration::ZERO };
+        let look =
+            Tick { at: Duration::ZERO, workers: 0, leader: LeaderState::Active, pool: None, processes: None };
+        let mut evidence = Evidence::default();
+        let mut serial = Window::new(Demand::of(0, &[]), patience);
+        serial.on_tick(look, &[]);
+        evidence.take(&serial, 4);
+        assert_eq!(evidence.verdict(), Verdict::Enough);
+        let mut early = Window::new(Demand::of(2, &[2]), patience);
+        early.on_end();
+        evidence.take(&early, 4);
+        assert_eq!((evidence.verdict(), evidence.achieved()), (Verdict::FinishedEarly, 0));
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Window {
     lately: Lately,
     /// The most workers seen at once.
     most: u32,
+    /// What a launch was found to have, or several together.
+    reached: u32,
     active: Duration,
     /// Active time without a worker and without room, up to now.
     lacking: Duration,
@@ -144,6 +146,7 @@ impl Window {
             launch: None,
             lately: Lately::default(),
             most: 0,
+            reached: 0,
             active: Duration::ZERO,
             lacking: Duration::ZERO,
             last: None,
@@ -174,11 +177,18 @@ impl Window {
         self.most
     }
 
+    /// The most workers that are known to have been at work for one launch, or at once: some may have left before the last
+    /// of a launch were seen.
+    #[must_use]
+    pub fn reached(&self) -> u32 {
+        self.most.max(self.reached)
+    }
+
     /// Workers achieved, measured against the target: of a statement with launches that were proven short, the
-    /// smallest share of what each needed; else the most workers seen at once.
+    /// smallest share of what each needed; else what was reached.
     #[must_use]
     pub fn achieved(&self) -> u32 {
-        self.shortfall.map_or(self.most, |short| short.of_target(self.demand.target))
+        self.shortfall.map_or(self.reached(), |short| short.of_target(self.demand.target))
     }
 
     /// The launch that was proven short with the smallest share of what it needed.
@@ -222,7 +232,7 @@ impl Window {
         let Demand { required, target: wanted, .. } = self.demand;
         let may_have = self.launched || self.demand.at_once.is_some_and(|most| most > 0);
         let lowered = self.verdict == Some(Verdict::Enough) && required < wanted && may_have;
-        lowered.then(|| self.most.min(wanted) * target / wanted)
+        lowered.then(|| self.reached().min(wanted) * target / wanted)
     }
 
     /// The verdict, once there is one. It never changes.
@@ -305,9 +315,11 @@ impl Window {
             Some(needed) if long => {
                 self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
             }
-            Some(_) if !self.saw_room => {
+            known if !self.saw_room && (known.is_some() || !self.left.is_known()) => {
                 self.launches_unproven = true;
-                self.suspicion = Some(reason);
+                // What may have workers for certain.
+                let planned = known.is_some() || self.demand.at_once.is_some_and(|most| most > 0);
+                self.suspicion = planned.then_some(reason);
             }
             None if long && !self.left.is_known() => self.launches_unproven = true,
             _ => {}
@@ -432,6 +444,8 @@ impl Window {
         if tick.workers < required && launch < required {
             return false;
         }
+        // Those that left again before all were there were workers of it, too.
+        self.reached = self.reached.max(required);
         let most = self.demand.at_once.unwrap_or(u32::MAX);
         self.concurrent_unproven = launch < required && room.lack().is_some() && tick.workers < most;
         true

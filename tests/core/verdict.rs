@@ -542,6 +542,22 @@ fn a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_n
     assert_eq!(show(&mut window, (310, 2000), &[], ROOM), None);
     assert_eq!(window.on_end(), Verdict::FinishedEarly);
     assert!(window.has_unproven_launches() && window.suspicion().is_none());
+    // However short, if there was no room at any look.
+    for (at_once, suspicion) in [(None, None), (Some(4), Some(ShortReason::PoolExhausted))] {
+        let mut window = Window::new(Demand { at_once, ..Demand::unknown(4) }, PROMPT);
+        assert_eq!(show(&mut window, (0, 300), &[], FULL), None);
+        window.on_end();
+        assert!(window.has_unproven_launches());
+        assert_eq!(window.suspicion(), suspicion, "an index build has its workers for certain");
+    }
+}
+
+#[test]
+fn workers_that_left_before_all_were_there_count_in_what_was_achieved() {
+    let mut window = Window::new(Demand::of(2, &[2]), PROMPT);
+    assert_eq!(show(&mut window, (0, 0), &[1], ROOM), None);
+    assert_eq!(show(&mut window, (10, 10), &[2], ROOM), Some((10, News::Verdict(Verdict::Enough))));
+    assert_eq!((window.most_workers(), window.achieved()), (1, 2));
 }
 
 #[test]

@@ -17,7 +17,9 @@ on_each_version! {
     a_statement_that_starves_behind_one_that_had_its_workers_is_not_hidden_by_it,
     short_statements_that_meet_a_full_pool_are_not_called_on_target_and_strict_keeps_none,
     what_a_statement_of_a_script_was_accepted_with_is_what_the_run_achieved,
-    a_cursor_that_starves_is_tried_again_with_all_of_its_script,
+    a_cursor_never_has_workers_and_is_not_condemned_for_that,
+    what_a_script_calls_is_judged_though_its_plan_shows_no_workers,
+    a_serial_statement_beside_a_short_one_makes_it_no_success,
     a_script_goes_back_to_its_own_savepoints,
     what_a_kept_statement_lacked_is_told_though_a_later_one_was_tried_again,
     with_a_cleanup_the_whole_script_is_tried_again,
@@ -244,18 +246,40 @@ async fn what_a_statement_of_a_script_was_accepted_with_is_what_the_run_achieved
     assert_eq!((run.achieved_workers, run.target_met), (2, false), "{run:?}");
 }
 
-async fn a_cursor_that_starves_is_tried_again_with_all_of_its_script(major: u32) {
+async fn what_a_script_calls_is_judged_though_its_plan_shows_no_workers(major: u32) {
     let bench = sized(major).await;
-    let job = eager(bench.job().await).attempts(50);
-    let cursor = "DECLARE c CURSOR FOR SELECT count(*) FROM t4 WHERE nap(id, 25); FETCH ALL FROM c";
-    let hog = bench.hog(POOL).await;
-    let letting_go = async {
-        bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
-        hog.release().await;
-    };
-    let (run, ()) = tokio::join!(job.execute_script(cursor), letting_go);
-    let run = run.unwrap_or_else(|error| panic!("{}", chain(&error)));
-    assert!(run.outcome.is_accepted() && run.attempt_count > 1, "{run:?}");
+    bench
+        .run("CREATE FUNCTION rollup() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM count(*) FROM t4 WHERE nap(id, 20); END'")
+        .await;
+    let sql = "SET LOCAL work_mem = '8MB'; SELECT rollup()";
+    let job = eager(bench.job().await).attempts(1);
+    let run = job.execute_script(sql).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::OnTarget, 4), "{run:?}");
+    // One slot is left.
+    let _hog = bench.hog(POOL - 1).await;
+    let run = job.execute_script(sql).await.unwrap();
+    assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1), "{run:?}");
+    let behind = eager(bench.job().await).attempts(1);
+    let run = behind.execute_script(&format!("{FIRST} SELECT rollup()")).await.unwrap();
+    assert_eq!((run.outcome, run.target_met), (Outcome::BelowMinimum, false), "{run:?}");
+}
+
+async fn a_serial_statement_beside_a_short_one_makes_it_no_success(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).attempts(1);
+    let serial = "UPDATE sleepers SET id = id WHERE nap(1, 20);";
+    // Too short for the monitor, and nobody in its way.
+    let run = job.execute_script(&format!("{serial} SELECT count(*) FROM t2 WHERE id < 0")).await.unwrap();
+    assert!(!matches!(run.outcome, Outcome::AboveMinimum), "{run:?}");
+}
+
+async fn a_cursor_never_has_workers_and_is_not_condemned_for_that(major: u32) {
+    let bench = sized(major).await;
+    let job = eager(bench.job().await).attempts(1);
+    let cursor = "DECLARE c CURSOR FOR SELECT count(*) FROM t4 WHERE nap(id, 20); FETCH ALL FROM c";
+    let _hog = bench.hog(POOL).await;
+    let run = job.execute_script(cursor).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::Lowered, 1), "{run:?}");
 }
 
 async fn launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target(major: u32) {

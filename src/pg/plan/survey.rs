@@ -330,6 +330,11 @@ impl<'a> Walk<'a> {
         let began = Instant::now();
         let text = Text::read_as(sql, statement.strings);
         let looked = match text.kind() {
+            // What it reads was planned for a cursor. What that calls may change anything.
+            Kind::Opaque(_) if text.reads_a_cursor() => {
+                self.changed = None;
+                Ok(Statement { certain: true, ..Statement::new(sql) })
+            }
             Kind::Opaque(why) => Ok(Statement::unknown(sql, why)),
             Kind::Definition if self.triggers => Ok(Statement::unknown(sql, "it may fire triggers")),
             Kind::Definition => Ok(Statement { certain: true, ..Statement::new(sql) }),

@@ -93,6 +93,11 @@ impl Text {
         }
     }
 
+    /// FETCH and MOVE: the query of a cursor never has workers.
+    pub(super) fn reads_a_cursor(&self) -> bool {
+        matches!(self.0.first(), Some(Token::Word(first)) if ["fetch", "move"].contains(&first.as_str()))
+    }
+
     /// DROP or CREATE of such an object.
     fn is_about(&self, kinds: &[&str]) -> bool {
         let flags = ["global", "local", "temp", "temporary", "unlogged", "unique"];

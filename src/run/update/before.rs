@@ -31,6 +31,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How long to wait until a request to cancel is on its way.
 const CANCEL: Duration = Duration::from_secs(1);
 
+/// What it takes to hear from a server whether it has a session to give.
+const CONNECTING: Duration = Duration::from_millis(250);
+
 /// Does the work unless the run is stopped, now or before: then the work is dropped, and there is `None`.
 pub(super) async fn unless_stopped<T, E>(
     stop: &CancellationToken,
@@ -63,6 +66,7 @@ impl Update {
         let mut tries = 0;
         loop {
             tries += 1;
+            let pause = backoff.delay(tries, fastrand::f64());
             let ready = match open_session(&self.site, &self.options, deadline).await {
                 Ok(session) => self.look_up(session, query).await,
                 Err(error) => Err(error),
@@ -71,10 +75,11 @@ impl Update {
                 Err(error)
                     if error.is_connection_lost()
                         && tries < self.options.max_attempts
-                        && Instant::now() < deadline =>
+                        // A last try that is cut short would say nothing of why.
+                        && Instant::now() + pause + CONNECTING < deadline =>
                 {
                     tracing::debug!(%error, "the look-up is tried again");
-                    sleep(backoff.delay(tries, fastrand::f64())).await;
+                    sleep(pause).await;
                 }
                 ready => return ready,
             }
