@@ -99,6 +99,7 @@ impl Script {
 
 /// What the windows of one attempt's statements came to, together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each by itself")]
 pub struct Evidence {
     verdicts: Vec<Verdict>,
     /// Whether there was a statement that can have no workers.
