@@ -69,9 +69,6 @@ mutant 'a plan that met no room at any look is suspect' src/decide/verdict.rs \
 mutant 'room at some look clears a short statement' src/decide/verdict.rs \
     core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
     'known if !self.saw_room && ' 'known if '
-mutant 'an unknown statement beside others may have starved' src/decide/verdict.rs \
-    core:a_statement_that_is_unknown_beside_others_and_has_no_worker_while_there_is_no_room_is_unproven \
-    'let unforeseen = !self.left.is_known() || ' 'let unforeseen = '
 mutant 'a long unknown statement may have starved at its launch' src/decide/verdict.rs \
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
     'None if long && !self.left.is_known()' 'None if false'

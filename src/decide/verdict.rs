@@ -419,7 +419,7 @@ impl Window {
         let awaited = self.left.largest(|launch| sure || launch.heavy);
         let awaited = match awaited {
             None if self.left.is_known() || self.launched || !self.demand.expects_workers => {
-                let unforeseen = !self.left.is_known() || (self.launched && self.left.may_repeat());
+                let unforeseen = self.launched && self.left.may_repeat();
                 self.launches_unproven |= lacking.is_some() && unforeseen;
                 return None;
             }
