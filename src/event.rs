@@ -16,7 +16,6 @@ pub use crate::decide::admission::Admitted;
 pub use crate::decide::ceiling::{Ceiling, Raise, Rung};
 pub use crate::decide::launch::Shortfall;
 pub use crate::decide::reservation::{Granted, Slots};
-pub use crate::decide::script::Evidence;
 pub use crate::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 
 pub use self::answer::{CancelMethod, CancelResult, Resolution};

@@ -4,6 +4,7 @@
 //! - [`explain`]: how many workers a statement can get, and why not more
 //! - [`doctor`]: whether role and server are fit for the work
 //! - [`fleet`]: who has the workers of the pool, who holds slots, who waits
+//! - [`check`]: whether a text can be run as one, without asking a server
 //! - [`stop`]: ends the query of a client that died
 
 pub use crate::pg::connect::{Endpoint, ServerFacts};

@@ -12,7 +12,7 @@ logs=target/tests
 # What one name stands for, and how many of its tests run at a time.
 one() {
     case $1 in
-        lib) set -- --lib --bins --examples ;;
+        lib) set -- --lib --bins ;;
         doc) set -- --doc ;;
         live) set -- --test live -- --test-threads=3 ;;
         update | cli) set -- --test "$1" -- --test-threads=2 ;;

@@ -101,9 +101,7 @@ fn on_runtime(command: Command, words: &args::Words) -> u8 {
 fn panicked(failed: &Failed, json: bool) -> u8 {
     output::complain(failed);
     if json {
-        let (reason, error) = (failed.reason(), failed.to_string());
-        let object = serde_json::json!({ "outcome": "failed", "reason": reason, "error": error });
-        object::print_result(&object, failed.code());
+        object::print_failure(failed.reason(), &failed.to_string(), failed.code());
     }
     failed.code()
 }

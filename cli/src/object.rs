@@ -25,6 +25,11 @@ pub(crate) fn begin() {
     BEGAN.get_or_init(SystemTime::now);
 }
 
+/// Prints the object of a command that has nothing to tell but what went wrong.
+pub(crate) fn print_failure(reason: &str, error: &str, exit_code: u8) {
+    print_result(&serde_json::json!({ "outcome": "failed", "reason": reason, "error": error }), exit_code);
+}
+
 #[derive(Serialize)]
 struct Object<'a, T> {
     #[serde(flatten)]

@@ -25,9 +25,7 @@ pub(crate) async fn run(args: &WatchArgs, signals: &mut Signals) -> u8 {
         Ok(Err(failed)) => {
             output::complain(&failed);
             if args.json {
-                let (reason, error) = (failed.reason(), failed.to_string());
-                let object = serde_json::json!({ "outcome": "failed", "reason": reason, "error": error });
-                object::print_result(&object, failed.code());
+                object::print_failure(failed.reason(), &failed.to_string(), failed.code());
             }
             failed.code()
         }

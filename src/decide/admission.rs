@@ -47,13 +47,15 @@ pub struct Admission {
     limit: Duration,
     /// When workers were still there that have left since.
     full_at: Option<Duration>,
+    /// Whether the last look showed too little room.
+    lacks_room: bool,
 }
 
 impl Admission {
     /// Waits for `bar` free slots, at most `limit`.
     #[must_use]
     pub const fn new(bar: u32, limit: Duration) -> Self {
-        Self { bar, wish: bar, floor: 0, limit, full_at: None }
+        Self { bar, wish: bar, floor: 0, limit, full_at: None, lacks_room: false }
     }
 
     /// Waits for `wish` slots first, where that is more: what a plan may have at once. Its Gathers may as well run one
@@ -79,6 +81,12 @@ impl Admission {
         self
     }
 
+    /// Whether the last look showed too little room: else it waits only for what it saw to last.
+    #[must_use]
+    pub const fn lacks_room(&self) -> bool {
+        self.lacks_room
+    }
+
     /// The slots that it waits for.
     #[must_use]
     pub const fn bar(&self) -> u32 {
@@ -100,14 +108,14 @@ impl Admission {
         let free = processes.map_or(u32::MAX, Pool::free).min(pool.free());
         // More than there is is never free: a bar above that asks for all of it, if that is enough.
         let bar = if waited < self.limit / 10 { self.wish } else { self.bar };
-        let has_room = free >= bar.min(pool.size).min(for_workers).max(self.floor);
-        if !has_room {
+        self.lacks_room = free < bar.min(pool.size).min(for_workers).max(self.floor);
+        if self.lacks_room {
             self.full_at = Some(waited);
         }
         let is_lasting = self.full_at.is_none_or(|full_at| waited.saturating_sub(full_at) >= NOTICED);
-        match has_room {
-            true if is_lasting || waited >= self.limit => Some(Admitted::Room),
-            false if waited >= self.limit => Some(Admitted::TimedOut),
+        match self.lacks_room {
+            false if is_lasting || waited >= self.limit => Some(Admitted::Room),
+            true if waited >= self.limit => Some(Admitted::TimedOut),
             _ => None,
         }
     }
@@ -182,7 +190,9 @@ mod tests {
         let ends = looks.map(|(at, used)| look(&mut admission, at, used));
         assert_eq!(ends, [None, None, None, None, None, Some(Admitted::Room)]);
         let mut next = Admission::new(4, Duration::from_mins(1)).after_an_attempt();
-        assert_eq!([0, 40, 50].map(|at| look(&mut next, at, 0)), [None, None, Some(Admitted::Room)]);
+        assert_eq!([0, 40].map(|at| look(&mut next, at, 0)), [None, None]);
+        assert!(!next.lacks_room(), "nothing is said of a wait for room");
+        assert_eq!(look(&mut next, 50, 0), Some(Admitted::Room));
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub struct Demand {
 impl Demand {
     /// Demands `required` workers of a statement whose launches are not known.
     #[must_use]
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub const fn unknown(required: u32) -> Self {
         Self { required, target: required, planned: None, at_once: None, expects_workers: true }
     }
@@ -79,6 +80,7 @@ impl Demand {
 
     /// Demands `required` workers of a plan with these launches, each of which runs once.
     #[must_use]
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub fn of(required: u32, launches: &[u32]) -> Self {
         let planned = launches.iter().copied().map(PlannedLaunch::from).collect();
         let at_once = launches.iter().copied().sum();

@@ -187,6 +187,7 @@ impl Window {
     /// Workers achieved, measured against the target: of a statement with launches that were proven short, the
     /// smallest share of what each needed; else what was reached.
     #[must_use]
+    #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub fn achieved(&self) -> u32 {
         self.shortfall.map_or(self.reached(), |short| short.of_target(self.demand.target))
     }
@@ -407,20 +408,15 @@ impl Window {
     /// A launch that has had no worker at all.
     fn judge_absence(&mut self, tick: &Tick, room: Room, launch_wait: Duration) -> Option<Shortfall> {
         // Of a leader that runs nothing at this moment there is nothing to stop.
-        if tick.workers > 0 || tick.leader != LeaderState::Active {
+        if tick.workers > 0 || tick.leader != LeaderState::Active || self.demand.required == 0 {
             return None;
         }
         let lacking = room.lack().filter(|_| self.lacking >= launch_wait.max(self.active / 10));
-        if self.demand.required == 0 {
-            self.launches_unproven |= lacking.is_some() && !self.left.is_known();
-            return None;
-        }
         let sure = self.verdict.is_none();
         let awaited = self.left.largest(|launch| sure || launch.heavy);
         let awaited = match awaited {
             None if self.left.is_known() || self.launched || !self.demand.expects_workers => {
-                let unforeseen = self.launched && self.left.may_repeat();
-                self.launches_unproven |= lacking.is_some() && unforeseen;
+                self.launches_unproven |= lacking.is_some() && self.launched && self.left.may_repeat();
                 return None;
             }
             known => known.unwrap_or(self.demand.target).min(self.demand.target),

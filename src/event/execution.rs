@@ -59,7 +59,7 @@ impl AttemptFacts {
     }
 
     /// Takes in what its statements came to.
-    pub fn take(&mut self, evidence: &Evidence) {
+    pub(crate) fn take(&mut self, evidence: &Evidence) {
         self.workers = evidence.most;
         self.achieved = evidence.achieved();
         self.within = evidence.within;

@@ -305,7 +305,7 @@ async fn admit<S: Stage>(
             ledger.observe(&Event::AdmissionEnded { attempt, waited, end, pool });
             return;
         }
-        if let (false, Some(pool)) = (announced, pool) {
+        if let (false, true, Some(pool)) = (announced, admission.lacks_room(), pool) {
             ledger.observe(&Event::AdmissionStarted { attempt, bar, pool, processes, autovacuum });
             announced = true;
         }

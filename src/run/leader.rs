@@ -300,7 +300,7 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     fn outlives(&self, step: usize) -> bool {
-        !self.work.step(step).is_some_and(plan::cannot_be_taken_back)
+        !self.work.step(step).is_some_and(plan::is_savepoint)
     }
 
     async fn mark(&mut self) -> Result<(), Failure> {

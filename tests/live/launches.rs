@@ -271,6 +271,13 @@ async fn a_serial_statement_beside_a_short_one_makes_it_no_success(major: u32) {
     // Too short for the monitor, and nobody in its way.
     let run = job.execute_script(&format!("{serial} SELECT count(*) FROM t2 WHERE id < 0")).await.unwrap();
     assert!(!matches!(run.outcome, Outcome::AboveMinimum), "{run:?}");
+    // Others have the pool, which is nothing to it.
+    let _hog = bench.hog(POOL).await;
+    let insert = "INSERT INTO log SELECT 'x' FROM t4 WHERE nap(id, 20)";
+    for sql in [insert, &format!("SET LOCAL work_mem = '8MB'; {insert}")] {
+        let run = job.execute_script(sql).await.unwrap();
+        assert_eq!(run.outcome, Outcome::Lowered, "{sql}: {run:?}");
+    }
 }
 
 async fn a_cursor_never_has_workers_and_is_not_condemned_for_that(major: u32) {

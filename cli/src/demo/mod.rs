@@ -55,8 +55,7 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
         Err(Trouble::Story(problem)) => {
             say(&format!("headcount: the demo broke off: {problem}"));
             if args.json {
-                let object = serde_json::json!({ "outcome": "failed", "reason": "demo", "error": problem });
-                object::print_result(&object, exit::FAILED);
+                object::print_failure("demo", &problem, exit::FAILED);
             }
             exit::FAILED
         }

@@ -278,9 +278,9 @@ pub(crate) fn is_setting(sql: &str) -> bool {
     Text::new(sql).kind() == Kind::Setting
 }
 
-/// Whether a statement cannot be tried again from a savepoint before it: it is about savepoints, or reads a cursor.
-pub(crate) fn cannot_be_taken_back(sql: &str) -> bool {
-    Text::new(sql).cannot_be_taken_back()
+/// Whether a statement makes a savepoint, gives one up or goes back to one.
+pub(crate) fn is_savepoint(sql: &str) -> bool {
+    Text::new(sql).is_about_savepoints()
 }
 
 /// What the session adds to a plan.

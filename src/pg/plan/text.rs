@@ -83,11 +83,11 @@ impl Text {
         }
     }
 
-    /// SAVEPOINT, RELEASE, ROLLBACK TO; FETCH and MOVE, after whose cancel the cursor cannot be read any more.
-    pub(super) fn cannot_be_taken_back(&self) -> bool {
+    /// SAVEPOINT, RELEASE, ROLLBACK TO.
+    pub(super) fn is_about_savepoints(&self) -> bool {
         let Some(Token::Word(first)) = self.0.first() else { return false };
         match first.as_str() {
-            "savepoint" | "release" | "fetch" | "move" => true,
+            "savepoint" | "release" => true,
             "rollback" | "abort" => self.mentions(&["to"]),
             _ => false,
         }
