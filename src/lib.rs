@@ -68,7 +68,7 @@ pub mod settings;
 pub mod telemetry;
 
 pub use decide::attempt::Outcome;
-pub use decide::chunk::ending::FailOn;
+pub use decide::update::ending::FailOn;
 pub use error::{Error, Refusal};
 pub use event::{Event, Observer};
 pub use report::{Attempt, Ceiling, Execution, InDoubt, KeyFailure, Rung, UpdateOutcome, Updated};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::decide::attempt::Outcome;
 pub use crate::decide::ceiling::{Ceiling, Rung};
-pub use crate::decide::chunk::ending::UpdateOutcome;
+pub use crate::decide::update::ending::UpdateOutcome;
 
 /// A guarded execution that ended without an error.
 ///

@@ -169,16 +169,16 @@ mutant 'who has priority goes first' src/decide/reservation.rs \
 
 # --- Nothing twice, nothing lost --------------------------------------------------------------------------------------
 
-mutant 'a data error is the fault of its key, not of the run' src/decide/chunk/blame.rs \
+mutant 'a data error is the fault of its key, not of the run' src/decide/update/fault_scope.rs \
     core-unit:data_and_constraints_are_the_keys_fault_and \
     '"22" | "23" |' '"22" |'
-mutant 'a later line of a key finds what the first has left' src/decide/chunk/gather.rs \
+mutant 'a later line of a key finds what the first has left' src/decide/update/gather.rs \
     core-unit:a_second_line_of_a_key_finds_what_the_first_left \
     'Class::Updated => Class::Already,' 'Class::Updated => Class::Updated,'
-mutant 'a line that contradicts the first is refused' src/decide/chunk/gather.rs \
+mutant 'a line that contradicts the first is refused' src/decide/update/gather.rs \
     core-unit:a_line_that_contradicts_the_first_is_refused \
     '_ if self.contradicts => Class::Failed,' '_ if self.contradicts => Class::Already,'
-mutant 'nothing done is told from done' src/decide/chunk/ending.rs \
+mutant 'nothing done is told from done' src/decide/update/ending.rs \
     core-unit:nothing_done_has_a_word_of_its_own_and_counts_as_said \
     '} else if missing == keys {' '} else if missing > keys {'
 mutant 'a lost session is known by its code' src/decide/failure.rs \
@@ -189,47 +189,85 @@ mutant 'a lost session is known by its code' src/decide/failure.rs \
 
 readonly EFFECTS=core:what_is_told_of_a_key_is_what_is_there_and_nothing_is_done_twice
 
-mutant 'an unknown fate is not taken for aborted' src/decide/chunk/course.rs \
+mutant 'an unknown fate is not taken for aborted' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     '(Status::InProgress, _) | (Status::Unknown, Replay::Unsafe) => self.over(Next::Unresolved),' \
     '(Status::Unknown, Replay::Unsafe) => self.retry(keys, true, draw),
             (Status::InProgress, _) => self.over(Next::Unresolved),'
-mutant 'a lost answer to COMMIT is asked about' src/decide/chunk/course.rs \
+mutant 'a lost answer to COMMIT is asked about' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     'State::Committing { wrote: true, lasting } if lost => {' \
     'State::Committing { wrote: true, lasting } if lost && self.attempt > self.budget => {'
-mutant 'what is in progress is waited for, never done beside it' src/decide/chunk/course.rs \
+mutant 'what is in progress is waited for, never done beside it' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     '(Status::Aborted, _) => self.retry(keys, true, draw),' \
     '(Status::Aborted | Status::InProgress, _) => self.retry(keys, true, draw),'
-mutant 'a commit that did not wait counts after its flush' src/decide/chunk/course.rs \
+mutant 'a commit that did not wait counts after its flush' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     'State::Committing { wrote, lasting } if !lasting || (wrote && !waited) => self.hold(lasting),' \
     'State::Committing { wrote, lasting } if lasting && wrote && !waited => self.hold(lasting),'
-mutant 'what was read counts after the flush, too' src/decide/chunk/course.rs \
+mutant 'what was read counts after the flush, too' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     'self.state = State::Committing { wrote, lasting };' \
     'self.state = State::Committing { wrote, lasting: lasting || !wrote };'
-mutant 'a cancelled wait for the standby is no commit that lasts' src/decide/chunk/course.rs \
+mutant 'a cancelled wait for the standby is no commit that lasts' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     'if !lasting || (wrote && !waited) =>' \
     'if !lasting || (wrote && !waited && self.budget == 0) =>'
-mutant 'a failover makes doubts' src/decide/chunk/survival.rs \
+mutant 'a failover makes doubts' src/decide/update/survival.rs \
     "$EFFECTS" \
     '(Some(1), end) if now.streamed => end,' \
     '(Some(_), _) if now.streamed => now.at,'
-mutant 'a crash takes back what it has cut off' src/decide/chunk/survival.rs \
+mutant 'a crash takes back what it has cut off' src/decide/update/survival.rs \
     "$EFFECTS" \
     'Some(end) if end >= written => Survival::Told,' \
     'Some(_) if now.at >= Some(written) => Survival::Told,'
-mutant 'an id that is given out again is not believed' src/decide/chunk/survival.rs \
+mutant 'an id that is given out again is not believed' src/decide/update/survival.rs \
     "$EFFECTS" \
     '(Survival::Told, Status::Committed, Replay::Safe) => Status::Unknown,' \
     '(Survival::Told, Status::Committed, Replay::Safe) => Status::Committed,'
-mutant 'a key that may be done, and cannot be read, has not failed' src/decide/chunk/course.rs \
+mutant 'a key that may be done, and cannot be read, has not failed' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     'self.over(if self.unsure { Next::Unresolved } else { Next::GiveUp })' \
     'self.over(Next::GiveUp)'
+
+mutant 'an unknown fate is not taken for aborted, whoever says so' src/decide/update/resolver.rs \
+    "$EFFECTS" \
+    'Some(life) if life.is_same(now) => says,' \
+    'Some(life) if life.is_same(now) => if says == Status::Unknown { Status::Aborted } else { says },'
+mutant 'no COMMIT is sent before the id of its transaction is known' src/decide/update/pipeline.rs \
+    "$EFFECTS" \
+    'matches!(last.commit, Commit::NotSent) && last.has_id()
+    }
+}' \
+    'matches!(last.commit, Commit::NotSent)
+    }
+}'
+mutant 'no work is sent outside of its transaction' src/decide/update/worker/moves.rs \
+    "$EFFECTS" \
+    'if is_ahead { Opening::Whole } else { Opening::Begin }' \
+    'if is_ahead { Opening::Whole } else { Opening::Inside }'
+mutant 'work that failed was not committed, whatever COMMIT says' src/decide/update/pipeline.rs \
+    "$EFFECTS" \
+    'Some(failure) if !failure.leaves_commit_open() => {' \
+    'Some(failure) if !failure.leaves_commit_open() && committed.is_err() => {'
+mutant 'a COMMIT that waits is never cancelled' src/decide/update/worker/moves.rs \
+    "$EFFECTS" \
+    '|| self.pipeline.is_committing_for_long();' '|| self.is_over;'
+mutant 'a session is replaced when all that was sent on it is answered for' src/decide/update/link.rs \
+    "$EFFECTS" \
+    'State::Leaving(_) if self.is_waiting() => Need::Wait,' \
+    'State::Leaving(_) if self.is_waiting() && self.is_cancelled => Need::Wait,'
+mutant 'what was not flushed is asked after in another life' src/decide/update/held.rs \
+    "$EFFECTS" \
+    'if self.chunks.first().is_none_or(|oldest| oldest.is_of(life)) {' \
+    'if self.chunks.first().is_none_or(|oldest| oldest.is_of(life) || self.keys > 0) {'
+mutant 'what was counted is done again where it is gone' src/decide/update/worker/fates.rs \
+    "$EFFECTS" \
+    'Some(Status::Committed) => {' 'Some(Status::Committed | Status::Aborted) => {'
+mutant 'what was lost with its work is not taken for changed' src/decide/update/chunk.rs \
+    "$EFFECTS" \
+    'if self.attempt.is_presumed {' 'if self.attempt.is_presumed && self.items.is_empty() {'
 
 # --- The library prints nothing ---------------------------------------------------------------------------------------
 
@@ -249,7 +287,7 @@ mutant 'no row of an input is lost: a row that does not fit' src/run/update/keys
 mutant 'a contradiction is found chunks apart' src/run/update/keys/repeats.rs \
     lib:a_key_that_comes_again_with_other_values_contradicts_the_first \
     'return *first != values;' 'return false && *first != values;'
-mutant 'what is left is right, or null' src/run/update/feed.rs \
+mutant 'what is left is right, or null' src/run/update/item_source.rs \
     lib:what_is_left_is_counted_or_nobody_knows \
     '(flow.end == Some(End::Whole)).then_some(left)' 'flow.end.is_some().then_some(left)'
 mutant 'no piece of a password is said: the URL' src/pg/dsn.rs \
@@ -308,16 +346,17 @@ mutant 'a script goes on where it was: what ran stays' src/run/hold.rs \
     live:a_starved_statement_of_a_script_is_tried_again_alone \
     '"ROLLBACK TO SAVEPOINT headcount_statement; RELEASE SAVEPOINT headcount_statement"' '"ROLLBACK"'
 
-mutant 'a signal cancels what waits for a row, at once' src/run/update/worker/halt.rs \
+mutant 'a signal cancels what waits for a row, at once' src/run/update/connection.rs \
     update:a_chunk_that_waits_for_a_row_is_rolled_back_at_once_when_a_signal_comes \
-    'let _ = timeout(AGAIN, endpoint.cancel_by(token)).await;' 'let _ = (endpoint, token);'
+    'if !matches!(timeout(CANCEL, run.endpoint.cancel(&self.client)).await, Ok(Ok(()))) {' \
+    'if run.task.is_empty() && CANCEL.is_zero() {'
 mutant 'a transaction that took too long has lost its session' src/decide/failure.rs \
     update:a_transaction_timeout_is_a_lost_session_and_a_locked_row_costs_its_key_and_no_other \
     '"57P05" | "25P03" | "25P04" =>' '"57P05" | "25P03" =>'
-mutant 'a code that is nobody'\''s fails its key, and no other' src/decide/chunk/blame.rs \
+mutant 'a code that is nobody'\''s fails its key, and no other' src/decide/update/fault_scope.rs \
     update:a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises \
-    '_ => Blame::Unclear,' '_ => Blame::Run,'
-mutant 'a failure that stays fails its key, and no other' src/decide/chunk/course.rs \
+    '_ => FaultScope::Unclear,' '_ => FaultScope::Run,'
+mutant 'a failure that stays fails its key, and no other' src/decide/update/chunk_state.rs \
     update:a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises \
     'if keys > 1 {' 'if keys > 100 {'
 mutant 'triggers below the table are seen' src/pg/update/catalog.rs \
@@ -329,9 +368,9 @@ mutant 'work finds its transaction, or changes nothing' src/pg/update/statement.
 mutant 'a cancelled wait for the standby is heard' src/pg/heard.rs \
     update:chunks_whose_wait_for_the_standby_is_always_cancelled_are_not_told_as_updated \
     'const WAITS: &str = "SyncRepWaitForLSN";' 'const WAITS: &str = "SyncRepWait";'
-mutant 'a session that stays behind is ended' src/run/update/worker/line.rs \
+mutant 'a session that stays behind is ended' src/run/update/connection.rs \
     update:a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on \
-    'remnant.end(&line.client, xid).await?;' 'let _ = (remnant, xid, &line.client);'
+    'last.end(&client, doubt).await?;' 'let _ = (last, doubt);'
 mutant 'a busy pool of transactions is not taken for the server' src/run/update/before.rs \
     fleet:a_saturated_pool_of_transactions_is_asked_again_until_it_is_known_for_one \
     'Err(failure) => tracing::debug!(error = %failure, "whether a proxy pools is asked again"),' \

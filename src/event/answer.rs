@@ -1,5 +1,7 @@
 //! What the server answered to whoever asked it to stop something, or for the fate of a commit.
 
+pub use crate::decide::update::resolver::Resolution;
+
 /// How a leader was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CancelMethod {
@@ -45,35 +47,6 @@ impl CancelResult {
             Self::Sent => "sent",
             Self::Missed => "missed",
             Self::Failed => "failed",
-        }
-    }
-}
-
-/// The fate of a commit whose answer was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Resolution {
-    /// `pg_xact_status` said committed.
-    Committed,
-    /// `pg_xact_status` said aborted.
-    Aborted,
-    /// The server no longer knew; the rows were read again.
-    Reread,
-    /// Nothing could be learned.
-    Unresolved,
-}
-
-impl Resolution {
-    /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 4] = [Self::Committed, Self::Aborted, Self::Reread, Self::Unresolved];
-
-    /// The word for labels, attributes and people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::Aborted => "aborted",
-            Self::Reread => "reread",
-            Self::Unresolved => "unresolved",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cause, FailReason, SqlState};
-pub use crate::decide::chunk::ending::UpdateOutcome;
+pub use crate::decide::update::ending::UpdateOutcome;
 
 /// What one transaction of a chunk came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,44 +13,9 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::session::Identity;
 use super::{Failure, backend_key};
-use crate::decide::chunk::survival::{History, Lsn, Survival, survival};
-
-/// Told apart from others by [`is_same`](Self::is_same).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Era {
-    /// Microseconds since 1970: a text would depend on the session's settings.
-    started: i64,
-    /// The server's own processes. Some come and go within an era, the checkpointer stays.
-    own: Vec<i32>,
-}
-
-/// An era, and what its log is.
-#[derive(Debug)]
-pub(crate) struct Life {
-    era: Era,
-    /// Empty where the role may not ask.
-    history: History,
-}
-
-impl Life {
-    pub(crate) fn is_in(&self, era: &Era) -> bool {
-        self.era.is_same(era)
-    }
-
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.era.is_same(&other.era)
-    }
-
-    /// What this one's server can say of a commit in an earlier one.
-    pub(crate) fn survival(&self, earlier: &Self, written: Option<Lsn>) -> Survival {
-        survival(&earlier.history, &self.history, written)
-    }
-
-    /// Whether both are of one cluster, as far as they tell.
-    pub(crate) fn is_akin(&self, other: &Self) -> bool {
-        self.history.system == other.history.system
-    }
-}
+pub(crate) use crate::decide::update::life::Era;
+use crate::decide::update::life::Life;
+use crate::decide::update::survival::History;
 
 /// A session that is ready for commits that last, and what it has told.
 #[derive(Debug)]
@@ -174,13 +139,6 @@ impl Era {
     fn of(row: &Row) -> Self {
         Self { started: row.get(0), own: row.get(1) }
     }
-
-    /// Whether the server has lived on from one to the other.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        // Where nobody may see the server's own processes, its start must do.
-        let hidden = self.own.is_empty() && other.own.is_empty();
-        self.started == other.started && (hidden || self.own.iter().any(|pid| other.own.contains(pid)))
-    }
 }
 
 fn told(row: &Row) -> History {
@@ -207,22 +165,4 @@ async fn started(client: &Client) -> Result<i64, Failure> {
 async fn ask(client: &Client, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Row, Failure> {
     let rows = client.query_typed(sql, parameters).await?;
     rows.into_iter().next().ok_or_else(|| Failure::client("the server did not say since when it runs"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn era(started: i64, own: &[i32]) -> Era {
-        Era { started, own: own.to_vec() }
-    }
-
-    #[test]
-    fn a_restart_a_crash_and_another_server_are_other_eras() {
-        let now = era(15, &[10, 11, 12]);
-        assert!(now.is_same(&now) && now.is_same(&era(15, &[10, 11, 40])));
-        assert!(!now.is_same(&era(25, &[10, 11, 12])), "restarted, in a container with the same pids");
-        assert!(!now.is_same(&era(15, &[60, 61, 62])), "a backend crashed");
-        assert!(era(15, &[]).is_same(&era(15, &[])));
-    }
 }

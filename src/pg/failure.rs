@@ -9,6 +9,7 @@ use std::fmt;
 use tokio_postgres::error::Severity;
 
 use crate::decide::failure::{FailureClass, Signal, classify};
+use crate::decide::update::material::Failed;
 use crate::error::Source;
 use crate::event::SqlState;
 
@@ -138,20 +139,8 @@ impl Failure {
         self.class.is_session_lost()
     }
 
-    /// Whether a COMMIT that failed so may have taken effect all the same: nobody answered, or who answered speaks of
-    /// the connection. That may be a proxy, which says ERROR where a server would say FATAL.
-    pub(crate) fn leaves_commit_open(&self) -> bool {
-        self.is_connection_lost()
-            || self.sqlstate().is_none_or(|code| code.starts_with("08") || code.starts_with("57P0"))
-    }
-
     pub(crate) const fn is_retryable(&self) -> bool {
         self.class.is_retryable()
-    }
-
-    /// Whether to try again where nothing was at stake: also after a cancel, whoever it was meant for.
-    pub(crate) fn may_pass(&self) -> bool {
-        self.is_retryable() || self.sqlstate() == Some("57014")
     }
 }
 
@@ -231,3 +220,25 @@ impl fmt::Display for Failure {
 }
 
 impl StdError for Failure {}
+
+impl Failed for Failure {
+    fn lost(message: &str) -> Self {
+        Self::lost(message)
+    }
+
+    fn unreplicated() -> Self {
+        Self::found("01000", "canceling wait for synchronous replication")
+    }
+
+    fn message(&self) -> String {
+        self.to_string()
+    }
+
+    fn class(&self) -> FailureClass {
+        self.class
+    }
+
+    fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
+    }
+}

@@ -16,7 +16,7 @@ use super::connect::Endpoint;
 use super::era::Era;
 use super::session::Session;
 use crate::decide::backoff::Backoff;
-use crate::decide::chunk::course::Status;
+use crate::decide::update::resolver::Status;
 use crate::event::Resolution;
 
 /// Between two questions about a transaction that is still in progress, or a server that is away.
@@ -110,16 +110,29 @@ pub(crate) async fn status(client: &Client, xid: &str) -> Result<Status, Failure
     Ok(read(rows.first().and_then(|row| row.get(0))))
 }
 
-/// What this server says of each of these transactions; [`Status::Unknown`] of all where it says nothing of one.
-pub(crate) async fn statuses(client: &Client, xids: &[&str]) -> Result<Vec<Status>, Failure> {
+/// What this server says of each of these transactions.
+///
+/// # Errors
+/// When the session is lost.
+pub(crate) async fn statuses(client: &Client, xids: &[u64]) -> Result<Vec<Status>, Failure> {
     const STATUSES: &str = "SELECT pg_catalog.pg_xact_status(x.id::xid8) \
                             FROM unnest($1::text[]) WITH ORDINALITY AS x(id, n) ORDER BY x.n";
-    let rows = match client.query_typed(STATUSES, &[(&xids, Type::TEXT_ARRAY)]).await.map_err(Failure::from) {
-        Ok(rows) => rows,
+    let xids: Vec<String> = xids.iter().map(u64::to_string).collect();
+    match client.query_typed(STATUSES, &[(&xids, Type::TEXT_ARRAY)]).await.map_err(Failure::from) {
+        Ok(rows) => return Ok(rows.iter().map(|row| read(row.get(0))).collect()),
         Err(failure) if failure.is_connection_lost() => return Err(failure),
-        Err(_) => return Ok(vec![Status::Unknown; xids.len()]),
-    };
-    Ok(rows.iter().map(|row| read(row.get(0))).collect())
+        Err(_) => {}
+    }
+    // Where it says nothing of one, it says nothing of all.
+    let mut statuses = Vec::new();
+    for xid in &xids {
+        statuses.push(match status(client, xid).await {
+            Ok(status) => status,
+            Err(failure) if failure.is_connection_lost() => return Err(failure),
+            Err(_) => Status::Unknown,
+        });
+    }
+    Ok(statuses)
 }
 
 fn read(status: Option<&str>) -> Status {

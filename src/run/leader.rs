@@ -21,6 +21,7 @@ use super::work::{Nothing, Params, Work};
 use crate::decide::counters::LaunchCounters;
 use crate::decide::reservation::Launch;
 use crate::decide::script::StatementReach;
+use crate::decide::update::material::Failed;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::pg::era::Era;

@@ -3,66 +3,68 @@
 use std::time::Duration;
 
 use crate::decide::backoff::Backoff;
-use crate::decide::chunk::blame::Blame;
-use crate::decide::chunk::course::{Course, Fault, Next, NoFlush, Replay, Status};
 use crate::decide::failure::FailureClass;
+use crate::decide::update::chunk_state::{ChunkState, Fault, Next, NoFlush};
+use crate::decide::update::fault_scope::FaultScope;
+use crate::decide::update::replay::Replay;
+use crate::decide::update::resolver::Status;
 
 const RETRY: Backoff = Backoff { first: Duration::from_millis(10), cap: Duration::from_millis(80) };
-const LOST: Fault = Fault { class: FailureClass::NewSession, blame: Blame::Run };
-const DEADLOCK: Fault = Fault { class: FailureClass::NewTransaction, blame: Blame::Run };
-const POISON: Fault = Fault { class: FailureClass::Never, blame: Blame::Keys };
-const UNCLEAR: Fault = Fault { class: FailureClass::Never, blame: Blame::Unclear };
-const NONSENSE: Fault = Fault { class: FailureClass::Never, blame: Blame::Run };
+const LOST: Fault = Fault { class: FailureClass::NewSession, scope: FaultScope::Run };
+const DEADLOCK: Fault = Fault { class: FailureClass::NewTransaction, scope: FaultScope::Run };
+const POISON: Fault = Fault { class: FailureClass::Never, scope: FaultScope::Keys };
+const UNCLEAR: Fault = Fault { class: FailureClass::Never, scope: FaultScope::Unclear };
+const NONSENSE: Fault = Fault { class: FailureClass::Never, scope: FaultScope::Run };
 
-fn begun(max_attempts: u32, replay: Replay) -> Course {
-    let mut course = Course::new(max_attempts, RETRY, replay);
-    course.on_begin();
-    course
+fn begun(max_attempts: u32, replay: Replay) -> ChunkState {
+    let mut state = ChunkState::new(max_attempts, RETRY, replay);
+    state.on_begin();
+    state
 }
 
-fn committing(replay: Replay) -> Course {
-    let mut course = begun(5, replay);
-    course.on_worked(true);
-    course.on_commit_sent(true);
-    course
+fn committing(replay: Replay) -> ChunkState {
+    let mut state = begun(5, replay);
+    state.on_worked(true);
+    state.on_commit_sent(true);
+    state
 }
 
-fn in_doubt(replay: Replay) -> Course {
-    let mut course = committing(replay);
-    assert_eq!(course.on_failed(LOST, 10, 0.5), Next::Ask(Duration::ZERO));
-    course
+fn in_doubt(replay: Replay) -> ChunkState {
+    let mut state = committing(replay);
+    assert_eq!(state.on_failed(LOST, 10, 0.5), Next::Ask(Duration::ZERO));
+    state
 }
 
 #[test]
 fn a_commit_that_the_server_rejects_is_no_doubt() {
-    let mut course = committing(Replay::Safe);
-    assert_eq!(course.on_failed(POISON, 10, 0.5), Next::Split);
-    assert!(!course.is_in_doubt());
+    let mut state = committing(Replay::Safe);
+    assert_eq!(state.on_failed(POISON, 10, 0.5), Next::Split);
+    assert!(!state.is_in_doubt());
 }
 
 #[test]
 fn a_transaction_that_wrote_nothing_is_never_in_doubt() {
-    let mut course = begun(5, Replay::Unsafe);
-    course.on_worked(false);
-    course.on_commit_sent(true);
-    assert!(matches!(course.on_failed(LOST, 10, 0.5), Next::Retry(_)));
+    let mut state = begun(5, Replay::Unsafe);
+    state.on_worked(false);
+    state.on_commit_sent(true);
+    assert!(matches!(state.on_failed(LOST, 10, 0.5), Next::Retry(_)));
 }
 
 #[test]
 fn a_loss_before_commit_was_sent_is_no_doubt() {
-    let mut course = begun(5, Replay::Unsafe);
-    course.on_worked(true);
-    assert!(matches!(course.on_failed(LOST, 10, 0.5), Next::Retry(_)));
+    let mut state = begun(5, Replay::Unsafe);
+    state.on_worked(true);
+    assert!(matches!(state.on_failed(LOST, 10, 0.5), Next::Retry(_)));
 }
 
 #[test]
 fn a_transaction_that_stays_in_progress_is_unresolved_when_patience_ends() {
-    let mut course = in_doubt(Replay::Safe);
+    let mut state = in_doubt(Replay::Safe);
     for _ in 0..100 {
-        let Next::Ask(pause) = course.on_status(Status::InProgress, true, 10, 0.5) else { panic!() };
+        let Next::Ask(pause) = state.on_status(Status::InProgress, true, 10, 0.5) else { panic!() };
         assert!(pause <= Duration::from_secs(1));
     }
-    assert_eq!(course.on_status(Status::InProgress, false, 10, 0.5), Next::Unresolved);
+    assert_eq!(state.on_status(Status::InProgress, false, 10, 0.5), Next::Unresolved);
 }
 
 #[test]
@@ -84,11 +86,11 @@ fn an_answer_that_makes_no_sense_stops_the_run_and_a_code_that_is_nobodys_halves
 
 #[test]
 fn a_chunk_that_fails_as_often_as_it_may_is_halved_and_its_halves_are_tried_once() {
-    let mut course = begun(2, Replay::Safe);
-    assert!(matches!(course.on_failed(DEADLOCK, 10, 0.5), Next::Retry(_)));
-    course.on_begin();
-    assert_eq!(course.on_failed(DEADLOCK, 10, 0.5), Next::Split);
-    let mut half = course.half(5);
+    let mut state = begun(2, Replay::Safe);
+    assert!(matches!(state.on_failed(DEADLOCK, 10, 0.5), Next::Retry(_)));
+    state.on_begin();
+    assert_eq!(state.on_failed(DEADLOCK, 10, 0.5), Next::Split);
+    let mut half = state.half(5);
     half.on_begin();
     assert_eq!(half.on_failed(DEADLOCK, 5, 0.5), Next::Split);
     // One that stands alone has some patience again.
@@ -101,9 +103,9 @@ fn a_chunk_that_fails_as_often_as_it_may_is_halved_and_its_halves_are_tried_once
 
 #[test]
 fn a_key_that_costs_a_session_each_time_is_tried_once_when_it_stands_alone() {
-    let mut course = begun(1, Replay::Safe);
-    assert_eq!(course.on_failed(LOST, 2, 0.5), Next::Split);
-    let mut single = course.half(1);
+    let mut state = begun(1, Replay::Safe);
+    assert_eq!(state.on_failed(LOST, 2, 0.5), Next::Split);
+    let mut single = state.half(1);
     single.on_begin();
     assert_eq!(single.on_failed(LOST, 1, 0.5), Next::GiveUp);
 }
@@ -136,15 +138,15 @@ fn a_commit_that_may_be_lost_counts_after_the_flush_however_it_was_learned() {
 #[test]
 fn crashes_cost_a_chunk_no_attempt_and_flushes_that_fail_do() {
     for (crashed, expected) in [(true, None), (false, Some(5))] {
-        let mut course = Course::new(5, RETRY, Replay::Safe);
+        let mut state = ChunkState::new(5, RETRY, Replay::Safe);
         let given_up = (1..=100).find(|_| {
-            course.on_begin();
-            course.on_worked(true);
-            course.on_commit_sent(false);
-            course.on_committed(true);
+            state.on_begin();
+            state.on_worked(true);
+            state.on_commit_sent(false);
+            state.on_committed(true);
             let next = match crashed {
-                true => course.on_status(Status::Unknown, false, 1, 0.5),
-                false => course.on_unflushed(NoFlush::Refused, 1, 0.5),
+                true => state.on_status(Status::Unknown, false, 1, 0.5),
+                false => state.on_unflushed(NoFlush::Refused, 1, 0.5),
             };
             next == Next::Unresolved
         });
@@ -155,31 +157,31 @@ fn crashes_cost_a_chunk_no_attempt_and_flushes_that_fail_do() {
 #[test]
 fn what_was_read_counts_after_the_flush_where_a_commit_does_not_wait() {
     for (lasting, expected) in [(true, Next::Done), (false, Next::Hold)] {
-        let mut course = begun(5, Replay::Safe);
-        course.on_worked(false);
-        course.on_commit_sent(lasting);
-        assert_eq!(course.on_committed(true), expected);
+        let mut state = begun(5, Replay::Safe);
+        state.on_worked(false);
+        state.on_commit_sent(lasting);
+        assert_eq!(state.on_committed(true), expected);
     }
     // Of nothing written, no standby has to have anything.
-    let mut course = begun(5, Replay::Unsafe);
-    course.on_worked(false);
-    course.on_commit_sent(true);
-    assert_eq!(course.on_committed(false), Next::Done);
+    let mut state = begun(5, Replay::Unsafe);
+    state.on_worked(false);
+    state.on_commit_sent(true);
+    assert_eq!(state.on_committed(false), Next::Done);
 }
 
 #[test]
 fn a_key_that_may_have_been_changed_is_unresolved_when_it_cannot_be_read_again() {
-    let mut course = in_doubt(Replay::Safe);
-    assert!(matches!(course.on_status(Status::Unknown, true, 2, 0.5), Next::Retry(_)));
-    course.on_begin();
-    assert_eq!(course.on_failed(POISON, 2, 0.5), Next::Split);
-    let mut half = course.half(1);
+    let mut state = in_doubt(Replay::Safe);
+    assert!(matches!(state.on_status(Status::Unknown, true, 2, 0.5), Next::Retry(_)));
+    state.on_begin();
+    assert_eq!(state.on_failed(POISON, 2, 0.5), Next::Split);
+    let mut half = state.half(1);
     half.on_begin();
     assert_eq!(half.on_failed(POISON, 1, 0.5), Next::Unresolved);
     let mut unflushed = committing(Replay::Safe);
     assert_eq!(unflushed.on_committed(false), Next::Hold);
     assert_eq!(unflushed.on_unflushed(NoFlush::Unreplicated, 1, 0.5), Next::Unresolved);
-    let mut counted = Course::new(1, RETRY, Replay::Safe).unsure();
+    let mut counted = ChunkState::new(1, RETRY, Replay::Safe).unsure();
     counted.on_begin();
     assert_eq!(counted.on_failed(LOST, 1, 0.5), Next::Unresolved);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::decide::chunk::course::Replay;
+use crate::decide::update::replay::Replay;
 use crate::error::Error;
 use crate::pg::Failure;
 use crate::pg::privileges::quote;

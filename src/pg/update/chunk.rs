@@ -4,9 +4,9 @@ use futures_util::future::{join, try_join};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::mark::Mark;
 use super::statement::{BEGIN, Statements};
-use crate::decide::chunk::Class;
+use crate::decide::update::Class;
+use crate::decide::update::life::Mark;
 use crate::pg::Failure;
 
 /// Rounds of lock and judge. A second one is needed only for rows that appear, or return to the expected value,
@@ -24,7 +24,7 @@ fn withheld() -> Failure {
 
 /// What the work came to, before COMMIT.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Worked {
     /// What its fate will be known by.
     pub(crate) mark: Mark,
     /// One a key.
@@ -33,7 +33,7 @@ pub(crate) struct Answer {
 
 /// The statements on one session.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedUpdate {
     fast: Option<Statement>,
     lock: Statement,
     judge: Statement,
@@ -47,7 +47,7 @@ pub(super) type Rows<'r, 'f> = &'r [&'f [Option<Box<str>>]];
 /// The input of a chunk: an array per column.
 pub(super) type Columns<'f> = Vec<Vec<Option<&'f str>>>;
 
-impl Prepared {
+impl PreparedUpdate {
     /// Prepares them, in one round trip or two.
     pub(crate) async fn new(client: &Client, sql: &Statements, dry: bool) -> Result<Self, Failure> {
         let fast = async {
@@ -72,7 +72,7 @@ impl Prepared {
         client: &Client,
         sql: &Statements,
         rows: Rows<'_, '_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Worked, Failure> {
         // Polled in order: BEGIN is sent first. Where it fails the work does, too.
         let (began, answer) =
             join(client.batch_execute(self.begin()), self.work_inside(client, sql, rows)).await;
@@ -86,8 +86,8 @@ impl Prepared {
         client: &Client,
         sql: &Statements,
         rows: Rows<'_, '_>,
-    ) -> Result<Answer, Failure> {
-        let mut answer = Answer { mark: Mark::default(), classes: vec![Class::Failed; rows.len()] };
+    ) -> Result<Worked, Failure> {
+        let mut answer = Worked { mark: Mark::default(), classes: vec![Class::Failed; rows.len()] };
         let mut rest: Vec<usize> = (0..rows.len()).collect();
         if let Some(fast) = &self.fast {
             let row = one(client, fast, &columns(rows, &rest, sql), sql).await?;

@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 
 use super::catalog::{Column, Equality, Table};
 use super::statement::{Assign, Wish};
-use crate::decide::chunk::course::Replay;
+use crate::decide::update::replay::Replay;
 use crate::error::Error;
 use crate::pg::Failure;
 

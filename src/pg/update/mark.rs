@@ -2,25 +2,16 @@
 
 use tokio_postgres::{Client, Row};
 
-use crate::decide::chunk::survival::Lsn;
+use crate::decide::update::life::Mark;
 use crate::pg::Failure;
 use crate::pg::era::may_mark;
-
-/// Asked before COMMIT is sent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Mark {
-    /// The transaction's id; `None` if it wrote nothing.
-    pub(crate) xid: Option<String>,
-    /// Where the log was between its work and its COMMIT; `None` where the role may not ask.
-    pub(crate) written: Option<Lsn>,
-}
 
 impl Mark {
     /// From a column with the id and, behind a blank, the position, as far as there are any.
     pub(super) fn of(row: &Row, column: usize) -> Result<Self, Failure> {
         let text = row.try_get::<_, Option<&str>>(column)?.unwrap_or_default();
         let (xid, position) = text.split_once(' ').unwrap_or((text, ""));
-        let xid = Some(xid).filter(|xid| !xid.is_empty()).map(str::to_owned);
+        let xid = Some(xid).filter(|xid| !xid.is_empty()).map(id).transpose()?;
         Ok(Self { xid, written: position.parse().ok() })
     }
 
@@ -40,4 +31,9 @@ impl Mark {
         let rows = client.query_typed(may_mark!(), &[]).await?;
         rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
     }
+}
+
+/// A transaction's id.
+pub(super) fn id(text: &str) -> Result<u64, Failure> {
+    text.parse().map_err(|_| Failure::client("the server gave a transaction no id that is a number"))
 }

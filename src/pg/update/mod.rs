@@ -16,11 +16,10 @@ mod statement;
 mod whole;
 
 pub(crate) use self::catalog::Table;
-pub(crate) use self::chunk::{Answer, Prepared};
+pub(crate) use self::chunk::{PreparedUpdate, Worked};
 pub(crate) use self::claim::{BEGIN_CLAIM, Claim, Key, Which, refuse_locks};
 pub(crate) use self::exact::keep_exact;
-pub(crate) use self::mark::Mark;
 pub(crate) use self::remnant::Remnant;
 pub(crate) use self::rights::{Rights, refuse};
 pub(crate) use self::statement::{Assign, Statements, Wish};
-pub(crate) use self::whole::{Whole, is_parted};
+pub(crate) use self::whole::Whole;

@@ -30,7 +30,7 @@ pub(crate) struct Remnant {
 
 impl Remnant {
     /// Ends it, if it does not leave by itself. A lent one only if it is in the transaction of that id.
-    pub(crate) async fn end(&self, client: &Client, xid: Option<&str>) -> Result<(), Failure> {
+    pub(crate) async fn end(&self, client: &Client, xid: Option<u64>) -> Result<(), Failure> {
         const THERE: &str = concat!(
             "WITH ",
             serial!(),
@@ -44,7 +44,7 @@ impl Remnant {
             }
             sleep(LOOK).await;
         }
-        let ours = match (self.lent, xid.and_then(|xid| xid.parse::<u64>().ok())) {
+        let ours = match (self.lent, xid) {
             (false, _) => "true".to_owned(),
             // Ids in the view have 32 bits.
             (true, Some(xid)) => format!("backend_xid::text = '{}'", xid & 0xFFFF_FFFF),

@@ -93,10 +93,6 @@ pub(crate) struct KeyPart {
     pub(crate) type_oid: u32,
 }
 
-/// How *whole* fails where a key is not updated: a text that is no boolean (`invalid_text_representation`). So does a
-/// key that is no value of its type.
-pub(super) const PARTED: &str = "22P02";
-
 /// True inside a transaction that [`BEGIN`] or its like has opened; fails outside.
 ///
 /// BEGIN and work travel together, and BEGIN can fail alone: a timeout strikes while the server writes it to its log, or
@@ -324,7 +320,7 @@ impl KeyPart {
     }
 }
 
-/// What the fate of the transaction will be known by ([`Mark`](super::Mark)), asked when the rows are changed.
+/// What the fate of the transaction will be known by ([`Mark`](crate::decide::update::life::Mark)), asked when the rows are changed.
 fn mark(table: &Table) -> String {
     let xid = "pg_catalog.pg_current_xact_id_if_assigned()::text";
     if table.is_logged { format!("coalesce({xid}, '') || ' ' || {POSITION}") } else { xid.to_owned() }
@@ -342,7 +338,7 @@ fn done(changed: &str, mark: &str, places: &str) -> String {
     )
 }
 
-/// Ends a statement that has `changed` rows: fails ([`PARTED`]) where they are fewer than the keys, else says where the
+/// Ends a statement that has `changed` rows: fails ([`PARTED`](crate::decide::update::gate::PARTED)) where they are fewer than the keys, else says where the
 /// log is. The server's log quotes the text, and its reader may wonder.
 fn all_or_none(changed: &str, table: &Table) -> String {
     let position = if table.is_logged { POSITION } else { "CAST(NULL AS pg_catalog.text)" };

@@ -4,8 +4,9 @@ use futures_util::future::{join, try_join};
 use tokio_postgres::{Client, Statement};
 
 use super::chunk::{Rows, columns, one};
-use super::statement::{BEGIN, PARTED, Statements};
-use crate::decide::chunk::survival::Lsn;
+use super::mark::id;
+use super::statement::{BEGIN, Statements};
+use crate::decide::update::survival::Lsn;
 use crate::pg::Failure;
 
 /// The statements on one session.
@@ -25,14 +26,14 @@ impl Whole {
     }
 
     /// Opens a transaction; its id, which is answered before any work.
-    pub(crate) async fn begin(&self, client: &Client) -> Result<String, Failure> {
+    pub(crate) async fn begin(&self, client: &Client) -> Result<u64, Failure> {
         // Polled in order: BEGIN is sent first.
         let (began, row) = join(client.batch_execute(BEGIN), client.query_one(&self.id, &[])).await;
         began?;
-        Ok(row?.try_get(0)?)
+        id(row?.try_get(0)?)
     }
 
-    /// Updates the rows of all keys; fails otherwise, see [`is_parted`]. Where the log is then, if that may be asked.
+    /// Updates the rows of all keys; fails ([`PARTED`](crate::decide::update::gate::PARTED)) otherwise. Where the log is then, if that may be asked.
     pub(crate) async fn work(
         &self,
         client: &Client,
@@ -43,9 +44,4 @@ impl Whole {
         let row = one(client, &self.work, &columns(rows, &every, sql), sql).await?;
         Ok(row.try_get::<_, Option<&str>>(1)?.and_then(|position| position.parse().ok()))
     }
-}
-
-/// Whether the work failed since not every key was there to be updated.
-pub(crate) fn is_parted(failure: &Failure) -> bool {
-    failure.sqlstate() == Some(PARTED)
 }

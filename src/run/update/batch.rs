@@ -10,12 +10,12 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::books::Books;
-use super::feed::Feed;
-use super::labor::Closure;
+use super::chunk_work::Closure;
+use super::item_source::ItemSource;
 use super::options::{ChunkSize, Options, shared_options};
+use super::totals::RunTotals;
 use super::{Site, Supply, work_off};
-use crate::decide::chunk::course::Replay;
+use crate::decide::update::replay::Replay;
 use crate::error::{Error, Source};
 use crate::report::Updated;
 use crate::telemetry::spans;
@@ -66,9 +66,9 @@ impl Batch {
         E: Into<Source>,
     {
         self.options.validate()?;
-        let labor = Closure { work, replay: self.replay, types: PhantomData };
+        let work = Closure { work, replay: self.replay, types: PhantomData };
         let supply = Supply {
-            feed: Feed::stream(Box::pin(items.map(Ok)), size_of_val),
+            source: ItemSource::stream(Box::pin(items.map(Ok)), size_of_val),
             total: None,
             countable: false,
             rejects: None,
@@ -78,10 +78,10 @@ impl Batch {
         let stop = self.options.stop.child_token();
         let options = Options { stop, ..self.options.clone() };
         let working = async {
-            let books = Books::open(&options.task, self.site.observers.clone(), false, Vec::new());
+            let totals = RunTotals::open(&options.task, self.site.observers.clone(), false, Vec::new());
             // On the heap: the caller's own future stays small.
-            let working = Box::pin(work_off(&labor, &self.site, &options, &books, supply));
-            options.in_time(working, |limit| books.deadline_passed(limit)).await
+            let working = Box::pin(work_off(&work, &self.site, &options, &totals, supply));
+            options.in_time(working, |limit| totals.deadline_passed(limit)).await
         };
         Ok(working.instrument(span).await)
     }

@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::chunk_work::TableUpdate;
 use super::keys::{Opened, Source, Spool, Wanted, named};
-use super::labor::TableUpdate;
 use super::options::Options;
 use super::{Site, Update};
 use crate::decide::backoff::Backoff;
-use crate::decide::chunk::course::Replay;
+use crate::decide::update::replay::Replay;
 use crate::error::{Error, Refusal};
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
@@ -122,7 +122,7 @@ impl Update {
         }
         // Others may claim what a crash takes back before it is looked at again.
         let may_be_lazy = undone && !self.dry_run && !claims;
-        let labor = TableUpdate {
+        let work = TableUpdate {
             statements: if claims { statements.beside_a_query() } else { statements },
             keys: wish.key.len(),
             dry: self.dry_run,
@@ -137,9 +137,9 @@ impl Update {
         };
         // What the server thinks of the statements is known before the first chunk. The session plans as it likes: it
         // may run the query for the keys, which may join as it likes.
-        let prepared = labor.desk(session.client()).await;
+        let prepared = work.statements(session.client()).await;
         prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
-        Ok((session, labor, query))
+        Ok((session, work, query))
     }
 
     pub(super) async fn open(source: Source, wanted: &Wanted) -> Result<Option<Opened>, Error> {

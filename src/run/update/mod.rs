@@ -2,21 +2,21 @@
 //!
 //! [`Update`] is a table, a key and new values; [`Batch`] is the same machine around a caller's own
 //! closure. Both run workers ([`worker`]), one per connection, that take chunks from one feed
-//! and write into one set of books.
+//! and write into one set of totals.
 
 mod batch;
 mod before;
-mod books;
 mod cause;
-mod claims;
-mod feed;
+mod chunk_work;
+mod connection;
+mod context;
+mod driver;
+mod item_source;
 mod keys;
-mod labor;
 mod options;
 mod packed;
-mod past;
 mod rejects;
-mod worker;
+mod totals;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,24 +24,25 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub use self::batch::Batch;
 use self::before::unless_stopped;
-use self::books::Books;
-use self::feed::Feed;
+use self::chunk_work::{ChunkWork, TableUpdate};
+use self::context::RunContext;
+use self::driver::drive;
+use self::item_source::ItemSource;
 use self::keys::{Item, Source, Wanted, marked};
 pub use self::keys::{Keys, Row};
-use self::labor::{Labor, TableUpdate};
 pub use self::options::ChunkSize;
 use self::options::{Options, shared_options};
-use self::past::Past;
 use self::rejects::Rejects;
-use self::worker::{Halt, Shop, Worker};
+use self::totals::RunTotals;
 use super::execution::fail_reason;
-use crate::decide::backoff::Backoff;
-use crate::decide::chunk::ending::FailOn;
+use crate::decide::update::ending::FailOn;
+use crate::decide::update::shared::Shared;
 use crate::error::Error;
 use crate::event::{FailReason, Observers};
 use crate::pg::connect::Endpoint;
@@ -235,22 +236,22 @@ impl Update {
     async fn run_inside(&self, keys: Keys) -> Result<Updated, Error> {
         let Self { site, options, .. } = self;
         let fail_on = self.fails_on(&keys.source);
-        let books = Books::open(&options.task, site.observers.clone(), self.dry_run, fail_on);
+        let totals = RunTotals::open(&options.task, site.observers.clone(), self.dry_run, fail_on);
         let working = Box::pin(async {
             match Box::pin(self.prepare(keys)).await {
-                Ok(Some((labor, supply))) => {
-                    let report = work_off(&labor, site, options, &books, supply).await;
-                    books.broken_before_anything(&report).map_or(Ok(report), Err)
+                Ok(Some((work, supply))) => {
+                    let report = work_off(&work, site, options, &totals, supply).await;
+                    totals.broken_before_anything(&report).map_or(Ok(report), Err)
                 }
                 // Nobody knows how many keys there are.
-                Ok(None) => Ok(books.close(false, None, |_, _| None)),
+                Ok(None) => Ok(totals.close(false, None, |_, _| None)),
                 Err(error) => {
-                    books.give_up(why_never_began(&error, options), &error);
+                    totals.give_up(why_never_began(&error, options), &error);
                     Err(error)
                 }
             }
         });
-        options.in_time(working, |limit| books.deadline_passed(limit)).await
+        options.in_time(working, |limit| totals.deadline_passed(limit)).await
     }
 
     /// What is to be done, and what with; `None` when the run is stopped. Nothing is changed by it.
@@ -262,12 +263,11 @@ impl Update {
             _ => None,
         };
         let stop = &options.stop;
-        let Some((session, labor, query)) =
-            unless_stopped(stop, Box::pin(self.ready(query.as_ref()))).await?
+        let Some((session, work, query)) = unless_stopped(stop, Box::pin(self.ready(query.as_ref()))).await?
         else {
             return Ok(None);
         };
-        let statements = &labor.statements;
+        let statements = &work.statements;
         let wanted = Wanted {
             inputs: statements.inputs.clone(),
             key_types: statements.parts.key.iter().map(|key| key.type_oid).collect(),
@@ -298,13 +298,13 @@ impl Update {
                 created => created,
             },
         };
-        let feed = match opened {
-            None => Feed::claims(),
-            Some(opened) => Feed::stream(marked(opened.items, &wanted), Item::weight),
+        let source = match opened {
+            None => ItemSource::claims(),
+            Some(opened) => ItemSource::stream(marked(opened.items, &wanted), Item::weight),
         };
-        let feed = feed.held_by(rejects.as_ref().and_then(Rejects::backlog));
-        let supply = Supply { feed, total, countable, rejects, keys: wish.key.len() };
-        Ok(Some((labor, supply)))
+        let source = source.held_by(rejects.as_ref().and_then(Rejects::backlog));
+        let supply = Supply { source, total, countable, rejects, keys: wish.key.len() };
+        Ok(Some((work, supply)))
     }
 }
 
@@ -324,7 +324,7 @@ fn why_never_began(error: &Error, options: &Options) -> FailReason {
 
 /// What a run works on.
 struct Supply<T> {
-    feed: Feed<T>,
+    source: ItemSource<T>,
     /// How many items, where that is known.
     total: Option<u64>,
     /// Whether reading on to the end is quick.
@@ -333,51 +333,48 @@ struct Supply<T> {
     keys: usize,
 }
 
-/// Begins, lets the workers work, and closes the books.
-async fn work_off<L: Labor>(
-    labor: &L,
+/// Begins, lets the workers work, and closes the totals.
+async fn work_off<W: ChunkWork>(
+    work: &W,
     site: &Site,
     options: &Options,
-    books: &Books,
-    supply: Supply<L::Item>,
+    totals: &RunTotals,
+    supply: Supply<W::Item>,
 ) -> Updated {
-    let Supply { feed, total, countable, rejects, keys } = supply;
+    let Supply { source, total, countable, rejects, keys } = supply;
     let span = tracing::Span::current();
-    books.begin(options.connections, total, rejects, keys);
+    totals.begin(options.connections, total, rejects, keys);
     // Stops at the caller's word, and at ours.
-    let closed = options.stop.child_token();
-    let halt = Halt::new(&options.stop, options.cancel_grace);
-    let (past, streak) = (Past::new(), Mutex::default());
-    let shop = Shop {
-        labor,
-        feed: &feed,
-        books,
+    let closing = options.stop.child_token();
+    let settings = options.settings(work);
+    let shared = Mutex::new(Shared::new(source.is_claimed()));
+    let run = RunContext {
+        work,
+        source: &source,
+        totals,
         endpoint: &site.endpoint,
         server: &site.server,
         task: &options.task,
         span: &span,
-        stop: &closed,
-        halt: &halt,
-        past: &past,
-        streak: &streak,
-        sizer: options.sizer(),
-        max_attempts: options.max_attempts,
-        retry: Backoff::up_to(options.retry_delay),
-        reconnect_wait: options.reconnect_wait,
-        keys,
+        closing: &closing,
+        halted: &options.stop,
+        settings: &settings,
+        shared: &shared,
+        began: Instant::now(),
     };
-    join_all((0..options.connections).map(|_| Worker::new(&shop).run())).await;
+    join_all((0..options.connections).map(|_| drive(&run))).await;
     // Who was the last to count had not heard that another server has taken over.
-    if past.is_behind() {
-        Worker::new(&shop).run().await;
+    if run.is_behind() {
+        drive(&run).await;
     }
     // No session was to be had in which to look after it.
-    if past.is_behind() {
-        let (updated, already) = past.unseen();
-        books.forget(updated, already);
+    if run.is_behind() {
+        let (updated, already) = run.shared().past.unseen();
+        totals.forget(updated, already);
     }
-    let exhausted = feed.is_exhausted().await;
-    let left = feed.left(countable).await;
-    books.finish_rejects(&closed).await;
-    books.close(exhausted, left, |item, all| labor.hint(item, all))
+    let claims_are_over = source.is_claimed() && run.shared().is_exhausted();
+    let left = if claims_are_over { Some(0) } else { source.left(countable).await };
+    let exhausted = claims_are_over || run.shared().is_exhausted();
+    totals.finish_rejects(&closing).await;
+    totals.close(exhausted, left, |item, all| work.hint(item, all))
 }

@@ -7,7 +7,11 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::chunk::size::{MOST, Sizer};
+use super::chunk_work::ChunkWork;
+use crate::decide::backoff::Backoff;
+use crate::decide::update::gate::PipelineGate;
+use crate::decide::update::size::{MOST, Sizer};
+use crate::decide::update::worker::Settings;
 use crate::error::Error;
 use crate::settings::{check_task, duration, within};
 
@@ -64,10 +68,20 @@ impl Options {
         work.await
     }
 
-    pub(super) fn sizer(&self) -> Sizer {
-        match self.chunk {
-            ChunkSize::Keys(keys) => Sizer::fixed(keys),
-            ChunkSize::Auto => Sizer::auto(),
+    /// What a worker of that work is asked for.
+    pub(super) fn settings<W: ChunkWork>(&self, work: &W) -> Settings {
+        Settings {
+            replay: work.replay(),
+            own_failure: W::OWN_FAILURE,
+            max_attempts: self.max_attempts,
+            retry: Backoff::up_to(self.retry_delay),
+            reconnect_wait: self.reconnect_wait,
+            cancel_grace: self.cancel_grace,
+            sizer: match self.chunk {
+                ChunkSize::Keys(keys) => Sizer::fixed(keys),
+                ChunkSize::Auto => Sizer::auto(),
+            },
+            gate: PipelineGate::new(),
         }
     }
 

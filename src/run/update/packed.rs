@@ -1,7 +1,7 @@
 //! Items that may be needed once more, in few bytes.
 
 use super::keys::Item;
-use crate::decide::chunk::Class;
+use crate::decide::update::Class;
 
 /// Keys of one chunk that count as done, one after the other: the line, then each field behind its length and one; a
 /// NULL is 0.

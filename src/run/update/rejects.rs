@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{Item, aside};
-use crate::decide::chunk::Class;
+use crate::decide::update::Class;
 use crate::error::Error;
 
 /// How much a pipe's reader may be behind, in bytes.

@@ -1,12 +1,21 @@
-//! The line between the worker and the server: sessions, and all that goes wrong on it.
+//! The line between the worker and the server: sessions, messages, and all that goes wrong on it.
+//!
+//! Messages wait until the server turns to them, one after the other; answers wait until they are heard. So a message may
+//! be sent while others are on their way, and the line may break with any of them in it.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::chunk::survival::{History, Lsn, Survival, survival};
 use crate::decide::failure::{FailureClass, Signal, classify};
+use crate::decide::update::action::{Action, Ask, Fact, Opening, Session};
+use crate::decide::update::chunk::Chunk;
+use crate::decide::update::life::{Era, Life};
+use crate::decide::update::material::Failed;
+use crate::decide::update::survival::History;
 
 use super::world::{Due, World};
-use super::{Kind, Setup, Tape};
+use super::{Item, Kind, Rows, Setup, Tape};
 
 /// What failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +23,6 @@ pub(super) struct Failure {
     pub(super) code: Option<&'static str>,
 }
 
-/// How work fails that changes all or nothing.
-pub(super) const PARTED: Failure = error("22P02");
 pub(super) const LOST: Failure = Failure { code: None };
 
 /// An answer of the server, or of a proxy, that says ERROR.
@@ -23,43 +30,78 @@ pub(super) const fn error(code: &'static str) -> Failure {
     Failure { code: Some(code) }
 }
 
-impl Failure {
-    pub(super) fn class(self) -> FailureClass {
+impl Failed for Failure {
+    fn lost(_message: &str) -> Self {
+        LOST
+    }
+
+    fn unreplicated() -> Self {
+        error("01000")
+    }
+
+    fn message(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn class(&self) -> FailureClass {
         classify(match self.code {
             Some(code) => Signal::SqlState { code, message: "", survived: true },
             None => Signal::ConnectionLost,
         })
     }
 
-    pub(super) fn is_connection_lost(self) -> bool {
-        self.class().is_session_lost()
-    }
-
-    /// Whether a COMMIT that failed so may have taken effect all the same.
-    pub(super) fn leaves_commit_open(self) -> bool {
-        self.is_connection_lost() || self.code.is_none_or(|code| code.starts_with("08"))
+    fn sqlstate(&self) -> Option<&str> {
+        self.code
     }
 }
 
-/// What a session has said of its server when it was had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Session {
-    pub(super) life: u32,
-    history: History,
+/// What is on its way to the server.
+pub(super) enum Message {
+    Begin,
+    Work(Box<Chunk<Rows>>, Opening),
+    Commit(bool),
+    Flush,
+    RollBack,
+    Ask(Vec<u64>),
+    Claim(Ask<Rows>),
+    Look(Vec<usize>),
+    BreakOff,
 }
 
-impl Session {
-    pub(super) fn survival(&self, earlier: &Self, written: Option<Lsn>) -> Survival {
-        survival(&earlier.history, &self.history, written)
+impl Message {
+    pub(super) fn of(action: Action<Rows>) -> Self {
+        match action {
+            Action::SendBegin => Self::Begin,
+            Action::SendWork(chunk, opening) => Self::Work(chunk, opening),
+            Action::SendCommit { lasting } => Self::Commit(lasting),
+            Action::Flush => Self::Flush,
+            Action::RollBack => Self::RollBack,
+            Action::AskFate(ids) => Self::Ask(ids),
+            Action::Claim(ask) => Self::Claim(ask),
+            Action::Look(keys) => Self::Look(keys),
+            Action::BreakOff => Self::BreakOff,
+            _ => unreachable!("no message"),
+        }
     }
 
-    /// Whether both are of one cluster, as far as they tell.
-    pub(super) fn is_akin(&self, other: &Self) -> bool {
-        self.history.system == other.history.system
+    /// The answer, where that is a failure.
+    pub(super) fn failed(self, failure: Failure) -> Fact<Rows> {
+        match self {
+            Self::Begin => Fact::Began(Err(failure)),
+            Self::Work(chunk, _) => Fact::Worked(chunk, Err(failure)),
+            Self::Commit(_) => Fact::Committed(Err(failure)),
+            Self::Flush => Fact::Flushed(Err(failure)),
+            Self::RollBack => Fact::RolledBack(Err(failure)),
+            Self::Ask(_) => Fact::Fates(Err(failure)),
+            Self::Claim(Ask::Again(chunk)) => Fact::Claimed(Some(chunk), Err(failure)),
+            Self::Claim(_) => Fact::Claimed(None, Err(failure)),
+            Self::Look(_) => Fact::Left(Err(failure)),
+            Self::BreakOff => Fact::BrokenOff,
+        }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Trouble {
     None,
     /// The server says ERROR; nothing has happened.
@@ -87,20 +129,24 @@ pub(super) enum Trouble {
 
 use Trouble::{Crash, Failover, FailoverBehind, RestartBehind};
 
-#[derive(Debug)]
 pub(super) struct Line {
     pub(super) world: World,
     pub(super) tape: Tape,
     pub(super) kind: Kind,
     /// Whether the role may not ask where the log is.
     pub(super) is_blind: bool,
-    /// The session that there is.
-    pub(super) session: Option<Session>,
-    /// It is gone, and nobody has noticed yet.
-    pub(super) is_closed: bool,
+    /// Whether there is a session.
+    pub(super) is_up: bool,
+    /// It is gone, whether that was noticed or not.
+    pub(super) is_cut: bool,
+    /// What it does is to be cancelled.
+    pub(super) is_cancelled: bool,
+    pub(super) sent: VecDeque<Message>,
+    pub(super) heard: VecDeque<Fact<Rows>>,
     pub(super) now: Duration,
     /// The server's last life in which a session was had.
     pub(super) seen: u32,
+    pub(super) life: Option<Arc<Life>>,
 }
 
 impl Line {
@@ -110,10 +156,14 @@ impl Line {
             tape,
             kind: setup.kind,
             is_blind: setup.is_blind,
-            session: None,
-            is_closed: false,
+            is_up: false,
+            is_cut: false,
+            is_cancelled: false,
+            sent: VecDeque::new(),
+            heard: VecDeque::new(),
             now: Duration::ZERO,
             seen: 1,
+            life: None,
         }
     }
 
@@ -122,37 +172,47 @@ impl Line {
         self.kind == Kind::Lazy
     }
 
-    pub(super) fn is_of(&self, life: Option<&Session>) -> bool {
-        matches!((life, &self.session), (Some(was), Some(is)) if was.life == is.life)
-    }
-
-    /// A session, or none this time; `None` when patience ends.
-    pub(super) fn connect(&mut self) -> Option<bool> {
+    /// A session, or none this time; none any more once `deadline` is reached.
+    pub(super) fn connect(&mut self, deadline: Duration) -> Fact<Rows> {
         self.pass();
         match self.tape.one_of(0, 70, &[1, 2, 3, 4, 5]) {
             0 => {}
-            1 => return Some(false),
-            2 => return None,
+            1 => return Fact::NotConnected(Some(LOST)),
+            2 => {
+                self.now = self.now.max(deadline);
+                return Fact::NotConnected(None);
+            }
             end => {
                 self.end_life(match end {
                     3 => Crash,
                     4 => Failover,
                     _ => RestartBehind,
                 });
-                return Some(false);
+                return Fact::NotConnected(Some(LOST));
             }
         }
         let history = if self.is_blind { History::default() } else { self.world.history() };
-        self.session = Some(Session { life: self.world.life, history });
-        self.is_closed = false;
-        self.seen = self.world.life;
-        self.tape.say("a session", &self.session);
+        let life = Arc::new(Life { era: self.world.era(), history });
+        self.tape.say("a session", &life);
+        (self.is_up, self.is_cut, self.is_cancelled, self.seen) = (true, false, false, self.world.life);
         self.world.end_remnant(&mut self.tape);
-        Some(true)
+        self.life = Some(Arc::clone(&life));
+        Fact::Connected(Session {
+            life,
+            may_mark: true,
+            has_standby: self.world.is_synchronous,
+            is_lazy: self.is_lazy(),
+            may_go_ahead: self.is_lazy(),
+        })
     }
 
-    pub(super) fn lose(&mut self) {
-        self.session = None;
+    /// The worker gives the session up.
+    pub(super) fn disconnect(&mut self) {
+        assert!(
+            self.sent.is_empty() && self.heard.is_empty(),
+            "all is answered before a session is given up"
+        );
+        self.is_up = false;
         self.world.leave(Due::Leaves);
     }
 
@@ -180,10 +240,42 @@ impl Line {
         }
     }
 
-    /// The line is cut; what was under way goes on as is said.
-    pub(super) fn cut<T>(&mut self, due: Due) -> Result<T, Failure> {
+    /// The line is cut; what was under way goes on as is said. What was sent behind does not arrive.
+    pub(super) fn cut(&mut self, due: Due) {
         self.world.leave(due);
-        self.is_closed = true;
-        Err(LOST)
+        self.is_cut = true;
+        let lost = std::mem::take(&mut self.sent).into_iter().map(|message| message.failed(LOST));
+        self.heard.extend(lost);
     }
+
+    /// The worker gives up the connection.
+    pub(super) fn abandon(&mut self) {
+        if !self.is_cut {
+            // The server may not have heard of it, and turn to the first that has arrived.
+            let arrives = self.tape.one_of(false, 60, &[true]);
+            match self.sent.front() {
+                Some(Message::Commit(lasting)) if arrives => self.cut(Due::Commits { waits: *lasting }),
+                _ => self.cut(Due::Leaves),
+            }
+        }
+    }
+
+    /// What the session does is cancelled, now or when it begins.
+    pub(super) fn cancel(&mut self) {
+        let may_not = |message: &Message| matches!(message, Message::Commit(true) | Message::Flush);
+        assert!(!self.sent.iter().any(may_not), "a COMMIT that waits may not be cancelled");
+        self.is_cancelled = true;
+    }
+}
+
+/// How a life is known.
+impl World {
+    pub(super) fn era(&self) -> Era {
+        Era { started: i64::from(self.life), own: Vec::new() }
+    }
+}
+
+/// The places of lines, and of their rows.
+pub(super) fn places(items: &[Item]) -> Vec<(usize, usize)> {
+    items.iter().map(|item| (item.line, item.key)).collect()
 }

@@ -1,35 +1,40 @@
 //! The update against a model of its effects: what the report says of each key, and what is in the table.
 //!
+//! The worker is the one of production ([`Worker`](crate::decide::update::worker::Worker)); here is what it is connected to.
 //! Nothing here keeps work from being done twice. The server ([`world`], [`others`]) does what it is told: a
 //! compare-and-set changes a row that holds what is expected, a trigger counts each time, a commit is there when its record
-//! is in the log, and what a crash cuts off is gone, ids included. The line ([`line`], [`trips`]) breaks at each point,
-//! before and behind what takes effect. And [`worker`], [`outcome`] and [`lasting`] make the calls of the driver's worker,
-//! in its order, with the types that decide in production. After each history, and a crash or a failover at its end, the
+//! is in the log, and what a crash cuts off is gone, ids included. The line ([`line`], [`messages`]) breaks with each
+//! message, before and behind what takes effect. And [`driver`] carries the actions out, and tells the worker what has
+//! happened: answers in any order, time, signals. After each history, and a crash or a failover at its end, the
 //! report is compared with the table.
 //!
 //! Three things are known not to hold, and are kept out:
 //!
 //! - Of work that counts twice when it is done twice, a commit in doubt is believed on the word of a server whose log may
-//!   have ended twice since ([`survival`](crate::decide::chunk::survival)).
+//!   have ended twice since ([`survival`](crate::decide::update::survival)).
 //! - Where each COMMIT waits for the disk, rows that others have changed and not flushed count as they are found.
 //! - A second line of a key keeps its class when the first is taken back after a failover.
 
-mod lasting;
+mod driver;
 mod line;
+mod messages;
 mod others;
-mod outcome;
-mod trips;
-mod worker;
+mod steady;
 mod world;
 
-use crate::decide::chunk::Class;
-use crate::decide::chunk::course::Replay;
-use crate::decide::chunk::ending::Tally;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::decide::update::Class;
+use crate::decide::update::ending::Tally;
+use crate::decide::update::gather::Twin;
+use crate::decide::update::material::Material;
+use crate::decide::update::replay::Replay;
 use proptest::prelude::*;
 use proptest::test_runner::RngAlgorithm;
 
-use self::line::Line;
-use self::worker::{Chunk, Worker};
+use self::driver::{is_done, play};
+use self::line::{Failure, Line};
 use self::world::{Row, Value};
 
 /// A line of the input: its number, and the place of its row.
@@ -50,6 +55,8 @@ enum Kind {
     Trigger,
     /// A caller's closure, which inserts.
     Closure,
+    /// Compare and set, waiting; the rows are claimed.
+    Claims,
 }
 
 impl Kind {
@@ -114,26 +121,58 @@ enum Told {
     Failed,
     /// Failed, as one whose fate is not known.
     Unresolved,
-    /// The run was stopped before.
-    Left,
 }
 
 /// The report. A line has one class, unless its class is taken back.
 #[derive(Debug)]
-struct Books(Vec<Option<Told>>);
+struct Books {
+    told: Vec<Option<Told>>,
+    /// Lines that nobody has worked on.
+    left: usize,
+}
 
 impl Books {
     fn tell(&mut self, item: &Item, told: Told) {
-        let before = self.0[item.line].replace(told);
+        let before = self.told[item.line].replace(told);
         assert_eq!(before, None, "line {} is told as {told:?}, too", item.line);
     }
 
-    fn tell_all(&mut self, chunk: &Chunk, told: Told) {
-        chunk.lines().for_each(|item| self.tell(item, told));
+    fn untell(&mut self, item: &Item) {
+        assert!(self.told[item.line].take().is_some());
+    }
+}
+
+/// What the worker works with.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Lines that were counted, and are to count anew.
+    restored: RefCell<Vec<Item>>,
+}
+
+impl Material for Rows {
+    type Item = Item;
+    type Key = usize;
+    type Kept = Vec<Item>;
+    type Failure = Failure;
+    type Scope = ();
+
+    fn keys(&self, items: &[Item]) -> Vec<usize> {
+        items.iter().map(|item| item.key).collect()
     }
 
-    fn untell(&mut self, item: &Item) {
-        assert!(self.0[item.line].take().is_some());
+    fn keep(&self, items: Vec<Item>, classes: &[Class]) -> Option<(Vec<Item>, usize)> {
+        let done = items.into_iter().zip(classes).filter(|(_, class)| is_done(**class));
+        let done: Vec<Item> = done.map(|(item, _)| item).collect();
+        (!done.is_empty()).then_some((done, 1))
+    }
+
+    fn restore(&self, kept: Vec<Item>) -> Vec<Item> {
+        self.restored.borrow_mut().extend(&kept);
+        kept
+    }
+
+    fn label(&self, _items: &[Item], _twins: &[Twin<Item>]) -> Option<Arc<str>> {
+        None
     }
 }
 
@@ -150,12 +189,14 @@ fn row() -> impl Strategy<Value = Row> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let kind = prop_oneof![
-        3 => Just(Kind::Lazy), 1 => Just(Kind::Waiting), 2 => Just(Kind::Trigger), 2 => Just(Kind::Closure)
+        4 => Just(Kind::Lazy), 1 => Just(Kind::Waiting), 2 => Just(Kind::Trigger), 2 => Just(Kind::Closure),
+        1 => Just(Kind::Claims),
     ];
     let rows = proptest::collection::vec(row(), 1..8);
     (kind, rows, 1u32..5, 1u32..4, 0u8..16, 0usize..8).prop_map(
         |(kind, rows, size, max_attempts, flags, twice)| {
-            let again = if kind.counts() { None } else { Some(twice).filter(|twice| *twice < rows.len()) };
+            let may_repeat = !kind.counts() && kind != Kind::Claims;
+            let again = Some(twice).filter(|twice| may_repeat && *twice < rows.len());
             let items = (0..rows.len()).chain(again).enumerate().map(|(line, key)| Item { line, key });
             let (is_synchronous, is_blind, is_ahead) = (flags & 3 == 1, flags & 12 == 4, flags & 12 == 8);
             Setup {
@@ -176,28 +217,31 @@ fn setup() -> impl Strategy<Value = Setup> {
 fn check(setup: &Setup, bytes: &[u8], story: Option<Vec<String>>) -> Result<(), TestCaseError> {
     // The last comes first.
     let tape = Tape { bytes: bytes.to_vec(), story };
-    let (books, mut line) = Worker::new(setup, Line::new(setup, tape)).run();
+    let (books, mut line) = play(setup, &Rows::default(), Line::new(setup, tape));
     // What was lost when another server took over, and nobody saw it any more, nobody could tell.
     let is_known = line.is_known();
     let has_failed_over = line.world.failovers > 0;
     line.world.settle_orphans();
     // What has waited for the standby is there.
-    if setup.is_synchronous && setup.kind != Kind::Waiting {
+    if setup.is_synchronous && !matches!(setup.kind, Kind::Waiting | Kind::Claims) {
         line.world.fail_over(&mut line.tape);
     } else {
         line.world.crash(&mut line.tape);
     }
     let world = &line.world;
-    let count = |of: &[Told]| books.0.iter().flatten().filter(|told| of.contains(told)).count() as u64;
+    let is_claimed = setup.kind == Kind::Claims;
+    let count = |of: &[Told]| books.told.iter().flatten().filter(|told| of.contains(told)).count() as u64;
     let [updated, already, stale, missing, _] = Class::ALL.map(|class| count(&[Told::Counted(class)]));
     let failed = count(&[Told::Failed, Told::Unresolved]);
-    let tally =
-        Tally { done: updated + already, stale, missing, failed, unfinished: count(&[Told::Left]) > 0 };
-    let all_is_well = tally.done + stale + missing == setup.items.len() as u64;
-    prop_assert_eq!(tally.end(&[]).1, all_is_well);
+    let tally = Tally { done: updated + already, stale, missing, failed, unfinished: books.left > 0 };
+    if !is_claimed {
+        let told = tally.done + stale + missing;
+        prop_assert_eq!(tally.end(&[]).1, told == setup.items.len() as u64);
+        prop_assert_eq!((told + failed) as usize + books.left, setup.items.len(), "no line is forgotten");
+    }
     let story = line.tape.story.iter().flatten().cloned().collect::<Vec<_>>().join("\n");
     for Item { line, key } in setup.items.iter().copied() {
-        let told = books.0[line];
+        let told = books.told[line];
         if line >= setup.rows.len() && has_failed_over {
             continue;
         }
@@ -217,7 +261,7 @@ fn check(setup: &Setup, bytes: &[u8], story: Option<Vec<String>>) -> Result<(), 
             prop_assert!(!updated || !setup.kind.counts() || effects == 1, "{what}: lost");
         }
         match told {
-            Some(Told::Failed | Told::Left) => {
+            None | Some(Told::Failed) => {
                 prop_assert!(effects == 0 && !world.has_changed(line), "{what}: done all the same");
             }
             Some(Told::Counted(Class::Stale)) => {
@@ -225,15 +269,17 @@ fn check(setup: &Setup, bytes: &[u8], story: Option<Vec<String>>) -> Result<(), 
             }
             Some(Told::Counted(Class::Missing)) => prop_assert_eq!(value, None, "{}", what),
             Some(_) => {}
-            None => prop_assert!(false, "line {line} is in no class"),
         }
     }
     Ok(())
 }
 
-/// As many histories as take a few seconds, or as `PROPTEST_CASES` says. Most of the time would go into the usual dice.
+/// As many histories as take a few seconds; a thousand times `HEADCOUNT_SOAK_RUNS`; or as `PROPTEST_CASES` says. Most of
+/// the time would go into the usual dice.
 fn histories() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100_000);
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let soak = number("HEADCOUNT_SOAK_RUNS").map(|runs| runs.saturating_mul(1_000));
+    let cases = number("PROPTEST_CASES").or(soak).unwrap_or(100_000);
     let rng_algorithm = RngAlgorithm::XorShift;
     ProptestConfig { cases, rng_algorithm, failure_persistence: None, ..ProptestConfig::default() }
 }

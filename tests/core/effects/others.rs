@@ -7,6 +7,9 @@ impl World {
     /// The client is gone, and the server has not noticed yet.
     pub(super) fn leave(&mut self, due: Due) {
         let Some(tx) = self.own.take() else { return };
+        if std::mem::take(&mut self.own_failed) {
+            return;
+        }
         if due == Due::Waits {
             self.log_commit(tx, true, true);
         }
@@ -38,7 +41,7 @@ impl World {
     }
 
     pub(super) fn has_locked(&self, tx: usize, key: usize) -> bool {
-        self.txs[tx].sets.iter().any(|(set, _)| *set == key)
+        self.txs[tx].sets.iter().any(|(set, _)| *set == key) || self.txs[tx].locks.contains(&key)
     }
 
     /// A new session ends the old one, where that has not left by itself. One that waits for the standby stays.
@@ -123,7 +126,7 @@ impl World {
 
     fn start(&mut self) {
         self.life += 1;
-        self.own = None;
+        self.roll_back();
         self.orphans.clear();
         self.log.push(Record::Other);
         self.flushed = self.log.len();

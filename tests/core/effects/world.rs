@@ -4,9 +4,9 @@
 //! disk; a failover cuts it off where the standby has got to. What is behind the cut is gone, and an id that was given
 //! out there is given out again.
 
-use crate::decide::chunk::Class;
-use crate::decide::chunk::course::Status;
-use crate::decide::chunk::survival::{History, Lsn};
+use crate::decide::update::Class;
+use crate::decide::update::resolver::Status;
+use crate::decide::update::survival::{History, Lsn};
 
 use super::Kind;
 
@@ -33,6 +33,8 @@ pub(super) enum Row {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tx {
     pub(super) id: Option<u64>,
+    /// Rows that it has locked without changing them.
+    pub(super) locks: Vec<usize>,
     /// Rows that it changes.
     pub(super) sets: Vec<(usize, Value)>,
     /// Lines of the input that its work was done for: what is not repeatable is done with them.
@@ -82,6 +84,8 @@ pub(super) struct World {
     pub(super) orphans: Vec<(usize, Due)>,
     /// In progress in our session.
     pub(super) own: Option<usize>,
+    /// It has failed, and is to be rolled back.
+    pub(super) own_failed: bool,
     pub(super) life: u32,
     pub(super) failovers: u32,
     pub(super) timeline: u32,
@@ -109,6 +113,7 @@ impl World {
             next_id: 700,
             orphans: Vec::new(),
             own: None,
+            own_failed: false,
             life: 1,
             failovers: 0,
             timeline: 1,
@@ -129,10 +134,29 @@ impl World {
 
     // --- A session's transaction --------------------------------------------------------------------------------------
 
-    pub(super) fn begin(&mut self) {
-        self.roll_back();
-        self.own = Some(self.txs.len());
-        self.txs.push(Tx::default());
+    /// BEGIN; inside a transaction only a warning.
+    pub(super) fn begin(&mut self) -> Result<(), &'static str> {
+        if self.own_failed {
+            return Err("25P02");
+        }
+        if self.own.is_none() {
+            self.own = Some(self.txs.len());
+            self.txs.push(Tx::default());
+        }
+        Ok(())
+    }
+
+    /// A statement fails, and with it the transaction around it, if there is one.
+    pub(super) fn fail(&mut self) {
+        self.own_failed = self.own.is_some();
+    }
+
+    pub(super) const fn is_failed(&self) -> bool {
+        self.own_failed
+    }
+
+    pub(super) const fn is_inside(&self) -> bool {
+        self.own.is_some()
     }
 
     /// The transaction is given an id before it has done anything.
@@ -147,11 +171,15 @@ impl World {
 
     /// Work on lines, each with the place of its row. Fails outside of a transaction, and changes nothing then.
     pub(super) fn work(&mut self, kind: Kind, items: &[(usize, usize)]) -> Result<Answer, &'static str> {
+        if self.own_failed {
+            return Err("25P02");
+        }
         let Some(tx) = self.own else { return Err("22P02") };
         let mut classes = Vec::new();
         for &(line, key) in items {
             self.release(key);
             if let Row::Poisoned(code) = self.rows[key] {
+                self.fail();
                 return Err(code);
             }
             let class = match self.table[key] {
@@ -180,6 +208,10 @@ impl World {
     /// COMMIT takes effect.
     pub(super) fn commit(&mut self, waits: bool, is_cancelled: bool) {
         let Some(tx) = self.own.take() else { return };
+        // Of a transaction that has failed COMMIT says nothing, and rolls back.
+        if std::mem::take(&mut self.own_failed) {
+            return;
+        }
         self.log_commit(tx, waits, is_cancelled);
         self.show(tx);
     }
@@ -201,7 +233,7 @@ impl World {
     }
 
     pub(super) fn roll_back(&mut self) {
-        self.own = None;
+        (self.own, self.own_failed) = (None, false);
     }
 
     pub(super) fn flush(&mut self, reaches_standby: bool) {
@@ -215,6 +247,31 @@ impl World {
     pub(super) fn mark(&mut self, reaches_standby: bool) {
         self.log.push(Record::Other);
         self.flush(reaches_standby);
+    }
+
+    // --- Claims -------------------------------------------------------------------------------------------------------
+
+    fn is_eligible(&self, key: usize) -> bool {
+        self.table[key] == Some(Value::Old)
+    }
+
+    /// Whether some other transaction has the row locked.
+    pub(super) fn is_anybodys(&self, key: usize) -> bool {
+        self.orphans.iter().any(|(tx, _)| self.has_locked(*tx, key))
+    }
+
+    pub(super) fn first_eligible(&self, others: &[usize]) -> Option<usize> {
+        (0..self.rows.len()).find(|key| self.is_eligible(*key) && !others.contains(key))
+    }
+
+    /// Locks rows that are still to be updated and nobody else has.
+    pub(super) fn claim(&mut self, size: usize, which: impl Fn(usize) -> bool) -> Vec<usize> {
+        let keys = (0..self.rows.len()).filter(|key| which(*key) && self.is_eligible(*key));
+        let keys: Vec<usize> = keys.filter(|key| !self.is_anybodys(*key)).take(size).collect();
+        if let Some(tx) = self.own {
+            self.txs[tx].locks.extend(&keys);
+        }
+        keys
     }
 
     // --- What is to be seen -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ pub(super) use self::opened::{Opened, aside};
 pub(super) use self::repeats::marked;
 pub use self::row::Row;
 pub(super) use self::spool::{Spool, named};
-use super::feed::Items;
+use super::item_source::Items;
 
 /// A key, and the values that go with it.
 #[derive(Debug, Clone, PartialEq, Eq)]

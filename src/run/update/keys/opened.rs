@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::super::feed::Items;
+use super::super::item_source::Items;
 use super::lines::Lines;
 use super::{Item, Wanted};
 use crate::error::Error;

@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use futures_util::StreamExt;
 
-use super::super::feed::Items;
+use super::super::item_source::Items;
 use super::{INTEGERS, Item, Wanted};
 
 /// So many keys, in some 45 MB.

@@ -1,0 +1,188 @@
+//! What became of commits: in doubt, not flushed, or counted on a server that another one has replaced.
+//!
+//! Of what was counted, what is there stays as it was counted. What is certainly gone is done again, as if it had never
+//! been. Of the rest the rows are read, where that cannot do the work twice; else it is unresolved. Either way it counts
+//! anew.
+
+use super::super::action::{Action, Report};
+use super::super::chunk_state::Next;
+use super::super::counted::Counted;
+use super::super::gather::Gathered;
+use super::super::material::{Failed, Material};
+use super::super::replay::Replay;
+use super::super::resolver::{
+    Doubt, Question, Resolution, Status, Unresolved, answer, question, question_counted,
+};
+use super::{Phase, Turn, Worker};
+
+/// Transactions asked after at once.
+const AT_ONCE: usize = 1_000;
+
+impl<M: Material> Worker<'_, M> {
+    /// Whether something was done about commits whose fate is not known.
+    pub(super) fn look_after_commits(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        let Some(life) = self.link.life() else { return false };
+        for chunk in self.held.take_elsewhere(&life) {
+            self.report(Report::InDoubt(chunk.attempt.scope.clone()));
+            self.resolver.add(chunk, M::Failure::lost("the server crashed after the commit"));
+        }
+        let now = turn.moment.now;
+        if !self.resolver.is_empty() {
+            return self.resolver.again.is_none_or(|again| again <= now) && self.ask_after_doubts(turn);
+        }
+        turn.shared.past.is_behind() && self.ask_after_counted(turn)
+    }
+
+    fn ask_after_doubts(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        let Some(life) = self.link.life() else { return false };
+        let doubts = self.resolver.take(turn.moment.now);
+        let ask = |doubt: &Doubt<M>| {
+            let attempt = &doubt.chunk.attempt;
+            question(attempt.mark, attempt.life.as_deref(), &life)
+        };
+        let questions: Vec<Question> = doubts.iter().map(ask).collect();
+        let known = self.ask(&questions);
+        match known {
+            Ok(known) => self.on_fates(Ok(Vec::new()), doubts, known, turn),
+            Err(known) => self.phase = Phase::Resolving(doubts, known),
+        }
+        true
+    }
+
+    fn ask_after_counted(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        let Some(life) = self.link.life() else { return false };
+        let (mut counted, sums) = turn.shared.past.take(&life);
+        // Of older chunks only the sums are known.
+        let (there, gone): (Vec<_>, Vec<_>) = sums.into_iter().partition(|sum| sum.has_survived(&life));
+        there.into_iter().rev().for_each(|sum| turn.shared.past.keep_sum(sum, &life));
+        if !gone.is_empty() {
+            let updated = gone.iter().map(|sum| sum.updated).sum();
+            let already = gone.iter().map(|sum| sum.already).sum();
+            self.report(Report::Forget { updated, already });
+        }
+        let rest = counted.split_off(AT_ONCE.min(counted.len()));
+        rest.into_iter().for_each(|counted| turn.shared.past.keep(counted));
+        let questions: Vec<Question> =
+            counted.iter().map(|counted| question_counted(counted, &life)).collect();
+        match self.ask(&questions) {
+            Ok(known) => self.on_found(Ok(Vec::new()), counted, known, turn),
+            Err(known) => self.phase = Phase::Checking(counted, known),
+        }
+        true
+    }
+
+    /// What is known without asking; as an error where something has to be asked.
+    fn ask(&mut self, questions: &[Question]) -> Result<Vec<Option<Status>>, Vec<Option<Status>>> {
+        let known = questions.iter().map(|question| match question {
+            Question::Known(status) => Some(*status),
+            Question::Ask(_) => None,
+        });
+        let known: Vec<Option<Status>> = known.collect();
+        let ids = questions.iter().filter_map(|question| match question {
+            Question::Ask(xid) => Some(*xid),
+            Question::Known(_) => None,
+        });
+        let ids: Vec<u64> = ids.collect();
+        if ids.is_empty() {
+            return Ok(known);
+        }
+        self.send(Action::AskFate(ids));
+        Err(known)
+    }
+
+    pub(super) fn on_fates(
+        &mut self,
+        fates: Result<Vec<Status>, M::Failure>,
+        doubts: Vec<Doubt<M>>,
+        known: Vec<Option<Status>>,
+        turn: &mut Turn<'_, M>,
+    ) {
+        let (Ok(fates), Some(life)) = (fates, self.link.life()) else {
+            return self.resolver.put_back(doubts);
+        };
+        let mut fates = fates.into_iter();
+        let is_patient = self.resolver.is_patient(turn.moment.now, self.settings.reconnect_wait, self.end());
+        for (doubt, known) in doubts.into_iter().zip(known) {
+            let attempt = &doubt.chunk.attempt;
+            let status = known.unwrap_or_else(|| {
+                let says = fates.next().unwrap_or(Status::Unknown);
+                answer(attempt.mark, attempt.life.as_deref(), &life, says, self.settings.replay)
+            });
+            self.on_status(doubt, status, is_patient, turn);
+        }
+    }
+
+    fn on_status(&mut self, doubt: Doubt<M>, status: Status, is_patient: bool, turn: &mut Turn<'_, M>) {
+        let Doubt { mut chunk, failure } = doubt;
+        let is_patient = is_patient && chunk.state.is_in_doubt();
+        let next = chunk.state.on_status(status, is_patient, chunk.items.len(), turn.moment.draw);
+        if let Next::Ask(pause) = next {
+            self.resolver.ask_again(chunk, failure, turn.moment.now + pause);
+            return;
+        }
+        if status == Status::Unknown {
+            chunk.read_again();
+        }
+        let resolution = match (status, next) {
+            (_, Next::Unresolved) => None,
+            (Status::Committed, _) => Some(Resolution::Committed),
+            (Status::Aborted, _) => Some(Resolution::Aborted),
+            _ => Some(Resolution::Reread),
+        };
+        if let Some(resolution) = resolution {
+            self.report(Report::Resolved(chunk.attempt.scope.clone(), resolution));
+        }
+        // It is of this server's life now: what the server says of it is true, or its rows are read here.
+        chunk.attempt.life = self.link.life();
+        self.go_on(chunk, next, failure, turn);
+    }
+
+    pub(super) fn on_found(
+        &mut self,
+        fates: Result<Vec<Status>, M::Failure>,
+        counted: Vec<Counted<M::Kept>>,
+        known: Vec<Option<Status>>,
+        turn: &mut Turn<'_, M>,
+    ) {
+        let (Ok(fates), Some(life)) = (fates, self.link.life()) else {
+            return counted.into_iter().for_each(|counted| turn.shared.past.keep(counted));
+        };
+        let mut fates = fates.into_iter();
+        for (counted, known) in counted.into_iter().zip(known) {
+            match known.or_else(|| fates.next()) {
+                Some(Status::Committed) => {
+                    turn.shared.past.keep(Counted { life: std::sync::Arc::clone(&life), ..counted });
+                }
+                status => self.count_anew(counted, status == Some(Status::Aborted), turn),
+            }
+        }
+    }
+
+    fn count_anew(&mut self, counted: Counted<M::Kept>, is_gone: bool, turn: &mut Turn<'_, M>) {
+        let (updated, already) = (counted.done.updated, counted.done.already());
+        self.report(Report::Uncount { updated, already });
+        self.report(Report::InDoubt(M::Scope::default()));
+        let items = self.material.restore(counted.kept);
+        let mut chunk = Box::new(self.chunk(Gathered { items, twins: Vec::new() }, turn));
+        (chunk.number, chunk.offset) = counted.order;
+        let resolution = match (is_gone, self.settings.replay) {
+            (true, _) => Resolution::Aborted,
+            (false, Replay::Unsafe) => {
+                let failure = M::Failure::lost("another server answers");
+                return self.unresolved(chunk, Unresolved::Replaced, failure, turn);
+            }
+            (false, Replay::Safe) => {
+                chunk.reread = true;
+                chunk.state = chunk.state.unsure();
+                chunk.counted = counted.done.classes();
+                Resolution::Reread
+            }
+        };
+        self.report(Report::Resolved(M::Scope::default(), resolution));
+        match &mut turn.shared.claims {
+            // Whoever comes first may have its rows.
+            Some(claims) if !chunk.reread => claims.are_over(false),
+            _ => self.queue.put_back(chunk),
+        }
+    }
+}

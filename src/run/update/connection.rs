@@ -1,0 +1,173 @@
+//! A session ready for work, and what is sent on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join3;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::RunContext;
+use super::chunk_work::ChunkWork;
+use crate::decide::update::action::{Answer, Ask, Flush, Opening, Session};
+use crate::decide::update::resolver::Status;
+use crate::pg::era::{Era, Ready};
+use crate::pg::heard::Heard;
+use crate::pg::session::{Identity, tidy};
+use crate::pg::update::{Key, Remnant, Which};
+use crate::pg::{Failure, xact};
+
+/// How long a request to cancel may take until it is on its way.
+const CANCEL: Duration = Duration::from_millis(250);
+
+pub(super) struct Connection<P> {
+    client: Client,
+    driver: JoinHandle<()>,
+    prepared: P,
+    session: Session,
+    /// How a commit waits that is to last: `synchronous_commit`.
+    waiting: String,
+    heard: Heard,
+    identity: Identity,
+    lent: bool,
+}
+
+impl<P> Drop for Connection<P> {
+    fn drop(&mut self) {
+        // Dropping the client sends Terminate; a driver stuck on a dead line must not outlive us.
+        if self.client.is_closed() {
+            self.driver.abort();
+        }
+    }
+}
+
+impl<P> Connection<P> {
+    /// Opens one, and ends the last, where the server still has it.
+    pub(super) async fn open<W: ChunkWork<Prepared = P>>(
+        run: &RunContext<'_, W>,
+        last: Option<Remnant>,
+        doubt: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let heard = Heard::default();
+        let (client, driver) = run.endpoint.open_heard(&format!("headcount:{}", run.task), &heard).await?;
+        let Ready { life, waiting, has_standby, may_mark, identity, lent } = Era::ready(&client).await?;
+        let is_lazy = may_mark && run.work.may_be_lazy();
+        if is_lazy {
+            client.batch_execute("SET synchronous_commit TO off").await?;
+        }
+        let prepared = run.work.prepare(&client).await?;
+        if let Some(last) = last {
+            last.end(&client, doubt).await?;
+        }
+        let may_go_ahead = run.work.goes_ahead(&prepared);
+        let session = Session { life: Arc::new(life), may_mark, has_standby, is_lazy, may_go_ahead };
+        Ok(Self { client, driver, prepared, session, waiting, heard, identity, lent })
+    }
+
+    pub(super) fn session(&self) -> Session {
+        self.session.clone()
+    }
+
+    /// Who it is, for the next one to end.
+    pub(super) fn remnant(&self) -> Remnant {
+        Remnant { identity: self.identity, lent: self.lent }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Gives it up: all that was asked of it is answered as by one that has broken.
+    pub(super) fn abandon(&self) {
+        self.driver.abort();
+    }
+
+    /// Ends it. A proxy's backend is left as it was had.
+    pub(super) async fn close(&self) {
+        if self.lent && !self.is_closed() {
+            tidy(&self.client).await;
+        }
+    }
+
+    pub(super) async fn cancel<W: ChunkWork>(&self, run: &RunContext<'_, W>) {
+        if !matches!(timeout(CANCEL, run.endpoint.cancel(&self.client)).await, Ok(Ok(()))) {
+            tracing::debug!("the request to cancel was not delivered");
+        }
+    }
+
+    pub(super) async fn begin<W: ChunkWork<Prepared = P>>(&self, work: &W) -> Result<u64, Failure> {
+        work.begin(&self.client, &self.prepared).await
+    }
+
+    pub(super) async fn work<W: ChunkWork<Prepared = P>>(
+        &self,
+        work: &W,
+        items: &[W::Item],
+        opening: Opening,
+    ) -> Result<Answer, Failure> {
+        work.work(&self.client, &self.prepared, items, opening).await
+    }
+
+    /// Whether nobody cancelled the wait for a synchronous standby.
+    pub(super) async fn commit(&self, lasting: bool) -> Result<bool, Failure> {
+        self.client.batch_execute("COMMIT").await?;
+        Ok(!lasting || !self.heard.take_unreplicated())
+    }
+
+    pub(super) async fn roll_back(&self) -> Result<(), Failure> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+
+    /// Waits until all that was committed lasts: a transaction of its own, which waits for the disk. It writes a mark, since
+    /// PostgreSQL does not flush for a commit without a record in the log, which the commit of a chunk may well be: of an
+    /// unlogged table, or of rows that all hold the new value. Readers of the log that do not ask for messages never see
+    /// it (manual, "Replication Management Functions"). In that transaction the server also says in which era it is: a
+    /// crash that a proxy kept from us would otherwise let us believe in a log that no longer has our chunks.
+    pub(super) async fn flush(&self) -> Result<Flush, Failure> {
+        let Self { client, waiting, .. } = self;
+        let mark = format!(
+            "BEGIN; SET LOCAL synchronous_commit TO {waiting}; \
+             SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')"
+        );
+        // Polled in order: they are sent in this order. COMMIT does not say that something before it has failed.
+        let (marked, era, committed) =
+            join3(client.batch_execute(&mark), Era::now(client), client.batch_execute("COMMIT")).await;
+        marked?;
+        let era = era?;
+        committed?;
+        Ok(Flush { era, waited: !self.heard.take_unreplicated() })
+    }
+
+    pub(super) async fn fates(&self, xids: &[u64]) -> Result<Vec<Status>, Failure> {
+        xact::statuses(&self.client, xids).await
+    }
+
+    /// Rows that are had.
+    pub(super) async fn claim<W: ChunkWork<Prepared = P>>(
+        &self,
+        work: &W,
+        ask: &Ask<W>,
+    ) -> Result<Vec<W::Item>, Failure> {
+        let Self { client, prepared, .. } = self;
+        match ask {
+            Ask::Free(size, others) => work.claim(client, prepared, Which::Free(*size, others)).await,
+            Ask::Unlocked(others) => work.claim(client, prepared, Which::Unlocked(others)).await,
+            Ask::WaitedFor(others) => work.claim(client, prepared, Which::WaitedFor(others)).await,
+            Ask::Again(chunk) => {
+                let keys = work.keys(&chunk.items);
+                work.claim(client, prepared, Which::Again(&keys)).await
+            }
+        }
+    }
+
+    /// A key that is left, whoever has it; none of those given up.
+    pub(super) async fn left<W: ChunkWork<Prepared = P>>(
+        &self,
+        work: &W,
+        given_up: &[Key],
+    ) -> Result<Option<Key>, Failure> {
+        let left = work.claim(&self.client, &self.prepared, Which::Left(given_up)).await?;
+        Ok(work.keys(&left).into_iter().next())
+    }
+}
