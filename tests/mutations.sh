@@ -237,14 +237,11 @@ mutant 'an unknown fate is not taken for aborted, whoever says so' src/decide/up
     'Some(life) if life.is_same(now) => if says == Status::Unknown { Status::Aborted } else { says },'
 mutant 'no COMMIT is sent before the id of its transaction is known' src/decide/update/pipeline.rs \
     "$EFFECTS" \
-    'matches!(last.commit, Commit::NotSent) && last.has_id()
-    }
-}' \
-    'matches!(last.commit, Commit::NotSent)
-    }
-}'
+    '            && matches!(last.commit, Commit::NotSent)
+            && last.has_id()' \
+    '            && matches!(last.commit, Commit::NotSent)'
 mutant 'no work is sent outside of its transaction' src/decide/update/worker/moves.rs \
-    "$EFFECTS" \
+    core:a_quiet_history_does_all_of_it \
     'if is_ahead { Opening::Whole } else { Opening::Begin }' \
     'if is_ahead { Opening::Whole } else { Opening::Inside }'
 mutant 'work that failed was not committed, whatever COMMIT says' src/decide/update/pipeline.rs \
@@ -348,8 +345,8 @@ mutant 'a script goes on where it was: what ran stays' src/run/hold.rs \
 
 mutant 'a signal cancels what waits for a row, at once' src/run/update/connection.rs \
     update:a_chunk_that_waits_for_a_row_is_rolled_back_at_once_when_a_signal_comes \
-    'if !matches!(timeout(CANCEL, run.endpoint.cancel(&self.client)).await, Ok(Ok(()))) {' \
-    'if run.task.is_empty() && CANCEL.is_zero() {'
+    'if !matches!(timeout(CANCEL, endpoint.cancel_by(token)).await, Ok(Ok(()))) {' \
+    'if endpoint.user().is_empty() && CANCEL.is_zero() {'
 mutant 'a transaction that took too long has lost its session' src/decide/failure.rs \
     update:a_transaction_timeout_is_a_lost_session_and_a_locked_row_costs_its_key_and_no_other \
     '"57P05" | "25P03" | "25P04" =>' '"57P05" | "25P03" =>'

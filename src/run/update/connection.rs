@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures_util::future::join3;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::Client;
+use tokio_postgres::{CancelToken, Client};
 
 use super::RunContext;
 use super::chunk_work::ChunkWork;
 use crate::decide::update::action::{Answer, Ask, Flush, Opening, Session};
 use crate::decide::update::resolver::Status;
+use crate::pg::connect::Endpoint;
 use crate::pg::era::{Era, Ready};
 use crate::pg::heard::Heard;
 use crate::pg::session::{Identity, tidy};
@@ -39,6 +40,13 @@ impl<P> Drop for Connection<P> {
         if self.client.is_closed() {
             self.driver.abort();
         }
+    }
+}
+
+/// Has the server cancel what a session does.
+pub(super) async fn cancel(endpoint: &Endpoint, token: &CancelToken) {
+    if !matches!(timeout(CANCEL, endpoint.cancel_by(token)).await, Ok(Ok(()))) {
+        tracing::debug!("the request to cancel was not delivered");
     }
 }
 
@@ -90,10 +98,9 @@ impl<P> Connection<P> {
         }
     }
 
-    pub(super) async fn cancel<W: ChunkWork>(&self, run: &RunContext<'_, W>) {
-        if !matches!(timeout(CANCEL, run.endpoint.cancel(&self.client)).await, Ok(Ok(()))) {
-            tracing::debug!("the request to cancel was not delivered");
-        }
+    /// Whom to ask for a cancel.
+    pub(super) fn cancel_token(&self) -> CancelToken {
+        self.client.cancel_token()
     }
 
     pub(super) async fn begin<W: ChunkWork<Prepared = P>>(&self, work: &W) -> Result<u64, Failure> {

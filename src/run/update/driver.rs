@@ -12,7 +12,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::RunContext;
 use super::chunk_work::ChunkWork;
-use super::connection::Connection;
+use super::connection::{Connection, cancel};
 use crate::decide::update::action::{Action, Ask, Fact};
 use crate::decide::update::worker::Worker;
 use crate::pg::update::Remnant;
@@ -44,10 +44,14 @@ pub(super) async fn drive<W: ChunkWork>(run: &RunContext<'_, W>) {
                     }
                     return;
                 }
-                message => messages.push(carry_out(run, connection.clone(), last.clone(), message)),
+                // Who waits for something else keeps no session open.
+                message @ (Action::Connect { .. } | Action::Feed { .. }) => {
+                    messages.push(carry_out(run, None, last.clone(), message));
+                }
+                message => messages.push(carry_out(run, connection.clone(), None, message)),
             }
         }
-        let wake = worker.wakes_at(run.now());
+        let wake = worker.wakes_at();
         fact = tokio::select! {
             biased;
             () = run.halted.cancelled(), if !is_halted => {
@@ -113,12 +117,14 @@ async fn carry_out<W: ChunkWork>(
         }
         Action::Look(given_up) => Fact::Left(connection.left(run.work, &given_up).await),
         Action::BreakOff => {
-            connection.cancel(run).await;
+            cancel(run.endpoint, &connection.cancel_token()).await;
             connection.abandon();
             Fact::BrokenOff
         }
         Action::Cancel => {
-            connection.cancel(run).await;
+            let token = connection.cancel_token();
+            drop(connection);
+            cancel(run.endpoint, &token).await;
             Fact::Tick
         }
         _ => Fact::Tick,

@@ -99,7 +99,7 @@ impl Run<'_> {
                 told_closing = true;
                 Fact::Closing
             } else {
-                self.next_fact(worker.wakes_at(self.line.now))
+                self.next_fact(worker.wakes_at())
             };
         }
         panic!("the worker goes round in circles");

@@ -30,7 +30,11 @@ impl<M: Material> Worker<'_, M> {
         if !self.resolver.is_empty() {
             return self.resolver.again.is_none_or(|again| again <= now) && self.ask_after_doubts(turn);
         }
-        turn.shared.past.is_behind() && self.ask_after_counted(turn)
+        if !turn.shared.past.is_behind() {
+            return false;
+        }
+        // A question that fails would end the transaction that is open.
+        if self.pipeline.is_open() { self.settle() } else { self.ask_after_counted(turn) }
     }
 
     fn ask_after_doubts(&mut self, turn: &mut Turn<'_, M>) -> bool {

@@ -133,6 +133,8 @@ pub struct Worker<'a, M: Material> {
     /// When the caller wanted the run to end.
     halted: Option<Duration>,
     is_over: bool,
+    /// When the last fact came.
+    now: Duration,
     messages: VecDeque<Action<M>>,
     reports: VecDeque<Report<M>>,
 }
@@ -160,6 +162,7 @@ impl<'a, M: Material> Worker<'a, M> {
             is_closed: false,
             halted: None,
             is_over: false,
+            now: Duration::ZERO,
             messages: VecDeque::new(),
             reports: VecDeque::new(),
         }
@@ -172,16 +175,17 @@ impl<'a, M: Material> Worker<'a, M> {
         message.or_else(report).or_else(|| self.is_over.then_some(Action::Done))
     }
 
-    /// When time itself is a fact.
+    /// When time itself is a fact: later than the last moment, or never.
     #[must_use]
-    pub fn wakes_at(&self, now: Duration) -> Option<Duration> {
+    pub fn wakes_at(&self) -> Option<Duration> {
         let link = self.link.wakes_at(self.halted.map(|since| (since, self.settings.cancel_grace)));
-        let pauses = [self.resolver.again, self.hunt.rests_until(), self.queue.due(now)];
-        link.into_iter().chain(pauses.into_iter().flatten().filter(|until| *until > now)).min()
+        let pauses = [self.resolver.again, self.hunt.rests_until(), self.queue.due(self.now)];
+        link.into_iter().chain(pauses.into_iter().flatten().filter(|until| *until > self.now)).min()
     }
 
     /// Something has happened.
     pub fn on(&mut self, fact: Fact<M>, moment: Moment, shared: &mut Shared<M>) {
+        self.now = moment.now;
         let mut turn = Turn { moment, shared };
         self.hear(fact, &mut turn);
         while self.step(&mut turn) {}

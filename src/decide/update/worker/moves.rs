@@ -175,7 +175,7 @@ impl<M: Material> Worker<'_, M> {
     }
 
     /// Commits the open chunk, if any, and makes all that was committed last, in one round trip.
-    fn settle(&mut self) -> bool {
+    pub(super) fn settle(&mut self) -> bool {
         self.commit_open();
         if !self.held.is_empty() || self.is_lazy() {
             self.flush(false);
