@@ -16,8 +16,7 @@ use super::connect::Endpoint;
 use super::era::Era;
 use super::session::Session;
 use crate::decide::backoff::Backoff;
-use crate::decide::update::resolver::Status;
-use crate::event::Resolution;
+use crate::decide::update::resolver::{Resolution, Status, resolved};
 
 /// Between two questions about a transaction that is still in progress, or a server that is away.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(1) };
@@ -74,10 +73,11 @@ pub(crate) async fn resolve(
     let mut tries = 0;
     loop {
         match ask(endpoint, xid, era).await {
-            Ok((Status::Aborted, _)) => return Resolution::Aborted,
-            Ok((Status::Unknown, _) | (_, false)) => return Resolution::Unresolved,
-            Ok((Status::Committed, true)) => return Resolution::Committed,
-            Ok((Status::InProgress, true)) => {}
+            Ok((says, is_same)) => {
+                if let Some(resolution) = resolved(says, is_same) {
+                    return resolution;
+                }
+            }
             Err(failure) if !failure.is_retryable() => return Resolution::Unresolved,
             Err(_) => {}
         }

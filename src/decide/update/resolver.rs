@@ -108,7 +108,19 @@ pub fn answer(mark: Mark, life: Option<&Life>, now: &Life, says: Status, replay:
     }
 }
 
-/// The same of a chunk that was counted on another server.
+/// What became of a commit that is nobody's to repeat; `None` while it is in progress. `is_same`: whether the server has
+/// lived on since the id was given.
+#[must_use]
+pub const fn resolved(says: Status, is_same: bool) -> Option<Resolution> {
+    match (says, is_same) {
+        (Status::Aborted, _) => Some(Resolution::Aborted),
+        (Status::Committed, true) => Some(Resolution::Committed),
+        (Status::InProgress, true) => None,
+        (Status::Unknown, _) | (_, false) => Some(Resolution::Unresolved),
+    }
+}
+
+/// Whether a chunk that was counted on another server has to be asked after.
 #[must_use]
 pub fn question_counted<K>(counted: &Counted<K>, now: &Life) -> Question {
     match (now.survival(&counted.life, counted.mark.written), counted.mark.xid) {
