@@ -24,6 +24,7 @@ pub struct Moment {
 
 /// What a session is good for.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "what the server and the work say, each for itself")]
 pub struct Session {
     /// On which server.
     pub life: Arc<Life>,

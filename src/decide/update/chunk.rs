@@ -123,7 +123,9 @@ impl<M: Material> Chunk<M> {
         let upper = items.split_off(middle);
         let upper_counted = counted.split_off(middle.min(counted.len()));
         let (low, mut high): (Vec<_>, Vec<_>) = twins.into_iter().partition(|twin| twin.of < middle);
-        high.iter_mut().for_each(|twin| twin.of -= middle);
+        for twin in &mut high {
+            twin.of -= middle;
+        }
         let parts = [(offset, items, low, counted), (offset + middle, upper, high, upper_counted)];
         parts.map(|(offset, items, twins, counted)| Self {
             number,

@@ -70,9 +70,10 @@ impl<M: Material> Held<M> {
         if self.chunks.first().is_none_or(|oldest| oldest.is_of(life)) {
             return Vec::new();
         }
-        let (here, elsewhere) = self.take().into_iter().partition(|chunk| chunk.is_of(life));
-        let here: Vec<_> = here;
-        here.into_iter().for_each(|chunk| self.push(chunk));
+        let (here, elsewhere): (Vec<_>, _) = self.take().into_iter().partition(|chunk| chunk.is_of(life));
+        for chunk in here {
+            self.push(chunk);
+        }
         elsewhere
     }
 

@@ -33,6 +33,7 @@ enum State {
 }
 
 /// What there is to do about the session.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Need {
     /// Nothing: it can be worked on.
     Work,

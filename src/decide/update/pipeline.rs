@@ -221,7 +221,7 @@ impl<M: Material> Flight<M> {
         match failure {
             Some(failure) if !failure.leaves_commit_open() => {
                 let chunk = self.chunk.take()?;
-                return Some(Ended::Failed { chunk, failure, is_ahead, open: false });
+                Some(Ended::Failed { chunk, failure, is_ahead, open: false })
             }
             // Done, or lost together with the COMMIT behind it: then it counts as worked, and is in doubt.
             Some(failure) => {

@@ -246,13 +246,12 @@ impl ChunkWork for TableUpdate {
     ) -> Result<Vec<Item>, Failure> {
         let claim = prepared.claim.as_ref().ok_or_else(|| Failure::client("nothing to claim from"))?;
         let taken = claim.take(client, &self.statements, which);
-        let taken = match which {
-            Which::Left(_) => taken.await?,
-            _ => {
-                let (began, taken) = join(client.batch_execute(BEGIN_CLAIM), taken).await;
-                began?;
-                taken?
-            }
+        let taken = if matches!(which, Which::Left(_)) {
+            taken.await?
+        } else {
+            let (began, taken) = join(client.batch_execute(BEGIN_CLAIM), taken).await;
+            began?;
+            taken?
         };
         // A query that joins may yield a row twice.
         Ok(self.gather(taken.into_iter().map(|fields| Item::new(0, fields)).collect()).items)

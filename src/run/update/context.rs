@@ -99,18 +99,18 @@ impl<W: ChunkWork> RunContext<'_, W> {
         match report {
             Report::Count(chunk) => {
                 let Chunk { attempt, .. } = &*chunk;
-                inside(&attempt.scope, || totals.committed(&closing(&chunk), &attempt.classes, show));
+                inside(attempt.scope.as_ref(), || totals.committed(&closing(&chunk), &attempt.classes, show));
                 self.shared().keep(work, *chunk);
             }
             Report::Retried(Retried { number, attempts, size, took, label, scope, failure }) => {
-                inside(&scope, || totals.retried(number, attempts, size, took, label, &failure));
+                inside(scope.as_ref(), || totals.retried(number, attempts, size, took, label, &failure));
             }
             Report::GaveUp(chunk, failure) => self.gave_up(&chunk, &failure),
             Report::Unresolved(chunk, why, failure) => self.gave_up(&chunk, &unresolved(why, &failure)),
-            Report::InDoubt(scope) => inside(&scope, || totals.observe(&Event::CommitInDoubt)),
-            Report::Resolved(scope, resolution) => inside(&scope, || totals.resolved(resolution)),
+            Report::InDoubt(scope) => inside(scope.as_ref(), || totals.observe(&Event::CommitInDoubt)),
+            Report::Resolved(scope, resolution) => inside(scope.as_ref(), || totals.resolved(resolution)),
             Report::SessionLost(failure) => {
-                totals.observe(&Event::SessionLost { sqlstate: lost_with(&failure) })
+                totals.observe(&Event::SessionLost { sqlstate: lost_with(&failure) });
             }
             Report::Reconnected(failure) => totals.reconnected(lost_with(&failure)),
             Report::NoSession(failure) => totals.line_down(&failure),
@@ -125,7 +125,7 @@ impl<W: ChunkWork> RunContext<'_, W> {
         let Self { totals, work, .. } = *self;
         let show = |item| work.show(item);
         let label = work.label(&chunk.items, &chunk.twins);
-        inside(&chunk.attempt.scope, || totals.failed(&closing(chunk), failure, label, show));
+        inside(chunk.attempt.scope.as_ref(), || totals.failed(&closing(chunk), failure, label, show));
     }
 
     fn stopped(&self, reason: Reason<W>) {
@@ -143,7 +143,7 @@ impl<W: ChunkWork> RunContext<'_, W> {
 }
 
 /// In an attempt's span, if there is one.
-fn inside(scope: &Option<Span>, tell: impl FnOnce()) {
+fn inside(scope: Option<&Span>, tell: impl FnOnce()) {
     match scope {
         Some(span) => span.in_scope(tell),
         None => tell(),

@@ -35,7 +35,7 @@ pub(super) async fn drive<W: ChunkWork>(run: &RunContext<'_, W>) {
             match action {
                 Action::Report(report) => run.report(report),
                 Action::Disconnect => {
-                    last = connection.take().map(|connection| connection.remnant()).or(last)
+                    last = connection.take().map(|connection| connection.remnant()).or(last);
                 }
                 Action::Abandon => connection.iter().for_each(|connection| connection.abandon()),
                 Action::Done => {

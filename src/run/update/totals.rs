@@ -405,7 +405,7 @@ impl Page {
     }
 }
 
-/// RunTotals that are dropped open belong to a future that was dropped.
+/// What is dropped open belongs to a future that was dropped.
 impl Drop for RunTotals {
     fn drop(&mut self) {
         self.end(UpdateOutcome::Incomplete, false);

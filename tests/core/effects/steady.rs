@@ -1,5 +1,6 @@
 //! What travels when nothing goes wrong: which messages, in which order, and what is sent before what is heard.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ struct Wire<'a> {
     worker: Worker<'a, Rows>,
     shared: Shared<Rows>,
     life: Arc<Life>,
-    lent: Vec<Box<Chunk<Rows>>>,
+    lent: VecDeque<Box<Chunk<Rows>>>,
     chunks: usize,
 }
 
@@ -83,7 +84,7 @@ impl<'a> Wire<'a> {
             Action::SendBegin => Some("begin".into()),
             Action::SendWork(chunk, opening) => {
                 let number = chunk.number;
-                self.lent.insert(0, chunk);
+                self.lent.push_back(chunk);
                 Some(if opening == Opening::Begin {
                     format!("begin+work {number}")
                 } else {
@@ -98,7 +99,7 @@ impl<'a> Wire<'a> {
     }
 
     fn worked(&mut self, answer: Answer) -> String {
-        let chunk = self.lent.pop().expect("work was sent");
+        let chunk = self.lent.pop_front().expect("work was sent");
         self.tell(Fact::Worked(chunk, Ok(answer)))
     }
 }
@@ -111,7 +112,8 @@ fn wire<'a>(
     let era = Era { started: 1, own: Vec::new() };
     let life = Arc::new(Life { era, history: History::default() });
     let shared = Shared::new(false);
-    let mut wire = Wire { worker: Worker::new(rows, settings), shared, life, lent: Vec::new(), chunks: 4 };
+    let mut wire =
+        Wire { worker: Worker::new(rows, settings), shared, life, lent: VecDeque::new(), chunks: 4 };
     assert_eq!(wire.tell(Fact::Tick), "connect");
     let session = Session {
         life: Arc::clone(&wire.life),

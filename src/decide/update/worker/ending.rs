@@ -7,26 +7,27 @@ use super::{Turn, Worker};
 
 impl<M: Material> Worker<'_, M> {
     /// Reports what is still at hand: as failed where no session can be had, else as left.
-    pub(super) fn leave_off(&mut self, failure: Option<M::Failure>, turn: &mut Turn<'_, M>) {
+    pub(super) fn leave_off(&mut self, failure: Option<&M::Failure>, turn: &mut Turn<'_, M>) {
         self.is_over = true;
-        if let Some(failure) = &failure {
+        if let Some(failure) = failure {
             self.report(Report::NoSession(failure.clone()));
         }
         let unheard = || M::Failure::lost("no session");
         for doubt in self.resolver.drain() {
-            let (why, lost) = match doubt.chunk.state.is_in_doubt() {
-                true => (Unresolved::NobodyAsked, doubt.failure),
-                false => (Unresolved::Unflushed, failure.clone().unwrap_or_else(unheard)),
+            let (why, lost) = if doubt.chunk.state.is_in_doubt() {
+                (Unresolved::NobodyAsked, doubt.failure)
+            } else {
+                (Unresolved::Unflushed, failure.cloned().unwrap_or_else(unheard))
             };
             self.unresolved(doubt.chunk, why, lost, turn);
         }
         for chunk in self.held.take() {
             self.report(Report::InDoubt(chunk.attempt.scope.clone()));
-            let failure = failure.clone().unwrap_or_else(unheard);
+            let failure = failure.cloned().unwrap_or_else(unheard);
             self.unresolved(chunk, Unresolved::Unflushed, failure, turn);
         }
         for chunk in self.queue.drain() {
-            match &failure {
+            match failure {
                 Some(failure) if chunk.reread => {
                     self.unresolved(chunk, Unresolved::NobodyAsked, failure.clone(), turn);
                 }

@@ -65,7 +65,9 @@ impl<M: Material> Worker<'_, M> {
             self.report(Report::Forget { updated, already });
         }
         let rest = counted.split_off(AT_ONCE.min(counted.len()));
-        rest.into_iter().for_each(|counted| turn.shared.past.keep(counted));
+        for counted in rest {
+            turn.shared.past.keep(counted);
+        }
         let questions: Vec<Question> =
             counted.iter().map(|counted| question_counted(counted, &life)).collect();
         match self.ask(&questions) {

@@ -32,7 +32,7 @@ impl<M: Material> Worker<'_, M> {
             }
             Need::NoTime => {
                 let failure = M::Failure::lost("the run was stopped, and had no more time");
-                self.leave_off(Some(failure), turn);
+                self.leave_off(Some(&failure), turn);
                 false
             }
             Need::Work | Need::Wait => false,
@@ -50,7 +50,7 @@ impl<M: Material> Worker<'_, M> {
     pub(super) fn on_not_connected(&mut self, failure: Option<M::Failure>, turn: &mut Turn<'_, M>) {
         let moment = turn.moment;
         if let Err(failure) = self.link.on_not_connected(failure, moment.now, moment.draw) {
-            self.leave_off(Some(failure), turn);
+            self.leave_off(Some(&failure), turn);
         }
     }
 
