@@ -246,8 +246,8 @@ mutant 'no work is sent outside of its transaction' src/decide/update/worker/mov
     'if is_ahead { Opening::Whole } else { Opening::Inside }'
 mutant 'work that failed was not committed, whatever COMMIT says' src/decide/update/pipeline.rs \
     "$EFFECTS" \
-    'Some(failure) if !failure.leaves_commit_open() => {' \
-    'Some(failure) if !failure.leaves_commit_open() && committed.is_err() => {'
+    '(Some(Err(failure)), _) | (_, Some(Err(failure))) => Some(failure.clone()),' \
+    '(Some(Err(failure)), _) | (_, Some(Err(failure))) if !matches!(self.commit, Commit::Answered(Ok(_))) => Some(failure.clone()),'
 mutant 'a COMMIT that waits is never cancelled' src/decide/update/worker/moves.rs \
     "$EFFECTS" \
     '|| self.pipeline.is_committing_for_long();' '|| self.is_over;'
