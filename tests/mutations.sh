@@ -261,7 +261,7 @@ mutant 'what was not flushed is asked after in another life' src/decide/update/h
     'if self.chunks.first().is_none_or(|oldest| oldest.is_of(life) || self.keys > 0) {'
 mutant 'what was counted is done again where it is gone' src/decide/update/worker/fates.rs \
     "$EFFECTS" \
-    'Some(Status::Committed) => {' 'Some(Status::Committed | Status::Aborted) => {'
+    'Status::Committed => turn.shared.past.keep(' 'Status::Committed | Status::Aborted => turn.shared.past.keep('
 mutant 'what was lost with its work is not taken for changed' src/decide/update/chunk.rs \
     "$EFFECTS" \
     'if self.attempt.is_presumed {' 'if self.attempt.is_presumed && self.items.is_empty() {'

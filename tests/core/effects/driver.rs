@@ -60,7 +60,7 @@ pub(super) fn play(setup: &Setup, rows: &Rows, line: Line) -> (Books, Line) {
         setup,
         rows,
         line,
-        books: Books { told: vec![None; setup.items.len()], left: 0 },
+        books: Books { told: vec![None; setup.items.len()], left: 0, may_return: false, twice: Vec::new() },
         shared: Shared::new(setup.kind == Kind::Claims),
         items: items.into_iter().rev().collect(),
         connecting: None,
@@ -186,6 +186,7 @@ impl Run<'_> {
     }
 
     fn report(&mut self, report: Report<Rows>) {
+        self.books.may_return = self.setup.kind == Kind::Claims && self.line.world.failovers > 0;
         match report {
             Report::Count(chunk) => {
                 self.line.tape.say("counted", (&chunk.items, &chunk.attempt.classes));

@@ -4,10 +4,13 @@
 //! been. Of the rest the rows are read, where that cannot do the work twice; else it is unresolved. Either way it counts
 //! anew.
 
+use std::sync::Arc;
+
 use super::super::action::{Action, Report};
 use super::super::chunk_state::Next;
 use super::super::counted::Counted;
 use super::super::gather::Gathered;
+use super::super::life::Life;
 use super::super::material::{Failed, Material};
 use super::super::replay::Replay;
 use super::super::resolver::{
@@ -37,25 +40,30 @@ impl<M: Material> Worker<'_, M> {
         if self.pipeline.is_open() { self.settle() } else { self.ask_after_counted(turn) }
     }
 
+    /// What is certain is not asked: the next session may be less certain of it.
     fn ask_after_doubts(&mut self, turn: &mut Turn<'_, M>) -> bool {
         let Some(life) = self.link.life() else { return false };
-        let doubts = self.resolver.take(turn.moment.now);
-        let ask = |doubt: &Doubt<M>| {
+        let (mut asked, mut ids) = (Vec::new(), Vec::new());
+        for doubt in self.resolver.take(turn.moment.now) {
             let attempt = &doubt.chunk.attempt;
-            question(attempt.mark, attempt.life.as_deref(), &life)
-        };
-        let questions: Vec<Question> = doubts.iter().map(ask).collect();
-        let known = self.ask(&questions);
-        match known {
-            Ok(known) => self.on_fates(Ok(Vec::new()), doubts, known, turn),
-            Err(known) => self.phase = Phase::Resolving(doubts, known),
+            match question(attempt.mark, attempt.life.as_deref(), &life) {
+                Question::Known(status) => self.on_status(doubt, status, false, turn),
+                Question::Ask(id) => {
+                    asked.push(doubt);
+                    ids.push(id);
+                }
+            }
+        }
+        if !asked.is_empty() {
+            self.phase = Phase::Resolving(asked);
+            self.send(Action::AskFate(ids));
         }
         true
     }
 
     fn ask_after_counted(&mut self, turn: &mut Turn<'_, M>) -> bool {
         let Some(life) = self.link.life() else { return false };
-        let (mut counted, sums) = turn.shared.past.take(&life);
+        let (elsewhere, sums) = turn.shared.past.take(&life);
         // Of older chunks only the sums are known.
         let (there, gone): (Vec<_>, Vec<_>) = sums.into_iter().partition(|sum| sum.has_survived(&life));
         there.into_iter().rev().for_each(|sum| turn.shared.past.keep_sum(sum, &life));
@@ -64,57 +72,56 @@ impl<M: Material> Worker<'_, M> {
             let already = gone.iter().map(|sum| sum.already).sum();
             self.report(Report::Forget { updated, already });
         }
-        let rest = counted.split_off(AT_ONCE.min(counted.len()));
-        for counted in rest {
-            turn.shared.past.keep(counted);
+        let (mut asked, mut ids) = (Vec::new(), Vec::new());
+        for counted in elsewhere {
+            match question_counted(&counted, &life) {
+                Question::Known(status) => self.on_found(counted, status, &life, turn),
+                Question::Ask(_) if asked.len() == AT_ONCE => turn.shared.past.keep(counted),
+                Question::Ask(id) => {
+                    asked.push(counted);
+                    ids.push(id);
+                }
+            }
         }
-        let questions: Vec<Question> =
-            counted.iter().map(|counted| question_counted(counted, &life)).collect();
-        match self.ask(&questions) {
-            Ok(known) => self.on_found(Ok(Vec::new()), counted, known, turn),
-            Err(known) => self.phase = Phase::Checking(counted, known),
+        if !asked.is_empty() {
+            self.phase = Phase::Checking(asked);
+            self.send(Action::AskFate(ids));
         }
         true
     }
 
-    /// What is known without asking; as an error where something has to be asked.
-    fn ask(&mut self, questions: &[Question]) -> Result<Vec<Option<Status>>, Vec<Option<Status>>> {
-        let known = questions.iter().map(|question| match question {
-            Question::Known(status) => Some(*status),
-            Question::Ask(_) => None,
-        });
-        let known: Vec<Option<Status>> = known.collect();
-        let ids = questions.iter().filter_map(|question| match question {
-            Question::Ask(xid) => Some(*xid),
-            Question::Known(_) => None,
-        });
-        let ids: Vec<u64> = ids.collect();
-        if ids.is_empty() {
-            return Ok(known);
-        }
-        self.send(Action::AskFate(ids));
-        Err(known)
-    }
-
+    /// The server's word on commits in doubt.
     pub(super) fn on_fates(
         &mut self,
         fates: Result<Vec<Status>, M::Failure>,
         doubts: Vec<Doubt<M>>,
-        known: Vec<Option<Status>>,
         turn: &mut Turn<'_, M>,
     ) {
         let (Ok(fates), Some(life)) = (fates, self.link.life()) else {
             return self.resolver.put_back(doubts);
         };
-        let mut fates = fates.into_iter();
         let is_patient = self.resolver.is_patient(turn.moment.now, self.settings.reconnect_wait, self.end());
-        for (doubt, known) in doubts.into_iter().zip(known) {
+        for (doubt, says) in doubts.into_iter().zip(fates) {
             let attempt = &doubt.chunk.attempt;
-            let status = known.unwrap_or_else(|| {
-                let says = fates.next().unwrap_or(Status::Unknown);
-                answer(attempt.mark, attempt.life.as_deref(), &life, says, self.settings.replay)
-            });
+            let status = answer(attempt.mark, attempt.life.as_deref(), &life, says, self.settings.replay);
             self.on_status(doubt, status, is_patient, turn);
+        }
+    }
+
+    /// The same on commits that were counted.
+    pub(super) fn on_fates_of_counted(
+        &mut self,
+        fates: Result<Vec<Status>, M::Failure>,
+        counted: Vec<Counted<M::Kept>>,
+        turn: &mut Turn<'_, M>,
+    ) {
+        match (fates, self.link.life()) {
+            (Ok(fates), Some(life)) => {
+                for (counted, says) in counted.into_iter().zip(fates) {
+                    self.on_found(counted, says, &life, turn);
+                }
+            }
+            _ => counted.into_iter().for_each(|counted| turn.shared.past.keep(counted)),
         }
     }
 
@@ -143,24 +150,16 @@ impl<M: Material> Worker<'_, M> {
         self.go_on(chunk, next, failure, turn);
     }
 
-    pub(super) fn on_found(
+    fn on_found(
         &mut self,
-        fates: Result<Vec<Status>, M::Failure>,
-        counted: Vec<Counted<M::Kept>>,
-        known: Vec<Option<Status>>,
+        counted: Counted<M::Kept>,
+        status: Status,
+        life: &Arc<Life>,
         turn: &mut Turn<'_, M>,
     ) {
-        let (Ok(fates), Some(life)) = (fates, self.link.life()) else {
-            return counted.into_iter().for_each(|counted| turn.shared.past.keep(counted));
-        };
-        let mut fates = fates.into_iter();
-        for (counted, known) in counted.into_iter().zip(known) {
-            match known.or_else(|| fates.next()) {
-                Some(Status::Committed) => {
-                    turn.shared.past.keep(Counted { life: std::sync::Arc::clone(&life), ..counted });
-                }
-                status => self.count_anew(counted, status == Some(Status::Aborted), turn),
-            }
+        match status {
+            Status::Committed => turn.shared.past.keep(Counted { life: Arc::clone(life), ..counted }),
+            status => self.count_anew(counted, status == Status::Aborted, turn),
         }
     }
 

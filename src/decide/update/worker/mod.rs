@@ -62,9 +62,9 @@ enum Phase<M: Material> {
         at_end: bool,
     },
     /// What became of these.
-    Resolving(Vec<Doubt<M>>, Vec<Option<Status>>),
+    Resolving(Vec<Doubt<M>>),
     /// The same of chunks that were counted elsewhere.
-    Checking(Vec<Counted<M::Kept>>, Vec<Option<Status>>),
+    Checking(Vec<Counted<M::Kept>>),
     /// Rows, claimed since that time.
     Claiming(Duration),
     /// Whether a row is left; was anybody at work before?

@@ -44,11 +44,9 @@ impl<M: Material> Worker<'_, M> {
         let phase = std::mem::replace(&mut self.phase, Phase::None);
         match (reply, phase) {
             (Reply::Flushed(flushed), Phase::Flushing { at_end }) => self.on_flushed(flushed, at_end, turn),
-            (Reply::Fates(fates), Phase::Resolving(doubts, known)) => {
-                self.on_fates(fates, doubts, known, turn);
-            }
-            (Reply::Fates(fates), Phase::Checking(counted, known)) => {
-                self.on_found(fates, counted, known, turn);
+            (Reply::Fates(fates), Phase::Resolving(doubts)) => self.on_fates(fates, doubts, turn),
+            (Reply::Fates(fates), Phase::Checking(counted)) => {
+                self.on_fates_of_counted(fates, counted, turn);
             }
             (Reply::Claimed(chunk, rows), Phase::Claiming(since)) => {
                 self.on_claimed(chunk, rows, since, turn);
