@@ -106,6 +106,8 @@ impl<M: Material> Worker<'_, M> {
             self.must_roll_back |= is_void;
             return;
         }
+        let lost = || M::Failure::lost("the session was lost with the claim");
+        let rows = if self.link.is_up() { rows } else { rows.and_then(|_| Err(lost())) };
         match (chunk, rows) {
             (None, Ok(rows)) => self.on_new_rows(rows, since, turn),
             (None, Err(failure)) => self.on_no_rows(&failure, turn),
@@ -186,7 +188,8 @@ impl<M: Material> Worker<'_, M> {
         if self.is_closed && !self.link.is_up() {
             return;
         }
-        match left {
+        let lost = || M::Failure::lost("the session was lost with the look");
+        match if self.link.is_up() { left } else { left.and_then(|_| Err(lost())) } {
             // What was found done may be another's, and not yet on the disk.
             Ok(None) if !at_work => self.flush_at_end(turn),
             Ok(left) => {

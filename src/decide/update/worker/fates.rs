@@ -166,8 +166,20 @@ impl<M: Material> Worker<'_, M> {
     fn count_anew(&mut self, counted: Counted<M::Kept>, is_gone: bool, turn: &mut Turn<'_, M>) {
         let (updated, already) = (counted.done.updated, counted.done.already());
         self.report(Report::Uncount { updated, already });
+        let (mut items, mut classes) = (self.material.restore(counted.kept), counted.done.classes());
+        if let (Some(claims), false) = (&mut turn.shared.claims, is_gone) {
+            // A row that another worker of this process has claimed since is counted by that one.
+            let keys = self.material.keys(&items);
+            let ours: Vec<bool> = keys.iter().map(|key| claims.take_on(key)).collect();
+            let (mut of_items, mut of_classes) = (ours.iter(), ours.iter());
+            items.retain(|_| of_items.next() == Some(&true));
+            classes.retain(|_| of_classes.next() == Some(&true));
+            claims.wait(&self.material.keys(&items));
+            if items.is_empty() {
+                return;
+            }
+        }
         self.report(Report::InDoubt(M::Scope::default()));
-        let items = self.material.restore(counted.kept);
         let mut chunk = Box::new(self.chunk(Gathered { items, twins: Vec::new() }, turn));
         (chunk.number, chunk.offset) = counted.order;
         let resolution = match (is_gone, self.settings.replay) {
@@ -179,7 +191,7 @@ impl<M: Material> Worker<'_, M> {
             (false, Replay::Safe) => {
                 chunk.reread = true;
                 chunk.state = chunk.state.unsure();
-                chunk.counted = counted.done.classes();
+                chunk.counted = classes;
                 Resolution::Reread
             }
         };

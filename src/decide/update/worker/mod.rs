@@ -286,6 +286,7 @@ impl<'a, M: Material> Worker<'a, M> {
     }
 
     fn send(&mut self, message: Action<M>) {
+        debug_assert!(self.link.is_up() || matches!(message, Action::BreakOff), "a message needs a session");
         self.link.on_sent();
         self.messages.push_back(message);
     }
