@@ -262,6 +262,9 @@ mutant 'what was not flushed is asked after in another life' src/decide/update/h
 mutant 'what was counted is done again where it is gone' src/decide/update/worker/fates.rs \
     "$EFFECTS" \
     'Status::Committed => turn.shared.past.keep(' 'Status::Committed | Status::Aborted => turn.shared.past.keep('
+mutant 'rows that were claimed on a session that is lost are not worked on' src/decide/update/worker/claiming.rs \
+    "$EFFECTS" \
+    'let rows = if self.link.is_up() { rows } else' 'let rows = if rows.is_ok() { rows } else'
 mutant 'what was lost with its work is not taken for changed' src/decide/update/chunk.rs \
     "$EFFECTS" \
     'if self.attempt.is_presumed {' 'if self.attempt.is_presumed && self.items.is_empty() {'

@@ -1,8 +1,8 @@
 //! Chunked updates: thousands of rows, a transaction per chunk, through lost connections.
 //!
 //! [`Update`] is a table, a key and new values; [`Batch`] is the same machine around a caller's own
-//! closure. Both run workers ([`worker`]), one per connection, that take chunks from one feed
-//! and write into one set of totals.
+//! closure. Each connection has a [`driver`], which carries out what the machine of
+//! [`decide::update`](crate::decide::update) says. All take their chunks from one source and add to the same totals.
 
 mod batch;
 mod before;
