@@ -63,7 +63,7 @@ pub enum Refusal {
     MayNotCancel,
     /// The leader's session does not say whether it runs something (`track_activities = off`).
     UntrackedActivity,
-    /// The plan, or the pool's size, cannot reach the bar; no retry ever will.
+    /// The plan, or the pool's size, cannot reach what is required; no retry ever will.
     PlanTooNarrow,
     /// The session can only read: the server is a standby, or the role, the database or the server says so.
     ReadOnly,

@@ -19,7 +19,7 @@ pub use crate::decide::reservation::{Granted, Slots};
 pub use crate::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 
 pub use self::answer::{CancelMethod, CancelResult, Resolution};
-pub use self::execution::{AttemptEnd, AttemptFacts, Cause, ExecutionFacts, FailReason};
+pub use self::execution::{AttemptEnd, AttemptFacts, AttemptVerdict, Cause, ExecutionFacts, FailReason};
 pub use self::observer::{Observer, Observers, Scope};
 pub use self::sqlstate::SqlState;
 pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts, UpdateOutcome};
@@ -161,12 +161,12 @@ pub enum Event {
         /// Slots lost.
         taken: u32,
     },
-    /// The pool has no room for the bar; the wait for it began.
+    /// The pool has no room for what is required; the wait for it began.
     AdmissionStarted {
         /// The attempt that waits.
         attempt: u32,
         /// Workers it must reach.
-        bar: u32,
+        required: u32,
         /// The pool at that moment.
         pool: Pool,
         /// The server's processes for workers of any kind, where they are seen.
@@ -192,7 +192,7 @@ pub enum Event {
         /// Attempts allowed.
         max_attempts: u32,
         /// Workers it must reach.
-        bar: u32,
+        required: u32,
         /// The leader's process id on the server.
         pid: i32,
         /// When that backend started (`pg_stat_activity.backend_start`), in microseconds since the Unix
@@ -204,7 +204,7 @@ pub enum Event {
         /// The attempt it belongs to.
         attempt: u32,
         /// Workers it must reach.
-        bar: u32,
+        required: u32,
         /// The sample.
         tick: Tick,
     },
@@ -215,7 +215,7 @@ pub enum Event {
         /// The statement of a script, from 1; `None` where there is only one.
         statement: Option<u32>,
         /// Workers it had to reach.
-        bar: u32,
+        required: u32,
         /// What was proven.
         verdict: Verdict,
         /// The most workers seen at once so far.

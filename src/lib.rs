@@ -46,7 +46,7 @@
 //!
 //! # Invariants
 //!
-//! - No evidence, no cancel. A bar that was reached is never rejected.
+//! - No evidence, no cancel. An attempt that reached its required workers is never rejected.
 //! - A request to stop names one backend by pid and start time, while it runs something; nothing is
 //!   sent on that session until the request is answered.
 //! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server.

@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::decide::attempt::Outcome;
 pub use crate::decide::ceiling::{Ceiling, Rung};
 pub use crate::decide::chunk::ending::UpdateOutcome;
+use crate::decide::reason::ShortReason;
+use crate::event::AttemptVerdict;
 
 /// A guarded execution that ended without an error.
 ///
@@ -82,12 +84,12 @@ pub struct Execution<T> {
 pub struct Attempt {
     /// From 1.
     pub attempt: u32,
-    /// Workers it had to reach.
-    pub bar: u32,
-    /// `enough`, `short`, `finished_early`, `unverified` or `failed`.
-    pub verdict: &'static str,
-    /// Why it was short: `pool_exhausted`, `processes_exhausted`, `under_launched` or `no_launch`.
-    pub reason: Option<&'static str>,
+    /// Workers that it had to reach: the target, and on the last attempt the minimum.
+    pub required_workers: u32,
+    /// What it came to.
+    pub verdict: AttemptVerdict,
+    /// Why it was short; `None` unless it was.
+    pub reason: Option<ShortReason>,
     /// The SQLSTATE that it failed with by itself.
     pub sqlstate: Option<String>,
     /// The most workers seen at once.
@@ -97,7 +99,7 @@ pub struct Attempt {
     /// Launches that were proven short.
     pub short_launches: u32,
     /// Why the worst of them was, in the same words as `reason`.
-    pub short_reason: Option<&'static str>,
+    pub short_reason: Option<ShortReason>,
     /// Statements that were not judged.
     pub unjudged_statements: u32,
     /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.

@@ -10,6 +10,7 @@ use crate::pg::plan;
 
 /// The least that the last attempt is accepted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Minimum {
     /// So many workers.
     Workers(u32),
@@ -34,18 +35,20 @@ impl Minimum {
 
 /// How attempts are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Policy {
     /// Decide on evidence, start when there is room.
     #[default]
     Prompt,
     /// The timing of the Java executor that Headcount replaces: wait 1 s, look every 0.5 s, cancel
-    /// when the window (2 s from the start) ends under the bar, sleep 2 s. No look at the plan's
+    /// when the window (2 s from the start) ends under what is required, sleep 2 s. No look at the plan's
     /// reach or at the pool before a start.
     Classic,
 }
 
 /// What to do when the plan cannot reach the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum PlanShortfall {
     /// Refuse before anything runs: no retry ever helps. Of a script each statement that reads tables must be
     /// able to have the target. A minimum of zero never refuses.
@@ -264,10 +267,11 @@ impl Settings {
     fn check_ceiling(&self) -> Result<(), Error> {
         within("leave", self.leave, 0, 1024)?;
         let Some(raise) = self.ceiling else {
-            if self.above_role {
-                return Err(Error::configuration("above_role", "it needs a ceiling (--ceiling)"));
-            }
-            return Ok(());
+            let alone = [("above_role", self.above_role), ("leave", self.leave != LEAVE)];
+            return match alone.into_iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(Error::configuration(option, "it needs a ceiling (--ceiling)")),
+                None => Ok(()),
+            };
         };
         if let Raise::To(workers) = raise {
             within("ceiling", workers, 1, 1024)?;
@@ -442,6 +446,7 @@ mod tests {
             (s.ceiling, s.settings) = (Some(Raise::Auto), vec![("Max_Parallel_Workers".into(), "9".into())]);
         });
         check("leave", |s| s.leave = 1025);
+        check("leave", |s| s.leave = 5);
         check("above_role", |s| s.above_role = true);
         check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
         for off in ["off", "OF", "false", "n", "0", ""] {
