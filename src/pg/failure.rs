@@ -22,6 +22,8 @@ pub(crate) struct Failure {
     lost: bool,
     /// Where in the text that was sent, in characters from 1.
     position: Option<u32>,
+    /// The statement and the line of a script, in words.
+    place: Option<String>,
     /// Why no server that was reached would do for work that writes.
     unfit: Option<Unfit>,
 }
@@ -53,6 +55,7 @@ impl Failure {
             class: classify(Signal::ConnectionLost),
             lost: true,
             position: None,
+            place: None,
             unfit: None,
         }
     }
@@ -77,6 +80,7 @@ impl Failure {
             class,
             lost: false,
             position: None,
+            place: None,
             unfit: None,
         }
     }
@@ -92,6 +96,7 @@ impl Failure {
             class,
             lost: false,
             position: None,
+            place: None,
             unfit: None,
         }
     }
@@ -112,9 +117,16 @@ impl Failure {
         self.position
     }
 
+    /// The same of a text that was sent behind `prefix`.
+    pub(crate) fn behind(mut self, prefix: &str) -> Self {
+        let before = u32::try_from(prefix.chars().count()).unwrap_or(u32::MAX);
+        self.position = self.position.and_then(|position| position.checked_sub(before));
+        self
+    }
+
     /// The same, with the place in a script where it happened.
-    pub(crate) fn at(mut self, place: &str) -> Self {
-        self.message = format!("{} ({place})", self.message);
+    pub(crate) fn at(mut self, place: String) -> Self {
+        self.place = Some(place);
         self
     }
 
@@ -202,6 +214,7 @@ impl Failure {
                     Some(ErrorPosition::Original(position)) => Some(*position),
                     _ => None,
                 },
+                place: None,
                 unfit: None,
             };
         }
@@ -216,7 +229,7 @@ impl Failure {
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
-        Self { sqlstate: None, message, hint: None, class, lost, position: None, unfit: None }
+        Self { sqlstate: None, message, hint: None, class, lost, position: None, place: None, unfit: None }
     }
 }
 
@@ -241,6 +254,7 @@ impl From<Source> for Failure {
             class: classify(Signal::Client),
             lost: false,
             position: None,
+            place: None,
             unfit: None,
         }
     }
@@ -257,6 +271,9 @@ impl fmt::Display for Failure {
         f.write_str(&self.message)?;
         if let Some(code) = self.shown_sqlstate() {
             write!(f, " (SQLSTATE {code})")?;
+        }
+        if let Some(place) = &self.place {
+            write!(f, ", {place}")?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "; hint: {hint}")?;

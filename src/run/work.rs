@@ -149,35 +149,22 @@ impl Work for Script<'_> {
 }
 
 impl Script<'_> {
-    /// The failure with the statement and the line of the script that it comes from. What was sent began with statement
-    /// `first`, and `done` statements of it had completed.
+    /// The failure with the statement and the line that it comes from. What was sent began with statement `first`, and
+    /// `done` statements of it had completed.
     fn located(&self, failure: Failure, first: usize, done: usize) -> Failure {
-        if failure.sqlstate().is_none() {
-            return failure;
-        }
-        let (mut index, mut within) = (first + done, None);
-        if let Some(position) = failure.position() {
-            // Characters of the text that was sent, from 1.
-            let mut left = position.saturating_sub(1) as usize;
-            for (at, statement) in self.statements.iter().enumerate().skip(first) {
-                let length = statement.chars().count();
-                if left <= length {
-                    (index, within) = (at, statement.char_indices().nth(left).map(|(byte, _)| byte));
-                    break;
-                }
-                left = left.saturating_sub(length + BETWEEN.len());
+        let Some(position) = failure.position() else {
+            return plan::located(failure, self.sql, &self.statements, first + done, None);
+        };
+        // Characters of the text that was sent, from 1.
+        let mut left = position.saturating_sub(1) as usize;
+        for (at, statement) in self.statements.iter().enumerate().skip(first) {
+            let length = statement.chars().count();
+            if left <= length {
+                return plan::located(failure, self.sql, &self.statements, at, Some(left));
             }
+            left = left.saturating_sub(length + BETWEEN.len());
         }
-        let Some(statement) = self.statements.get(index) else { return failure };
-        // Statements are slices of the script.
-        let start = (statement.as_ptr() as usize).saturating_sub(self.sql.as_ptr() as usize);
-        let Some(before) = self.sql.get(..start + within.unwrap_or(0)) else { return failure };
-        let line = before.matches('\n').count() + 1;
-        match self.statements.len() {
-            1 if within.is_none() || !self.sql.contains('\n') => failure,
-            1 => failure.at(&format!("line {line}")),
-            many => failure.at(&format!("statement {} of {many}, line {line}", index + 1)),
-        }
+        failure
     }
 }
 

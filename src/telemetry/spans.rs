@@ -78,7 +78,7 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         server.port = i64::from(server.port),
         headcount.task = task,
         headcount.attempt = i64::from(attempt),
-        headcount.required = Empty,
+        headcount.required_workers = Empty,
         headcount.pid = Empty,
         headcount.workers = Empty,
         headcount.achieved_workers = Empty,

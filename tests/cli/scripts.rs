@@ -140,13 +140,14 @@ fn an_error_in_a_script_names_the_statement_and_its_line() {
     let lab = Lab::start();
     lab.sql("CREATE TABLE amounts (amount int)");
     for (script, place) in [
-        ("SELECT 1;\nSELECT 2;\n\nINSERT INTO amounts\nVALUES (1), (1 / 0);", "(statement 3 of 3, line 4)"),
+        ("SELECT 1;\nSELECT 2;\n\nINSERT INTO amounts\nVALUES (1), (1 / 0);", "(SQLSTATE 22012), in statement 3 of 3, at line 4"),
         (
             "SELECT 1;\nSELECT 2 AS \"\u{e4}\",\n  nothing FROM amounts;\nSELECT 3",
-            "(statement 2 of 3, line 3)",
+            "(SQLSTATE 42703), in statement 2 of 3, at line 3",
         ),
-        ("SELECT 1,\n nothing", "(line 2)"),
-        ("SELECT 1; SELECT 1 / 0", "(statement 2 of 2, line 1)"),
+        ("SELECT 1,\n nothing", "(SQLSTATE 42703), at line 2"),
+        ("SELECT 1;\n\nSELECT 2,;\nSELECT 3", "(SQLSTATE 42601), in statement 2 of 3, at line 3"),
+        ("SELECT 1; SELECT 1 / 0", "(SQLSTATE 22012), in statement 2 of 2, at line 1"),
     ] {
         let script = file(script.as_bytes());
         let path = script.path().to_str().unwrap();

@@ -175,6 +175,28 @@ pub(super) fn query_of(sql: &str) -> Option<&str> {
     sql.get(begin?..end).map(str::trim)
 }
 
+/// The failure of statement `at` of a script, with its number and line. `within`: where in it, in characters from 0.
+/// A text of one line and one statement needs no place.
+pub(crate) fn located(
+    failure: Failure,
+    script: &str,
+    statements: &[&str],
+    at: usize,
+    within: Option<usize>,
+) -> Failure {
+    let Some(statement) = statements.get(at).filter(|_| failure.sqlstate().is_some()) else { return failure };
+    let byte = |within| statement.char_indices().nth(within).map_or(statement.len(), |(byte, _)| byte);
+    // Statements are slices of the script.
+    let start = (statement.as_ptr() as usize).saturating_sub(script.as_ptr() as usize);
+    let Some(before) = script.get(..start + within.map_or(0, byte)) else { return failure };
+    let line = before.matches('\n').count() + 1;
+    match statements.len() {
+        1 if within.is_none() || !script.contains('\n') => failure,
+        1 => failure.at(format!("at line {line}")),
+        many => failure.at(format!("in statement {} of {many}, at line {line}", at + 1)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

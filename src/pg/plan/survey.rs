@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::routines::{Answers, Routines};
-use super::statements::{Cut, cut, query_of};
+use super::statements::{Cut, cut, located, query_of};
 use super::text::{Kind, Text};
 use super::{Diagnosis, Failure, Inspection, Nature, Params, Plan, Reason, ReasonKind};
 use super::{Session, diagnose, inspect, maintenance, parse, plan_in, strings_of};
@@ -210,7 +210,7 @@ async fn look_through(
             Err(failure) if failure.is_not_utf8() => {
                 return Ok(Survey(vec![Statement::unknown(sql, NOT_UTF8)]));
             }
-            plan => plan?,
+            plan => plan.map_err(|failure| failed_in(failure, sql, &statements, 0))?,
         };
         let mut statement = Statement::of(sql, plan);
         if let Some(plan) = statement.plan.as_ref().filter(|plan| plan.nature == Nature::Query) {
@@ -221,14 +221,37 @@ async fn look_through(
         explain_shortfall(client, &mut statement, params, target).await?;
         return Ok(Survey(vec![statement]));
     }
-    parse(client, sql).await?;
+    parse(client, sql).await.map_err(|failure| misread(failure, sql, &statements))?;
     let mut walk = Walk::start(client).await?;
     walk.only_explained = only_explained;
     let mut seen = Vec::new();
-    for statement in statements {
-        seen.push(walk.step(statement, target).await?);
+    for (at, statement) in statements.iter().enumerate() {
+        let looked = walk.step(*statement, target).await;
+        seen.push(looked.map_err(|failure| failed_in(failure, sql, &statements, at))?);
     }
     Ok(Survey(seen))
+}
+
+/// The failure of one of the statements, with its place.
+fn failed_in(failure: Failure, sql: &str, statements: &[Cut<'_>], at: usize) -> Failure {
+    let within = failure.position().map(|position| position.saturating_sub(1) as usize);
+    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
+    located(failure, sql, &texts, at, within)
+}
+
+/// The failure to read the whole text, with its place.
+fn misread(failure: Failure, sql: &str, statements: &[Cut<'_>]) -> Failure {
+    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
+    let begins = |text: &str| text.as_ptr() as usize - sql.as_ptr() as usize;
+    let place = failure.position().and_then(|position| {
+        let (byte, _) = sql.char_indices().nth(position.saturating_sub(1) as usize)?;
+        let at = texts.iter().rposition(|text| begins(text) <= byte)?;
+        Some((at, sql.get(begins(texts[at])..byte)?.chars().count()))
+    });
+    match place {
+        Some((at, within)) => located(failure, sql, &texts, at, Some(within)),
+        None => failure,
+    }
 }
 
 /// What is known of one statement of a script at the moment before it runs. It cannot be planned is no error: running
