@@ -117,7 +117,7 @@ pub struct Settings {
     /// this option share, on any host. Default `false`.
     ///
     /// It needs one more connection per execution, to [`reserve_database`](Self::reserve_database), so a long queue
-    /// counts against `max_connections`. That connection must keep its backend (no PgBouncer in transaction mode).
+    /// counts against `max_connections`. That connection must keep its backend (no `PgBouncer` in transaction mode).
     ///
     /// An execution reserves as many slots as its plan may start workers at once, and at least the target; with
     /// several Gathers that may be more than the target. If it gets fewer ([`degrade_after`](Self::degrade_after),

@@ -28,7 +28,7 @@ Exit codes:
   101  bug in headcount (panic): check what took effect, and report the message
   130  SIGINT (143: SIGTERM, 129: SIGHUP): cancelled, rolled back and cleaned up
 
-Connection: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, PGSERVICE, ~/.pgpass).";
+Connection: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, ~/.pgpass).";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -55,7 +55,7 @@ pub(crate) struct Words {
     /// Print errors only; the result only with --json, or when it is a failure
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Print log lines instead of progress (-vv: every attempt, -vvv: every sample); RUST_LOG overrides
+    /// Print log lines instead of progress (-vv: every attempt, -vvv: every sample); `RUST_LOG` overrides
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: u8,
     /// Format of log lines; implies -v [default: text]
@@ -138,9 +138,10 @@ Examples:
 Times have a unit: 500ms, 10s, 5m, 2h.
 
 Job file (TOML): task, sql or file, target_workers, min_workers, attempts, settle, launch_wait,
-  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit, transaction,
-  policy, plan_shortfall, ceiling, leave, above_role, every_launch, strict, trace_comment, reserve, reserve_wait,
-  degrade_after, priority, pool_size, reserve_database, reserve_space, and a table [settings]. Times are strings (\"90s\").";
+  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit,
+  transaction, policy, plan_shortfall, ceiling, leave, above_role, every_launch, strict,
+  trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size, reserve_database,
+  reserve_space, and a table [settings]. Times are strings (\"90s\").";
 
 /// `headcount run`.
 #[derive(Debug, Args)]
@@ -155,7 +156,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) exporters: Exporters,
     /// Print the result as one JSON object on standard output, also when the run fails
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
@@ -339,26 +340,26 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) demand: Demand,
     /// Print the result as one JSON object on standard output
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
 /// `headcount doctor`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  headcount doctor\n  headcount doctor --dsn postgresql://batch@db/sales --monitor-dsn postgresql://monitor@db:5432/sales\n\nExit code 4 means that a check failed; warnings do not change the exit code."
+    after_help = "Examples:\n  headcount doctor\n  headcount doctor --dsn postgresql://batch@db/sales --target 8\n\nExit code 4 means that a check failed; warnings do not change the exit code."
 )]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) server: Server,
     /// Parallel workers that jobs will ask for [default: 4]
-    #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, help_heading = "Checks", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) target: u32,
     /// Database that will hold the queue of --reserve; naming it makes a problem there an error [default: postgres]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Checks")]
     pub(crate) reserve_database: Option<String>,
     /// Print the result as one JSON object on standard output
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 

@@ -79,6 +79,7 @@ async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<E
             tell(&invitation(&stage.dsn()));
             // The signal is how it is meant to end.
             signals.next().await;
+            tell("Stopping the server...");
             Ok(())
         }
         (Ok(_), Some(time)) => {

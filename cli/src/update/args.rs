@@ -144,7 +144,7 @@ pub(crate) struct UpdateArgs {
     #[command(flatten)]
     pub(crate) exporters: Exporters,
     /// Print the result as one JSON object on standard output, also when the run fails
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
