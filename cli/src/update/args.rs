@@ -85,7 +85,13 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "TABLE", required_unless_present = "job", help_heading = "Rows and values")]
     pub(crate) table: Option<String>,
     /// Column or columns that identify a row
-    #[arg(long, value_name = "COL[,COL]", value_delimiter = ',', required_unless_present = "job", help_heading = "Rows and values")]
+    #[arg(
+        long,
+        value_name = "COL[,COL]",
+        value_delimiter = ',',
+        required_unless_present = "job",
+        help_heading = "Rows and values"
+    )]
     pub(crate) key: Vec<String>,
     /// New value of a column; may be repeated
     #[arg(long = "set", value_name = "COL=VALUE", value_parser = assignment, required_unless_present = "job", help_heading = "Rows and values")]
