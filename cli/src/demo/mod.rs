@@ -32,10 +32,12 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
     let began = Instant::now();
     match play(args, &words, signals).await {
         Ok(run) => {
-            match args.keep {
-                true => tell("The server is gone."),
-                false => tell(&format!("The demo took {}. The server is gone.", time_text(began.elapsed()))),
-            }
+            let took = if args.keep {
+                String::new()
+            } else {
+                format!("The demo took {}. ", time_text(began.elapsed()))
+            };
+            tell(&format!("{took}The server is gone."));
             let code = if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM };
             if args.json {
                 object::print_result(&run, code);
