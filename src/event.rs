@@ -19,7 +19,7 @@ pub use crate::decide::reservation::{Granted, Slots};
 pub use crate::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 
 pub use self::answer::{CancelMethod, CancelResult, Resolution};
-pub use self::execution::{AttemptEnd, AttemptFacts, Cause, ExecutionFacts, FailReason};
+pub use self::execution::{AttemptEnd, AttemptFacts, AttemptVerdict, Cause, ExecutionFacts, FailReason};
 pub use self::observer::{Observer, Observers, Scope};
 pub use self::sqlstate::SqlState;
 pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts, UpdateOutcome};
@@ -163,7 +163,7 @@ pub enum Event {
         /// The attempt that waits.
         attempt: u32,
         /// Workers it needs.
-        bar: u32,
+        required: u32,
         /// The pool at that moment.
         pool: Pool,
         /// The server's worker processes (`max_worker_processes`), if they can be seen.
@@ -189,7 +189,7 @@ pub enum Event {
         /// Maximum number of attempts.
         max_attempts: u32,
         /// Workers it needs.
-        bar: u32,
+        required: u32,
         /// The process id of the backend that runs the statement.
         pid: i32,
         /// When that backend started (`pg_stat_activity.backend_start`), in microseconds since the Unix
@@ -201,7 +201,7 @@ pub enum Event {
         /// The attempt it belongs to.
         attempt: u32,
         /// Workers it needs.
-        bar: u32,
+        required: u32,
         /// The sample.
         tick: Tick,
     },
@@ -212,7 +212,7 @@ pub enum Event {
         /// The statement of a script, from 1; `None` if there is only one.
         statement: Option<u32>,
         /// Workers it needed.
-        bar: u32,
+        required: u32,
         /// The verdict.
         verdict: Verdict,
         /// The most workers seen at once so far.

@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::decide::attempt::Outcome;
 pub use crate::decide::ceiling::{Ceiling, Rung};
 pub use crate::decide::chunk::ending::UpdateOutcome;
+use crate::decide::reason::ShortReason;
+use crate::event::AttemptVerdict;
 
 /// The result and history of a guarded query that ended without an error. Check [`outcome`](Self::outcome): too few
 /// workers is no error.
@@ -84,11 +86,11 @@ pub struct Attempt {
     /// Its number, from 1.
     pub attempt: u32,
     /// Workers that it needed.
-    pub bar: u32,
-    /// `enough`, `short`, `finished_early`, `unverified` or `failed`.
-    pub verdict: &'static str,
-    /// Why it was short: `pool_exhausted`, `processes_exhausted`, `under_launched` or `no_launch`.
-    pub reason: Option<&'static str>,
+    pub required_workers: u32,
+    /// What it came to.
+    pub verdict: AttemptVerdict,
+    /// Why it was short; `None` unless it was.
+    pub reason: Option<ShortReason>,
     /// The SQLSTATE of a failed attempt.
     pub sqlstate: Option<String>,
     /// The most workers seen at once.
@@ -97,8 +99,8 @@ pub struct Attempt {
     pub achieved: u32,
     /// Launches that were proven short.
     pub short_launches: u32,
-    /// Why the worst of them was short; the same words as `reason`.
-    pub short_reason: Option<&'static str>,
+    /// Why the worst of them was, in the same words as `reason`.
+    pub short_reason: Option<ShortReason>,
     /// Statements that were not judged, because their plans have fewer workers than the minimum.
     pub unjudged_statements: u32,
     /// Whether the verdict counts several launches that ran at once while no slot was free: each may lack a worker.

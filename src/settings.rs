@@ -10,6 +10,7 @@ use crate::pg::plan;
 
 /// The number of workers that the last attempt must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Minimum {
     /// This many workers, at most the target. Zero accepts a serial run.
     Workers(u32),
@@ -34,6 +35,7 @@ impl Minimum {
 
 /// How attempts are judged and timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Policy {
     /// Starts as soon as the pool has free slots, and decides as soon as the samples prove enough workers or
     /// too few.
@@ -47,6 +49,7 @@ pub enum Policy {
 
 /// What to do if the plan cannot reach the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum PlanShortfall {
     /// Refuses to run, because no retry would help. In a script, each statement that reads tables must be able
     /// to reach the target. With a minimum of zero nothing is refused.
@@ -272,10 +275,11 @@ impl Settings {
     fn check_ceiling(&self) -> Result<(), Error> {
         within("leave", self.leave, 0, 1024)?;
         let Some(raise) = self.ceiling else {
-            if self.above_role {
-                return Err(Error::configuration("above_role", "it needs a ceiling (--ceiling)"));
-            }
-            return Ok(());
+            let alone = [("above_role", self.above_role), ("leave", self.leave != LEAVE)];
+            return match alone.into_iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(Error::configuration(option, "it needs a ceiling (--ceiling)")),
+                None => Ok(()),
+            };
         };
         if let Raise::To(workers) = raise {
             within("ceiling", workers, 1, 1024)?;
@@ -450,6 +454,7 @@ mod tests {
             (s.ceiling, s.settings) = (Some(Raise::Auto), vec![("Max_Parallel_Workers".into(), "9".into())]);
         });
         check("leave", |s| s.leave = 1025);
+        check("leave", |s| s.leave = 5);
         check("above_role", |s| s.above_role = true);
         check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
         for off in ["off", "OF", "false", "n", "0", ""] {

@@ -14,7 +14,7 @@ pub struct AttemptFacts {
     /// Its number, from 1.
     pub attempt: u32,
     /// Workers it needed.
-    pub bar: u32,
+    pub required: u32,
     /// How it ended.
     pub end: AttemptEnd,
     /// The most workers seen at once.
@@ -41,10 +41,10 @@ pub struct AttemptFacts {
 impl AttemptFacts {
     /// An attempt that has just begun.
     #[must_use]
-    pub const fn begun(attempt: u32, bar: u32) -> Self {
+    pub const fn begun(attempt: u32, required: u32) -> Self {
         Self {
             attempt,
-            bar,
+            required,
             end: AttemptEnd::Failed(None),
             workers: 0,
             achieved: 0,
@@ -83,22 +83,24 @@ pub enum AttemptEnd {
 }
 
 impl AttemptEnd {
-    /// The value of the `verdict` label.
+    /// What the attempt came to.
     #[must_use]
-    pub const fn verdict(self) -> &'static str {
+    pub const fn verdict(self) -> AttemptVerdict {
         match self {
-            Self::Accepted(verdict) => verdict.as_str(),
-            Self::Rejected(_) => "short",
-            Self::Failed(_) => "failed",
+            Self::Accepted(Verdict::Enough) => AttemptVerdict::Enough,
+            Self::Accepted(Verdict::FinishedEarly) => AttemptVerdict::FinishedEarly,
+            Self::Accepted(Verdict::Unverified) => AttemptVerdict::Unverified,
+            Self::Accepted(Verdict::Short(_)) | Self::Rejected(_) => AttemptVerdict::Short,
+            Self::Failed(_) => AttemptVerdict::Failed,
         }
     }
 
     /// The value of the `reason` label; `none` unless the attempt had too few workers.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub const fn reason(self) -> Option<ShortReason> {
         match self {
-            Self::Accepted(Verdict::Short(reason)) | Self::Rejected(reason) => reason.as_str(),
-            Self::Accepted(_) | Self::Failed(_) => "none",
+            Self::Accepted(Verdict::Short(reason)) | Self::Rejected(reason) => Some(reason),
+            Self::Accepted(_) | Self::Failed(_) => None,
         }
     }
 
@@ -106,6 +108,37 @@ impl AttemptEnd {
     #[must_use]
     pub const fn is_accepted(self) -> bool {
         matches!(self, Self::Accepted(_))
+    }
+}
+
+/// What an attempt came to. The word is the metric label and the span attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AttemptVerdict {
+    /// It had the workers that it required.
+    Enough,
+    /// It had fewer.
+    Short,
+    /// The statement ended before the verdict.
+    FinishedEarly,
+    /// The monitor did not see enough of it to tell.
+    Unverified,
+    /// It failed by itself.
+    Failed,
+}
+
+impl AttemptVerdict {
+    /// The word for labels, attributes and people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enough => Verdict::Enough.as_str(),
+            Self::Short => "short",
+            Self::FinishedEarly => Verdict::FinishedEarly.as_str(),
+            Self::Unverified => Verdict::Unverified.as_str(),
+            Self::Failed => "failed",
+        }
     }
 }
 
@@ -155,6 +188,7 @@ pub struct ExecutionFacts {
 
 /// Why an execution has no result. [`as_str`](Self::as_str) is the metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FailReason {
     /// Fewer workers than the minimum.
     BelowMinimum,

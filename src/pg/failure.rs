@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{ErrorPosition, Severity};
 
 use crate::decide::failure::{FailureClass, Signal, classify};
 use crate::error::Source;
@@ -20,6 +20,8 @@ pub(crate) struct Failure {
     hint: Option<String>,
     class: FailureClass,
     lost: bool,
+    /// Where in the text that was sent, in characters from 1.
+    position: Option<u32>,
     /// Why no server that was reached would do for work that writes.
     unfit: Option<Unfit>,
 }
@@ -50,6 +52,7 @@ impl Failure {
             hint: None,
             class: classify(Signal::ConnectionLost),
             lost: true,
+            position: None,
             unfit: None,
         }
     }
@@ -67,14 +70,30 @@ impl Failure {
     /// Nothing was lost and no server said no: it is on our side, and trying again does not help.
     pub(crate) fn client(message: impl Into<String>) -> Self {
         let class = classify(Signal::Client);
-        Self { sqlstate: None, message: message.into(), hint: None, class, lost: false, unfit: None }
+        Self {
+            sqlstate: None,
+            message: message.into(),
+            hint: None,
+            class,
+            lost: false,
+            position: None,
+            unfit: None,
+        }
     }
 
     /// What we found in the data and PostgreSQL has a code for.
     pub(crate) fn found(code: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let class = classify(Signal::SqlState { code, message: &message, survived: true });
-        Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false, unfit: None }
+        Self {
+            sqlstate: Some(code.to_owned()),
+            message,
+            hint: None,
+            class,
+            lost: false,
+            position: None,
+            unfit: None,
+        }
     }
 
     /// What it says, without its code.
@@ -85,6 +104,17 @@ impl Failure {
     /// The same, told with other words.
     pub(crate) fn saying(mut self, message: String) -> Self {
         (self.message, self.hint, self.unfit) = (message, None, None);
+        self
+    }
+
+    /// Where in the text that was sent the server found it: characters, from 1.
+    pub(crate) const fn position(&self) -> Option<u32> {
+        self.position
+    }
+
+    /// The same, with the place in a script where it happened.
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.message = format!("{} ({place})", self.message);
         self
     }
 
@@ -168,6 +198,10 @@ impl Failure {
                 hint: server.hint().or_else(|| (code == NOT_UTF8).then_some(SQL_ASCII)).map(str::to_owned),
                 class,
                 lost: class.is_session_lost(),
+                position: match server.position() {
+                    Some(ErrorPosition::Original(position)) => Some(*position),
+                    _ => None,
+                },
                 unfit: None,
             };
         }
@@ -182,7 +216,7 @@ impl Failure {
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
-        Self { sqlstate: None, message, hint: None, class, lost, unfit: None }
+        Self { sqlstate: None, message, hint: None, class, lost, position: None, unfit: None }
     }
 }
 
@@ -206,6 +240,7 @@ impl From<Source> for Failure {
             hint: None,
             class: classify(Signal::Client),
             lost: false,
+            position: None,
             unfit: None,
         }
     }

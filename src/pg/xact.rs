@@ -113,7 +113,7 @@ pub(crate) async fn status(client: &Client, xid: &str) -> Result<Status, Failure
 /// What this server says of each of these transactions; [`Status::Unknown`] of all where it says nothing of one.
 pub(crate) async fn statuses(client: &Client, xids: &[&str]) -> Result<Vec<Status>, Failure> {
     const STATUSES: &str = "SELECT pg_catalog.pg_xact_status(x.id::xid8) \
-                            FROM unnest($1::text[]) WITH ORDINALITY AS x(id, n) ORDER BY x.n";
+                            FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS x(id, n) ORDER BY x.n";
     let rows = match client.query_typed(STATUSES, &[(&xids, Type::TEXT_ARRAY)]).await.map_err(Failure::from) {
         Ok(rows) => rows,
         Err(failure) if failure.is_connection_lost() => return Err(failure),

@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::execution::{Driven, drive};
-use super::foreign::Foreign;
+use super::executor::Executor;
+use super::external_backend::ExternalBackend;
 use super::headcount::Inner;
-use super::hold::{Cleanup, Hold};
-use super::leader::Leader;
-use super::ledger::Ledger;
+use super::owned_session::OwnedSession;
+use super::recorder::ExecutionRecorder;
 use super::rows::Rows;
-use super::stage::Stage;
+use super::session_guard::{Cleanup, SessionGuard};
 use super::work::{Closure, Nothing, Params, Query, Script, Statement, Work};
 use crate::error::{Error, Source};
 use crate::pg::plan::{self, Explanation, Manner};
@@ -215,8 +215,8 @@ impl Job {
         self.settings.validate()?;
         // Also what runs outside of one is explained in a transaction: nothing of it stays.
         let settings = Settings { transaction: true, ..self.settings.clone() };
-        let hold = Hold::new(self.inner.clone(), Arc::new(settings), Cleanup::Nothing);
-        Box::pin(Leader::new(hold, Nothing).explain(sql, params)).await
+        let guard = SessionGuard::new(self.inner.clone(), Arc::new(settings), Cleanup::Nothing);
+        Box::pin(OwnedSession::new(guard, Nothing).explain(sql, params)).await
     }
 
     /// Runs one statement with parameters. The value is the number of rows.
@@ -261,14 +261,16 @@ impl Job {
         refuse_recall(&settings, "rows are handed over at the verdict and cannot be taken back")?;
         let span = spans::execution(&settings.task);
         let work = Query::new(sql, params, settings.trace_comment);
-        let mut ledger = self.ledger(&settings.task);
-        let mut leader = Leader::new(Hold::new(self.inner.clone(), settings.clone(), cleanup), work);
-        let driven =
-            Box::pin(drive(&mut leader, &mut ledger, &settings, &self.stop)).instrument(span.clone()).await?;
-        let execution = ledger.execution(driven.outcome, None::<()>);
+        let mut recorder = self.recorder(&settings.task);
+        let mut leader =
+            OwnedSession::new(SessionGuard::new(self.inner.clone(), settings.clone(), cleanup), work);
+        let driven = Box::pin(drive(&mut leader, &mut recorder, &settings, &self.stop))
+            .instrument(span.clone())
+            .await?;
+        let execution = recorder.execution(driven.outcome, None::<()>);
         let rows = driven
             .value
-            .map(|flow| Rows::new(leader.rest(), flow, ledger, driven.open, driven.outcome, span));
+            .map(|flow| Rows::new(leader.rest(), flow, recorder, driven.open, driven.outcome, span));
         Ok(execution.with_value(rows))
     }
 
@@ -313,23 +315,27 @@ impl Job {
             return Err(Error::configuration("ceiling", why));
         }
         let span = spans::execution(&settings.task);
-        let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
-        self.play(Foreign::new(hold, pid, work), &settings).instrument(span).await
+        let guard = SessionGuard::new(self.inner.clone(), settings.clone(), cleanup);
+        self.play(ExternalBackend::new(guard, pid, work), &settings).instrument(span).await
     }
 
     async fn run<W: Work>(&self, work: W) -> Result<Execution<W::Value>, Error> {
         let (settings, cleanup) = self.validated()?;
         let span = spans::execution(&settings.task);
-        let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
-        self.play(Leader::new(hold, work), &settings).instrument(span).await
+        let guard = SessionGuard::new(self.inner.clone(), settings.clone(), cleanup);
+        self.play(OwnedSession::new(guard, work), &settings).instrument(span).await
     }
 
-    async fn play<S: Stage>(&self, mut stage: S, settings: &Settings) -> Result<Execution<S::Value>, Error> {
-        let mut ledger = self.ledger(&settings.task);
+    async fn play<S: Executor>(
+        &self,
+        mut executor: S,
+        settings: &Settings,
+    ) -> Result<Execution<S::Value>, Error> {
+        let mut recorder = self.recorder(&settings.task);
         // Boxed: the state of all that may happen is 20 KB, too much for a caller's stack.
         let Driven { outcome, value, .. } =
-            Box::pin(drive(&mut stage, &mut ledger, settings, &self.stop)).await?;
-        Ok(ledger.execution(outcome, value))
+            Box::pin(drive(&mut executor, &mut recorder, settings, &self.stop)).await?;
+        Ok(recorder.execution(outcome, value))
     }
 
     /// What cannot run as it is typed is told before anything is sent.
@@ -338,11 +344,11 @@ impl Job {
         flaw.map_or(Ok(()), |problem| Err(Error::configuration("sql", problem)))
     }
 
-    fn ledger(&self, task: &str) -> Ledger {
-        let ledger = Ledger::new(task, self.inner.observers.clone());
+    fn recorder(&self, task: &str) -> ExecutionRecorder {
+        let recorder = ExecutionRecorder::new(task, self.inner.observers.clone());
         match self.since {
-            Some(began) => ledger.since(began.into()),
-            None => ledger,
+            Some(began) => recorder.since(began.into()),
+            None => recorder,
         }
     }
 
