@@ -32,8 +32,8 @@ pub(crate) fn print(text: &str) {
         && !LOST.swap(true, Ordering::Relaxed)
     {
         say(&format!(
-            "headcount: cannot write to standard output: {error}; what it had to say is lost, not what was done: with code \
-             6 that is kept, do not run it again"
+            "headcount: cannot write to standard output: {error}; only the output is lost: exit code 6 means that \
+             the work is done, do not run it again"
         ));
     }
 }
@@ -182,7 +182,7 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     let Execution { task, achieved_workers: achieved, target_workers: target, attempt_count, .. } = run;
     let outcome = match run.outcome {
         Outcome::OnTarget => "on target".to_owned(),
-        Outcome::Lowered => format!("all that its plan can have of the {} demanded", run.demanded_workers),
+        Outcome::Lowered => format!("all that its plan can use ({} were asked for)", run.demanded_workers),
         Outcome::FinishedShort => format!("finished below the minimum of {}", run.min_workers),
         Outcome::AboveMinimum => format!("above the minimum of {}", run.min_workers),
         Outcome::FinishedEarly if run.target_met => "on target".to_owned(),
@@ -300,9 +300,10 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
              (--every-launch cancels in time, --strict keeps nothing)"
         ),
         Outcome::Lowered => format!(
-            "It is done and kept, with the {} workers that its plan can have: `headcount explain` says why, \
-             --plan-shortfall refuse runs none that reads a table and cannot have its target",
-            run.lowered_to.unwrap_or(run.target_workers)
+            "It is done and kept; its plan can use {} of the {} workers asked for: `headcount explain` says why; \
+             with --plan-shortfall refuse, such a statement is refused if it reads a table",
+            run.lowered_to.unwrap_or(run.target_workers),
+            run.demanded_workers
         ),
         Outcome::Unverified
             if run.attempts.last().is_some_and(|last| last.launches_unproven && last.workers == 0) =>

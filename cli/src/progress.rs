@@ -239,7 +239,7 @@ impl Story {
                 let news = locked && !self.locked;
                 self.locked = locked;
                 self.doing = if locked { "waiting for a lock" } else { "running" };
-                news.then(|| "waiting for a lock, which is not held against it".to_owned())
+                news.then(|| "waiting for a lock; this time does not count".to_owned())
             }
             Event::VerdictReached { statement, required, verdict, workers, after, .. } => {
                 self.best = self.best.max(*workers);
@@ -309,7 +309,7 @@ impl Story {
         let after = time_text(after);
         match verdict {
             Verdict::Enough if workers >= self.target && self.lowered => {
-                format!("workers seen {workers}: all that its plan can have, after {after}")
+                format!("workers seen {workers}: all that its plan can use, after {after}")
             }
             Verdict::Enough if workers >= self.target => {
                 format!("workers seen {workers}: on target after {after}")

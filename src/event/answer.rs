@@ -1,6 +1,6 @@
-//! What the server answered to whoever asked it to stop something, or for the fate of a commit.
+//! Answers of the server: to a request to cancel, and to the question for the outcome of a commit.
 
-/// How a leader was asked to stop.
+/// How a statement was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CancelMethod {
     /// `pg_cancel_backend`.
@@ -23,14 +23,14 @@ impl CancelMethod {
     }
 }
 
-/// What came of a request to stop.
+/// The result of a request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CancelResult {
-    /// The signal was sent to the very backend that was meant.
+    /// The signal was sent, to the right backend.
     Sent,
-    /// That backend was gone, or ran no statement any more: no signal was sent.
+    /// The backend was gone, or ran no statement any more: no signal was sent.
     Missed,
-    /// The request could not be made.
+    /// The request failed.
     Failed,
 }
 
@@ -49,16 +49,16 @@ impl CancelResult {
     }
 }
 
-/// The fate of a commit whose answer was lost.
+/// The outcome of a commit whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// `pg_xact_status` said committed.
+    /// `pg_xact_status` says that it took effect.
     Committed,
-    /// `pg_xact_status` said aborted.
+    /// `pg_xact_status` says that it did not.
     Aborted,
-    /// The server no longer knew; the rows were read again.
+    /// The server does not know any more; the rows are compared again.
     Reread,
-    /// Nothing could be learned.
+    /// It could not be found out.
     Unresolved,
 }
 

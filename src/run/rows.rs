@@ -28,8 +28,10 @@ use crate::event::{AttemptEnd, CancelMethod, Event, FailReason, SqlState};
 use crate::pg::Failure;
 use crate::report::Execution;
 
-/// The rows of an accepted attempt. Dropped before [`finish`](Self::finish), the statement is
-/// cancelled and rolled back.
+/// The rows of an accepted attempt; made by [`Job::query`](crate::Job::query).
+///
+/// Read them with [`next`](Self::next), then call [`finish`](Self::finish) to commit. If they are dropped before, the
+/// statement is cancelled and rolled back.
 pub struct Rows {
     leader: OwnedSession<Nothing>,
     flow: Flow,
@@ -98,11 +100,11 @@ impl Rows {
         Self { leader, flow, recorder, open, outcome, span, watch, count: 0, deadline }
     }
 
-    /// The next row; `None` after the last.
+    /// Returns the next row, or `None` after the last.
     ///
     /// # Errors
-    /// The statement failed, the connection was lost, or the deadline passed: then the statement was stopped and rolled
-    /// back, though rows of it have reached the caller.
+    /// The statement failed, the connection was lost, or the deadline passed. The statement is rolled back, although
+    /// some of its rows have reached the caller.
     pub async fn next(&mut self) -> Result<Option<Row>, Error> {
         self.look();
         if let Some(limit) = self.expired() {
@@ -135,10 +137,10 @@ impl Rows {
         }
     }
 
-    /// Reads what is left, commits, and returns the final figures with the number of rows.
+    /// Reads the remaining rows, commits, and returns the final report. Its value is the number of rows.
     ///
     /// # Errors
-    /// As [`next`](Self::next); and a commit that failed or is in doubt.
+    /// As [`next`](Self::next); also a commit that failed, or whose outcome is unknown.
     pub async fn finish(mut self) -> Result<Execution<u64>, Error> {
         while self.next().await?.is_some() {}
         let Some(mut open) = self.open.take() else {

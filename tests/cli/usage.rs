@@ -247,8 +247,8 @@ fn a_result_that_cannot_be_written_is_code_6_and_one_that_nobody_reads_is_not() 
     assert!(full.said.starts_with("headcount: cannot write to standard output: "), "{}", full.said);
     assert_eq!(full.said.lines().count(), 1, "{}", full.said);
     let closed = finish(lab.spawn_by(&["sh", "-c", &format!("{run} >&-; exit $?")], &[])).ended(6);
-    let words = "headcount: cannot write to standard output: it is closed; what it had to say is lost, not what was done: \
-                 with code 6 that is kept, do not run it again\n";
+    let words = "headcount: cannot write to standard output: it is closed; only the output is lost: exit code 6 means \
+                 that the work is done, do not run it again\n";
     assert_eq!(closed.said, words);
     finish(lab.spawn_by(&["sh", "-c", &format!("{run} > /dev/null; exit $?")], &[])).ended(0);
     let mut unread = lab.spawn(&["run", "--json", "-v", "--sql", QUICK]);
