@@ -140,7 +140,10 @@ fn an_error_in_a_script_names_the_statement_and_its_line() {
     let lab = Lab::start();
     lab.sql("CREATE TABLE amounts (amount int)");
     for (script, place) in [
-        ("SELECT 1;\nSELECT 2;\n\nINSERT INTO amounts\nVALUES (1), (1 / 0);", "(SQLSTATE 22012), in statement 3 of 3, at line 4"),
+        (
+            "SELECT 1;\nSELECT 2;\n\nINSERT INTO amounts\nVALUES (1), (1 / 0);",
+            "(SQLSTATE 22012), in statement 3 of 3, at line 4",
+        ),
         (
             "SELECT 1;\nSELECT 2 AS \"\u{e4}\",\n  nothing FROM amounts;\nSELECT 3",
             "(SQLSTATE 42703), in statement 2 of 3, at line 3",

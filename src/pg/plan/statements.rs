@@ -8,6 +8,7 @@
 //! by itself.
 
 use super::lexer::{Lexer, Strings, Token, is_blank};
+use crate::pg::Failure;
 
 /// The statements, each without its semicolon and the blanks around it; empty ones are left out.
 /// Comments stay: hints are written in them.
