@@ -198,6 +198,28 @@ pub(crate) fn located(
     }
 }
 
+/// The failure of one of the statements, with its place.
+pub(super) fn failed_in(failure: Failure, sql: &str, statements: &[Cut<'_>], at: usize) -> Failure {
+    let within = failure.position().map(|position| position.saturating_sub(1) as usize);
+    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
+    located(failure, sql, &texts, at, within)
+}
+
+/// The failure to read the whole text, with its place.
+pub(super) fn misread(failure: Failure, sql: &str, statements: &[Cut<'_>]) -> Failure {
+    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
+    let begins = |text: &str| text.as_ptr() as usize - sql.as_ptr() as usize;
+    let place = failure.position().and_then(|position| {
+        let (byte, _) = sql.char_indices().nth(position.saturating_sub(1) as usize)?;
+        let at = texts.iter().rposition(|text| begins(text) <= byte)?;
+        Some((at, sql.get(begins(texts[at])..byte)?.chars().count()))
+    });
+    match place {
+        Some((at, within)) => located(failure, sql, &texts, at, Some(within)),
+        None => failure,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::routines::{Answers, Routines};
-use super::statements::{Cut, cut, located, query_of};
+use super::statements::{Cut, cut, failed_in, misread, query_of};
 use super::text::{Kind, Text};
 use super::{Diagnosis, Failure, Inspection, Nature, Params, Plan, Reason, ReasonKind};
 use super::{Session, diagnose, inspect, maintenance, parse, plan_in, strings_of};
@@ -230,28 +230,6 @@ async fn look_through(
         seen.push(looked.map_err(|failure| failed_in(failure, sql, &statements, at))?);
     }
     Ok(Survey(seen))
-}
-
-/// The failure of one of the statements, with its place.
-fn failed_in(failure: Failure, sql: &str, statements: &[Cut<'_>], at: usize) -> Failure {
-    let within = failure.position().map(|position| position.saturating_sub(1) as usize);
-    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
-    located(failure, sql, &texts, at, within)
-}
-
-/// The failure to read the whole text, with its place.
-fn misread(failure: Failure, sql: &str, statements: &[Cut<'_>]) -> Failure {
-    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
-    let begins = |text: &str| text.as_ptr() as usize - sql.as_ptr() as usize;
-    let place = failure.position().and_then(|position| {
-        let (byte, _) = sql.char_indices().nth(position.saturating_sub(1) as usize)?;
-        let at = texts.iter().rposition(|text| begins(text) <= byte)?;
-        Some((at, sql.get(begins(texts[at])..byte)?.chars().count()))
-    });
-    match place {
-        Some((at, within)) => located(failure, sql, &texts, at, Some(within)),
-        None => failure,
-    }
 }
 
 /// What is known of one statement of a script at the moment before it runs. It cannot be planned is no error: running
