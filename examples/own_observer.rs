@@ -15,7 +15,7 @@ struct Pager;
 impl Observer for Pager {
     fn observe(&self, scope: &Scope, event: &Event) {
         if let Event::AttemptEnded(attempt) = event {
-            let verdict = attempt.end.verdict();
+            let verdict = attempt.end.verdict().as_str();
             println!("{}: attempt {} {verdict}, {} workers", scope.task, attempt.attempt, attempt.workers);
         }
     }

@@ -1,8 +1,8 @@
 //! The crate's one public error.
 //!
-//! Too few workers is not an error: it is an [`Outcome`](crate::Outcome) with a history. An error is
-//! what remains: a bad option, a server that cannot be reached, SQL that fails, a run that was
-//! refused before it began, or a commit whose fate could not be learned.
+//! Too few workers is not an error: it is an [`Outcome`](crate::Outcome). Errors are: a bad option, a
+//! server that cannot be reached, SQL that fails, a run that was refused before it began, and a commit
+//! whose outcome could not be found out.
 //!
 //! `Display` is one lower-case clause without the cause; [`source`](std::error::Error::source) has
 //! the cause. Neither ever contains a password.
@@ -19,7 +19,7 @@ pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 /// What is done when nothing failed but the cleanup.
 const CLEANUP: &str = "the cleanup";
 
-/// What went wrong, with predicates instead of a public enum.
+/// Why a run failed. Its kind can be asked for with the `is_*` methods; [`chain`](Self::chain) is the whole message.
 pub struct Error {
     kind: Box<Kind>,
     history: Option<Box<Execution<()>>>,
@@ -50,27 +50,27 @@ enum Kind {
     Other { doing: String, source: Source },
 }
 
-/// Why a run was refused before its first attempt. The word is the metric label.
+/// Why a run was refused before its first attempt. [`as_str`](Self::as_str) is the metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Refusal {
     /// The server is older than PostgreSQL 13, which has no `leader_pid`.
     ServerTooOld,
-    /// The monitor's role may not see the leader's row in `pg_stat_activity`.
+    /// The monitor's role may not see the statement's row in `pg_stat_activity`.
     BlindMonitor,
-    /// The monitor's role may not cancel the leader (`pg_signal_backend`).
+    /// The monitor's role may not cancel the statement (`pg_signal_backend`).
     MayNotCancel,
-    /// The leader's session does not say whether it runs something (`track_activities = off`).
+    /// The session does not show whether it runs a statement (`track_activities = off`).
     UntrackedActivity,
-    /// The plan, or the pool's size, cannot reach the bar; no retry ever will.
+    /// The plan, or the size of the pool, can never reach the required number of workers.
     PlanTooNarrow,
-    /// The session can only read: the server is a standby, or the role, the database or the server says so.
+    /// The session is read-only: the server is a standby, or a setting of the role, the database or the server.
     ReadOnly,
-    /// The role may not read or change the columns that an update is about.
+    /// The role lacks the privilege to read or change the columns of an update.
     MayNotUpdate,
-    /// A proxy between us and the server pools transactions, so session state does not hold; or statements, so no
-    /// transaction can begin.
+    /// A proxy is in transaction mode, which keeps no session state, or in statement mode, which allows no transaction
+    /// (`PgBouncer`'s `pool_mode`).
     PooledConnection,
 }
 
@@ -153,14 +153,13 @@ impl Error {
         Self { cleanup_failure: Some(told), ..Self::sql(CLEANUP, source) }
     }
 
-    /// Nothing failed but the cleanup after an attempt that was rejected: the error is what
-    /// [`cleanup_failure`](Self::cleanup_failure) says.
+    /// Whether only the cleanup after a rejected attempt failed; [`cleanup_failure`](Self::cleanup_failure) says why.
     #[must_use]
     pub fn is_cleanup(&self) -> bool {
         matches!(*self.kind, Kind::Sql { doing: CLEANUP, .. })
     }
 
-    /// The attempts made before the error, where there were any.
+    /// The attempts before the error, if there were any.
     #[must_use]
     pub fn history(&self) -> Option<&Execution<()>> {
         self.history.as_deref()
@@ -171,8 +170,7 @@ impl Error {
         self
     }
 
-    /// Why the cleanup failed, where it did, after this error or as this error: what it should have undone is still
-    /// there.
+    /// Why the cleanup failed, if it did, as this error or after it. What it undoes is still there.
     #[must_use]
     pub fn cleanup_failure(&self) -> Option<&str> {
         self.cleanup_failure.as_deref()
@@ -183,9 +181,9 @@ impl Error {
         self
     }
 
-    /// Processes of the statement, its leader among them, that had not gone when this was told, although they were
-    /// cancelled and, after [`Settings::cancel_grace`](crate::Settings::cancel_grace), terminated. 0 when all had:
-    /// more means a backend that does not react. Nothing of its transaction can be committed.
+    /// Processes of the statement, leader included, that still ran when the call returned, although they were cancelled
+    /// and, after [`Settings::cancel_grace`](crate::Settings::cancel_grace), terminated. Usually 0; more means a backend
+    /// that does not react. Nothing of its transaction can be committed.
     #[must_use]
     pub const fn processes_left(&self) -> u32 {
         match self.processes_left {
@@ -194,8 +192,7 @@ impl Error {
         }
     }
 
-    /// Whether somebody could look whether any were left: `false` when the server did not answer any more, and
-    /// [`processes_left`](Self::processes_left) says nothing.
+    /// Whether [`processes_left`](Self::processes_left) is known: `false` if the server did not answer any more.
     #[must_use]
     pub const fn is_end_seen(&self) -> bool {
         self.processes_left.is_some()
@@ -206,13 +203,13 @@ impl Error {
         self
     }
 
-    /// An option, a connection string or a server setting was wrong; no statement was run.
+    /// Whether an option, a connection string or a server setting was wrong. No statement was run.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         matches!(*self.kind, Kind::Configuration { .. })
     }
 
-    /// The run was refused before its first attempt, and why.
+    /// Why the run was refused before its first attempt, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match *self.kind {
@@ -221,8 +218,8 @@ impl Error {
         }
     }
 
-    /// What to change: SQL that can be pasted, or advice as a comment (`-- ...`). A `SET LOCAL` belongs into
-    /// [`Settings::settings`](crate::Settings::settings). Empty unless the run was refused.
+    /// What to change, if the run was refused: SQL, or advice as a comment (`-- ...`). A `SET LOCAL` belongs in
+    /// [`Settings::settings`](crate::Settings::settings).
     #[must_use]
     pub fn fixes(&self) -> &[String] {
         match &*self.kind {
@@ -231,7 +228,8 @@ impl Error {
         }
     }
 
-    /// No session could be had, or one was lost (class 08, 57P01, 57P02, 57P05, or no answer at all).
+    /// Whether it could not connect, or lost its connection (SQLSTATE class 08, 57P01, 57P02, 57P05, 25P03, 25P04, or
+    /// no answer at all).
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
         match &*self.kind {
@@ -241,7 +239,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without a change.
+    /// Whether the same call may succeed later, without any change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match &*self.kind {
@@ -258,25 +256,25 @@ impl Error {
         }
     }
 
-    /// The deadline passed.
+    /// Whether the deadline passed.
     #[must_use]
     pub fn is_deadline(&self) -> bool {
         matches!(*self.kind, Kind::Deadline(_))
     }
 
-    /// The caller's token was cancelled: see [`Job::stop`](crate::Job::stop).
+    /// Whether the caller's token was cancelled; see [`Job::stop`](crate::Job::stop).
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         matches!(*self.kind, Kind::Stopped)
     }
 
-    /// A COMMIT was sent and whether it took effect is not known.
+    /// Whether a COMMIT was sent whose outcome is unknown. Check whether it took effect before you repeat the call.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         matches!(*self.kind, Kind::InDoubt { .. })
     }
 
-    /// The error and its causes in one line, as a log has it. Each cause is said once.
+    /// The error and its causes in one line, for a log.
     #[must_use]
     pub fn chain(&self) -> String {
         let mut line = self.to_string();
@@ -290,8 +288,7 @@ impl Error {
         line.trim_end().replace('\n', "; ")
     }
 
-    /// The server's SQLSTATE; 08006 where the server could not send one, because the connection was lost or
-    /// never came about. It is the code that the causes show, too.
+    /// The server's SQLSTATE; 08006 if there is none because the connection was lost or refused.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         match &*self.kind {

@@ -1,8 +1,8 @@
-//! The crate's vocabulary: what happened, in the past tense.
+//! Events: what happened, in the past tense.
 //!
-//! Drivers say one thing, `observe(&event)`. Metrics, span attributes, log lines, progress and the
-//! report are observers of it, so they cannot disagree. An [`Observer`] is synchronous, infallible
-//! and cheap; it is called on the job's own task.
+//! Everything that happens in a run is one [`Event`]. Metrics, span attributes, log lines, progress and the
+//! report are all made from events, so they cannot disagree. An [`Observer`] is synchronous, infallible and
+//! cheap; it is called on the job's own task.
 
 mod answer;
 mod execution;
@@ -19,52 +19,50 @@ pub use crate::decide::reservation::{Granted, Slots};
 pub use crate::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 
 pub use self::answer::{CancelMethod, CancelResult, Resolution};
-pub use self::execution::{AttemptEnd, AttemptFacts, Cause, ExecutionFacts, FailReason};
+pub use self::execution::{AttemptEnd, AttemptFacts, AttemptVerdict, Cause, ExecutionFacts, FailReason};
 pub use self::observer::{Observer, Observers, Scope};
 pub use self::sqlstate::SqlState;
 pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts, UpdateOutcome};
 
-/// One fact. Inside the crate every observer matches it without a wildcard.
+/// One thing that happened. Inside the crate every observer matches it without a wildcard.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
     /// A guarded execution began.
     ExecutionStarted {
-        /// Workers demanded of all attempts but the last.
+        /// Workers that all attempts but the last need.
         target: u32,
-        /// Workers demanded of the last attempt.
+        /// Workers that the last attempt needs.
         minimum: u32,
-        /// Attempts allowed.
+        /// Maximum number of attempts.
         max_attempts: u32,
     },
-    /// Nothing can start yet, which is tried again: the server gave no session, the monitor's first one
-    /// included (too many connections, starting up, away), or the inspection failed in a way that may pass. Sent
-    /// for each failure.
+    /// The start failed and is retried: no session could be opened (too many connections, the server is starting or
+    /// unreachable), or the inspection of the plan failed with a transient error. Sent for each failure.
     StartHindered {
-        /// What the server or the driver said.
+        /// The error message.
         cause: String,
         /// Time since the first try began.
         waited: Duration,
     },
-    /// The plan cannot be inspected yet: the leader waits for a lock. Sent once for each inspection, and not for a
-    /// wait of less than a quarter of a second.
+    /// The inspection of the plan waits for a lock. Sent once per inspection, after a quarter of a second.
     PlanBlocked {
-        /// The leader.
+        /// The process id of the backend that waits.
         pid: i32,
-        /// A backend that holds the lock, or waits for it before the leader.
+        /// A backend that holds the lock, or is before it in the lock's queue.
         by: i32,
         /// Time since planning began.
         waited: Duration,
     },
-    /// From now on a backend may run something of this execution: its inspection,
-    /// its wait for slots, an attempt, its cleanup.
+    /// From now on this backend may run something of this execution: the inspection, the wait for slots, an attempt
+    /// or the cleanup.
     BackendEngaged {
         /// Its process id on the server.
         pid: i32,
         /// When it started, as in [`AttemptStarted`](Self::AttemptStarted).
         backend_start: i64,
     },
-    /// Nothing of this execution runs on that backend any more, or it was told to end.
+    /// Nothing of this execution runs on that backend any more, or it was terminated.
     BackendReleased {
         /// Its process id on the server.
         pid: i32,
@@ -73,108 +71,107 @@ pub enum Event {
     },
     /// The plan was inspected.
     PlanInspected {
-        /// The most workers that the plan can have at once; `None` where there was no plan to inspect.
+        /// The most workers that the plan can use at once; `None` if there was no plan to inspect.
         planned: Option<u32>,
-        /// How long it took, a wait for a lock of the plan included.
+        /// Duration, including waits for locks.
         took: Duration,
     },
-    /// What bounds the session's workers is known, and so is the way by which it comes by them.
+    /// The session's limit of workers is known, and so is how it gets its workers.
     RungTaken {
-        /// The way.
+        /// How it gets its workers.
         rung: Rung,
-        /// The session's ceiling.
+        /// The session's limit (`max_parallel_workers`), and where it comes from.
         ceiling: Ceiling,
-        /// How far it was to be raised.
+        /// What [`Settings::ceiling`](crate::Settings::ceiling) asked for.
         asked: Option<Raise>,
     },
-    /// The plan cannot reach the target, and the caller accepts less (`plan_shortfall = lower`).
+    /// The plan cannot reach the target, so the target was lowered
+    /// ([`PlanShortfall::Lower`](crate::PlanShortfall::Lower)).
     TargetLowered {
-        /// The target from now on.
+        /// The new target.
         target: u32,
-        /// Why the plan cannot have more, as a clause.
+        /// Why the plan cannot use more workers, as a clause.
         cause: String,
-        /// How long it took to find out why.
+        /// Time it took to find out why.
         took: Duration,
     },
-    /// It waits in the queue of its fleet for slots of the pool; sent again when its place changes.
+    /// The execution waits in the queue for slots. Sent again when its place changes.
     ReservationQueued {
-        /// Slots wanted.
+        /// Slots it asks for.
         demand: u32,
         /// Executions before it; the first of them is at the head.
         ahead: u32,
         /// Time waited so far.
         waited: Duration,
     },
-    /// It is at the head of the queue, and too few slots are free; sent again when that changes.
+    /// The execution is at the head of the queue, but too few slots are free. Sent again when that changes.
     ReservationShort {
-        /// Slots waited for. More than there are where the pool has shrunk below the minimum of workers, which it is
-        /// then.
+        /// Slots it waits for. If the pool has shrunk below the minimum of workers, this is the minimum.
         demand: u32,
-        /// Whether only numbers changed since it was last sent: the members, the outsiders, or those with
-        /// priority that are in the way are still so, and the pool has the same size.
+        /// Whether only numbers changed since the last one: the same kind of sessions is in the way, and the pool has
+        /// the same size.
         again: bool,
-        /// What the look saw.
+        /// The slots, as last seen.
         slots: Slots,
         /// Time waited so far.
         waited: Duration,
     },
-    /// Slots cannot be asked for now, which is tried again until the longest wait is over; sent again when the
-    /// cause changes. Who lost its connection stands at the end of the queue then.
+    /// Slots cannot be asked for at the moment. It is retried until the maximum wait is over. Sent again when the
+    /// cause changes. An execution that lost its connection joins the end of the queue.
     ReservationHindered {
-        /// Why, as the server or the line says it.
+        /// The error message.
         cause: String,
         /// Time waited so far.
         waited: Duration,
     },
     /// The wait for slots is over.
     ReservationEnded {
-        /// Slots wanted; as in [`ReservationShort`](Self::ReservationShort).
+        /// Slots it asked for; as in [`ReservationShort`](Self::ReservationShort).
         demand: u32,
-        /// Slots taken.
+        /// Slots reserved.
         taken: u32,
-        /// Executions that were before it when its place was first seen; 0 when it never was.
+        /// Executions before it when its place was first seen; 0 if it never was.
         ahead: u32,
         /// How the wait ended.
         end: Granted,
         /// Time waited, in the queue and at its head.
         waited: Duration,
-        /// The last look before; `None` when it never came to the head.
+        /// The slots, as last seen; `None` if it never came to the head of the queue.
         slots: Option<Slots>,
     },
-    /// The execution is over and some of its workers are not, as far as is known: it keeps its slots until they are.
+    /// The execution is over, but some of its workers may still run: it keeps its slots until they are gone.
     ReservationKept {
         /// Slots kept.
         taken: u32,
     },
-    /// The workers are gone and the slots are given back.
+    /// The slots were returned.
     ReservationReleased {
-        /// Slots given back.
+        /// Slots returned.
         taken: u32,
-        /// Time held.
+        /// Time they were held.
         held: Duration,
-        /// Whether some workers were not gone: the longest time to wait for that, an hour, was over, or the
-        /// process ended.
+        /// Whether some workers were still there: the wait for them ended after an hour, or the process ended.
         early: bool,
     },
-    /// The connection that held the slots broke, so the server gave them to others.
+    /// The connection that held the slots broke, so the server returned them.
     ReservationLost {
         /// Slots lost.
         taken: u32,
     },
-    /// The pool has no room for the bar; the wait for it began.
+    /// The pool has too few free slots; the wait for them began.
     AdmissionStarted {
         /// The attempt that waits.
         attempt: u32,
-        /// Workers it must reach.
-        bar: u32,
+        /// Workers it needs.
+        required: u32,
         /// The pool at that moment.
         pool: Pool,
-        /// The server's processes for workers of any kind, where they are seen.
+        /// The server's worker processes (`max_worker_processes`), if they can be seen.
         processes: Option<Pool>,
-        /// How many of the pool autovacuum has, which takes workers from PostgreSQL 19 on.
+        /// Workers of the pool that autovacuum uses (PostgreSQL 19 and later).
         autovacuum: u32,
     },
-    /// The wait for room ended; also sent, with a wait of about zero, when there was room at once.
+    /// The wait for free slots ended. Also sent, with a wait of about zero, if there was none.
     AdmissionEnded {
         /// The attempt that may start.
         attempt: u32,
@@ -182,145 +179,145 @@ pub enum Event {
         waited: Duration,
         /// Why the wait ended.
         end: Admitted,
-        /// The pool, where it is seen.
+        /// The pool, if it can be seen.
         pool: Option<Pool>,
     },
     /// The statement is about to be sent.
     AttemptStarted {
-        /// From 1.
+        /// Its number, from 1.
         attempt: u32,
-        /// Attempts allowed.
+        /// Maximum number of attempts.
         max_attempts: u32,
-        /// Workers it must reach.
-        bar: u32,
-        /// The leader's process id on the server.
+        /// Workers it needs.
+        required: u32,
+        /// The process id of the backend that runs the statement.
         pid: i32,
         /// When that backend started (`pg_stat_activity.backend_start`), in microseconds since the Unix
         /// epoch: a pid alone may soon be another backend's.
         backend_start: i64,
     },
-    /// One sample of the monitor reached its attempt.
+    /// The monitor took a sample of the attempt.
     TickTaken {
         /// The attempt it belongs to.
         attempt: u32,
-        /// Workers it must reach.
-        bar: u32,
+        /// Workers it needs.
+        required: u32,
         /// The sample.
         tick: Tick,
     },
-    /// The ticks proved something, or the statement ended.
+    /// The samples proved enough workers or too few, or the statement ended.
     VerdictReached {
         /// The attempt it belongs to.
         attempt: u32,
-        /// The statement of a script, from 1; `None` where there is only one.
+        /// The statement of a script, from 1; `None` if there is only one.
         statement: Option<u32>,
-        /// Workers it had to reach.
-        bar: u32,
-        /// What was proven.
+        /// Workers it needed.
+        required: u32,
+        /// The verdict.
         verdict: Verdict,
         /// The most workers seen at once so far.
         workers: u32,
-        /// Statement start to verdict.
+        /// Time from the start of the statement to the verdict.
         after: Duration,
     },
-    /// A later launch of a statement was proven short, after the verdict "enough". It is not cancelled for that,
-    /// unless every launch counts ([`Settings::every_launch`](crate::Settings::every_launch)).
+    /// A later launch of a statement was proven short, after the verdict "enough". The statement is cancelled for that
+    /// only with [`Settings::every_launch`](crate::Settings::every_launch).
     LaunchShort {
         /// The attempt it belongs to.
         attempt: u32,
-        /// The statement of a script, from 1; `None` where there is only one.
+        /// The statement of a script, from 1; `None` if there is only one.
         statement: Option<u32>,
-        /// What was lacking, and how much.
+        /// What was missing, and how much.
         short: Shortfall,
-        /// Statement start to the proof.
+        /// Time from the start of the statement to the proof.
         after: Duration,
     },
-    /// The server answered a request to stop the leader.
+    /// The server answered a request to cancel or terminate.
     CancelAnswered {
-        /// The attempt it was sent for; 0 when an abandoned execution was cleared away.
+        /// The attempt it was sent for; 0 if the execution had been dropped.
         attempt: u32,
-        /// How it was asked.
+        /// The kind of request.
         method: CancelMethod,
-        /// What came of it.
+        /// Its result.
         result: CancelResult,
     },
-    /// The last worker of a rejected attempt is gone, or the wait for it ran out.
+    /// The last worker of a rejected attempt is gone, or the wait for it ended.
     WorkersDrained {
         /// The attempt it belongs to.
         attempt: u32,
         /// Time waited.
         waited: Duration,
-        /// Workers still there when the wait ran out; 0 when all are gone.
+        /// Workers still there; 0 if all are gone.
         left: u32,
     },
-    /// The cleanup action ran.
+    /// The cleanup ended.
     CleanupEnded {
-        /// The attempt it cleaned up after.
+        /// The attempt that it followed.
         attempt: u32,
-        /// Time it took.
+        /// Duration.
         took: Duration,
         /// Whether it succeeded.
         ok: bool,
     },
-    /// An attempt is over, its cleanup included.
+    /// An attempt is over, including its cleanup.
     AttemptEnded(AttemptFacts),
-    /// The pause before the next attempt is over (admission included).
+    /// The pause before the next attempt is over, including the wait for free slots.
     RetryDelayed {
-        /// The attempt that comes next.
+        /// The next attempt.
         attempt: u32,
         /// Time from the end of the last attempt.
         waited: Duration,
     },
-    /// The session with the server broke.
+    /// A session was lost.
     SessionLost {
-        /// The SQLSTATE; 08006 when the connection broke without one.
+        /// The SQLSTATE; 08006 if the connection broke without one.
         sqlstate: SqlState,
     },
-    /// A new session took the place of a lost one.
+    /// A new session replaced a lost one.
     SessionRestored {
-        /// The SQLSTATE that the old one was lost with.
+        /// The SQLSTATE with which the old one was lost.
         sqlstate: SqlState,
     },
     /// COMMIT was sent and its answer was lost.
     CommitInDoubt,
-    /// The fate of a commit in doubt was learned, or given up on.
+    /// The outcome of such a commit was found out, or the search for it ended.
     CommitResolved {
-        /// What it was.
+        /// The outcome.
         resolution: Resolution,
     },
-    /// A commit in doubt took effect, and was to wait for a synchronous standby: whether that has it is not known, since
-    /// the wait may have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
+    /// A commit whose answer was lost took effect, but may be missing on a synchronous standby, because the wait for it
+    /// may have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
     CommitUnreplicated,
-    /// The monitor polled the server (for all its watches at once).
+    /// The monitor polled the server, for all attempts that it watches.
     MonitorPolled {
-        /// Round trip.
+        /// Round-trip time.
         took: Duration,
-        /// The pool, where it is seen.
+        /// The pool, if it can be seen.
         pool: Option<Pool>,
     },
-    /// A monitor connected for the first time, and sees.
+    /// A monitor connected for the first time.
     MonitorStarted,
-    /// The monitor's connection broke; verdicts stay open until it is back.
+    /// The monitor's connection broke. No verdict is reached until it is back.
     MonitorLost {
-        /// What the driver said.
+        /// The error message.
         cause: String,
     },
-    /// The monitor is back.
+    /// The monitor is connected again.
     MonitorRestored {
-        /// How long it could not see.
+        /// Time without a connection.
         blind_for: Duration,
     },
     /// A guarded execution is over.
     ExecutionEnded(ExecutionFacts),
     /// A chunked update began.
     UpdateStarted {
-        /// Sessions that work on it.
+        /// Sessions that work in parallel.
         connections: u32,
-        /// Keys to come, where their number is known.
+        /// Number of keys, if it is known.
         keys: Option<u64>,
     },
-    /// A chunk's transaction is over: committed, to be tried again, or given up.
+    /// A transaction of a chunk is over: committed, to be retried, or given up.
     ChunkEnded(ChunkFacts),
-    /// A chunked update is over; without [`UpdateStarted`](Self::UpdateStarted) before if it could not begin.
+    /// A chunked update is over. If it could not begin, there was no [`UpdateStarted`](Self::UpdateStarted).
     UpdateEnded(UpdateFacts),
 }

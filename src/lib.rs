@@ -1,8 +1,12 @@
-//! PostgreSQL batch work that finishes on time, and shows what happened.
+//! Guarded parallel queries and chunked updates on PostgreSQL.
 //!
-//! PostgreSQL promises no parallel workers: a plan that asks for four silently runs with three, one or
-//! none when the pool (`max_parallel_workers`) is busy. [`Headcount`] runs a statement, watches how
-//! many workers really started, and below the target cancels, cleans up, waits and retries.
+//! PostgreSQL does not promise parallel workers: a plan with four workers silently runs with three, one or
+//! none when the pool (`max_parallel_workers`) is busy. [`Headcount`] runs a statement and counts the
+//! workers that really start. If there are too few, it cancels the statement, rolls it back, waits for free
+//! slots and tries again.
+//!
+//! [`Update`] changes many rows in small transactions and survives lost connections: no change is lost,
+//! none is made twice. [`Batch`] does the same with a closure of your own.
 //!
 //! ```no_run
 //! # async fn job() -> Result<(), headcount::Error> {
@@ -15,6 +19,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Requirements
+//!
+//! - Unix, PostgreSQL 13 or later, and a tokio runtime with time and I/O enabled.
+//! - Spans and log lines go to the current `tracing` subscriber, metrics to the global `metrics` recorder.
+//!   The library installs neither: the feature `exporters` has both for programs that need them.
+//! - The observers of spans rely on [`tracing::Span::current`].
 //!
 //! # One execution
 //!
@@ -35,25 +46,26 @@
 //!
 //! | folder | what it is | may name |
 //! |---|---|---|
-//! | `decide` | the pure core: facts and time in, one closed enum out | nothing else |
-//! | [`event`] | the vocabulary: what happened, and who wants to hear of it | `decide`'s value types |
-//! | `pg` | the PostgreSQL edge: connections, plans, `pg_stat_activity`, cancels | `decide`, `event` |
+//! | `decide` | the pure core: facts and time in, decisions out | nothing else |
+//! | [`event`] | what happened, and the observers that hear of it | `decide`'s value types |
+//! | `pg` | PostgreSQL: connections, plans, `pg_stat_activity`, cancels | `decide`, `event` |
 //! | [`telemetry`] | observers: metrics, spans, log lines, exporters | `decide`, `event` |
-//! | [`server`] | what a server can be asked besides running work on it | `pg` |
+//! | [`server`] | questions to a server besides running work on it | `pg` |
 //! | `run` | the drivers behind [`Headcount`], [`Job`] and [`Rows`] | all of the above |
 //!
-//! The command is a package of its own, `headcount-cli` in `cli/`: it has nothing but this crate's public API.
+//! The command is a package of its own, `headcount-cli` in `cli/`. It uses this crate's public API only.
 //!
 //! # Invariants
 //!
-//! - No evidence, no cancel. A bar that was reached is never rejected.
-//! - A request to stop names one backend by pid and start time, while it runs something; nothing is
-//!   sent on that session until the request is answered.
+//! - No evidence, no cancel. An attempt that reached the required number of workers is never rejected.
+//! - A request to cancel names one backend by pid and start time, and takes effect only while it runs a
+//!   statement. Nothing is sent on that session until the request is answered.
 //! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server.
-//! - Slots of the pool ([`Settings::reserve`]) are given back when the workers are gone, and by the server
-//!   when the client is.
-//! - A commit whose answer was lost is resolved by its transaction id and never replayed blindly.
-//! - Too few workers is an [`Outcome`] with a history, not an error.
+//! - Slots of the pool ([`Settings::reserve`]) are returned when the workers are gone. If the client dies, the
+//!   server returns them.
+//! - If the answer to a COMMIT is lost, its outcome is found by its transaction id. It is never repeated
+//!   blindly.
+//! - Too few workers is an [`Outcome`], not an error.
 //! - The library prints nothing and installs nothing global.
 
 #[allow(unreachable_pub, reason = "its tests and the fleet example build it alone")]
@@ -75,7 +87,7 @@ pub use report::{Attempt, Ceiling, Execution, InDoubt, KeyFailure, Rung, UpdateO
 pub use run::{Batch, Builder, ChunkSize, Headcount, Job, Keys, Row, Rows, Update, Updater};
 pub use settings::{Minimum, PlanShortfall, Policy, Raise, Settings};
 
-/// The README's Rust compiles.
+/// Checks that the README's Rust compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! What a run returns: the result, and how it came about.
+//! What a run returns: the result, and its history.
 
 use std::time::Duration;
 
@@ -6,70 +6,73 @@ use serde::Serialize;
 
 use crate::decide::attempt::Outcome;
 pub use crate::decide::ceiling::{Ceiling, Rung};
+use crate::decide::reason::ShortReason;
 pub use crate::decide::update::ending::UpdateOutcome;
+use crate::event::AttemptVerdict;
 
-/// A guarded execution that ended without an error.
+/// The result and history of a guarded query that ended without an error. Check [`outcome`](Self::outcome): too few
+/// workers is no error.
 ///
-/// Serialises to the object that `headcount run --json` prints; times are seconds, as numbers.
+/// It serialises to the object that `headcount run --json` prints. Times are seconds, as numbers.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Execution<T> {
-    /// The configured name.
+    /// The configured name of the task.
     pub task: String,
     /// How it ended.
     pub outcome: Outcome,
-    /// Whether `achieved_workers` reached the target that was demanded.
+    /// Whether `achieved_workers` reached `demanded_workers`.
     pub target_met: bool,
-    /// The target that was asked for.
+    /// The configured target.
     pub demanded_workers: u32,
-    /// Workers demanded of all attempts but the last (lowered to the plan by `plan_shortfall = lower`).
+    /// Workers that all attempts but the last needed: the target, or what the plan can use if that is less
+    /// ([`PlanShortfall::Lower`](crate::PlanShortfall::Lower)).
     pub target_workers: u32,
-    /// Workers demanded of the last attempt.
+    /// Workers that the last attempt needed.
     pub min_workers: u32,
-    /// The most workers that the plan can have at once; `None` when there was no plan to inspect.
+    /// The most workers that the plan can use at once; `None` if there was no plan to inspect.
     pub planned_workers: Option<u32>,
-    /// How it came by its workers; `None` when it ended before that was known, or another client runs the statement.
+    /// How it got its workers; `None` if it ended before that was known, or if another client runs the statement.
     pub rung: Option<Rung>,
-    /// What bounded its session's workers; `None` as with `rung`.
+    /// What limited the workers of its session; `None` as with `rung`.
     pub ceiling: Option<Ceiling>,
-    /// What the plan could have, where that was less than the target that was demanded; `target_workers` and
-    /// `min_workers` are no more than that then.
+    /// What the plan can use, if that is less than the configured target. `target_workers` and `min_workers` do not
+    /// exceed it.
     pub lowered_to: Option<u32>,
-    /// The most workers seen at once in the accepted attempt, else in the best one. Where launches were proven short,
-    /// the smallest share of what each needed, in workers of the target.
+    /// The most workers seen at once, in the accepted attempt or else in the best one. If launches were proven short:
+    /// the smallest share that one of them got of what it needed, in workers of the target.
     pub achieved_workers: u32,
     /// Launches of the accepted attempt that were proven short.
     pub short_launches: u32,
-    /// Statements of the accepted attempt that were not judged: their plans have fewer workers than the minimum.
+    /// Statements of the accepted attempt that were not judged, because their plans have fewer workers than the minimum.
     pub unjudged_statements: u32,
-    /// Attempts begun.
+    /// Number of attempts that began.
     pub attempt_count: u32,
-    /// What the statement returned: `Some` unless the outcome is `below_minimum`.
+    /// What the statement returned; `None` if the outcome is `below_minimum`.
     #[serde(rename = "rows")]
     pub value: Option<T>,
-    /// Time spent waiting for what an attempt needs: a session, a lock that its plan takes, room in the pool; and
-    /// between attempts.
+    /// Time spent waiting: for a session, for locks of the plan, for free slots, and between attempts.
     #[serde(rename = "waited_seconds", serialize_with = "seconds")]
     pub waited: Duration,
-    /// The part of `waited` that was spent waiting for room in the pool.
+    /// The part of `waited` that was spent waiting for free slots in the pool.
     #[serde(rename = "room_wait_seconds", serialize_with = "seconds")]
     pub room_wait: Duration,
-    /// Time spent inspecting the plan, each statement of a script included; waits for its locks are part of `waited`,
-    /// too.
+    /// Time spent inspecting the plan, or the plans of a script's statements. Waits for its locks count here and in
+    /// `waited`.
     #[serde(rename = "planning_seconds", serialize_with = "seconds")]
     pub planning: Duration,
-    /// Whether it is committed on this server, and nobody knows whether a synchronous standby has it: its wait for that
-    /// may have been cut short, by a deadline or a signal, say. A failover may undo it.
+    /// Whether the commit took effect on this server, but may be missing on a synchronous standby, because the wait for
+    /// it was cut short (by a deadline or a signal, for example). A failover may undo it.
     pub unreplicated: bool,
-    /// Time spent in the fleet's queue for slots of the pool; apart from `waited`.
+    /// Time spent in the queue for slots; not part of `waited`.
     #[serde(rename = "reserved_wait_seconds", serialize_with = "seconds")]
     pub reserved_wait: Duration,
-    /// Slots of the pool taken; `None` when none were asked for.
+    /// Slots that it reserved; `None` without [`Settings::reserve`](crate::Settings::reserve).
     pub reserved_slots: Option<u32>,
-    /// Leader time of the accepted attempt.
+    /// Run time of the accepted attempt, from the start of its statement to its end.
     #[serde(rename = "ran_seconds", serialize_with = "seconds")]
     pub ran: Duration,
-    /// Leader time of all other attempts.
+    /// Run time of all other attempts.
     #[serde(rename = "wasted_seconds", serialize_with = "seconds")]
     pub wasted: Duration,
     /// Every attempt, in order.
@@ -80,42 +83,41 @@ pub struct Execution<T> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// From 1.
+    /// Its number, from 1.
     pub attempt: u32,
-    /// Workers it had to reach.
-    pub bar: u32,
-    /// `enough`, `short`, `finished_early`, `unverified` or `failed`.
-    pub verdict: &'static str,
-    /// Why it was short: `pool_exhausted`, `processes_exhausted`, `under_launched` or `no_launch`.
-    pub reason: Option<&'static str>,
-    /// The SQLSTATE that it failed with by itself.
+    /// Workers that it needed.
+    pub required_workers: u32,
+    /// What it came to.
+    pub verdict: AttemptVerdict,
+    /// Why it was short; `None` unless it was.
+    pub reason: Option<ShortReason>,
+    /// The SQLSTATE of a failed attempt.
     pub sqlstate: Option<String>,
     /// The most workers seen at once.
     pub workers: u32,
-    /// The same, or the smallest share of what a launch needed where launches were proven short.
+    /// The same; if launches were proven short, the smallest share that one of them got of what it needed.
     pub achieved: u32,
     /// Launches that were proven short.
     pub short_launches: u32,
     /// Why the worst of them was, in the same words as `reason`.
-    pub short_reason: Option<&'static str>,
-    /// Statements that were not judged.
+    pub short_reason: Option<ShortReason>,
+    /// Statements that were not judged, because their plans have fewer workers than the minimum.
     pub unjudged_statements: u32,
-    /// Whether the verdict rests on launches that were alive together without room left: each may lack a worker.
+    /// Whether the verdict counts several launches that ran at once while no slot was free: each may lack a worker.
     pub concurrent_unproven: bool,
-    /// Whether launches may have had no worker because there was no room, and nobody can tell: those that nobody could
-    /// foresee (CALL, DO, functions, a Gather below a nested loop), or those of a statement that ended too soon to be
-    /// condemned.
+    /// Whether some launches may have had no worker because no slot was free. That cannot be known for launches that no
+    /// plan shows (CALL, DO, functions, a Gather below a nested loop), and for statements that ended before the verdict.
     pub launches_unproven: bool,
-    /// Statement start to verdict; `None` when it failed before one.
+    /// Time from the start of the statement to the verdict; `None` if it failed before.
     #[serde(rename = "verdict_seconds", serialize_with = "maybe_seconds")]
     pub verdict_after: Option<Duration>,
-    /// Time waited for room before it started.
+    /// Time it waited for free slots before it started.
     #[serde(rename = "waited_seconds", serialize_with = "seconds")]
     pub waited: Duration,
-    /// Leader time: statement start to its end.
+    /// Run time, from the start of the statement to its end.
     #[serde(rename = "ran_seconds", serialize_with = "seconds")]
     pub ran: Duration,
-    /// Whether its result is kept.
+    /// Whether its result was kept.
     pub accepted: bool,
 }
 
@@ -151,98 +153,98 @@ impl<T> Execution<T> {
     }
 }
 
-/// What a chunked update came to; each key is in exactly one class.
+/// The result of a chunked update. Each key is in exactly one class.
 ///
-/// Serialises to the object that `headcount update --json` prints; times are seconds, as numbers.
+/// It serialises to the object that `headcount update --json` prints. Times are seconds, as numbers.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Updated {
-    /// The configured name.
+    /// The configured name of the task.
     pub task: String,
     /// How it ended.
     pub outcome: UpdateOutcome,
-    /// Whether that counts as done; see [`is_complete`](Self::is_complete).
+    /// Whether it counts as done; see [`is_complete`](Self::is_complete).
     pub complete: bool,
-    /// Whether nothing was changed, and `updated` counts what would have been.
+    /// Whether it was a dry run: nothing was changed, and `updated` counts what would have been.
     pub dry_run: bool,
-    /// Keys dealt with: the sum of the five classes.
+    /// Keys processed: the sum of the five classes.
     pub keys: u64,
-    /// Changed by this run (also: found to hold the new value after a transaction that had changed them, and whose fate
-    /// nobody knew, see [`InDoubt::reread`]).
+    /// Keys whose row this run changed. (Also keys whose row holds the new value after a commit of unknown outcome, see
+    /// [`InDoubt::reread`].)
     pub updated: u64,
-    /// Held the new value before.
+    /// Keys whose row held the new value before.
     pub already: u64,
-    /// Held neither the expected value nor the new one.
+    /// Keys whose row holds neither the expected nor the new value.
     pub stale: u64,
-    /// No row has the key.
+    /// Keys without a row.
     pub missing: u64,
-    /// Given up; see [`failures`](Self::failures).
+    /// Keys that were given up; see [`failures`](Self::failures).
     pub failed: u64,
-    /// Keys that a stopped run did not get to; `None` where nobody knows how many they are: it was stopped before the
-    /// keys were opened, or they come through a pipe, could not be read to their end, or are claimed.
+    /// Keys that a stopped run did not process. `None` if their number is not known: it was stopped before the keys were
+    /// opened, or they come from a pipe, could not be read to the end, or are claimed.
     pub left: Option<u64>,
-    /// Chunks committed.
+    /// Committed chunks.
     pub chunks: u64,
-    /// Chunks given up.
+    /// Chunks that were given up.
     pub failed_chunks: u64,
     /// Chunks that took more than one transaction.
     pub retried_chunks: u64,
-    /// Sessions that took the place of lost ones.
+    /// Sessions that replaced lost ones.
     pub reconnects: u64,
-    /// Commits whose answer was lost, by what became of them.
+    /// Commits whose answer was lost, by outcome.
     pub in_doubt: InDoubt,
-    /// The first 100 failures, with at most 100 keys each; the file of rejects has all of them.
+    /// The first 100 failures, with at most 100 keys each. The file of rejects has all of them.
     pub failures: Vec<KeyFailure>,
-    /// What stopped the run before its end, if something did.
+    /// The error that stopped the run before its end, if one did.
     pub error: Option<String>,
-    /// The SQLSTATE of that.
+    /// The SQLSTATE of that error.
     pub sqlstate: Option<String>,
-    /// What may be the cause of keys that are missing or stale, and what to look at.
+    /// A possible cause of missing or stale keys, and what to check.
     pub hint: Option<String>,
-    /// From start to end.
+    /// Duration of the run.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub took: Duration,
 }
 
 impl Updated {
-    /// Whether it counts as done: every key ended as updated, already, stale or missing, and nothing is the case that
-    /// [`fail_on`](crate::Update::fail_on) names; by default, there was a key, and a row has one of them.
+    /// Whether it counts as done: no key failed, none is left, and nothing that [`fail_on`](crate::Update::fail_on)
+    /// names applies. By default that means: there were keys (unless they come from a query), and at least one has a row.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.complete
     }
 }
 
-/// Commits whose answer was lost.
+/// Commits whose answer was lost, by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InDoubt {
-    /// The server said that they took effect.
+    /// They took effect, as the server said.
     pub committed: u64,
-    /// The server said that they did not: tried again.
+    /// They did not take effect, as the server said, and were retried.
     pub aborted: u64,
-    /// The server no longer knew, or had crashed or restarted, after which an id may be another transaction's
-    /// and a commit that was not flushed is gone: the rows were compared again.
+    /// The server could not tell, so the rows were compared again. That happens if it no longer remembers the
+    /// transaction, or if it crashed or restarted (then an id may be reused, and an unflushed commit is gone).
     pub reread: u64,
-    /// Whether they took effect, or whether that lasts, could not be learned, and their rows may not be, or could not be,
-    /// compared again: their keys failed.
+    /// Their outcome, or whether it is durable, could not be found out, and their rows could not be compared again: the
+    /// keys failed.
     pub unresolved: u64,
-    /// Keys that had been counted when another server took over which did not have them, or may not: they were done
-    /// again, or failed.
+    /// Keys (not commits) that were reported, but that a server which took over lacks, or may lack. They were done again,
+    /// or failed.
     pub replaced: u64,
 }
 
-/// Keys that were given up together.
+/// Keys that failed together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct KeyFailure {
-    /// The keys, columns separated by commas.
+    /// The keys; their columns are separated by commas.
     pub keys: Vec<String>,
-    /// The lines they came from.
+    /// Their lines in the input.
     pub lines: Vec<u64>,
-    /// The SQLSTATE; 08006 for a connection that broke.
+    /// The SQLSTATE; 08006 for a broken connection.
     pub sqlstate: Option<String>,
-    /// What the server said.
+    /// The error message.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! Options of a guarded query, validated once at the edge.
+//! Options of a guarded query. [`Settings::validate`] checks all bounds before anything runs.
 
 use std::time::Duration;
 
@@ -8,19 +8,20 @@ use crate::decide::verdict::{Patience, Pool};
 use crate::error::{Error, human};
 use crate::pg::plan;
 
-/// The least that the last attempt is accepted with.
+/// The number of workers that the last attempt must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Minimum {
-    /// So many workers.
+    /// This many workers, at most the target. Zero accepts a serial run.
     Workers(u32),
-    /// A share of the target in percent, 0 to 100, rounded up to whole workers.
+    /// A percentage of the target, 0 to 100, rounded up to whole workers.
     Percent(u32),
-    /// Two workers, or one where that is the target: what counts where nothing is said.
+    /// The default: two workers, or one if the target is one.
     Usual,
 }
 
 impl Minimum {
-    /// In workers, for a given target.
+    /// The number of workers, for a given target.
     #[must_use]
     pub const fn of(self, target: u32) -> u32 {
         match self {
@@ -32,138 +33,148 @@ impl Minimum {
     }
 }
 
-/// How attempts are timed.
+/// How attempts are judged and timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Policy {
-    /// Decide on evidence, start when there is room.
+    /// Starts as soon as the pool has free slots, and decides as soon as the samples prove enough workers or
+    /// too few.
     #[default]
     Prompt,
-    /// The timing of the Java executor that Headcount replaces: wait 1 s, look every 0.5 s, cancel
-    /// when the window (2 s from the start) ends under the bar, sleep 2 s. No look at the plan's
-    /// reach or at the pool before a start.
+    /// Fixed times, as in the Java executor that Headcount replaces: waits 1 s, takes a sample every 0.5 s,
+    /// cancels at 2 s if there are too few workers, and sleeps 2 s between attempts. It does not check the
+    /// plan or the pool before it starts.
     Classic,
 }
 
-/// What to do when the plan cannot reach the target.
+/// What to do if the plan cannot reach the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum PlanShortfall {
-    /// Refuse before anything runs: no retry ever helps. Of a script each statement that reads tables must be
-    /// able to have the target. A minimum of zero never refuses.
+    /// Refuses to run, because no retry would help. In a script, each statement that reads tables must be able
+    /// to reach the target. With a minimum of zero nothing is refused.
     Refuse,
-    /// Take what the plan can have as the target, and as the minimum where that is more. The outcome is
-    /// [`Lowered`](crate::Outcome::Lowered) then, with `lowered_to`.
+    /// Lowers the target to what the plan can use, and the minimum too if it is higher. The outcome is
+    /// [`Lowered`](crate::Outcome::Lowered), with `lowered_to`.
     #[default]
     Lower,
-    /// Run all the same.
+    /// Runs anyway, with the full target.
     Ignore,
 }
 
-/// The options of one guarded query. Every field has the default of [`Settings::new`].
+/// The options of one guarded query. [`Settings::new`] sets the defaults.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 #[allow(clippy::struct_excessive_bools, reason = "options of their own, each with its sentence")]
 pub struct Settings {
     /// The task's name: metric label, span attribute and part of `application_name`. 1 to 52
-    /// characters of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run. The session is called
-    /// `headcount:<task>`, and behind that stands what it demands and its attempt, where 63 bytes suffice
-    /// (`headcount:rollup want=4 try=2`): match on it with `LIKE`.
+    /// characters of `A-Z a-z 0-9 _ . -`. Use the same name for every run of a job.
+    ///
+    /// The session's `application_name` is `headcount:<task>`, followed by the target and the attempt if the
+    /// 63 bytes suffice (`headcount:rollup want=4 try=2`). To find it, use `LIKE`.
     pub task: String,
-    /// Parallel workers demanded; 1 to 1024 (the bound of `max_parallel_workers`). Default 4.
+    /// Parallel workers to ask for; 1 to 1024 (the bound of `max_parallel_workers`). Default 4. All attempts
+    /// but the last must have them.
     pub target_workers: u32,
-    /// What the last attempt is accepted with; at most the target. Default 2, of a target of 1 that. Zero accepts a serial run.
+    /// Workers that the last attempt must have; at most the target. Default 2, or 1 with a target of 1. Zero
+    /// accepts a serial run.
     pub min_workers: Minimum,
-    /// Attempts in all; 1 to 100. Default 5.
+    /// Maximum number of attempts; 1 to 100. Default 5.
     pub max_attempts: u32,
-    /// Workers that show up no more than this apart belong to one launch; 10 ms to 60 s. Default 100 ms:
-    /// starting registered workers takes some tens of milliseconds. Shorter may cancel a good launch.
+    /// Workers that appear within this time of each other belong to one launch; 10 ms to 60 s. Default 100 ms:
+    /// starting the workers of a launch takes some tens of milliseconds. A shorter time may cancel good launches.
     pub settle: Duration,
-    /// Active time without one worker until the attempt counts as short, while there is no room for a worker
-    /// without interruption, or room cannot be seen; up to 1 h. Default 1 s. A tenth of the active time
-    /// is waited for where that is longer. Where room cannot be seen, it must exceed the serial part of the
-    /// statement that comes before its first Gather.
+    /// How long to wait for the first worker while no slot is free, or free slots cannot be seen; up to 1 h.
+    /// Default 1 s. Then the attempt counts as short. Only active time without interruption counts, not waits for
+    /// locks. If a tenth of the active time so far is longer, that is the limit instead.
+    ///
+    /// Where free slots cannot be seen, it must be longer than the serial part of the statement before its first
+    /// Gather.
     pub launch_wait: Duration,
-    /// Time between two looks while an attempt is undecided; 1 ms to 10 s. Default 10 ms.
+    /// Time between two samples until the verdict; 1 ms to 10 s. Default 10 ms.
     pub monitor_interval: Duration,
-    /// The longest pause between two attempts whose cause the pool does not show; up to 1 h. Default 2 s.
+    /// Maximum pause between two attempts if the cause does not show in the pool; up to 1 h. Default 2 s.
     pub retry_delay: Duration,
-    /// The longest wait for room in the pool before an attempt; up to 24 h. Default 60 s. Zero starts at once.
+    /// Maximum wait for free slots before an attempt; up to 24 h. Default 60 s. Zero starts at once.
     pub admission_wait: Duration,
     /// How long a cancelled statement may take to end before its session is terminated, and how long
-    /// to wait for its workers to leave; 10 ms to 1 h. Default 5 s.
+    /// to wait for its workers to exit; 10 ms to 1 h. Default 5 s.
     pub cancel_grace: Duration,
-    /// The most time that the whole execution may take, waits included; then what runs is cancelled, rolled
-    /// back and cleaned up after, within `cancel_grace` and `cleanup_limit`. Default `None`: no bound.
+    /// Time limit of the whole execution, waits included. Then the statement is cancelled, rolled back and
+    /// cleaned up, within `cancel_grace` and `cleanup_limit`. Default `None`: no limit.
     pub deadline: Option<Duration>,
-    /// SQL that undoes what lies outside the statement's transaction; run in a transaction of its own
-    /// after each attempt that is not accepted. Default `None`.
+    /// SQL that undoes what a rollback does not. It runs in a transaction of its own after each attempt that
+    /// is not accepted. Default `None`.
     pub cleanup: Option<String>,
-    /// The most time that one cleanup may take, waits for a server that is away included; 10 ms to 24 h.
-    /// Default 1 min. Then it is cancelled and rolled back, and the execution fails: what it should have
-    /// undone is still there. It holds after the deadline, too.
+    /// Time limit of one cleanup, waits for an unreachable server included; 10 ms to 24 h. Default 1 min. Then
+    /// the cleanup is cancelled and rolled back, and the execution fails: what it undoes is still there. The
+    /// cleanup has this time after the deadline, too.
     pub cleanup_limit: Duration,
-    /// `SET LOCAL` pairs for the statement's transaction. `max_parallel_workers_per_gather` is set to
-    /// the target unless it is among them.
+    /// Names and values to `SET LOCAL` in the statement's transaction. `max_parallel_workers_per_gather` is
+    /// set to the target unless it is among them.
     pub settings: Vec<(String, String)>,
-    /// Whether to run inside a transaction; `false` for VACUUM and CREATE INDEX CONCURRENTLY, whose
-    /// settings then last for the session. Default `true`.
+    /// Whether to run inside a transaction. Default `true`. Use `false` for VACUUM and CREATE INDEX
+    /// CONCURRENTLY; the settings then last for the session.
     pub transaction: bool,
-    /// Whether to take slots of the pool before the first attempt, in a queue that all executions with
-    /// this option share, on whatever host. Default `false`. Needs a connection that keeps its backend
-    /// (no proxy that pools transactions), to [`reserve_database`](Self::reserve_database); it is one more
-    /// than an execution has without, so a long queue of processes counts against `max_connections`.
+    /// Whether to reserve slots of the pool before the first attempt, in a queue that all executions with
+    /// this option share, on any host. Default `false`.
     ///
-    /// It takes as many slots as the plan may start workers at once, and at least the target: with several
-    /// Gathers that may be more than the target. With fewer slots than that (see [`degrade_after`](Self::degrade_after)
-    /// and [`pool_size`](Self::pool_size)) they are divided among those Gathers, by
-    /// `max_parallel_workers_per_gather`; the plan is inspected again with that, and an attempt is asked for the share of
-    /// one, since it may be alone. Fewer slots than the minimum for each are taken only where that is all there is. Who holds the whole pool shares it with nobody, and is not limited. Where there is
-    /// no plan to inspect, one Gather is assumed. Nothing can
-    /// limit a script that sets `max_parallel_workers_per_gather` itself, nor a backend of the caller's own
-    /// ([`Job::watch`](crate::Job::watch)): they must keep to their slots themselves.
+    /// It needs one more connection per execution, to [`reserve_database`](Self::reserve_database), so a long queue
+    /// counts against `max_connections`. That connection must keep its backend (no `PgBouncer` in transaction mode).
+    ///
+    /// An execution reserves as many slots as its plan may start workers at once, and at least the target; with
+    /// several Gathers that may be more than the target. If it gets fewer ([`degrade_after`](Self::degrade_after),
+    /// [`pool_size`](Self::pool_size)), they are divided among the Gathers by `max_parallel_workers_per_gather`, the
+    /// plan is inspected again, and an attempt needs the share of one Gather. Fewer slots than the minimum for each
+    /// Gather are accepted only if the pool has no more. An execution that holds the whole pool is not limited.
+    /// Without a plan to inspect, one Gather is assumed. Scripts that set `max_parallel_workers_per_gather` and
+    /// backends of another client ([`Job::watch`](crate::Job::watch)) must keep to their slots by themselves.
     pub reserve: bool,
-    /// The longest wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then who is at the
-    /// head takes what is free if that is the minimum; else the execution ends below the minimum. A pool that has
-    /// shrunk below the minimum is waited for as well: it may grow again. Zero asks once.
+    /// Maximum wait for slots, in the queue and at its head; up to 24 h. Default 1 h. Then an execution at the
+    /// head takes the free slots if they suffice for the minimum; otherwise it ends below the minimum. It also
+    /// waits for a pool that has shrunk below the minimum, since it may grow again. Zero asks once.
     pub reserve_wait: Duration,
-    /// After so long a wait, in the queue and at its head, the minimum is enough at the head of the queue; up to 24 h. Default
-    /// `None`: only at the end of `reserve_wait`. Short makes jobs slow that could have waited.
+    /// After this wait, in the queue and at its head, slots for the minimum are enough; up to 24 h. Default
+    /// `None`: only at the end of `reserve_wait`. A short time makes jobs slow that could have waited.
     pub degrade_after: Option<Duration>,
-    /// Whether to stand in the queue that goes first. Default `false`. Many of these starve the others.
+    /// Whether to join the priority queue, which is served first. Default `false`. Many of these starve the others.
     pub priority: bool,
-    /// Slots that the fleet shares; 1 to 1024, at least the target. Default `None`: the server's pool. A
-    /// part of the pool leaves the rest to others, whose workers are in the way only beyond that rest. All members of a fleet must say the same.
+    /// Number of slots that all executions share; 1 to 1024, at least the target. Default `None`: the server's
+    /// pool. A smaller number leaves the rest to other sessions; their workers count only beyond that rest. It
+    /// must be the same for all executions that share the queue.
     pub pool_size: Option<u32>,
-    /// The database where slots are held. Default `postgres`. Advisory locks belong to a database and the
-    /// pool belongs to the cluster, so all members of a fleet must name the same one.
+    /// The database that holds the queue, as advisory locks. Default `postgres`. It must be the same for all.
     pub reserve_database: String,
-    /// The name of the fleet's keys, which must not be those of other programs' advisory locks. Default
-    /// `headcount`. Fleets with different names do not see each other's slots.
+    /// The name of the queue, from which the keys of its advisory locks are made. Default `headcount`.
+    /// Executions with different names do not see each other's slots.
     pub reserve_space: String,
-    /// Raises `max_parallel_workers` of the statement's session, which is each session's own ceiling and not the pool's
-    /// size, so that workers start beyond a pool that others hold: no wait, no lost attempt. Default `None`: it exceeds
-    /// what was set as the default for everybody. It never goes beyond `max_worker_processes` less
-    /// [`leave`](Self::leave), nor above what ALTER ROLE or ALTER DATABASE set for this role or database, unless
-    /// [`above_role`](Self::above_role). Refused with [`reserve`](Self::reserve), whose slots are the pool's, for another
-    /// client's backend, and beside a value of `max_parallel_workers` among the [`settings`](Self::settings).
+    /// Raises `max_parallel_workers` of the statement's session, so that it gets workers from beyond a busy pool,
+    /// without waits or lost attempts. (The setting is a limit of each session, not the size of a pool.) Default
+    /// `None`, because it exceeds the server's default for everybody.
+    ///
+    /// It never exceeds `max_worker_processes` minus [`leave`](Self::leave), nor what ALTER ROLE or ALTER DATABASE
+    /// set for this role or database, unless [`above_role`](Self::above_role) is set. It cannot be combined with
+    /// [`reserve`](Self::reserve), with `max_parallel_workers` among the [`settings`](Self::settings), or with
+    /// another client's backend ([`Job::watch`](crate::Job::watch)).
     pub ceiling: Option<Raise>,
-    /// Processes of `max_worker_processes` that a raised ceiling leaves to others; up to 1024. Default 2.
+    /// Worker processes (of `max_worker_processes`) that a raised ceiling leaves to others; up to 1024. Default 2.
     pub leave: u32,
-    /// Whether [`ceiling`](Self::ceiling) may go above what was set for this role or database itself. Default `false`.
+    /// Whether [`ceiling`](Self::ceiling) may exceed what ALTER ROLE or ALTER DATABASE set. Default `false`.
     pub above_role: bool,
-    /// How attempts are timed. Default [`Policy::Prompt`].
+    /// How attempts are judged and timed. Default [`Policy::Prompt`].
     pub policy: Policy,
-    /// What to do when the plan cannot reach the target. Default [`PlanShortfall::Lower`].
+    /// What to do if the plan cannot reach the target. Default [`PlanShortfall::Lower`].
     pub plan_shortfall: PlanShortfall,
-    /// Whether a later launch of a statement that is proven short is a reason to cancel, too. Default `false`: the
-    /// work that was done is kept, and the shortage is told. Rows that are handed over at the verdict
-    /// ([`Job::query`](crate::Job::query)) cannot be taken back, so it is refused there.
+    /// Whether to cancel and retry also if a later launch of a statement is proven short. Default `false`: the
+    /// result is kept and the shortage reported. Refused for [`Job::query`](crate::Job::query), whose rows are
+    /// handed over at the verdict and cannot be taken back.
     pub every_launch: bool,
-    /// Whether a statement that was short at any launch is rolled back, even when that is found out only at its end.
-    /// Default `false`. Needs a transaction of ours: refused with `transaction: false`, for another client's
-    /// backend and for rows that are handed over at the verdict.
+    /// Whether to roll back a statement if any of its launches was short, even if that is known only at its end.
+    /// Default `false`. Refused with `transaction: false`, for [`Job::query`](crate::Job::query) and for another
+    /// client's backend ([`Job::watch`](crate::Job::watch)).
     pub strict: bool,
-    /// Whether to append the trace context to the statement as a comment (`traceparent`). Default
-    /// `false`: a text that differs each time defeats query statistics that group by text.
+    /// Whether to append the trace context (`traceparent`) to the statement as a comment. Default `false`: a
+    /// text that differs each time defeats statistics that group queries by text.
     pub trace_comment: bool,
 }
 
@@ -209,7 +220,7 @@ impl Settings {
         }
     }
 
-    /// The least number of workers that the last attempt is accepted with.
+    /// The number of workers that the last attempt must have.
     #[must_use]
     pub const fn minimum(&self) -> u32 {
         self.min_workers.of(self.target_workers)
@@ -226,7 +237,7 @@ impl Settings {
         self.policy == Policy::Classic || self.plan_shortfall == PlanShortfall::Ignore
     }
 
-    /// The settings of the statement's transaction, the default one included.
+    /// The settings of the statement's transaction, including `max_parallel_workers_per_gather`.
     #[must_use]
     pub fn effective_settings(&self) -> Vec<(String, String)> {
         const GATHER: &str = "max_parallel_workers_per_gather";
@@ -264,10 +275,11 @@ impl Settings {
     fn check_ceiling(&self) -> Result<(), Error> {
         within("leave", self.leave, 0, 1024)?;
         let Some(raise) = self.ceiling else {
-            if self.above_role {
-                return Err(Error::configuration("above_role", "it needs a ceiling (--ceiling)"));
-            }
-            return Ok(());
+            let alone = [("above_role", self.above_role), ("leave", self.leave != LEAVE)];
+            let wrong = alone.into_iter().find(|(_, given)| *given).map(|(option, _)| option);
+            return wrong.map_or(Ok(()), |option| {
+                Err(Error::configuration(option, "it needs a ceiling (--ceiling)"))
+            });
         };
         if let Raise::To(workers) = raise {
             within("ceiling", workers, 1, 1024)?;
@@ -286,7 +298,7 @@ impl Settings {
     /// Checks every bound.
     ///
     /// # Errors
-    /// A configuration error that names the first field out of its bounds.
+    /// A configuration error that names the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), Error> {
         check_task(&self.task)?;
         within("target_workers", self.target_workers, 1, 1024)?;
@@ -405,86 +417,4 @@ pub(crate) fn duration(field: &str, value: Duration, least: Duration, most: Dura
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(field: &str, change: impl FnOnce(&mut Settings)) {
-        let mut settings = Settings::new("rollup");
-        settings.validate().unwrap();
-        change(&mut settings);
-        let error = settings.validate().unwrap_err();
-        assert!(error.is_configuration());
-        assert!(error.to_string().starts_with(&format!("{field}: ")), "{error}");
-    }
-
-    #[test]
-    fn each_bad_option_is_named() {
-        check("task", |s| s.task = "nightly job".into());
-        check("task", |s| s.task = "x".repeat(53));
-        check("target_workers", |s| s.target_workers = 0);
-        check("min_workers", |s| s.min_workers = Minimum::Workers(5));
-        check("min_workers", |s| s.min_workers = Minimum::Percent(101));
-        check("max_attempts", |s| s.max_attempts = 0);
-        check("settle", |s| s.settle = Duration::ZERO);
-        check("monitor_interval", |s| s.monitor_interval = Duration::ZERO);
-        check("cancel_grace", |s| s.cancel_grace = Duration::ZERO);
-        check("cleanup_limit", |s| s.cleanup_limit = Duration::ZERO);
-        check("deadline", |s| s.deadline = Some(Duration::ZERO));
-        check("reserve_wait", |s| s.reserve_wait = Duration::MAX);
-        check("degrade_after", |s| s.degrade_after = Some(Duration::MAX));
-        check("pool_size", |s| s.pool_size = Some(0));
-        check("pool_size", |s| s.pool_size = Some(3));
-        check("reserve_database", |s| s.reserve_database.clear());
-        check("reserve_space", |s| s.reserve_space = "x".repeat(64));
-        check("ceiling", |s| s.ceiling = Some(Raise::To(0)));
-        check("ceiling", |s| (s.ceiling, s.reserve) = (Some(Raise::Auto), true));
-        check("ceiling", |s| {
-            (s.ceiling, s.settings) = (Some(Raise::Auto), vec![("Max_Parallel_Workers".into(), "9".into())]);
-        });
-        check("leave", |s| s.leave = 1025);
-        check("above_role", |s| s.above_role = true);
-        check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
-        for off in ["off", "OF", "false", "n", "0", ""] {
-            check("settings (--set track_activities)", |s| {
-                s.settings = vec![("Track_Activities".into(), off.into())];
-            });
-        }
-    }
-
-    #[test]
-    fn a_session_may_be_told_to_say_what_it_does() {
-        let mut settings = Settings::new("rollup");
-        for on in ["on", "TRUE", "y", "1"] {
-            settings.settings = vec![("track_activities".into(), on.into())];
-            settings.validate().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_percentage_is_rounded_up_to_whole_workers() {
-        assert_eq!(Minimum::Percent(50).of(4), 2);
-        assert_eq!(Minimum::Percent(51).of(4), 3);
-        assert_eq!(Minimum::Percent(1).of(4), 1);
-        assert_eq!(Minimum::Percent(0).of(4), 0);
-    }
-
-    #[test]
-    fn a_target_of_one_needs_no_word_of_the_minimum() {
-        for (target, minimum) in [(1, 1), (2, 2), (3, 2), (8, 2)] {
-            let settings = Settings { target_workers: target, ..Settings::new("rollup") };
-            assert_eq!((settings.validate().is_ok(), settings.minimum()), (true, minimum));
-        }
-        check("min_workers", |s| (s.target_workers, s.min_workers) = (1, Minimum::Workers(2)));
-    }
-
-    #[test]
-    fn the_target_is_asked_of_each_gather_unless_the_caller_says_otherwise() {
-        let mut settings = Settings::new("rollup");
-        assert_eq!(
-            settings.effective_settings(),
-            [("max_parallel_workers_per_gather".to_owned(), "4".to_owned())]
-        );
-        settings.settings = vec![("Max_Parallel_Workers_Per_Gather".into(), "8".into())];
-        assert_eq!(settings.effective_settings().len(), 1);
-    }
-}
+mod tests;

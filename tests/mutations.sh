@@ -299,8 +299,8 @@ mutant 'no piece of a password is said: keys' src/pg/dsn.rs \
     'let named = after.find(&format!("{key}="));' 'let named = text.find(key.as_str()).map(|_| 0);'
 mutant 'nothing of a rejected attempt stays: it is cleaned up' src/run/attempt.rs \
     lib:a_short_attempt_is_cancelled_drained_cleaned_up_and_tried_again \
-    'let Some(cleaned) = stage.cleanup().await else { return Ok(()) };' \
-    'if attempt > 0 { return Ok(()); } let Some(cleaned) = stage.cleanup().await else { return Ok(()) };'
+    'let Some(cleaned) = executor.cleanup().await else { return Ok(()) };' \
+    'if attempt > 0 { return Ok(()); } let Some(cleaned) = executor.cleanup().await else { return Ok(()) };'
 mutant 'a query whose commit is unknown is in doubt, never repeated' src/run/attempt.rs \
     lib:a_commit_whose_fate_is_not_known_is_an_error_and_is_never_repeated \
     'Resolution::Reread | Resolution::Unresolved => Err(Error::in_doubt(xid, cause)),' \
@@ -314,7 +314,7 @@ mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
 mutant 'a launch that may have had no worker is not called on target' src/decide/verdict.rs \
     live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
     'self.launches_unproven |= lacking.is_some()' 'self.launches_unproven |= false && lacking.is_some()'
-mutant 'a statement of a client that died behind a proxy is stopped' src/run/hold.rs \
+mutant 'a statement of a client that died behind a proxy is stopped' src/run/session_guard.rs \
     fleet:the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped \
     'if self.must_be_told_to_notice() {' 'if false {'
 mutant 'a key with many rows costs no square' src/pg/update/statement.rs \
@@ -325,11 +325,11 @@ mutant 'a cursor is not condemned for the workers that it cannot have' src/pg/pl
     'Kind::Opaque(_) if text.reads_a_cursor() => {' 'Kind::Opaque(_) if false => {'
 mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
     live:a_script_goes_back_to_its_own_savepoints \
-    'stage.keeps_steps() && stage.outlives(at)' 'stage.keeps_steps()'
+    'executor.keeps_steps() && executor.outlives(at)' 'executor.keeps_steps()'
 mutant 'a commit that may lack its standby is told' src/run/attempt.rs \
     live:a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that \
-    'if stage.waits_for_standbys() {' 'if false && stage.waits_for_standbys() {'
-mutant 'a session outside of a transaction is given back as it was' src/run/hold.rs \
+    'if executor.waits_for_standbys() {' 'if false && executor.waits_for_standbys() {'
+mutant 'a session outside of a transaction is given back as it was' src/run/session_guard.rs \
     fleet:a_backend_that_is_handed_on_as_it_is_keeps_no_setting_of_a_statement_outside_a_transaction \
     'let raised = self.settings.ceiling.map(|_| "max_parallel_workers");' 'let raised = None;'
 mutant 'a ceiling never exceeds what was set for the role' src/pg/ceiling.rs \
@@ -340,9 +340,9 @@ mutant 'a ceiling leaves processes to others' src/pg/ceiling.rs \
     'let leave = settings.leave;' 'let leave = settings.leave.min(0);'
 mutant 'a cancel names the statement by its query_start' src/pg/cancel.rs \
     live:a_request_to_cancel_another_clients_statement_never_hits_its_next_one \
-    '  AND ($3::bigint IS NULL OR round(extract(epoch FROM query_start) * 1000000)::bigint = $3)"' \
+    '  AND ($3::bigint IS NULL OR pg_catalog.round(extract(epoch FROM query_start) * 1000000)::bigint = $3)"' \
     '  AND ($3::bigint IS NULL OR query_start IS NOT NULL)"'
-mutant 'a script goes on where it was: what ran stays' src/run/hold.rs \
+mutant 'a script goes on where it was: what ran stays' src/run/session_guard.rs \
     live:a_starved_statement_of_a_script_is_tried_again_alone \
     '"ROLLBACK TO SAVEPOINT headcount_statement; RELEASE SAVEPOINT headcount_statement"' '"ROLLBACK"'
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use headcount::event::ShortReason;
 use headcount::settings::LEAVE;
-use headcount::{Execution, Rung};
+use headcount::{Error, Execution, Rung};
 
 use super::exit::Failed;
 use super::options::Wanted;
@@ -57,7 +58,7 @@ pub(crate) fn about_limit(sqlstate: &str, message: &str, script: Option<&str>) -
 }
 
 /// Adds what this command can do about an error of the server. `several`: there were other hosts to connect to.
-pub(crate) fn explained(error: headcount::Error, wanted: &Wanted, several: bool) -> Failed {
+pub(crate) fn explained(error: Error, wanted: &Wanted, several: bool) -> Failed {
     let Wanted { sql, settings, .. } = wanted;
     let tried = error.history().map_or(0, |history| history.attempt_count);
     let fix = match error.sqlstate() {
@@ -145,7 +146,11 @@ fn concurrent_index(sql: &str) -> Option<&str> {
 /// What is left of it, and what now.
 pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: bool) -> String {
     let uncleaned = failed.error().is_some_and(|error| error.cleanup_failure().is_some());
-    let left = if uncleaned {
+    let rejected;
+    let left = if failed.error().is_some_and(Error::is_cleanup) {
+        rejected = rejected_and_not_undone(history);
+        &rejected
+    } else if uncleaned {
         "What the cleanup undoes is still there: undo it by hand"
     } else if !failed.is_end_seen() {
         "The server does not answer, and may still run it: look at pg_stat_activity (application_name headcount:...) \
@@ -178,6 +183,21 @@ pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: b
         _ => "correct what the error names and run it again",
     };
     format!("{left}; {next}")
+}
+
+/// The error tells of the cleanup; why there was something to clean up stands here.
+fn rejected_and_not_undone(history: &Execution<()>) -> String {
+    let why = history.attempts.last().map_or_else(String::new, |last| {
+        let reason = last
+            .reason
+            .or(last.short_reason)
+            .map(|reason| format!(", {}", reason.as_str()))
+            .unwrap_or_default();
+        format!(" ({} of {} required workers{reason})", last.achieved, last.required_workers)
+    });
+    format!(
+        "The attempt was rejected{why}, and what it did outside a transaction could not be undone: undo it by hand"
+    )
 }
 
 /// Whether all advice is that there is none.
@@ -229,11 +249,11 @@ fn in_more_time(history: &Execution<()>) -> String {
     let Execution { waited, room_wait, reserved_wait, ran, wasted, .. } = *history;
     let all = waited + reserved_wait + ran + wasted;
     let is_most = |part: Duration| !part.is_zero() && part * 2 >= all;
-    let or = if was_short(&history.attempts, "processes_exhausted") {
+    let or = if was_short(&history.attempts, ShortReason::ProcessesExhausted) {
         "raise max_worker_processes, of which the server had none left"
     } else if is_most(reserved_wait) {
         "let it be content with fewer slots (--degrade-after), or go first (--priority): `headcount watch` shows the queue"
-    } else if is_most(room_wait) || was_short(&history.attempts, "pool_exhausted") {
+    } else if is_most(room_wait) || was_short(&history.attempts, ShortReason::PoolExhausted) {
         return format!("give it a longer --deadline; {}", held_by_others(history));
     } else if is_most(waited) {
         "see what kept it from starting: a server that was away, or a lock on what it reads (the lines above, pg_locks)"

@@ -1,4 +1,4 @@
-//! What was typed: the arguments of every subcommand, and the words of `--help`.
+//! What was typed: the arguments of every subcommand, and the text of `--help`.
 //!
 //! `--help` is read at night by someone whose job just failed, so each subcommand ends with examples
 //! that can be pasted. Options carry no defaults here: what is not typed may stand in the job file, and
@@ -17,25 +17,28 @@ use super::values::{duration, listen, minimum, pair, raise, scale};
 /// Exit codes, where people look for them.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done: on target, above the minimum, or with all that its plan can have
-  1    the SQL, the connection or a commit failed for good, or the deadline passed
+  0    done: on target, above the minimum, or with all the workers its plan can use
+  1    the SQL, the connection or a commit failed, or the deadline passed
   2    wrong usage or configuration
   3    fewer workers than the minimum; nothing was kept
-  4    refused before running: plan too narrow, blind monitor, server too old
-  5    the update is incomplete: some keys failed or are left
+  4    refused before running: plan too narrow, monitor without rights, server too old
+  5    update incomplete: some keys failed or are left
   6    done, but standard output could not be written
-  7    done and kept, with fewer workers than the minimum: do not run it again
-  101  a mistake in headcount itself: look what took effect, and report the line
-  130  interrupted (143: terminated, 129: hung up), after cancelling, rolling back and cleaning up
+  7    done and kept, but with fewer workers than the minimum: do not run it again
+  101  bug in headcount (panic): check what took effect, and report the message
+  130  SIGINT (143: SIGTERM, 129: SIGHUP): cancelled, rolled back and cleaned up
 
-Connections: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, PGSERVICE, ~/.pgpass...).";
+Connection: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, ~/.pgpass).";
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "headcount",
     version,
-    about = "PostgreSQL batch work that finishes on time, and shows what happened"
+    about = "Guarded parallel queries and chunked updates on PostgreSQL",
+    long_about = "Guarded parallel queries and chunked updates on PostgreSQL.\n\n`headcount run` makes sure that a query \
+                  gets the parallel workers it was planned for. `headcount update` changes many rows in small \
+                  transactions and survives lost connections."
 )]
 #[command(after_help = EXIT_CODES, disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -47,15 +50,15 @@ pub(crate) struct Cli {
 
 /// What is said on standard error, and how.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Words on standard error")]
+#[command(next_help_heading = "Logging")]
 pub(crate) struct Words {
-    /// Say nothing but what failed; a result is printed with `--json` only
+    /// Print errors only; the result only with --json, or when it is a failure
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Write log lines in place of progress; twice for attempts, three times for each look. `RUST_LOG` wins
+    /// Print log lines instead of progress (-vv: every attempt, -vvv: every sample); `RUST_LOG` overrides
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: u8,
-    /// How log lines look; implies `-v`
+    /// Format of log lines; implies -v [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogStyle>,
 }
@@ -65,24 +68,24 @@ pub(crate) struct Words {
 pub(crate) enum LogStyle {
     /// For people
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a statement with a guaranteed number of parallel workers
+    /// Run a statement or script with a guaranteed number of parallel workers
     Run(Box<RunArgs>),
-    /// Update many rows in chunks, a transaction each, through lost connections
+    /// Update many rows in small transactions, surviving lost connections
     Update(Box<super::update::args::UpdateArgs>),
-    /// Say how many workers a statement can have, why not more, and what would give it more
+    /// Show how many workers a statement can get, why not more, and how to fix it
     Explain(Box<ExplainArgs>),
-    /// See the pool live: leaders, their workers, and who holds and who waits for slots
+    /// Show the worker pool live: leaders, their workers, reserved slots and the queue
     Watch(WatchArgs),
-    /// Check whether this role, this server and what lies between can do the work
+    /// Check whether the role, the server and any proxy are fit for the work
     Doctor(DoctorArgs),
-    /// See it work on a private server with real data, which needs nothing but an installed PostgreSQL
+    /// See it at work on a private server with TPC-H data; needs an installed PostgreSQL
     Demo(DemoArgs),
     /// Print a completion script for a shell
     #[command(
@@ -116,26 +119,29 @@ impl Command {
 
 const RUN_EXAMPLES: &str = "\
 Examples:
-  Four workers or not at all, five attempts (the defaults), server from DATABASE_URL or PGHOST...:
+  Ask for four workers, accept two at the last of five attempts (the defaults):
     headcount run --sql 'CREATE TABLE rollup AS SELECT day, sum(amount) FROM sales GROUP BY day'
 
-  A script from a file, at least half of eight workers, done by morning, metrics to a Pushgateway:
+  A script: eight workers, at least half of them, finished within two hours; metrics are pushed:
     headcount run -f nightly.sql --target 8 --min 50% --deadline 2h --push http://127.0.0.1:9091
 
-  One of many jobs that share the pool: wait for a turn instead of fighting for workers:
+  One of many jobs that share the pool: queue for slots, accept fewer after ten minutes:
     headcount run -f nightly.sql --reserve --degrade-after 10m
 
-  Everything in a job file; what is typed wins over it:
+  All options from a job file; the command line overrides it:
     headcount run --job nightly.toml --json
 
-  Statements that refuse a transaction block, with what undoes a cancelled one:
+  A statement that cannot run in a transaction block, and what removes a cancelled one's remains:
     headcount run --no-transaction --set max_parallel_maintenance_workers=4 \\
       --sql 'CREATE INDEX CONCURRENTLY i ON t (a)' --cleanup 'DROP INDEX CONCURRENTLY IF EXISTS i'
 
-Job file (TOML): task, sql or file, target_workers, min_workers, max_attempts, settle, launch_wait,
-  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit, transaction,
-  policy, plan_shortfall, ceiling, leave, above_role, every_launch, strict, trace_comment, reserve, reserve_wait,
-  degrade_after, priority, pool_size, reserve_database, reserve_space, and a table [settings]. Durations are texts such as \"90s\".";
+Times have a unit: 500ms, 10s, 5m, 2h.
+
+Job file (TOML): task, sql or file, target_workers, min_workers, attempts, settle, launch_wait,
+  monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit,
+  transaction, policy, plan_shortfall, ceiling, leave, above_role, every_launch, strict,
+  trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size, reserve_database,
+  reserve_space, and a table [settings]. Times are strings (\"90s\").";
 
 /// `headcount run`.
 #[derive(Debug, Args)]
@@ -149,115 +155,113 @@ pub(crate) struct RunArgs {
     pub(crate) timing: Timing,
     #[command(flatten)]
     pub(crate) exporters: Exporters,
-    /// Print one JSON object on standard output, also when the run fails
-    #[arg(long)]
+    /// Print the result as one JSON object on standard output, also when the run fails
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
 /// Which server, and as whom.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = "Connection")]
 pub(crate) struct Server {
-    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
-    #[arg(long, value_name = "URL")]
+    /// Connection string, URL or `key=value` pairs [default: `DATABASE_URL`, else libpq's variables and files]
+    #[arg(long, value_name = "DSN")]
     pub(crate) dsn: Option<String>,
-    /// Another connection string for the monitor: a role that may see and cancel, or a way past a pooling proxy
-    #[arg(long, value_name = "URL")]
+    /// Connection string of the monitor: a role with more rights, or a direct way past a proxy [default: --dsn]
+    #[arg(long, value_name = "DSN")]
     pub(crate) monitor_dsn: Option<String>,
 }
 
 /// What to run, and what it demands.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What to run")]
+#[command(next_help_heading = "Statement")]
 pub(crate) struct Demand {
-    /// The statement, or several
+    /// The SQL to run: one statement or several
     #[arg(long, value_name = "SQL", conflicts_with = "file")]
     pub(crate) sql: Option<String>,
-    /// A file with the statement, or several; `-` is standard input
+    /// Read the SQL from a file; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// A job file (TOML) with all of this
+    /// Read the SQL and options from a job file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) job: Option<PathBuf>,
-    /// The task's name, in metrics and in `application_name`. Default: the file's name, else `adhoc`
+    /// Name of the task in metrics and `application_name` [default: name of the file, else `adhoc`]
     #[arg(long, value_name = "NAME")]
     pub(crate) task: Option<String>,
-    /// Parallel workers demanded. Default 4
-    #[arg(long, value_name = "WORKERS")]
-    pub(crate) target: Option<u32>,
-    /// What the last attempt is accepted with: workers, or a share of the target. Default 2, or 1 with --target 1
-    #[arg(long, value_name = "WORKERS|PERCENT", value_parser = minimum)]
-    pub(crate) min: Option<Minimum>,
-    /// A server setting for the statement's transaction; may be repeated
+    /// Set a server parameter for the transaction (SET LOCAL); may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) settings: Vec<(String, String)>,
+    /// Parallel workers to ask for, 1 to 1024 [default: 4]
+    #[arg(long, value_name = "WORKERS", help_heading = "Workers")]
+    pub(crate) target: Option<u32>,
+    /// Workers the last attempt needs, as a number or a percentage of the target [default: 2; 1 with --target 1]
+    #[arg(long, value_name = "WORKERS|PERCENT", value_parser = minimum, help_heading = "Workers")]
+    pub(crate) min: Option<Minimum>,
 }
 
 /// How attempts are made.
 #[allow(clippy::struct_excessive_bools, reason = "options of their own, each with its sentence")]
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Attempts")]
+#[command(next_help_heading = "Attempts and timing")]
 pub(crate) struct Timing {
-    /// Attempts in all. Default 5
-    #[arg(long, value_name = "N")]
+    /// Maximum number of attempts, 1 to 100 [default: 5]
+    #[arg(long, alias = "max-attempts", value_name = "N")]
     pub(crate) attempts: Option<u32>,
-    /// SQL that undoes what lies outside the transaction, after each attempt that is not kept
-    #[arg(long, value_name = "SQL")]
+    /// SQL to run after each rejected attempt, to undo what its rollback does not
+    #[arg(long, value_name = "SQL", help_heading = "Statement")]
     pub(crate) cleanup: Option<String>,
-    /// The most time that one cleanup may take, also after the deadline or a signal. Default 1m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Time limit of one cleanup, also after the deadline or a signal [default: 1m]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Statement")]
     pub(crate) cleanup_limit: Option<Duration>,
-    /// `prompt` decides on evidence; `classic` waits 1 s, looks every 0.5 s, sleeps 2 s. Default prompt
+    /// How attempts are judged [default: prompt]
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<PolicyWord>,
-    /// When the plan cannot reach the target: lower the target to it, refuse to run (what reads no table
-    /// runs all the same), or ignore that, as `classic` always does. Default lower
-    #[arg(long, value_name = "WHAT")]
+    /// What to do when the plan cannot reach the target [default: lower; --policy classic always ignores it]
+    #[arg(long, value_name = "ACTION", help_heading = "Workers")]
     pub(crate) plan_shortfall: Option<ShortfallWord>,
-    /// Raise `max_parallel_workers` of the statement's own session to so many, so that workers start beyond a pool that
-    /// others hold: `auto` is `max_worker_processes` less --leave. Never above what was set for the role or the database
-    #[arg(long, value_name = "WORKERS|auto", value_parser = raise)]
+    /// Raise this session's `max_parallel_workers`, so that it gets workers from beyond a busy pool; `auto` is
+    /// `max_worker_processes` minus --leave. Never exceeds what ALTER ROLE or ALTER DATABASE set
+    #[arg(long, value_name = "WORKERS|auto", value_parser = raise, help_heading = "Workers")]
     pub(crate) ceiling: Option<Raise>,
-    /// Processes of `max_worker_processes` that --ceiling leaves to others. Default 2
-    #[arg(long, value_name = "N")]
+    /// Worker processes (of `max_worker_processes`) that --ceiling leaves to others [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Workers")]
     pub(crate) leave: Option<u32>,
-    /// Let --ceiling go above what ALTER ROLE or ALTER DATABASE set
-    #[arg(long)]
+    /// Let --ceiling exceed what ALTER ROLE or ALTER DATABASE set
+    #[arg(long, help_heading = "Workers")]
     pub(crate) above_role: bool,
-    /// Cancel a statement whose later launches are short, too; else they are only told
-    #[arg(long)]
+    /// Also cancel and retry when a later Gather of the statement gets too few workers, instead of only reporting it
+    #[arg(long, help_heading = "Workers")]
     pub(crate) every_launch: bool,
-    /// Keep nothing of a statement that was short at any launch, even when that is found out at its end (what only the
-    /// server's counters tell after the commit is told, and kept)
-    #[arg(long, conflicts_with = "no_transaction")]
+    /// Roll back a statement if any of its Gathers got too few workers, even if that is known only at its end
+    #[arg(long, conflicts_with = "no_transaction", help_heading = "Workers")]
     pub(crate) strict: bool,
-    /// Run outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY. What an attempt that is tried again
-    /// has committed stays: it must be safe to run twice, or have a --cleanup
-    #[arg(long)]
+    /// Run outside a transaction block (VACUUM, CREATE INDEX CONCURRENTLY). Committed work stays when an attempt is
+    /// retried: the SQL must be safe to run twice, or have a --cleanup
+    #[arg(long, help_heading = "Statement")]
     pub(crate) no_transaction: bool,
-    /// The longest wait for room in the pool, before each attempt; 0s starts at once. Default 60s
+    /// Maximum wait for free slots in the pool before each attempt; 0s starts at once [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) admission_wait: Option<Duration>,
-    /// The most time that everything may take. Default: no bound
+    /// Time limit of the whole run, waits included [default: none]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Workers that show up no more than this apart belong to one launch. Default 100ms
+    /// Workers that appear within this time of each other belong to one launch, 10ms to 1m [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) settle: Option<Duration>,
-    /// How long to wait for the first worker while there is no room for one, or that cannot be seen. Default 1s
+    /// How long to wait for the first worker while the pool is full or cannot be seen [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) launch_wait: Option<Duration>,
-    /// Time between two looks while an attempt is undecided. Default 10ms
+    /// Time between two samples until the verdict, 1ms to 10s [default: 10ms]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) monitor_interval: Option<Duration>,
-    /// The longest pause between attempts where the pool cannot be seen. Default 2s
+    /// Maximum pause between attempts where the cause does not show in the pool [default: 2s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) retry_delay: Option<Duration>,
-    /// How long a cancelled statement may take to end before its session is terminated. Default 5s
+    /// How long a cancelled statement may take to end before its session is terminated [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) cancel_grace: Option<Duration>,
-    /// Append the trace context to the statement as a comment
-    #[arg(long)]
+    /// Append the trace context (traceparent) to the statement as an SQL comment
+    #[arg(long, help_heading = "Telemetry")]
     pub(crate) trace_comment: bool,
     #[command(flatten)]
     pub(crate) sharing: Sharing,
@@ -265,30 +269,27 @@ pub(crate) struct Timing {
 
 /// How the pool is shared with the other executions of a fleet.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Sharing the pool with a fleet")]
+#[command(next_help_heading = "Sharing the pool with other jobs")]
 pub(crate) struct Sharing {
-    /// Take slots of the pool first, in a queue with all others that say so, on whatever host: as many as the
-    /// plan may start workers at once, several Gathers more than the target. Fewer slots are divided among them
+    /// Queue for slots of the pool first, together with all jobs that use this option, on any host
     #[arg(long)]
     pub(crate) reserve: bool,
-    /// The longest wait for slots; then the minimum is enough at the head of the queue, else it ends with code 3.
-    /// Default 1h
+    /// Maximum wait for slots; then the minimum is accepted at the head of the queue, else exit code 3 [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) reserve_wait: Option<Duration>,
-    /// Be content with the minimum after so long a wait, at the head of the queue. Default: at the end of
-    /// --reserve-wait
+    /// Accept slots for the minimum after this wait, at the head of the queue [default: when --reserve-wait ends]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) degrade_after: Option<Duration>,
-    /// Stand in the queue that goes first
+    /// Join the priority queue, which is served first
     #[arg(long)]
     pub(crate) priority: bool,
-    /// Slots that the fleet shares; the same for all of it. Default: the server's pool
+    /// Number of slots that all jobs share; must be the same for all [default: the server's pool]
     #[arg(long, value_name = "SLOTS")]
     pub(crate) pool_size: Option<u32>,
-    /// The database where slots are held; the same for the whole fleet. Default postgres
+    /// Database that holds the queue (advisory locks); must be the same for all jobs [default: postgres]
     #[arg(long, value_name = "NAME")]
     pub(crate) reserve_database: Option<String>,
-    /// The name of the fleet's keys. Default headcount
+    /// Name of the queue; jobs with different names do not see each other [default: headcount]
     #[arg(long, value_name = "NAME")]
     pub(crate) reserve_space: Option<String>,
 }
@@ -313,16 +314,16 @@ impl Sharing {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Telemetry")]
 pub(crate) struct Exporters {
-    /// Serve `/metrics` while it runs: ADDRESS:PORT, or a port on loopback; 0 takes a free one
+    /// Serve `/metrics` while it runs: ADDRESS:PORT, or a port on 127.0.0.1 (0: any free one)
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub(crate) listen: Option<SocketAddr>,
     /// Push metrics to a Pushgateway at the end
     #[arg(long, value_name = "URL")]
     pub(crate) push: Option<String>,
-    /// Write metrics at the end to a file for `node_exporter`'s textfile collector
+    /// Write metrics to this file at the end, for the textfile collector of `node_exporter`
     #[arg(long, value_name = "FILE")]
     pub(crate) textfile: Option<PathBuf>,
-    /// Send spans to an OTLP receiver (http:// or grpc://). Default: the `OTEL_*` variables
+    /// Send spans to an OTLP receiver, http:// or grpc:// [default: the `OTEL_*` variables]
     #[arg(long, value_name = "URL")]
     pub(crate) otlp: Option<String>,
 }
@@ -330,60 +331,60 @@ pub(crate) struct Exporters {
 /// `headcount explain`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  headcount explain --target 8 -f nightly.sql\n  headcount explain --set parallel_setup_cost=0 --sql 'SELECT count(*) FROM sales'\n\nNothing is executed. Exit code 4 when the target is out of reach: a run then\nlowers its target (outcome `lowered`), or with --plan-shortfall refuse does not run."
+    after_help = "Examples:\n  headcount explain --target 8 -f nightly.sql\n  headcount explain --set parallel_setup_cost=0 --sql 'SELECT count(*) FROM sales'\n\nThe statement is planned, not executed. Exit code 4 means that the plan cannot reach\nthe target: `headcount run` would then lower the target (outcome `lowered`), or not run\nwith --plan-shortfall refuse."
 )]
 pub(crate) struct ExplainArgs {
-    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
-    #[arg(long, value_name = "URL")]
+    /// Connection string, URL or `key=value` pairs [default: `DATABASE_URL`, else libpq's variables and files]
+    #[arg(long, value_name = "DSN")]
     pub(crate) dsn: Option<String>,
     #[command(flatten)]
     pub(crate) demand: Demand,
-    /// Print one JSON object
-    #[arg(long)]
+    /// Print the result as one JSON object on standard output
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
 /// `headcount doctor`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  headcount doctor\n  headcount doctor --dsn postgresql://batch@db/sales --monitor-dsn postgresql://monitor@db:5432/sales\n\nExit code 4 when a check fails; warnings leave it 0."
+    after_help = "Examples:\n  headcount doctor\n  headcount doctor --dsn postgresql://batch@db/sales --target 8\n\nExit code 4 means that a check failed; warnings do not change the exit code."
 )]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// Workers to plan for. Default 4
-    #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Parallel workers that jobs will ask for [default: 4]
+    #[arg(long, value_name = "WORKERS", default_value_t = 4, hide_default_value = true, help_heading = "Checks", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) target: u32,
-    /// The database where a fleet's slots are to be held; it is an error then if they cannot. Default postgres
-    #[arg(long, value_name = "NAME")]
+    /// Database that will hold the queue of --reserve; naming it makes a problem there an error [default: postgres]
+    #[arg(long, value_name = "NAME", help_heading = "Checks")]
     pub(crate) reserve_database: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
+    /// Print the result as one JSON object on standard output
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
 /// `headcount watch`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  headcount watch\n  headcount watch --once --json | jq .pool\n\nOff a terminal a line is printed whenever something changed."
+    after_help = "Examples:\n  headcount watch\n  headcount watch --once --json | jq .pool\n\nWhen standard output is not a terminal, a line is printed for each change."
 )]
 pub(crate) struct WatchArgs {
-    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
-    #[arg(long, value_name = "URL")]
+    /// Connection string, URL or `key=value` pairs [default: `DATABASE_URL`, else libpq's variables and files]
+    #[arg(long, value_name = "DSN")]
     pub(crate) dsn: Option<String>,
-    /// Look once and leave
+    /// Print the current state once and exit
     #[arg(long)]
     pub(crate) once: bool,
-    /// Time between two looks
+    /// Time between two samples
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub(crate) interval: Duration,
-    /// The database where the fleet's slots are held
+    /// Database that holds the queue of --reserve
     #[arg(long, value_name = "NAME", default_value = "postgres")]
     pub(crate) reserve_database: String,
-    /// The name of the fleet's keys
+    /// Name of the queue
     #[arg(long, value_name = "NAME", default_value = "headcount")]
     pub(crate) reserve_space: String,
-    /// Print one JSON object a look
+    /// Print one JSON object per sample
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -391,19 +392,22 @@ pub(crate) struct WatchArgs {
 /// `headcount demo`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  headcount demo\n  headcount demo --listen 127.0.0.1:9187 --keep-metrics 1m\n\nHEADCOUNT_PG_BIN names the folder of the PostgreSQL to use. Everything is removed at the end."
+    after_help = "Examples:\n  headcount demo\n  headcount demo --keep\n  headcount demo --listen 127.0.0.1:9187 --keep-metrics 1m\n\nHEADCOUNT_PG_BIN names the folder with the PostgreSQL programs to use. The server and its\ndata are removed at the end."
 )]
 pub(crate) struct DemoArgs {
-    /// Where `/metrics` can be read while it runs
+    /// Serve `/metrics` while it runs: ADDRESS:PORT, or a port on 127.0.0.1 (0: any free one)
     #[arg(long, value_name = "ADDR", value_parser = listen, default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
-    /// Keep serving `/metrics` so long after the end
+    /// Keep serving `/metrics` for this long after the end
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) keep_metrics: Option<Duration>,
-    /// TPC-H scale factor: 0.1 is 600,000 rows of lineitem
+    /// Keep the server running after the end, until Ctrl-C, and print how to connect to it
+    #[arg(long, conflicts_with = "keep_metrics")]
+    pub(crate) keep: bool,
+    /// TPC-H scale factor, 0.001 to 10; 0.1 is 600,000 rows of lineitem
     #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = scale)]
     pub(crate) scale: f64,
-    /// Print the run's JSON object on standard output
+    /// Print the result of the guarded run as one JSON object on standard output
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -412,9 +416,9 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PolicyWord {
-    /// Decide on evidence
+    /// Decide as soon as the samples prove enough workers, or too few
     Prompt,
-    /// The timing of the Java executor
+    /// Fixed times: wait 1 s, sample every 0.5 s until 2 s, sleep 2 s between attempts
     Classic,
 }
 
@@ -431,11 +435,11 @@ impl From<PolicyWord> for Policy {
 #[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ShortfallWord {
-    /// Refuse before anything runs
+    /// Refuse to run (statements that read no table run all the same)
     Refuse,
-    /// Take what the plan can have, and say so
+    /// Lower the target to what the plan can use, and report it
     Lower,
-    /// Run all the same
+    /// Run anyway, with the full target
     Ignore,
 }
 

@@ -99,7 +99,7 @@ impl Failed {
     pub(crate) const fn ended(&self) -> &'static str {
         match self {
             Self::Interrupted(143, _) => "terminated",
-            Self::Interrupted(129, _) => "hung up",
+            Self::Interrupted(129, _) => "stopped by SIGHUP",
             Self::Interrupted(..) => "interrupted",
             Self::Usage(_) | Self::Library { .. } | Self::Panicked(_) => "failed",
         }

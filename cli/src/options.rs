@@ -40,7 +40,8 @@ struct JobFile {
     target_workers: Option<u32>,
     #[serde(default, deserialize_with = "maybe_minimum")]
     min_workers: Option<Minimum>,
-    max_attempts: Option<u32>,
+    #[serde(alias = "max_attempts")]
+    attempts: Option<u32>,
     settle: Option<Time>,
     launch_wait: Option<Time>,
     monitor_interval: Option<Time>,
@@ -109,7 +110,7 @@ impl JobFile {
     fn apply(self, settings: &mut Settings) {
         put(&mut settings.target_workers, self.target_workers);
         put(&mut settings.min_workers, self.min_workers);
-        put(&mut settings.max_attempts, self.max_attempts);
+        put(&mut settings.max_attempts, self.attempts);
         put(&mut settings.settle, self.settle);
         put(&mut settings.launch_wait, self.launch_wait);
         put(&mut settings.monitor_interval, self.monitor_interval);
@@ -334,6 +335,13 @@ mod tests {
         assert_eq!(settings.deadline, Some(Duration::from_hours(2)));
         let pairs: Vec<_> = settings.settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(pairs, ["enable_sort=off", "parallel_setup_cost=0", "work_mem=64MB"]);
+    }
+
+    #[test]
+    fn the_old_name_of_attempts_still_works() {
+        for name in ["attempts", "max_attempts"] {
+            assert_eq!(job(&format!("{name} = 7\n")).unwrap().max_attempts, 7);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use headcount::event::ShortReason;
 use headcount::{Attempt, Ceiling, Execution, Outcome, Rung, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -31,8 +32,8 @@ pub(crate) fn print(text: &str) {
         && !LOST.swap(true, Ordering::Relaxed)
     {
         say(&format!(
-            "headcount: cannot write to standard output: {error}; what it had to say is lost, not what was done: with code \
-             6 that is kept, do not run it again"
+            "headcount: cannot write to standard output: {error}; only the output is lost: exit code 6 means that \
+             the work is done, do not run it again"
         ));
     }
 }
@@ -181,12 +182,16 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
     let Execution { task, achieved_workers: achieved, target_workers: target, attempt_count, .. } = run;
     let outcome = match run.outcome {
         Outcome::OnTarget => "on target".to_owned(),
-        Outcome::Lowered => format!("all that its plan can have of the {} demanded", run.demanded_workers),
+        Outcome::Lowered => format!("all that its plan can use ({} were asked for)", run.demanded_workers),
         Outcome::FinishedShort => format!("finished below the minimum of {}", run.min_workers),
         Outcome::AboveMinimum => format!("above the minimum of {}", run.min_workers),
         Outcome::FinishedEarly if run.target_met => "on target".to_owned(),
         Outcome::FinishedEarly => "finished before the number was final".to_owned(),
         Outcome::Unverified => "not verified".to_owned(),
+        // The best attempt had them, at some of its launches.
+        Outcome::BelowMinimum if *achieved >= run.min_workers => {
+            format!("but not at each launch: at least one was below the minimum of {}", run.min_workers)
+        }
         Outcome::BelowMinimum => format!("below the minimum of {}", run.min_workers),
         _ => run.outcome.as_str().to_owned(),
     };
@@ -250,7 +255,7 @@ fn time<T>(run: &Execution<T>) -> String {
 }
 
 /// Whether an attempt, or a launch of one that was kept, was short for this reason.
-pub(crate) fn was_short(attempts: &[Attempt], reason: &str) -> bool {
+pub(crate) fn was_short(attempts: &[Attempt], reason: ShortReason) -> bool {
     let told = attempts.iter().flat_map(|attempt| [attempt.reason, attempt.short_reason]);
     told.flatten().any(|told| told == reason)
 }
@@ -262,18 +267,18 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
         "no slots could be had within --reserve-wait: see `headcount watch`"
     } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
         "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`"
-    } else if any("processes_exhausted") {
+    } else if any(ShortReason::ProcessesExhausted) {
         "the server had no process left for a worker: other statements hold them (`headcount watch`), or replication and \
          extensions, which take from max_worker_processes, too; raise that, which takes a restart, or keep some free \
          for the role (`headcount doctor`)"
-    } else if any("pool_exhausted") {
+    } else if any(ShortReason::PoolExhausted) {
         held = held_by_others(run);
         &held
-    } else if any("no_launch") {
+    } else if any(ShortReason::NoLaunch) {
         // Only where the pool cannot be seen is a statement without workers cancelled.
         "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \
          monitor see the pool with GRANT pg_read_all_stats"
-    } else if any("under_launched") {
+    } else if any(ShortReason::UnderLaunched) {
         started = under_launched(run);
         &started
     } else {
@@ -295,9 +300,10 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
              (--every-launch cancels in time, --strict keeps nothing)"
         ),
         Outcome::Lowered => format!(
-            "It is done and kept, with the {} workers that its plan can have: `headcount explain` says why, \
-             --plan-shortfall refuse runs none that reads a table and cannot have its target",
-            run.lowered_to.unwrap_or(run.target_workers)
+            "It is done and kept; its plan can use {} of the {} workers asked for: `headcount explain` says why; \
+             with --plan-shortfall refuse, such a statement is refused if it reads a table",
+            run.lowered_to.unwrap_or(run.target_workers),
+            run.demanded_workers
         ),
         Outcome::Unverified
             if run.attempts.last().is_some_and(|last| last.launches_unproven && last.workers == 0) =>

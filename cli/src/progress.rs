@@ -194,7 +194,7 @@ impl Story {
             Event::ReservationLost { taken } => {
                 Some(format!("the connection that held {taken} slots broke; others may take them"))
             }
-            Event::AdmissionStarted { bar, pool, processes, autovacuum, .. } => {
+            Event::AdmissionStarted { required, pool, processes, autovacuum, .. } => {
                 self.doing = "waiting for room";
                 self.pool = Some(*pool);
                 Some(match processes {
@@ -204,7 +204,7 @@ impl Story {
                         processes.used, processes.size
                     ),
                     Some(processes) if processes.free() < pool.free() => format!(
-                        "waiting: {} of {} processes of the server are in use (max_worker_processes), {bar} are needed",
+                        "waiting: {} of {} processes of the server are in use (max_worker_processes), {required} are needed",
                         processes.used, processes.size
                     ),
                     _ => {
@@ -213,7 +213,7 @@ impl Story {
                             some => format!(" ({some} by autovacuum)"),
                         };
                         format!(
-                            "waiting: {} of {} slots of the pool are in use{vacuum}, {bar} are needed",
+                            "waiting: {} of {} slots of the pool are in use{vacuum}, {required} are needed",
                             pool.used, pool.size
                         )
                     }
@@ -239,12 +239,12 @@ impl Story {
                 let news = locked && !self.locked;
                 self.locked = locked;
                 self.doing = if locked { "waiting for a lock" } else { "running" };
-                news.then(|| "waiting for a lock, which is not held against it".to_owned())
+                news.then(|| "waiting for a lock; this time does not count".to_owned())
             }
-            Event::VerdictReached { statement, bar, verdict, workers, after, .. } => {
+            Event::VerdictReached { statement, required, verdict, workers, after, .. } => {
                 self.best = self.best.max(*workers);
                 self.judged = true;
-                Some(format!("{}{}", of(*statement), self.verdict(*bar, *verdict, *workers, *after)))
+                Some(format!("{}{}", of(*statement), self.verdict(*required, *verdict, *workers, *after)))
             }
             Event::LaunchShort { statement, short, after, .. } => Some(format!(
                 "{}a later launch had {} of {} workers after {} ({})",
@@ -305,16 +305,16 @@ impl Story {
         }
     }
 
-    fn verdict(&self, bar: u32, verdict: Verdict, workers: u32, after: Duration) -> String {
+    fn verdict(&self, required: u32, verdict: Verdict, workers: u32, after: Duration) -> String {
         let after = time_text(after);
         match verdict {
             Verdict::Enough if workers >= self.target && self.lowered => {
-                format!("workers seen {workers}: all that its plan can have, after {after}")
+                format!("workers seen {workers}: all that its plan can use, after {after}")
             }
             Verdict::Enough if workers >= self.target => {
                 format!("workers seen {workers}: on target after {after}")
             }
-            Verdict::Enough if bar < self.minimum => {
+            Verdict::Enough if required < self.minimum => {
                 format!("workers seen {workers}: what its plan can have, after {after}")
             }
             Verdict::Enough => format!("workers seen {workers}: the minimum is reached after {after}"),
@@ -323,7 +323,10 @@ impl Story {
                     .pool
                     .map(|pool| format!(", pool {}/{} in use", pool.used, pool.size))
                     .unwrap_or_default();
-                format!("workers seen {workers} of {bar}: too few after {after} ({}{pool})", reason.as_str())
+                format!(
+                    "workers seen {workers} of {required}: too few after {after} ({}{pool})",
+                    reason.as_str()
+                )
             }
             Verdict::FinishedEarly => {
                 format!("workers seen {workers}: finished after {after}, before a verdict")
@@ -375,15 +378,20 @@ mod tests {
         let mut story = Story::default();
         let lost = Event::MonitorLost { cause: "closed".to_owned() };
         let mut tell = |event: &Event| story.tell(event).unwrap_or_default();
-        let start =
-            |attempt| Event::AttemptStarted { attempt, max_attempts: 2, bar: 4, pid: 7, backend_start: 0 };
+        let start = |attempt| Event::AttemptStarted {
+            attempt,
+            max_attempts: 2,
+            required: 4,
+            pid: 7,
+            backend_start: 0,
+        };
         tell(&start(1));
         assert_eq!(tell(&lost), "the monitor cannot see (closed); no verdict until it can");
         assert_eq!(tell(&Event::MonitorRestored { blind_for: Duration::ZERO }), "the monitor sees again");
         tell(&Event::VerdictReached {
             statement: None,
             attempt: 1,
-            bar: 4,
+            required: 4,
             verdict: Verdict::Enough,
             workers: 4,
             after: Duration::ZERO,

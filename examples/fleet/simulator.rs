@@ -62,7 +62,7 @@ struct Job {
     state: State,
     /// Outdates the events of an earlier state.
     era: u32,
-    bar: u32,
+    required: u32,
     window: Option<Window>,
     workers: u32,
     slots: u32,
@@ -115,7 +115,7 @@ impl World {
             attempts: Attempts::new(plan.target, plan.minimum, 5, spacing),
             state: State::Away,
             era: 0,
-            bar: 0,
+            required: 0,
             window: None,
             workers: 0,
             slots: 0,
@@ -279,9 +279,9 @@ impl World {
     /// The next attempt: first admission, unless the policy has none.
     fn begins(&mut self, n: usize) {
         let job = &mut self.jobs[n];
-        job.bar = job.attempts.begin().1;
+        job.required = job.attempts.begin().1;
         job.era += 1;
-        if self.policy == Policy::Classic || job.bar == 0 {
+        if self.policy == Policy::Classic || job.required == 0 {
             return self.starts(n);
         }
         job.state = State::Admitting { since: self.now, looks_at: self.now };
@@ -292,7 +292,7 @@ impl World {
 
     fn admission_looks(&mut self, n: usize) {
         let State::Admitting { since, .. } = self.jobs[n].state else { return };
-        let mut admission = Admission::new(self.jobs[n].bar, ms(ADMISSION_WAIT));
+        let mut admission = Admission::new(self.jobs[n].required, ms(ADMISSION_WAIT));
         if admission.on_look(ms(self.now - since), Some(self.pool()), None).is_some() {
             self.admitting.retain(|&other| other != n);
             self.starts(n);
@@ -309,7 +309,7 @@ impl World {
         let job = &mut self.jobs[n];
         job.era += 1;
         job.state = State::Running { began: self.now };
-        job.window = Some(Window::new(Demand::of(job.bar, &[job.plan.target]), patience));
+        job.window = Some(Window::new(Demand::of(job.required, &[job.plan.target]), patience));
         self.after(LAUNCH, What::Launches(n), n);
         self.after(interval, What::Ticks(n), n);
     }
@@ -464,7 +464,7 @@ impl World {
             let n = self.admitting[at];
             let job = &mut self.jobs[n];
             if let State::Admitting { since, looks_at } = &mut job.state
-                && job.bar <= free
+                && job.required <= free
                 && *looks_at <= self.now
             {
                 *looks_at = self.now + LOOK - (self.now - *since) % LOOK;

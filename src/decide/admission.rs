@@ -15,7 +15,7 @@ use super::verdict::Pool;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Admitted {
-    /// The pool has room for the bar.
+    /// The pool has room for what is required.
     Room,
     /// The pool cannot be seen: nothing to wait for.
     Unseen,
@@ -41,7 +41,7 @@ const NOTICED: Duration = Duration::from_millis(50);
 /// One wait for room.
 #[derive(Debug, Clone, Copy)]
 pub struct Admission {
-    bar: u32,
+    required: u32,
     wish: u32,
     floor: u32,
     limit: Duration,
@@ -52,17 +52,17 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Waits for `bar` free slots, at most `limit`.
+    /// Waits for `required` free slots, at most `limit`.
     #[must_use]
-    pub const fn new(bar: u32, limit: Duration) -> Self {
-        Self { bar, wish: bar, floor: 0, limit, full_at: None, lacks_room: false }
+    pub const fn new(required: u32, limit: Duration) -> Self {
+        Self { required, wish: required, floor: 0, limit, full_at: None, lacks_room: false }
     }
 
     /// Waits for `wish` slots first, where that is more: what a plan may have at once. Its Gathers may as well run one
     /// after the other, so that is waited for a tenth of the limit at most.
     #[must_use]
     pub const fn with_wish(mut self, wish: u32) -> Self {
-        self.wish = if wish > self.bar { wish } else { self.bar };
+        self.wish = if wish > self.required { wish } else { self.required };
         self
     }
 
@@ -89,8 +89,8 @@ impl Admission {
 
     /// The slots that it waits for.
     #[must_use]
-    pub const fn bar(&self) -> u32 {
-        self.bar
+    pub const fn required(&self) -> u32 {
+        self.required
     }
 
     /// A look at the pool and at the server's processes, `waited` after the wait began. `None` means: look again.
@@ -106,9 +106,9 @@ impl Admission {
         // now and what is free.
         let for_workers = processes.map_or(u32::MAX, |processes| processes.free().saturating_add(pool.used));
         let free = processes.map_or(u32::MAX, Pool::free).min(pool.free());
-        // More than there is is never free: a bar above that asks for all of it, if that is enough.
-        let bar = if waited < self.limit / 10 { self.wish } else { self.bar };
-        self.lacks_room = free < bar.min(pool.size).min(for_workers).max(self.floor);
+        // More than there is is never free: a requirement above that asks for all of it, if that is enough.
+        let required = if waited < self.limit / 10 { self.wish } else { self.required };
+        self.lacks_room = free < required.min(pool.size).min(for_workers).max(self.floor);
         if self.lacks_room {
             self.full_at = Some(waited);
         }

@@ -1,10 +1,10 @@
-//! The attempts of one execution: which bar each must reach, and what follows when one ends.
+//! The attempts of one execution: how many workers each must reach, and what follows when one ends.
 //!
 //! All attempts but the last must reach the target; the last is accepted at the minimum. A transient
 //! failure uses up an attempt too, so that nothing loops for ever.
 //!
 //! ```text
-//!   Run(attempt, bar) ── finished ──────────────────> Accept(outcome)
+//!   Run(attempt, required) ── finished ─────────────> Accept(outcome)
 //!     ^   │  │
 //!     │   │  └── rejected or transient, the last ───> BelowMinimum | Fail
 //!     │   └───── any other failure ─────────────────> Fail
@@ -36,7 +36,7 @@ pub enum Outcome {
     /// The monitor could not see, or launches may have had no worker because there was no room; the result is kept,
     /// the workers are not known.
     Unverified,
-    /// No attempt reached its bar. There is no result.
+    /// No attempt reached the workers that it required. There is no result.
     BelowMinimum,
 }
 
@@ -201,9 +201,9 @@ impl Attempts {
 
     /// The workers that attempt number `attempt` must reach.
     #[must_use]
-    pub const fn bar(&self, attempt: u32) -> u32 {
-        let bar = if attempt >= self.max { self.minimum } else { self.target };
-        if bar < self.most { bar } else { self.most }
+    pub const fn required(&self, attempt: u32) -> u32 {
+        let required = if attempt >= self.max { self.minimum } else { self.target };
+        if required < self.most { required } else { self.most }
     }
 
     /// From now on no attempt is asked for more than `workers`, nor for less than the minimum. The target stays
@@ -212,10 +212,10 @@ impl Attempts {
         self.most = workers.max(self.minimum);
     }
 
-    /// Begins the next attempt: its number and its bar.
+    /// Begins the next attempt: its number, and the workers that it must reach.
     pub const fn begin(&mut self) -> (u32, u32) {
         self.attempt += 1;
-        (self.attempt, self.bar(self.attempt))
+        (self.attempt, self.required(self.attempt))
     }
 
     /// The current attempt ended. `admission_sees`: whether admission sees the pool and will wait for it;

@@ -14,6 +14,7 @@ pub const LEAVE: u32 = 2;
 /// How an execution comes by its workers, the surest way first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Rung {
     /// The role has a ceiling of its own, above that of the others (ALTER ROLE): slots that they cannot take.
     Role,

@@ -3,6 +3,7 @@
 /// Why an attempt was short. The word is the metric label, the span attribute and what people read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ShortReason {
     /// The pool (`max_parallel_workers`) had no free slot.
     PoolExhausted,

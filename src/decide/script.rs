@@ -13,7 +13,7 @@ use super::verdict::{ShortReason, Verdict, Window};
 /// What is known of one statement's workers before it runs.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "facts, each by itself")]
-pub struct StatementReach {
+pub struct StatementCapacity {
     /// Its launches; `None` when they are not known for certain.
     pub planned: Option<Vec<PlannedLaunch>>,
     /// The most workers at once, over the plan and the pool; `None` when that is not certain.
@@ -32,7 +32,7 @@ pub struct StatementReach {
     pub explained: bool,
 }
 
-impl StatementReach {
+impl StatementCapacity {
     /// Whether it reads tables and is known not to be able to have so many workers.
     #[must_use]
     pub fn is_short_of(&self, workers: u32) -> bool {
@@ -63,7 +63,7 @@ pub struct Script {
 impl Script {
     /// The statements of a text, in order.
     #[must_use]
-    pub fn new(statements: &[StatementReach], minimum: u32) -> Self {
+    pub fn new(statements: &[StatementCapacity], minimum: u32) -> Self {
         let explained = statements.iter().enumerate().filter(|(_, statement)| statement.explained);
         let greatest = explained.max_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost)).map(|(place, _)| place);
         let minimum = minimum.max(1);
@@ -73,7 +73,12 @@ impl Script {
 
     /// What the statement at that place must reach; `None` when it is not judged.
     #[must_use]
-    pub fn demand(&self, place: usize, statement: &StatementReach, attempt: Requirement) -> Option<Demand> {
+    pub fn demand(
+        &self,
+        place: usize,
+        statement: &StatementCapacity,
+        attempt: Requirement,
+    ) -> Option<Demand> {
         let Requirement { required, target, minimum } = attempt;
         // What it calls may have more than its plan shows.
         let most = statement.most.filter(|_| !statement.calls);
@@ -217,20 +222,20 @@ mod tests {
     const FIRST: Requirement = Requirement { required: 4, target: 4, minimum: 2 };
     const LAST: Requirement = Requirement { required: 2, target: 4, minimum: 2 };
 
-    fn planned(workers: u32, cost: f64) -> StatementReach {
+    fn planned(workers: u32, cost: f64) -> StatementCapacity {
         let planned = Some(vec![workers.into()]);
-        StatementReach {
+        StatementCapacity {
             planned,
             most: Some(workers),
             cost,
             certain: true,
             reads: true,
             explained: true,
-            ..StatementReach::default()
+            ..StatementCapacity::default()
         }
     }
 
-    fn required(statements: &[StatementReach], attempt: Requirement) -> Vec<Option<u32>> {
+    fn required(statements: &[StatementCapacity], attempt: Requirement) -> Vec<Option<u32>> {
         let script = Script::new(statements, attempt.minimum);
         let demand =
             |(place, statement)| script.demand(place, statement, attempt).map(|demand| demand.required);
@@ -252,7 +257,7 @@ mod tests {
 
     #[test]
     fn one_that_calls_what_may_have_workers_is_not_bounded_by_its_plan() {
-        let calls = StatementReach { planned: None, calls: true, ..planned(0, 10.0) };
+        let calls = StatementCapacity { planned: None, calls: true, ..planned(0, 10.0) };
         assert_eq!(required(&[calls.clone(), planned(4, 100.0)], FIRST), [Some(4), Some(4)]);
         let beside = Script::new(&[calls.clone(), planned(4, 100.0)], 2);
         assert!(!beside.demand(0, &calls, FIRST).unwrap().expects_workers, "it may as well have none");
@@ -308,10 +313,10 @@ mod tests {
 
     #[test]
     fn an_unknown_statement_beside_a_known_one_is_not_expected_to_have_workers() {
-        let statements = [StatementReach::default(), planned(4, 100.0)];
+        let statements = [StatementCapacity::default(), planned(4, 100.0)];
         let script = Script::new(&statements, 2);
         assert!(!script.demand(0, &statements[0], FIRST).unwrap().expects_workers);
-        let statements = [StatementReach::default(), planned(1, 100.0)];
+        let statements = [StatementCapacity::default(), planned(1, 100.0)];
         let script = Script::new(&statements, 2);
         assert!(script.demand(0, &statements[0], FIRST).unwrap().expects_workers);
     }

@@ -31,10 +31,10 @@ impl Pool {
         self.size.saturating_sub(self.used)
     }
 
-    /// Whether a leader that has `own` workers already could have `bar`.
+    /// Whether a leader that has `own` workers already could have `required`.
     #[must_use]
-    pub const fn has_room_for(self, bar: u32, own: u32) -> bool {
-        self.free() + own >= bar
+    pub const fn has_room_for(self, required: u32, own: u32) -> bool {
+        self.free() + own >= required
     }
 }
 

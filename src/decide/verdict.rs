@@ -34,9 +34,9 @@ pub use super::tick::{LeaderState, Pool, Tick};
 /// What the ticks prove about an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The bar was reached.
+    /// The required workers were reached.
     Enough,
-    /// Fewer workers than the bar, proven.
+    /// Fewer workers than what is required, proven.
     Short(ShortReason),
     /// The statement ended before anything was proven.
     FinishedEarly,

@@ -1,8 +1,8 @@
-//! What the server answered to whoever asked it to stop something, or for the fate of a commit.
+//! Answers of the server: to a request to cancel, and to the question for the outcome of a commit.
 
 pub use crate::decide::update::resolver::Resolution;
 
-/// How a leader was asked to stop.
+/// How a statement was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CancelMethod {
     /// `pg_cancel_backend`.
@@ -25,14 +25,14 @@ impl CancelMethod {
     }
 }
 
-/// What came of a request to stop.
+/// The result of a request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CancelResult {
-    /// The signal was sent to the very backend that was meant.
+    /// The signal was sent, to the right backend.
     Sent,
-    /// That backend was gone, or ran no statement any more: no signal was sent.
+    /// The backend was gone, or ran no statement any more: no signal was sent.
     Missed,
-    /// The request could not be made.
+    /// The request failed.
     Failed,
 }
 

@@ -1,10 +1,10 @@
-//! Who hears of events, and whose they are.
+//! Observers of events, and the task that an event belongs to.
 
 use std::sync::Arc;
 
 use super::Event;
 
-/// Whose event it is.
+/// The task that an event belongs to.
 #[derive(Debug, Clone)]
 pub struct Scope {
     /// The configured task name; the only free text that becomes a label.
@@ -13,19 +13,19 @@ pub struct Scope {
 
 /// Receives every event of the executions it was given to.
 pub trait Observer: Send + Sync {
-    /// A task was configured, and may run later: the moment to export its counters as 0.
+    /// A task was configured and may run later. Called so that its counters can be exported as 0.
     fn announce(&self, _scope: &Scope) {}
 
-    /// Something happened. Called on the job's own task: do not block.
+    /// An event happened. Called on the job's own task: it must not block.
     fn observe(&self, scope: &Scope, event: &Event);
 }
 
-/// Hands each event to several observers, in order.
+/// Passes each event to several observers, in order.
 #[derive(Clone, Default)]
 pub struct Observers(Arc<[Arc<dyn Observer>]>);
 
 impl Observers {
-    /// The observers in the order in which they hear of an event.
+    /// Makes one observer of several. They receive each event in this order.
     #[must_use]
     pub fn new(observers: Vec<Arc<dyn Observer>>) -> Self {
         Self(observers.into())

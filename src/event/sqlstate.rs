@@ -1,16 +1,16 @@
-//! The code that a failure has in events: plain data, so that an event stays cheap to copy.
+//! The SQLSTATE of a failure in events: plain data, so that an event is cheap to copy.
 
 /// A SQLSTATE: five ASCII characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);
 
 impl SqlState {
-    /// What we call a connection that broke without a word: `connection_failure`.
+    /// For a connection that broke without a message: `connection_failure`.
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
-    /// What stands for a failure of the client's own: `internal_error`.
+    /// For a failure of the client itself: `internal_error`.
     pub const INTERNAL: Self = Self(*b"XX000");
 
-    /// `None` unless it is five ASCII letters or digits.
+    /// Reads a code; `None` unless it is five ASCII letters or digits.
     #[must_use]
     pub fn new(code: &str) -> Option<Self> {
         let bytes: [u8; 5] = code.as_bytes().try_into().ok()?;
@@ -23,7 +23,7 @@ impl SqlState {
         std::str::from_utf8(&self.0).unwrap_or("XX000")
     }
 
-    /// The class, its first two characters: a low-cardinality label.
+    /// The class, which is its first two characters.
     #[must_use]
     pub fn class(&self) -> &str {
         &self.as_str()[..2]

@@ -1,4 +1,4 @@
-//! Facts of a chunked update: what became of a chunk, of its keys, and of all of them.
+//! Facts of a chunked update: the result of a chunk, of its keys, and of the whole update.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use super::{Cause, FailReason, SqlState};
 pub use crate::decide::update::ending::UpdateOutcome;
 
-/// What one transaction of a chunk came to.
+/// The result of one transaction of a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkFacts {
-    /// From 1, in the order of the keys.
+    /// Its number, from 1, in the order of the keys.
     pub chunk: u64,
-    /// Transactions begun for it, this one included.
+    /// Number of transactions for it so far, including this one.
     pub attempt: u32,
     /// How this one ended.
     pub end: ChunkEnd,
     /// Keys in the chunk.
     pub size: u32,
-    /// What became of them; all zero unless committed. Also of a chunk that took effect a key may have failed: one
-    /// that occurs twice, with different values.
+    /// Its keys by class; all zero unless committed. A committed chunk can have failed keys: those that occur twice,
+    /// with different values.
     pub rows: RowCounts,
-    /// From the first byte sent to the known end.
+    /// Time from the first byte sent to the known end.
     pub took: Duration,
-    /// Which keys it is about, for people: the first of them, its line, and how many more. None where it took effect,
-    /// and where items have no text.
+    /// Its keys, for people: the first one, its line, and how many more. `None` if it was committed, or if items have no
+    /// text.
     pub keys: Option<Arc<str>>,
 }
 
@@ -32,9 +32,9 @@ pub struct ChunkFacts {
 pub enum ChunkEnd {
     /// It took effect.
     Committed,
-    /// It left nothing behind and is tried again.
+    /// It had no effect and is retried.
     Retried(SqlState),
-    /// It is given up; its keys are reported.
+    /// It is given up; its keys are reported as failed.
     Failed(SqlState),
 }
 
@@ -52,7 +52,7 @@ impl ChunkEnd {
         }
     }
 
-    /// What the transaction failed with.
+    /// The SQLSTATE of the failure.
     #[must_use]
     pub const fn sqlstate(self) -> Option<SqlState> {
         match self {
@@ -62,18 +62,18 @@ impl ChunkEnd {
     }
 }
 
-/// Keys by what became of them; each is in exactly one class.
+/// Numbers of keys by class. Each key is in exactly one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowCounts {
-    /// Changed by us.
+    /// The row was changed.
     pub updated: u64,
-    /// Held the new value before.
+    /// The row held the new value before.
     pub already: u64,
-    /// Held neither the expected value nor the new one.
+    /// The row holds neither the expected nor the new value.
     pub stale: u64,
     /// No row has the key.
     pub missing: u64,
-    /// Given up.
+    /// The key was given up.
     pub failed: u64,
 }
 
@@ -87,28 +87,28 @@ impl std::ops::AddAssign for RowCounts {
     }
 }
 
-/// What a chunked update came to.
+/// The result of a chunked update.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpdateFacts {
-    /// Whether it counts as done: each key ended in a class, and nothing is the case that was said to be a failure.
+    /// Whether it counts as done: no key failed or is left, and nothing that `fail_on` names applies.
     pub complete: bool,
     /// How it ended.
     pub outcome: UpdateOutcome,
-    /// Whether it only looked. That is no run of its task: nothing was done.
+    /// Whether it was a dry run, which does not count as a run of its task.
     pub dry_run: bool,
-    /// Why it ended before its first chunk, if it did: no session, no such table, keys that cannot be read. Nothing
-    /// was changed then.
+    /// Why it ended before its first chunk, if it did: no connection, no such table, keys that cannot be read. Nothing
+    /// was changed.
     pub never_began: Option<FailReason>,
-    /// What stopped it, or the first failure.
+    /// The error that stopped it, or the first failure.
     pub cause: Option<Cause>,
     /// Keys by class.
     pub rows: RowCounts,
-    /// Chunks committed.
+    /// Committed chunks.
     pub chunks: u64,
-    /// Chunks given up.
+    /// Chunks that were given up.
     pub failed_chunks: u64,
-    /// From start to end.
+    /// Duration from start to end.
     pub took: Duration,
-    /// When it ended: seconds since the Unix epoch.
+    /// When it ended, in seconds since the Unix epoch.
     pub ended_at_unix: f64,
 }

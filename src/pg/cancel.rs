@@ -21,8 +21,8 @@ const CANCEL: &str = concat!(
 WITH ",
     serial!(),
     " SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity
-WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2 AND state = 'active'
-  AND ($3::bigint IS NULL OR round(extract(epoch FROM query_start) * 1000000)::bigint = $3)",
+WHERE pid = $1 AND pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint = $2 AND state = 'active'
+  AND ($3::bigint IS NULL OR pg_catalog.round(extract(epoch FROM query_start) * 1000000)::bigint = $3)",
 );
 
 const TERMINATE: &str = concat!(
@@ -30,9 +30,9 @@ const TERMINATE: &str = concat!(
 WITH ",
     serial!(),
     " SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2
+WHERE pid = $1 AND pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint = $2
   AND ($3::bigint IS NULL
-       OR (state = 'active' AND round(extract(epoch FROM query_start) * 1000000)::bigint = $3))",
+       OR (state = 'active' AND pg_catalog.round(extract(epoch FROM query_start) * 1000000)::bigint = $3))",
 );
 
 /// Asks the server to stop that backend's statement, or the backend; only while it runs the statement that

@@ -224,6 +224,9 @@ impl Endpoint {
         // All of them: one that cannot be reached may be the one that writes.
         let unfit = failures.iter().map(|(_, failure)| failure.why_unfit()).min().flatten();
         match failures.pop() {
+            Some((_, only)) if !self.parameters.is_named && only.sqlstate().is_none() => {
+                Err(only.saying(format!("{}; {UNNAMED}", told.join("; "))))
+            }
             Some((_, only)) if told.len() == 1 => Err(only),
             Some((_, _)) if unfit.is_some() => Err(Failure::unfit(told.join("; "), unfit)),
             Some((_, last)) => Err(last.saying(told.join("; "))),
@@ -284,20 +287,14 @@ impl Endpoint {
     }
 
     async fn open_on(&self, host: &Host, name: &str, heard: &Heard) -> Result<Opened, Failure> {
-        let mut config = self.config(host, name);
-        if let Some(options) = self.parameters.startup_options() {
-            config.options(options);
-        }
-        match self.open_with(host, config, heard).await {
+        let all = self.parameters.startup_options();
+        match self.open_with(host, self.config(host, name, all.as_deref()), heard).await {
             Err(failure) if failure.refuses_options() && !self.parameters.settings.is_empty() => {}
             opened => return opened,
         }
         tracing::debug!(%host, "a proxy takes no options; the session's settings are set instead");
-        let mut config = self.config(host, name);
-        if let Some(options) = &self.parameters.options {
-            config.options(options);
-        }
-        let opened = self.open_with(host, config, heard).await?;
+        let given = self.parameters.options.as_deref();
+        let opened = self.open_with(host, self.config(host, name, given), heard).await?;
         self.set(&opened.client).await?;
         Ok(opened)
     }
@@ -340,7 +337,7 @@ impl Endpoint {
         }
     }
 
-    fn config(&self, host: &Host, application_name: &str) -> Config {
+    fn config(&self, host: &Host, application_name: &str, options: Option<&str>) -> Config {
         let Parameters { user, database, negotiation, channel_binding, keepalive, .. } = &self.parameters;
         let mut config = Config::new();
         config
@@ -349,6 +346,9 @@ impl Endpoint {
             .user(user)
             .dbname(database)
             .application_name(application_name);
+        if let Some(options) = options {
+            config.options(options);
+        }
         if let Some(address) = host.address {
             config.hostaddr(address);
         }
@@ -378,8 +378,11 @@ impl Endpoint {
     }
 }
 
+/// What is said where the default server is not there.
+const UNNAMED: &str = "no server was named: give a connection string, or set DATABASE_URL or PGHOST";
+
 /// Beside [`ServerFacts`], whose fields it fills in order.
-const FACTS: &str = "SELECT current_setting('server_version_num')::int4, current_setting('server_version'), \
+const FACTS: &str = "SELECT pg_catalog.current_setting('server_version_num')::int4, pg_catalog.current_setting('server_version'), \
      current_user::text, current_database()::text, \
      coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
 

@@ -16,7 +16,7 @@ const COUNTERS: &str = concat!(
 WITH ",
     serial!(),
     " SELECT d.parallel_workers_to_launch, d.parallel_workers_launched, d.sessions,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity a
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a
         WHERE a.datid = d.datid AND a.pid NOT IN ($1, pg_catalog.pg_backend_pid())
           AND a.leader_pid IS DISTINCT FROM $1 AND a.backend_type IS DISTINCT FROM 'autovacuum worker')::int
 FROM pg_catalog.pg_stat_database d

@@ -165,8 +165,7 @@ async fn reservation(endpoint: &Endpoint, lent: bool, fleet: Option<&str>) -> Fi
 }
 
 async fn version(client: &Client) -> Result<Finding, Failure> {
-    const VERSION: &str =
-        "SELECT current_setting('server_version_num'), current_setting('server_version'), current_user";
+    const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('server_version'), current_user";
     let row = one(client, VERSION).await?;
     let number: i32 = text(&row, 0).parse().unwrap_or(0);
     let said = format!("PostgreSQL {}, role {}", text(&row, 1), text(&row, 2));
@@ -256,12 +255,12 @@ async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Re
 
 async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure> {
     const SETTINGS: &str = "
-        SELECT current_setting('max_parallel_workers')::int, current_setting('max_worker_processes')::int,
-               current_setting('max_parallel_workers_per_gather')::int,
-               current_setting('parallel_leader_participation'), current_setting('track_activities'),
-               current_setting('server_version_num')::int,
-               pg_is_in_recovery(), current_setting('autovacuum_max_parallel_workers', true),
-               current_setting('autovacuum_max_workers')";
+        SELECT pg_catalog.current_setting('max_parallel_workers')::int, pg_catalog.current_setting('max_worker_processes')::int,
+               pg_catalog.current_setting('max_parallel_workers_per_gather')::int,
+               pg_catalog.current_setting('parallel_leader_participation'), pg_catalog.current_setting('track_activities'),
+               pg_catalog.current_setting('server_version_num')::int,
+               pg_is_in_recovery(), pg_catalog.current_setting('autovacuum_max_parallel_workers', true),
+               pg_catalog.current_setting('autovacuum_max_workers')";
     let row = one(client, SETTINGS).await?;
     let number = |column| text(&row, column).parse::<u32>().unwrap_or(0);
     let (workers, processes, per_gather) = (number(0), number(1), number(2));

@@ -38,7 +38,7 @@ macro_rules! known_by {
         concat!(
             "WITH ",
             serial!(),
-            " SELECT round(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
+            " SELECT pg_catalog.round(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint,
        ARRAY(SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid IS NULL AND usesysid IS NULL)"
         )
     };
@@ -47,7 +47,7 @@ macro_rules! known_by {
 /// Whether the role may write a mark into the log.
 macro_rules! may_mark {
     () => {
-        "SELECT coalesce(bool_and(has_function_privilege(oid, 'EXECUTE')), false) FROM pg_catalog.pg_proc
+        "SELECT coalesce(pg_catalog.bool_and(pg_catalog.has_function_privilege(oid, 'EXECUTE')), false) FROM pg_catalog.pg_proc
         WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace"
     };
 }
@@ -67,14 +67,14 @@ const READY: &str = concat!(
        (",
     may_mark!(),
     "),
-       set_config('synchronous_commit', CASE current_setting('synchronous_commit')
-            WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false),
-       current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'local',
+       pg_catalog.set_config('synchronous_commit', CASE pg_catalog.current_setting('synchronous_commit')
+            WHEN 'off' THEN 'on' ELSE pg_catalog.current_setting('synchronous_commit') END, false),
+       pg_catalog.current_setting('synchronous_standby_names') <> '' AND pg_catalog.current_setting('synchronous_commit') <> 'local',
        pg_catalog.pg_backend_pid(),
-       (SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+       (SELECT pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint
         FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()),
-       set_config('default_transaction_deferrable', 'off', false),
-       (SELECT count(pg_catalog.set_config(s.name, w.most::text, false)) FROM pg_catalog.pg_settings s
+       pg_catalog.set_config('default_transaction_deferrable', 'off', false),
+       (SELECT pg_catalog.count(pg_catalog.set_config(s.name, w.most::text, false)) FROM pg_catalog.pg_settings s
           JOIN (VALUES ('tcp_keepalives_idle', 15), ('tcp_keepalives_interval', 5), ('tcp_keepalives_count', 3),
                        ('tcp_user_timeout', 30000), ('client_connection_check_interval', 1000)) AS w(setting, most)
             ON s.name = w.setting
@@ -96,7 +96,7 @@ const STARTED: &str = concat!(
 BEGIN; SET LOCAL ROLE NONE;
 WITH ",
     serial!(),
-    " SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+    " SELECT pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint
 FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid();
 ROLLBACK",
 );

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{ErrorPosition, Severity};
 
 use crate::decide::failure::{FailureClass, Signal, classify};
 use crate::decide::update::material::Failed;
@@ -21,6 +21,10 @@ pub(crate) struct Failure {
     hint: Option<String>,
     class: FailureClass,
     lost: bool,
+    /// Where in the text that was sent, in characters from 1.
+    position: Option<u32>,
+    /// The statement and the line of a script, in words.
+    place: Option<String>,
     /// Why no server that was reached would do for work that writes.
     unfit: Option<Unfit>,
 }
@@ -51,6 +55,8 @@ impl Failure {
             hint: None,
             class: classify(Signal::ConnectionLost),
             lost: true,
+            position: None,
+            place: None,
             unfit: None,
         }
     }
@@ -68,14 +74,32 @@ impl Failure {
     /// Nothing was lost and no server said no: it is on our side, and trying again does not help.
     pub(crate) fn client(message: impl Into<String>) -> Self {
         let class = classify(Signal::Client);
-        Self { sqlstate: None, message: message.into(), hint: None, class, lost: false, unfit: None }
+        Self {
+            sqlstate: None,
+            message: message.into(),
+            hint: None,
+            class,
+            lost: false,
+            position: None,
+            place: None,
+            unfit: None,
+        }
     }
 
     /// What we found in the data and PostgreSQL has a code for.
     pub(crate) fn found(code: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let class = classify(Signal::SqlState { code, message: &message, survived: true });
-        Self { sqlstate: Some(code.to_owned()), message, hint: None, class, lost: false, unfit: None }
+        Self {
+            sqlstate: Some(code.to_owned()),
+            message,
+            hint: None,
+            class,
+            lost: false,
+            position: None,
+            place: None,
+            unfit: None,
+        }
     }
 
     /// What it says, without its code.
@@ -86,6 +110,24 @@ impl Failure {
     /// The same, told with other words.
     pub(crate) fn saying(mut self, message: String) -> Self {
         (self.message, self.hint, self.unfit) = (message, None, None);
+        self
+    }
+
+    /// Where in the text that was sent the server found it: characters, from 1.
+    pub(crate) const fn position(&self) -> Option<u32> {
+        self.position
+    }
+
+    /// The same of a text that was sent behind `prefix`.
+    pub(crate) fn behind(mut self, prefix: &str) -> Self {
+        let before = u32::try_from(prefix.chars().count()).unwrap_or(u32::MAX);
+        self.position = self.position.and_then(|position| position.checked_sub(before));
+        self
+    }
+
+    /// The same, with the place in a script where it happened.
+    pub(crate) fn at(mut self, place: String) -> Self {
+        self.place = Some(place);
         self
     }
 
@@ -157,6 +199,11 @@ impl Failure {
                 hint: server.hint().or_else(|| (code == NOT_UTF8).then_some(SQL_ASCII)).map(str::to_owned),
                 class,
                 lost: class.is_session_lost(),
+                position: match server.position() {
+                    Some(ErrorPosition::Original(position)) => Some(*position),
+                    _ => None,
+                },
+                place: None,
                 unfit: None,
             };
         }
@@ -171,7 +218,7 @@ impl Failure {
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
-        Self { sqlstate: None, message, hint: None, class, lost, unfit: None }
+        Self { sqlstate: None, message, hint: None, class, lost, position: None, place: None, unfit: None }
     }
 }
 
@@ -195,6 +242,8 @@ impl From<Source> for Failure {
             hint: None,
             class: classify(Signal::Client),
             lost: false,
+            position: None,
+            place: None,
             unfit: None,
         }
     }
@@ -211,6 +260,9 @@ impl fmt::Display for Failure {
         f.write_str(&self.message)?;
         if let Some(code) = self.shown_sqlstate() {
             write!(f, " (SQLSTATE {code})")?;
+        }
+        if let Some(place) = &self.place {
+            write!(f, ", {place}")?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "; hint: {hint}")?;

@@ -170,10 +170,10 @@ async fn members(client: &Client, space: &str) -> Result<Vec<Member>, Failure> {
     let sql = format!(
         "WITH {}
          SELECT a.pid, a.application_name,
-                count(*) FILTER (WHERE l.granted AND l.objid BETWEEN 1 AND {MOST})::int,
-                bool_or(l.objid IN ({TURNSTILE}, {PRIORITY_TURNSTILE})), bool_or(l.objid = {PRIORITY_TURNSTILE}),
-                CASE WHEN bool_and(l.granted) THEN 0 ELSE cardinality(pg_catalog.pg_blocking_pids(a.pid)) END,
-                extract(epoch FROM clock_timestamp() - a.backend_start)::float8
+                pg_catalog.count(*) FILTER (WHERE l.granted AND l.objid BETWEEN 1 AND {MOST})::int,
+                pg_catalog.bool_or(l.objid IN ({TURNSTILE}, {PRIORITY_TURNSTILE})), pg_catalog.bool_or(l.objid = {PRIORITY_TURNSTILE}),
+                CASE WHEN pg_catalog.bool_and(l.granted) THEN 0 ELSE pg_catalog.cardinality(pg_catalog.pg_blocking_pids(a.pid)) END,
+                extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start)::float8
          FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)
          WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = {class}
            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -212,12 +212,13 @@ async fn leaders(client: &Client) -> Result<Leaders, Failure> {
         ",
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        l.pid, l.application_name, l.usename::text, l.datname::text, l.state,
-       CASE WHEN l.backend_type IS NOT NULL THEN coalesce(w.workers, 0) END, extract(epoch FROM clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8,
+       CASE WHEN l.backend_type IS NOT NULL THEN coalesce(w.workers, 0) END, extract(epoch FROM pg_catalog.clock_timestamp() - coalesce(l.xact_start, l.query_start))::float8,
        coalesce(l.backend_type = 'autovacuum worker', false)
 FROM (VALUES (0)) AS always
 LEFT JOIN (pg_catalog.pg_stat_activity AS l
-           LEFT JOIN (SELECT leader_pid, count(*)::int AS workers FROM pg_catalog.pg_stat_activity
-                      WHERE backend_type = 'parallel worker' GROUP BY leader_pid) AS w ON w.leader_pid = l.pid)
+           LEFT JOIN ",
+        workers!("pg_catalog.pg_stat_activity"),
+        " AS w ON w.leader_pid = l.pid)
   ON w.workers > 0 OR (l.application_name LIKE 'headcount:%' AND l.leader_pid IS NULL
      AND coalesce(l.backend_type, 'client backend') = 'client backend'
      AND l.application_name NOT IN ('headcount:monitor', 'headcount:probe', 'headcount:watch', 'headcount:explain', 'headcount:doctor', 'headcount:in-doubt'))"

@@ -18,6 +18,18 @@ macro_rules! pool {
     };
 }
 
+/// The parallel workers of each leader, among the rows of `pg_stat_activity` or what was read of it: processes that
+/// really run. This is the only SQL that counts workers.
+macro_rules! workers {
+    ($activity:literal) => {
+        concat!(
+            "(SELECT leader_pid, pg_catalog.array_agg(pid) AS pids, pg_catalog.count(*)::int AS workers FROM ",
+            $activity,
+            " WHERE backend_type = 'parallel worker' GROUP BY leader_pid)"
+        )
+    };
+}
+
 /// For a session that watches others: back to the role that logged in, which sees and stops its own sessions, unless
 /// that lacks what the other one has.
 macro_rules! as_login {
@@ -29,6 +41,7 @@ macro_rules! as_login {
     };
 }
 
+pub(crate) mod activity;
 mod backend_key;
 pub(crate) mod cancel;
 pub(crate) mod ceiling;
@@ -57,7 +70,7 @@ pub(crate) mod slots;
 mod standing;
 mod tls;
 pub(crate) mod update;
-pub(crate) mod workers;
+
 pub(crate) mod xact;
 
 pub(crate) use failure::Failure;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::connect::Endpoint;
 use super::session::{Identity, Session};
-use super::{Failure, cancel, workers};
+use super::{Failure, activity, cancel};
 use crate::Error;
 use crate::decide::backoff::Backoff;
 use crate::event::{CancelMethod, CancelResult};
@@ -57,7 +57,7 @@ async fn stop_by(
     let until = Instant::now() + grace;
     loop {
         let result = cancel::stop(session.client(), leader, method, None).await?;
-        let (workers, backend) = workers::left(session.client(), leader).await?;
+        let (workers, backend) = activity::left(session.client(), leader).await?;
         let left = workers + u32::from(backend);
         if left == 0 || Instant::now() >= until {
             return Ok((left, result));

@@ -23,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// All parameters, each valid.
 #[derive(Clone)]
 pub(crate) struct Parameters {
+    /// Whether anybody said which server; else it is the default.
+    pub(crate) is_named: bool,
     /// In the order in which they are tried.
     pub(crate) hosts: Vec<Host>,
     pub(crate) user: String,
@@ -104,6 +106,7 @@ fn read(lookup: &Lookup<'_>) -> Result<Parameters, Error> {
         return Err(lookup.wrong("sslnegotiation", "`direct` needs sslmode=require or stronger"));
     }
     Ok(Parameters {
+        is_named: ["host", "hostaddr", "service"].into_iter().any(|key| lookup.text(key).is_some()),
         hosts,
         user,
         database,

@@ -17,7 +17,7 @@ use crate::error::{Error, Refusal};
 macro_rules! forbidden {
     ($role:literal) => {
         concat!(
-            "(SELECT coalesce(string_agg(wanted.name, ', '), '') FROM unnest(ARRAY[
+            "(SELECT coalesce(pg_catalog.string_agg(wanted.name, ', '), '') FROM pg_catalog.unnest(ARRAY[
                 'pg_backend_pid()', 'set_config(text,text,boolean)', 'current_setting(text)',
                 'pg_stat_get_activity(integer)', 'pg_postmaster_start_time()', 'pg_is_in_recovery()',
                 'pg_current_xact_id_if_assigned()', 'pg_xact_status(xid8)']) AS wanted(name)
@@ -32,7 +32,7 @@ macro_rules! forbidden {
 const FORBIDDEN: &str = concat!(
     "SELECT current_user::text, ",
     forbidden!("current_user"),
-    ", (SELECT coalesce(string_agg(wanted.name, ', '), '') FROM unnest(ARRAY[
+    ", (SELECT coalesce(pg_catalog.string_agg(wanted.name, ', '), '') FROM pg_catalog.unnest(ARRAY[
           'pg_advisory_lock(integer,integer)', 'pg_try_advisory_lock(integer,integer)',
           'pg_advisory_unlock(integer,integer)']) AS wanted(name)
         WHERE NOT pg_catalog.has_function_privilege(current_user, 'pg_catalog.' || wanted.name, 'EXECUTE'))"
@@ -113,7 +113,7 @@ const RIGHTS: &str = concat!(
     forbidden!("l.usesysid"),
     "
 FROM pg_catalog.pg_stat_activity l WHERE l.pid = $1
-  AND ($2::bigint = 0 OR l.backend_start IS NULL OR round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)"
+  AND ($2::bigint = 0 OR l.backend_start IS NULL OR pg_catalog.round(extract(epoch FROM l.backend_start) * 1000000)::bigint = $2)"
 );
 
 /// The monitor's rights over one leader.

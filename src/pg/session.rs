@@ -45,16 +45,16 @@ pub(crate) struct Session {
 const INTRODUCE: &str = concat!(
     "WITH ",
     serial!(),
-    " SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
-       current_setting('server_version_num')::int,
-       CASE WHEN current_setting('server_version_num')::int >= 140000 AND coalesce($1::int4 = a.pid, true)
-            THEN set_config('client_connection_check_interval', '1s', false) END,
-       CASE WHEN current_setting('server_version_num')::int >= 140000 AND $3 AND $1::int4 = own.pid
-            THEN set_config('idle_session_timeout', '0', false) END,
+    " SELECT own.pid, pg_catalog.round(extract(epoch FROM a.backend_start) * 1000000)::bigint,
+       pg_catalog.current_setting('server_version_num')::int,
+       CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 140000 AND coalesce($1::int4 = a.pid, true)
+            THEN pg_catalog.set_config('client_connection_check_interval', '1s', false) END,
+       CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 140000 AND $3 AND $1::int4 = own.pid
+            THEN pg_catalog.set_config('idle_session_timeout', '0', false) END,
        CASE WHEN $3 AND $1::int4 = own.pid THEN ",
     as_login!(),
     " END,
-       CASE WHEN $1::int4 <> own.pid AND $2::text IS NOT NULL THEN set_config('application_name', $2::text, false) END
+       CASE WHEN $1::int4 <> own.pid AND $2::text IS NOT NULL THEN pg_catalog.set_config('application_name', $2::text, false) END
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
 LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
 );
@@ -63,7 +63,7 @@ const MYSELF: &str = concat!(
     "\
 WITH ",
     serial!(),
-    " SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint
+    " SELECT own.pid, pg_catalog.round(extract(epoch FROM a.backend_start) * 1000000)::bigint
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
 LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid",
 );
@@ -71,7 +71,7 @@ LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid",
 /// A session under another role than the one that logged in does not see its own row (`ALTER ROLE ... SET role`, SET
 /// ROLE): it looks without that role, and takes it again, all in one statement.
 const UNDISGUISED: &str = "\
-SELECT round(extract(epoch FROM a.backend_start) * 1000000)::bigint::text, pg_catalog.set_config('role', worn.role, true)
+SELECT pg_catalog.round(extract(epoch FROM a.backend_start) * 1000000)::bigint::text, pg_catalog.set_config('role', worn.role, true)
 FROM (SELECT pg_catalog.current_setting('role') AS role OFFSET 0) AS worn,
      LATERAL (SELECT pg_catalog.set_config('role', 'none', true) AS role WHERE worn.role IS NOT NULL OFFSET 0) AS off,
      LATERAL (SELECT backend_start FROM pg_catalog.pg_stat_get_activity(

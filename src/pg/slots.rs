@@ -125,20 +125,18 @@ impl SlotSession {
                WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {class}
                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
              ), holders AS MATERIALIZED (
-               SELECT substring(a.application_name FROM 'for=([0-9]{{1,9}}) ')::int AS leader, count(*) AS slots
+               SELECT substring(a.application_name FROM 'for=([0-9]{{1,9}}) ')::int AS leader, pg_catalog.count(*) AS slots
                FROM locks JOIN pg_catalog.pg_stat_activity AS a USING (pid)
                WHERE granted AND key BETWEEN 1 AND {MOST} GROUP BY pid, leader
-             ), leaders AS (
-               SELECT leader_pid AS leader, count(*) AS workers FROM pg_catalog.pg_stat_activity
-               WHERE backend_type = 'parallel worker' GROUP BY leader_pid
-             )
-             SELECT (SELECT coalesce(sum(slots), 0) FROM holders),
+             ), leaders AS {}
+             SELECT (SELECT coalesce(pg_catalog.sum(slots), 0) FROM holders),
                     EXISTS (SELECT FROM locks WHERE key = {PRIORITY_TURNSTILE}),
                     pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-                    leaders.workers, coalesce((SELECT sum(slots) FROM holders WHERE leader = leaders.leader), 0),
+                    leaders.workers, coalesce((SELECT pg_catalog.sum(slots) FROM holders WHERE leader = leaders.leader_pid), 0),
                     {}
              FROM (VALUES (0)) AS always LEFT JOIN leaders ON true",
             serial!(),
+            workers!("pg_catalog.pg_stat_activity"),
             pool!(),
         )
     }
@@ -156,10 +154,10 @@ impl SlotSession {
                      SELECT slot, pg_catalog.pg_try_advisory_lock({class}, slot) AS got
                      FROM pg_catalog.generate_series(1, {size}) AS slot OFFSET 0
                    ) AS tried WHERE got LIMIT {demand}
-                 ), counted AS MATERIALIZED (SELECT count(*) >= {demand} AS enough FROM taken)
+                 ), counted AS MATERIALIZED (SELECT pg_catalog.count(*) >= {demand} AS enough FROM taken)
                  SELECT enough, CASE WHEN enough
                    THEN pg_catalog.pg_advisory_unlock({class}, {turnstile})
-                   ELSE (SELECT bool_and(pg_catalog.pg_advisory_unlock({class}, slot)) FROM taken) END
+                   ELSE (SELECT pg_catalog.bool_and(pg_catalog.pg_advisory_unlock({class}, slot)) FROM taken) END
                  FROM counted"
             ),
         )
@@ -185,20 +183,20 @@ impl SlotSession {
 /// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
 const PREPARE: &str = concat!(
     "\
-SELECT own.pid, round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",
+SELECT own.pid, pg_catalog.round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",
     pool!(),
     ", ",
     as_login!(),
     ",
-       set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
-       set_config('idle_in_transaction_session_timeout', '0', false),
-       set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
-       set_config('tcp_keepalives_count', '3', false),
-       CASE WHEN current_setting('server_version_num')::int >= 140000
-            THEN set_config('client_connection_check_interval', '1s', false)
-                 || set_config('idle_session_timeout', '0', false) END,
-       CASE WHEN current_setting('server_version_num')::int >= 170000
-            THEN set_config('transaction_timeout', '0', false) END
+       pg_catalog.set_config('statement_timeout', '0', false), pg_catalog.set_config('lock_timeout', '0', false),
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '0', false),
+       pg_catalog.set_config('tcp_keepalives_idle', '10', false), pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+       pg_catalog.set_config('tcp_keepalives_count', '3', false),
+       CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 140000
+            THEN pg_catalog.set_config('client_connection_check_interval', '1s', false)
+                 || pg_catalog.set_config('idle_session_timeout', '0', false) END,
+       CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
+            THEN pg_catalog.set_config('transaction_timeout', '0', false) END
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
 LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
 );
@@ -206,7 +204,7 @@ LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
 /// How many are before the session with that pid, on any connection of the cluster: who holds the lock that
 /// it waits for, and who waits before it (`pg_blocking_pids` counts both). 0 when it waits for nothing.
 pub(crate) async fn ahead_of(client: &Client, pid: i32) -> Result<u32, Failure> {
-    let sql = format!("SELECT cardinality(pg_catalog.pg_blocking_pids({pid}))");
+    let sql = format!("SELECT pg_catalog.cardinality(pg_catalog.pg_blocking_pids({pid}))");
     Ok(text(&one(client, &sql).await?, 0).parse().unwrap_or(0))
 }
 

@@ -116,7 +116,7 @@ pub(crate) async fn status(client: &Client, xid: &str) -> Result<Status, Failure
 /// When the session is lost.
 pub(crate) async fn statuses(client: &Client, xids: &[u64]) -> Result<Vec<Status>, Failure> {
     const STATUSES: &str = "SELECT pg_catalog.pg_xact_status(x.id::xid8) \
-                            FROM unnest($1::text[]) WITH ORDINALITY AS x(id, n) ORDER BY x.n";
+                            FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS x(id, n) ORDER BY x.n";
     let xids: Vec<String> = xids.iter().map(u64::to_string).collect();
     match client.query_typed(STATUSES, &[(&xids, Type::TEXT_ARRAY)]).await.map_err(Failure::from) {
         Ok(rows) => return Ok(rows.iter().map(|row| read(row.get(0))).collect()),

@@ -4,9 +4,9 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::committing::Committing;
-use super::ledger::Ledger;
+use super::executor::{CommitError, Executor, PlanCapacity};
 use super::race::{Entry, Finish, Race};
-use super::stage::{CommitError, Reach, Stage};
+use super::recorder::ExecutionRecorder;
 use crate::decide::attempt::Ended;
 use crate::decide::counters::LaunchCounters;
 use crate::decide::script::{Evidence, Requirement, Script};
@@ -49,13 +49,13 @@ pub(crate) struct OpenAttempt {
     pub(crate) began: Instant,
     pub(crate) facts: AttemptFacts,
     pub(crate) window: Window,
-    pub(crate) reach: Reach,
+    pub(crate) capacity: PlanCapacity,
 }
 
 /// What an attempt is, and what it is judged by.
 pub(crate) struct Course<'a> {
     pub(crate) settings: &'a Settings,
-    pub(crate) reach: &'a Reach,
+    pub(crate) capacity: &'a PlanCapacity,
     pub(crate) number: u32,
     pub(crate) requirement: Requirement,
     pub(crate) resume: &'a Resume,
@@ -66,40 +66,40 @@ pub(crate) struct Course<'a> {
 ///
 /// An error ends the whole execution: a leader that cannot be stopped, a commit whose fate is not
 /// known, a cleanup that failed.
-pub(crate) async fn play<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+pub(crate) async fn play<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     course: &Course<'_>,
     lost: &mut Option<SqlState>,
 ) -> Result<Played<S::Value>, Error> {
     let Course { settings, number, requirement, resume: &Resume { from, .. }, committing, .. } = *course;
-    let bar = requirement.required;
-    let mut facts = AttemptFacts::begun(number, bar);
-    let began = if from == 0 { stage.begin(number).await } else { stage.resume(number, from).await };
+    let required = requirement.required;
+    let mut facts = AttemptFacts::begun(number, required);
+    let began = if from == 0 { executor.begin(number).await } else { executor.resume(number, from).await };
     let Identity { pid, started: backend_start } = match began {
         Ok(backend) => backend,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());
             let resume = if settings.transaction { Resume::default() } else { course.resume.clone() };
-            return Ok(Played { resume, ..close(ledger, facts, Kept::Failed(failure)) });
+            return Ok(Played { resume, ..close(recorder, facts, Kept::Failed(failure)) });
         }
     };
     if let Some(sqlstate) = lost.take() {
-        ledger.observe(&Event::SessionRestored { sqlstate });
+        recorder.observe(&Event::SessionRestored { sqlstate });
     }
     let max_attempts = settings.max_attempts;
-    ledger.observe(&Event::AttemptStarted { attempt: number, max_attempts, bar, pid, backend_start });
-    let counted = if from == 0 { stage.launch_counters(false).await } else { course.resume.counted };
+    recorder.observe(&Event::AttemptStarted { attempt: number, max_attempts, required, pid, backend_start });
+    let counted = if from == 0 { executor.launch_counters(false).await } else { course.resume.counted };
     let began = Instant::now();
     let mut steps = Steps::new(course);
-    let finish = steps.run(stage, ledger).await;
+    let finish = steps.run(executor, recorder).await;
     let Steps { mut evidence, before, at, pool_seen, window, .. } = steps;
     facts.take(&evidence);
     let kept = match finish {
         Finish::Kept(value, verdict) if S::HANDS_OVER => Kept::Flowing(value, verdict),
         Finish::Kept(value, _) => {
             let _sent = committing.begin().await;
-            match commit(stage, ledger, committing).await? {
+            match commit(executor, recorder, committing).await? {
                 Ok(()) => Kept::Value(value, evidence.verdict()),
                 Err(failure) => Kept::Failed(failure),
             }
@@ -111,9 +111,9 @@ pub(crate) async fn play<S: Stage>(
             return Err(Error::stuck(format!("backend {pid} did not end within {grace} of its termination")));
         }
     };
-    facts.ran = ledger.ran(began);
+    facts.ran = recorder.ran(began);
     if let (Kept::Value(..), Some(before), true) = (&kept, counted, evidence.is_doubtful())
-        && let Some(after) = stage.launch_counters(true).await
+        && let Some(after) = executor.launch_counters(true).await
     {
         evidence.hear(after.since(before), requirement.target);
         facts.take(&evidence);
@@ -126,18 +126,18 @@ pub(crate) async fn play<S: Stage>(
     let mut resume = Resume::default();
     if !facts.end.is_accepted() {
         // Outside of a transaction what ran before is done, however its successor ended.
-        let apart = !settings.transaction && stage.keeps_steps();
+        let apart = !settings.transaction && executor.keeps_steps();
         let rejected = matches!(kept, Kept::Nothing(_)) && at > 0;
-        let rewound = rejected && rewind(stage, ledger, settings, number).await;
+        let rewound = rejected && rewind(executor, recorder, settings, number).await;
         if apart || rewound {
             resume = Resume { from: at, evidence: before, counted };
         }
         if rewound {
             // The session goes on.
         } else if is_untouched(&kept, number, at, settings) {
-            abandon(stage, ledger, settings, number).await;
-        } else if let Err(uncleaned) = undo(stage, ledger, settings, number).await {
-            ledger.observe(&Event::AttemptEnded(facts));
+            abandon(executor, recorder, settings, number).await;
+        } else if let Err(uncleaned) = undo(executor, recorder, settings, number).await {
+            recorder.observe(&Event::AttemptEnded(facts));
             return Err(match kept {
                 // What failed first is what there is to correct.
                 Kept::Failed(failure) => {
@@ -150,13 +150,13 @@ pub(crate) async fn play<S: Stage>(
     let kept = match (kept, window) {
         (Kept::Flowing(value, verdict), Some(window)) => {
             let ended = finished(&facts, verdict);
-            let reach = course.reach.clone();
-            let open = Some(OpenAttempt { span: Span::current(), began, facts, window, reach });
+            let capacity = course.capacity.clone();
+            let open = Some(OpenAttempt { span: Span::current(), began, facts, window, capacity });
             return Ok(Played { ended, value: Some(value), failure: None, pool_seen, open, resume });
         }
         (kept, _) => kept,
     };
-    Ok(Played { pool_seen, resume, ..close(ledger, facts, kept) })
+    Ok(Played { pool_seen, resume, ..close(recorder, facts, kept) })
 }
 
 /// The statements of one attempt, one after the other.
@@ -175,13 +175,17 @@ struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     fn new(course: &'a Course<'a>) -> Self {
-        let script = Script::new(&course.reach.statements, course.requirement.minimum);
+        let script = Script::new(&course.capacity.statements, course.requirement.minimum);
         let Resume { from: at, evidence, .. } = course.resume.clone();
         Self { course, script, at, before: evidence.clone(), evidence, pool_seen: false, window: None }
     }
 
-    async fn run<S: Stage>(&mut self, stage: &mut S, ledger: &mut Ledger) -> Finish<S::Value> {
-        let count = stage.steps();
+    async fn run<S: Executor>(
+        &mut self,
+        executor: &mut S,
+        recorder: &mut ExecutionRecorder,
+    ) -> Finish<S::Value> {
+        let count = executor.steps();
         loop {
             let mut quiet = self.unjudged_from(self.at, count);
             if !self.course.settings.transaction {
@@ -189,9 +193,9 @@ impl<'a> Steps<'a> {
                 quiet = quiet.min(self.at + 1);
             }
             let (next, finish) = if quiet > self.at && count > 1 {
-                (quiet, self.run_unjudged(stage, quiet).await)
+                (quiet, self.run_unjudged(executor, quiet).await)
             } else {
-                (self.at + 1, self.run_one(stage, ledger, count).await)
+                (self.at + 1, self.run_one(executor, recorder, count).await)
             };
             match finish {
                 Finish::Kept(..) if next < count => {
@@ -205,51 +209,51 @@ impl<'a> Steps<'a> {
 
     /// Where the statements end, from that one on, that are known not to be judged.
     fn unjudged_from(&self, from: usize, count: usize) -> usize {
-        let Course { reach, requirement, .. } = self.course;
+        let Course { capacity, requirement, .. } = self.course;
         let is_judged = |place: &usize| {
-            let known = reach.statement(*place);
+            let known = capacity.statement(*place);
             !known.certain || self.script.demand(*place, &known, *requirement).is_some()
         };
         (from..count).find(is_judged).unwrap_or(count)
     }
 
-    async fn run_unjudged<S: Stage>(&mut self, stage: &S, until: usize) -> Finish<S::Value> {
+    async fn run_unjudged<S: Executor>(&mut self, executor: &S, until: usize) -> Finish<S::Value> {
         for place in self.at..until {
-            self.evidence.unjudged += u32::from(self.course.reach.statement(place).explained);
+            self.evidence.unjudged += u32::from(self.course.capacity.statement(place).explained);
         }
-        match stage.work(self.at..until).await {
+        match executor.work(self.at..until).await {
             Ok(value) => Finish::Kept(value, Verdict::FinishedEarly),
             Err(failure) => Finish::Failed(failure),
         }
     }
 
-    async fn run_one<S: Stage>(
+    async fn run_one<S: Executor>(
         &mut self,
-        stage: &mut S,
-        ledger: &mut Ledger,
+        executor: &mut S,
+        recorder: &mut ExecutionRecorder,
         count: usize,
     ) -> Finish<S::Value> {
-        let Course { settings, reach, number, requirement, .. } = *self.course;
+        let Course { settings, capacity, number, requirement, .. } = *self.course;
         let (at, alone) = (self.at, count == 1);
-        let mut known = reach.statement(at);
+        let mut known = capacity.statement(at);
         if !alone && !known.certain {
-            match stage.inspect_step(at).await {
+            match executor.inspect_step(at).await {
                 Ok(now) => known = now,
                 Err(failure) => return Finish::Failed(failure),
             }
         }
         let Some(demand) = self.script.demand(at, &known, requirement) else {
-            return self.run_unjudged(stage, at + 1).await;
+            return self.run_unjudged(executor, at + 1).await;
         };
         // What is not to be kept cannot come back to a point behind it.
-        let marked = !alone && stage.keeps_steps() && stage.outlives(at);
-        if marked && let Err(failure) = stage.mark().await {
+        let marked = !alone && executor.keeps_steps() && executor.outlives(at);
+        if marked && let Err(failure) = executor.mark().await {
             return Finish::Failed(failure);
         }
         let statement = (!alone).then(|| u32::try_from(at + 1).unwrap_or(u32::MAX));
-        let entry = Entry { attempt: number, statement, demand, known, settings, reach };
+        let entry = Entry { attempt: number, statement, demand, known, settings, capacity };
         let mut race = Race::new(entry);
-        let finish = race.run(&*stage, at..at + 1, ledger).await;
+        let finish = race.run(&*executor, at..at + 1, recorder).await;
         self.pool_seen |= race.pool_seen;
         self.evidence.take(&race.window, requirement.target);
         let short = race.window.shortfall().map(|short| short.reason).or(race.window.suspicion());
@@ -257,7 +261,7 @@ impl<'a> Steps<'a> {
         match (finish, short) {
             (Finish::Kept(_, Verdict::Short(reason)), _) if settings.strict => Finish::Rejected(reason),
             (Finish::Kept(..), Some(reason)) if settings.strict => Finish::Rejected(reason),
-            (Finish::Kept(value, verdict), _) if marked => match stage.unmark().await {
+            (Finish::Kept(value, verdict), _) if marked => match executor.unmark().await {
                 Ok(()) => Finish::Kept(value, verdict),
                 Err(failure) => Finish::Failed(failure),
             },
@@ -283,8 +287,8 @@ enum Kept<T> {
     Failed(Failure),
 }
 
-fn close<T>(ledger: &mut Ledger, facts: AttemptFacts, kept: Kept<T>) -> Played<T> {
-    ledger.observe(&Event::AttemptEnded(facts));
+fn close<T>(recorder: &mut ExecutionRecorder, facts: AttemptFacts, kept: Kept<T>) -> Played<T> {
+    recorder.observe(&Event::AttemptEnded(facts));
     let (ended, value, failure) = match kept {
         Kept::Value(value, verdict) | Kept::Flowing(value, verdict) => {
             (finished(&facts, verdict), Some(value), None)
@@ -301,23 +305,23 @@ const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {
 }
 
 /// Commits, and resolves a commit in doubt. The inner failure means that it did not take effect.
-pub(crate) async fn commit<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+pub(crate) async fn commit<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     committing: &Committing,
 ) -> Result<Result<(), Failure>, Error> {
-    match stage.commit(committing).await {
+    match executor.commit(committing).await {
         Ok(()) => Ok(Ok(())),
         Err(CommitError::Failed(failure)) => Ok(Err(failure)),
         Err(CommitError::InDoubt { xid, cause }) => {
-            ledger.observe(&Event::CommitInDoubt);
-            let fate = committing.fate(stage.resolve(&xid)).await;
+            recorder.observe(&Event::CommitInDoubt);
+            let fate = committing.fate(executor.resolve(&xid)).await;
             let resolution = fate.unwrap_or(Resolution::Unresolved);
-            ledger.observe(&Event::CommitResolved { resolution });
+            recorder.observe(&Event::CommitResolved { resolution });
             match resolution {
                 Resolution::Committed => {
-                    if stage.waits_for_standbys() {
-                        ledger.observe(&Event::CommitUnreplicated);
+                    if executor.waits_for_standbys() {
+                        recorder.observe(&Event::CommitUnreplicated);
                     }
                     Ok(Ok(()))
                 }
@@ -329,33 +333,43 @@ pub(crate) async fn commit<S: Stage>(
 }
 
 /// Goes back to before the rejected statement, while what ran before it stays; `false` where that cannot be.
-async fn rewind<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Settings, attempt: u32) -> bool {
-    if !stage.keeps_steps() {
+async fn rewind<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
+    settings: &Settings,
+    attempt: u32,
+) -> bool {
+    if !executor.keeps_steps() {
         return false;
     }
     let began = Instant::now();
-    let Some(left) = stage.rewind(settings.cancel_grace).await else { return false };
-    ledger.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
+    let Some(left) = executor.rewind(settings.cancel_grace).await else { return false };
+    recorder.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
     true
 }
 
 /// Rolls back, and waits for the workers to leave.
-async fn abandon<S: Stage>(stage: &mut S, ledger: &mut Ledger, settings: &Settings, attempt: u32) {
+async fn abandon<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
+    settings: &Settings,
+    attempt: u32,
+) {
     let began = Instant::now();
-    let left = stage.abandon(settings.cancel_grace).await;
-    ledger.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
+    let left = executor.abandon(settings.cancel_grace).await;
+    recorder.observe(&Event::WorkersDrained { attempt, waited: began.elapsed(), left });
 }
 
 /// Rolls back, waits for the workers to leave, and runs the cleanup action, which may fail.
-pub(super) async fn undo<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+pub(super) async fn undo<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
     attempt: u32,
 ) -> Result<(), Failure> {
-    abandon(stage, ledger, settings, attempt).await;
+    abandon(executor, recorder, settings, attempt).await;
     let began = Instant::now();
-    let Some(cleaned) = stage.cleanup().await else { return Ok(()) };
-    ledger.observe(&Event::CleanupEnded { attempt, took: began.elapsed(), ok: cleaned.is_ok() });
+    let Some(cleaned) = executor.cleanup().await else { return Ok(()) };
+    recorder.observe(&Event::CleanupEnded { attempt, took: began.elapsed(), ok: cleaned.is_ok() });
     cleaned
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::stage::{Cleared, Stage};
+use super::executor::{Cleared, Executor};
 use crate::pg::Failure;
 use crate::settings::Settings;
 
@@ -15,12 +15,12 @@ use crate::settings::Settings;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Clears away, within what a cancel, a rollback, its own end and a cleanup, if there is one, may take.
-pub(super) async fn cleared<S: Stage>(stage: &mut S, settings: &Settings) -> Cleared {
-    let cleanup = if stage.cleans_up() { settings.cleanup_limit } else { Duration::ZERO };
+pub(super) async fn cleared<S: Executor>(executor: &mut S, settings: &Settings) -> Cleared {
+    let cleanup = if executor.cleans_up() { settings.cleanup_limit } else { Duration::ZERO };
     let limit = 3 * settings.cancel_grace + cleanup + ANSWER_LIMIT;
-    if let Ok(cleared) = timeout(limit, stage.clear_away()).await {
+    if let Ok(cleared) = timeout(limit, executor.clear_away()).await {
         return cleared;
     }
     let unanswered = || Failure::lost(format!("the server did not answer within {limit:?}"));
-    Cleared { cleanup: if stage.cleans_up() { Err(unanswered()) } else { Ok(()) }, left: None }
+    Cleared { cleanup: if executor.cleans_up() { Err(unanswered()) } else { Ok(()) }, left: None }
 }

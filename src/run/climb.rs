@@ -2,17 +2,21 @@
 
 use tokio_postgres::Client;
 
-use super::ledger::Ledger;
+use super::recorder::ExecutionRecorder;
 use crate::event::Event;
 use crate::pg::{Failure, ceiling};
 use crate::settings::Settings;
 
 /// Reads the ceiling of a session that was made ready for the statement, and tells it. Returns the size of the pool as
 /// the session has it.
-pub(super) async fn climb(client: &Client, settings: &Settings, ledger: &mut Ledger) -> Result<u32, Failure> {
+pub(super) async fn climb(
+    client: &Client,
+    settings: &Settings,
+    recorder: &mut ExecutionRecorder,
+) -> Result<u32, Failure> {
     let ceiling = ceiling::read(client).await?;
     let (rung, asked) = (ceiling.rung(settings.target_workers, settings.reserve), settings.ceiling);
     let pool_size = ceiling.workers.min(ceiling.processes);
-    ledger.observe(&Event::RungTaken { rung, ceiling, asked });
+    recorder.observe(&Event::RungTaken { rung, ceiling, asked });
     Ok(pool_size)
 }

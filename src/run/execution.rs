@@ -10,10 +10,11 @@ use tracing::Instrument;
 use super::attempt::{Course, OpenAttempt, Played, Resume, play, undo};
 use super::clearing::cleared;
 use super::committing::Committing;
-use super::ledger::Ledger;
-use super::monitor::{Seen, Sight};
+use super::executor::{Executor, PlanCapacity};
+use super::monitor::{Observation, Seen};
+use super::recorder::ExecutionRecorder;
 use super::share::Shared;
-use super::stage::{Reach, Stage};
+use super::slots::{Slots, Wanted};
 use crate::decide::admission::Admission;
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
@@ -36,19 +37,19 @@ pub(crate) struct Driven<T> {
 }
 
 /// Drives an execution to its end, within the deadline and unless it is stopped.
-pub(crate) async fn drive<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+pub(crate) async fn drive<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<Driven<S::Value>, Error> {
     let (target, minimum) = (settings.target_workers, settings.minimum());
-    ledger.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
+    recorder.observe(&Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts });
     let committing = Committing::new(settings.cancel_grace);
-    let interrupted = interrupted(settings, ledger.started(), stop, &committing);
+    let interrupted = interrupted(settings, recorder.started(), stop, &committing);
     let driven = tokio::select! {
         biased;
-        driven = attempts(stage, ledger, settings, &committing) => driven,
+        driven = attempts(executor, recorder, settings, &committing) => driven,
         error = interrupted => Err(error),
     };
     match driven {
@@ -56,14 +57,14 @@ pub(crate) async fn drive<S: Stage>(
         Ok(driven) => {
             let end =
                 if driven.outcome.is_accepted() { Ok(driven.outcome) } else { Err(FailReason::BelowMinimum) };
-            ledger.end(end);
+            recorder.end(end);
             Ok(driven)
         }
         Err(error) => {
-            ledger.stop_clock();
-            let cleared = cleared(stage, settings).await;
-            ledger.fail(fail_reason(&error), &error);
-            let error = error.with_history(ledger.execution(Outcome::BelowMinimum, None));
+            recorder.stop_clock();
+            let cleared = cleared(executor, settings).await;
+            recorder.fail(fail_reason(&error), &error);
+            let error = error.with_history(recorder.execution(Outcome::BelowMinimum, None));
             let error = error.with_processes_left(cleared.left);
             Err(match cleared.cleanup {
                 Ok(()) => error,
@@ -98,19 +99,19 @@ async fn expired(deadline: Option<Duration>, began: Instant) -> Error {
     }
 }
 
-async fn attempts<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+async fn attempts<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
     committing: &Committing,
 ) -> Result<Driven<S::Value>, Error> {
-    let reach = inspect(stage, ledger, settings).await?;
+    let capacity = inspect(executor, recorder, settings).await?;
     let mut attempts =
         Attempts::new(settings.target_workers, settings.minimum(), settings.max_attempts, settings.spacing());
-    if let Some(target) = lowered(stage, ledger, settings, &reach).await? {
+    if let Some(target) = lowered(executor, recorder, settings, &capacity).await? {
         attempts = attempts.lowered_to(target);
     }
-    let mut plan = Shared::unlimited(reach.clone());
+    let mut plan = Shared::unlimited(capacity.clone());
     let mut lost: Option<SqlState> = None;
     let mut pause = Pause::UntilRoom;
     let mut resume = Resume::default();
@@ -119,30 +120,30 @@ async fn attempts<S: Stage>(
         if let Pause::For(delay) = pause {
             sleep(delay).await;
         }
-        let ready = make_room(stage, ledger, settings, &reach, plan, &mut attempts).await?;
+        let ready = make_room(executor, recorder, settings, &capacity, plan, &mut attempts).await?;
         let Some((within, reserved)) = ready else {
             return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
         };
         plan = within;
         let (number, required) = attempts.begin();
         if number > 1 {
-            ledger.observe(&Event::RetryDelayed {
+            recorder.observe(&Event::RetryDelayed {
                 attempt: number,
                 waited: idle_since.elapsed().saturating_sub(reserved),
             });
         }
-        let span = stage.span(number);
+        let span = executor.span(number);
         let (target, minimum) = (attempts.target(), attempts.minimum());
         let requirement = Requirement { required, target, minimum };
         let course =
-            Course { settings, reach: &plan.reach, number, requirement, resume: &resume, committing };
-        let played = play(stage, ledger, &course, &mut lost).instrument(span).await?;
+            Course { settings, capacity: &plan.capacity, number, requirement, resume: &resume, committing };
+        let played = play(executor, recorder, &course, &mut lost).instrument(span).await?;
         let Played { ended, value, failure, pool_seen, open, resume: next } = played;
         resume = next;
         if let Some(sqlstate) =
             failure.as_ref().filter(|f| f.is_connection_lost()).and_then(Failure::event_sqlstate)
         {
-            ledger.observe(&Event::SessionLost { sqlstate });
+            recorder.observe(&Event::SessionLost { sqlstate });
             lost = Some(sqlstate);
         }
         // Without admission nothing would wait for a pool that is seen to be full.
@@ -152,7 +153,7 @@ async fn attempts<S: Stage>(
             Next::Retry(next) => pause = next,
             Next::BelowMinimum => {
                 if resume.from > 0 {
-                    give_up(stage, ledger, settings, number).await?;
+                    give_up(executor, recorder, settings, number).await?;
                 }
                 return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
             }
@@ -165,68 +166,68 @@ async fn attempts<S: Stage>(
 }
 
 /// What ran before the statement that was rejected last is rolled back, too.
-async fn give_up<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+async fn give_up<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
     attempt: u32,
 ) -> Result<(), Error> {
-    undo(stage, ledger, settings, attempt).await.map_err(Error::uncleaned)
+    undo(executor, recorder, settings, attempt).await.map_err(Error::uncleaned)
 }
 
 /// Learns what plan and server allow. A server that is away is asked again, as often as an attempt
 /// would be made.
-pub(super) async fn inspect<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+pub(super) async fn inspect<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
-) -> Result<Reach, Error> {
+) -> Result<PlanCapacity, Error> {
     let began = Instant::now();
     let mut tries = 0;
     loop {
         tries += 1;
         let asked = Instant::now();
-        match stage.inspect(ledger).await {
+        match executor.inspect(recorder).await {
             Err(error) if error.is_retryable() && tries < settings.max_attempts => {
                 let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-                ledger.observe(&Event::StartHindered { cause, waited: began.elapsed() });
+                recorder.observe(&Event::StartHindered { cause, waited: began.elapsed() });
                 let backoff = Backoff::patient(settings.retry_delay, error.needs_longer());
                 sleep(backoff.delay(tries, fastrand::f64())).await;
             }
             Err(error) => return Err(error),
-            Ok(reach) => {
-                ledger.observe(&Event::PlanInspected { planned: reach.planned, took: asked.elapsed() });
-                return Ok(reach);
+            Ok(capacity) => {
+                recorder.observe(&Event::PlanInspected { planned: capacity.planned, took: asked.elapsed() });
+                return Ok(capacity);
             }
         }
     }
 }
 
 /// What the caller accepts in place of the target when plan and pool cannot reach it; `None` where they can.
-async fn lowered<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+async fn lowered<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
-    reach: &Reach,
+    capacity: &PlanCapacity,
 ) -> Result<Option<u32>, Error> {
     let target = settings.target_workers;
     if settings.ignores_shortfall() {
         return Ok(None);
     }
     let refuses = settings.plan_shortfall == PlanShortfall::Refuse && settings.minimum() > 0;
-    if refuses && reach.is_short_of(target) {
-        stage.check_reach(reach, target, ledger).await?;
+    if refuses && capacity.is_short_of(target) {
+        executor.check_capacity(capacity, target, recorder).await?;
     }
-    let Some(most) = reach.most().filter(|&most| most < target) else { return Ok(None) };
+    let Some(most) = capacity.most().filter(|&most| most < target) else { return Ok(None) };
     let asked = Instant::now();
-    match stage.check_reach(reach, target, ledger).await {
+    match executor.check_capacity(capacity, target, recorder).await {
         // Functions may have workers that the plan does not show.
         Ok(()) => Ok(None),
         Err(error) if error.refusal().is_none() => Err(error),
         Err(error) => {
             let cause = error.to_string();
             let cause = cause.strip_prefix("refused before running: ").unwrap_or(&cause).to_owned();
-            ledger.observe(&Event::TargetLowered { target: most, cause, took: asked.elapsed() });
+            recorder.observe(&Event::TargetLowered { target: most, cause, took: asked.elapsed() });
             Ok(Some(most))
         }
     }
@@ -234,79 +235,93 @@ async fn lowered<S: Stage>(
 
 /// Waits for what the next attempt needs: slots, if any are asked for, and room in the pool. The plan within the
 /// slots, and the time that it took to get them; `None` when there were none.
-async fn make_room<S: Stage>(
-    stage: &mut S,
-    ledger: &mut Ledger,
+async fn make_room<S: Executor>(
+    executor: &mut S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
-    reach: &Reach,
+    capacity: &PlanCapacity,
     mut plan: Shared,
     attempts: &mut Attempts,
 ) -> Result<Option<(Shared, Duration)>, Error> {
     let mut reserved = Duration::ZERO;
     loop {
         let reserving = Instant::now();
-        if let Some(grant) = stage.reserve(reach.launch(), attempts.target(), ledger).await? {
+        let wanted = Wanted { launch: capacity.launch(), target: attempts.target() };
+        if let Some(grant) = executor.slots().reserve(wanted, recorder).await? {
             if grant.end == Granted::GaveUp {
                 return Ok(None);
             }
-            plan = match plan.under(grant, stage, ledger, (settings, attempts.minimum())).await {
+            plan = match plan.under(grant, executor, recorder, (settings, attempts.minimum())).await {
                 Ok(plan) => plan,
                 // More slots make another plan, and there is time left to wait for them.
                 Err(error)
-                    if error.refusal().is_some() && grant.end == Granted::Degraded && stage.insist() =>
+                    if error.refusal().is_some()
+                        && grant.end == Granted::Degraded
+                        && executor.slots().insist() =>
                 {
-                    plan = Shared::unlimited(reach.clone());
+                    plan = Shared::unlimited(capacity.clone());
                     reserved += reserving.elapsed();
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            attempts.within(plan.bar(grant.taken));
+            attempts.within(plan.required(grant.taken));
         }
         reserved += reserving.elapsed();
         let next = attempts.current() + 1;
-        let bar = attempts.bar(next);
+        let required = attempts.required(next);
         let minimum = if settings.ignores_shortfall() { 0 } else { attempts.minimum() };
-        let admission = Admission::new(bar, settings.admission_wait).with_wish(plan.reach.at_once(bar));
+        let admission =
+            Admission::new(required, settings.admission_wait).with_wish(plan.capacity.at_once(required));
         let admission = if next > 1 { admission.after_an_attempt() } else { admission };
-        admit(stage, ledger, settings, next, admission.with_floor(minimum.min(bar)), &plan.reach).await;
+        admit(
+            executor,
+            recorder,
+            settings,
+            next,
+            admission.with_floor(minimum.min(required)),
+            &plan.capacity,
+        )
+        .await;
         // Others may have taken the slots while it waited for room.
-        if !stage.has_lost_slots() {
+        if !executor.slots().are_lost() {
             return Ok(Some((plan, reserved)));
         }
     }
 }
 
 /// Waits until there is room for what the plan can have at once, at most `admission_wait`.
-async fn admit<S: Stage>(
-    stage: &S,
-    ledger: &mut Ledger,
+async fn admit<S: Executor>(
+    executor: &S,
+    recorder: &mut ExecutionRecorder,
     settings: &Settings,
     attempt: u32,
     mut admission: Admission,
-    reach: &Reach,
+    capacity: &PlanCapacity,
 ) {
-    let bar = admission.bar();
-    if bar == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
+    let required = admission.required();
+    if required == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
         return;
     }
     let began = Instant::now();
-    let mut watch = stage.watch_pool(ADMISSION_INTERVAL);
+    let mut watch = executor.watch_pool(ADMISSION_INTERVAL);
     let mut announced = false;
     loop {
         let (pool, processes, autovacuum) = match watch.next().await {
-            Sight::Seen(Seen { pool, processes, autovacuum, .. }) => {
-                (pool.map(|pool| reach.resize(pool)), processes.map(|all| settings.left_of(all)), autovacuum)
-            }
-            Sight::Blind => (None, None, 0),
+            Observation::Seen(Seen { pool, processes, autovacuum, .. }) => (
+                pool.map(|pool| capacity.resize(pool)),
+                processes.map(|all| settings.left_of(all)),
+                autovacuum,
+            ),
+            Observation::Blind => (None, None, 0),
         };
         let waited = began.elapsed();
         if let Some(end) = admission.on_look(waited, pool, processes) {
-            ledger.observe(&Event::AdmissionEnded { attempt, waited, end, pool });
+            recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool });
             return;
         }
         if let (false, true, Some(pool)) = (announced, admission.lacks_room(), pool) {
-            ledger.observe(&Event::AdmissionStarted { attempt, bar, pool, processes, autovacuum });
+            recorder.observe(&Event::AdmissionStarted { attempt, required, pool, processes, autovacuum });
             announced = true;
         }
     }

@@ -1,6 +1,6 @@
 //! Whether a server, and the monitor's role on it, are fit for guarding a statement.
 
-use super::hold::Hold;
+use super::session_guard::SessionGuard;
 use crate::error::{Error, Refusal};
 use crate::pg::session::{Identity, OLDEST};
 
@@ -22,8 +22,8 @@ pub(crate) fn check_version(version: i32) -> Result<(), Error> {
 
 /// Refuses a monitor that may not see or stop the leader. One that cannot ask now is not refused:
 /// it is blind, and the verdict stays open.
-pub(crate) async fn check_rights(hold: &Hold, leader: Identity) -> Result<(), Error> {
-    match hold.inner.monitor.rights_over(leader).await {
+pub(crate) async fn check_rights(guard: &SessionGuard, leader: Identity) -> Result<(), Error> {
+    match guard.inner.monitor.rights_over(leader).await {
         Ok(Some(rights)) => rights.check(),
         Ok(None) => Err(Error::refused(
             Refusal::BlindMonitor,

@@ -1,4 +1,4 @@
-//! The handle that a batch process keeps: a server, a monitor, observers.
+//! The handle of a batch process: a server, a monitor connection, observers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,10 +17,10 @@ use crate::pg::session::Session;
 use crate::settings::Settings;
 use crate::telemetry::spans::Server;
 
-/// A server to run batch work on. Cheap to clone; all clones share one monitor connection.
+/// A server to run batch work on. Clones are cheap and share one monitor connection.
 ///
-/// Dropping a future of a job, or the last clone, cancels what runs; [`shutdown`](Self::shutdown)
-/// waits until that is done. Must be used within a tokio runtime with time and I/O enabled.
+/// If the future of a job is dropped, or the last clone, running statements are cancelled;
+/// [`shutdown`](Self::shutdown) waits until that is done. It needs a tokio runtime with time and I/O enabled.
 #[derive(Clone)]
 pub struct Headcount {
     inner: Arc<Inner>,
@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     idle: Mutex<Vec<Session>>,
 }
 
-/// Options of a [`Headcount`].
+/// The options of a [`Headcount`]; made by [`Headcount::builder`].
 pub struct Builder {
     endpoint: Endpoint,
     monitor: Option<Endpoint>,
@@ -55,16 +55,16 @@ pub struct Builder {
 }
 
 impl Headcount {
-    /// Connects the monitor to the server that this DSN (URL or keyword/value) names.
+    /// Connects the monitor to a server. `dsn` is a connection string, URL or keyword/value pairs, as for `psql`.
     ///
     /// # Errors
-    /// A configuration error that names what is wrong with the DSN, or a connection error. The
-    /// password is in neither.
+    /// A configuration error that says what is wrong with the connection string, or a connection error. Neither
+    /// contains the password.
     pub async fn connect(dsn: &str) -> Result<Self, Error> {
         Self::builder(Endpoint::from_dsn(dsn)?).connect().await
     }
 
-    /// The same with options.
+    /// Starts a [`Builder`], to connect with more options.
     #[must_use]
     pub const fn builder(endpoint: Endpoint) -> Builder {
         Builder {
@@ -80,31 +80,31 @@ impl Headcount {
         }
     }
 
-    /// A job of this name with the default options.
+    /// Returns a job with this task name and the default options.
     #[must_use]
     pub fn task(&self, name: &str) -> Job {
         self.job(Settings::new(name))
     }
 
-    /// A job with these options; they are validated when it runs.
+    /// Returns a job with these options, which are validated when it runs.
     #[must_use]
     pub fn job(&self, settings: Settings) -> Job {
         Job::new(self.inner.clone(), settings)
     }
 
-    /// A chunked update of this table: its name as in the catalog, or as in SQL (schema-qualified, quoted).
+    /// Returns a chunked update of this table: its name as in the catalog, or as in SQL (schema-qualified, quoted).
     #[must_use]
     pub fn update(&self, table: &str) -> Update {
         Update::new(&self.site(), table)
     }
 
-    /// Work of the caller's own, in chunks, under this task name.
+    /// Returns a batch, which runs your own closure on chunks of items, under this task name.
     #[must_use]
     pub fn batch(&self, task: &str) -> Batch {
         Batch::new(&self.site(), task)
     }
 
-    /// The server's `server_version_num` when this connected: `130_023` is 13.23.
+    /// The server's `server_version_num` at the time of the connection: `130_023` is 13.23.
     #[must_use]
     pub fn server_version(&self) -> u32 {
         self.inner.monitor.version.unsigned_abs()
@@ -115,8 +115,8 @@ impl Headcount {
         Site { endpoint: endpoint.clone(), server: server.clone(), observers: observers.clone() }
     }
 
-    /// Waits until everything that was abandoned is cancelled, rolled back and cleaned up, at most
-    /// `limit`. Returns whether all of it was.
+    /// Waits until all dropped work is cancelled, rolled back and cleaned up, for at most `limit`. Returns whether
+    /// it is.
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.inner.tracker.close();
         tokio::time::timeout(limit, self.inner.tracker.wait()).await.is_ok()
@@ -151,52 +151,52 @@ impl Inner {
 }
 
 impl Builder {
-    /// Lets the monitor connect elsewhere: with another role, or past a proxy that pools
-    /// transactions. It must lead to the same server, with the right to see and cancel the leader.
+    /// Sets another endpoint for the monitor: another role, or a direct connection past a proxy. It must lead to the
+    /// same server, as a role that may see and cancel the statement.
     #[must_use]
     pub fn monitor(mut self, endpoint: Endpoint) -> Self {
         self.monitor = Some(endpoint);
         self
     }
 
-    /// Adds an observer of every event.
+    /// Adds an observer, which receives every event.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
         self
     }
 
-    /// Leaves out the built-in observers: span attributes, log lines (`tracing`, target `headcount`)
-    /// and metrics (the `metrics` recorder that is installed when [`connect`](Self::connect) is called).
+    /// Removes the built-in observers: span attributes, log lines (`tracing`, target `headcount`) and metrics (the
+    /// `metrics` recorder that is installed when [`connect`](Self::connect) is called).
     #[must_use]
     pub const fn without_default_observers(mut self) -> Self {
         self.defaults = false;
         self
     }
 
-    /// Keeps up to this many sessions for later executions. Default 0: each execution has a session of
-    /// its own, which ends with it.
+    /// Keeps up to this many idle sessions for later executions. Default 0: each execution opens a session and closes
+    /// it.
     ///
-    /// A new session costs some milliseconds. A kept one carries over whatever outlives a transaction:
-    /// temporary tables, session-level settings and locks that a statement or closure left.
+    /// A new session costs some milliseconds. A kept session carries over what outlives a transaction: temporary
+    /// tables, session-level settings and locks that a statement or closure left behind.
     #[must_use]
     pub const fn keep_sessions(mut self, sessions: usize) -> Self {
         self.keep = sessions;
         self
     }
 
-    /// Gives up connecting after this long, with the error of a deadline. Default: what the endpoint's
-    /// `connect_timeout` allows, 10 s a host.
+    /// Sets the time limit for connecting; then [`connect`](Self::connect) returns a deadline error. Default: the
+    /// endpoint's `connect_timeout`, 10 s per host.
     #[must_use]
     pub const fn connect_within(mut self, limit: Duration) -> Self {
         self.within = Some(limit);
         self
     }
 
-    /// Asks so often for a connection while the server has none to give (SQLSTATE 53300, `max_connections`) or
-    /// is still starting (57P03), with at most four times `retry_delay` between two times. Default: 5 and 2 s, as an
-    /// execution does with [`Settings::max_attempts`] and [`Settings::retry_delay`]. A server that does not
-    /// answer at all is asked once.
+    /// Sets how often to try to connect while the server has no free connection (SQLSTATE 53300, `max_connections`)
+    /// or is starting (57P03), and the pause between tries, which is at most four times `retry_delay`. Default 5 and
+    /// 2 s, as for [`Settings::max_attempts`] and [`Settings::retry_delay`]. A server that does not answer is tried
+    /// once.
     #[must_use]
     pub const fn connect_attempts(mut self, attempts: u32, retry_delay: Duration) -> Self {
         self.attempts = attempts;
@@ -204,8 +204,8 @@ impl Builder {
         self
     }
 
-    /// Names the task that waits for the connection: that it has to ([`Event::StartHindered`](crate::Event)) is an
-    /// event of that task then. Default: `monitor`, whose connection all tasks share.
+    /// Sets the task that events of the connection belong to ([`Event::StartHindered`](crate::Event)). Default
+    /// `monitor`, because all tasks share the connection.
     #[must_use]
     pub fn connect_for(mut self, task: &str) -> Self {
         self.task = Some(task.into());

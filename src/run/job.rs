@@ -1,4 +1,4 @@
-//! A job: its options, and the verbs that run it.
+//! A job: its options, and the methods that run it.
 
 use std::fmt;
 use std::future::Future;
@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::execution::{Driven, drive};
-use super::foreign::Foreign;
+use super::executor::Executor;
+use super::external_backend::ExternalBackend;
 use super::headcount::Inner;
-use super::hold::{Cleanup, Hold};
-use super::leader::Leader;
-use super::ledger::Ledger;
+use super::owned_session::OwnedSession;
+use super::recorder::ExecutionRecorder;
 use super::rows::Rows;
-use super::stage::Stage;
+use super::session_guard::{Cleanup, SessionGuard};
 use super::work::{Closure, Nothing, Params, Query, Script, Statement, Work};
 use crate::error::{Error, Source};
 use crate::pg::plan::{self, Explanation, Manner};
@@ -25,12 +25,13 @@ use crate::report::Execution;
 use crate::settings::{Minimum, PlanShortfall, Policy, Raise, Settings};
 use crate::telemetry::spans;
 
-/// A guarded query: what it demands, and how to run it.
+/// A guarded query: its options, and the methods that run it. Made by [`Headcount::task`](super::Headcount::task).
 ///
-/// The options are those of [`Settings`]; each verb validates them first. A job can be run again.
-/// Every verb may be dropped at any await: the statement is then cancelled on the server, rolled
-/// back, and the cleanup runs, in a task that [`Headcount::shutdown`](super::Headcount::shutdown)
-/// waits for. [`stop`](Self::stop) does the same in the foreground, and returns the history.
+/// The options are those of [`Settings`]; they are validated when the job runs. A job can run several times.
+///
+/// The future of every method may be dropped at any await. Then the statement is cancelled on the server and
+/// rolled back, and the cleanup runs, in a task that [`Headcount::shutdown`](super::Headcount::shutdown)
+/// waits for. A token given to [`stop`](Self::stop) does the same while the call waits, and the call returns the history.
 #[derive(Clone)]
 pub struct Job {
     inner: Arc<Inner>,
@@ -45,68 +46,68 @@ impl Job {
         Self { inner, settings, cleanup: None, stop: CancellationToken::new(), since: None }
     }
 
-    /// The options, all of them.
+    /// All options, to read or change.
     pub const fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
     }
 
-    /// Demands so many workers of all attempts but the last. Default 4.
+    /// Sets the number of workers that all attempts but the last must have; 1 to 1024. Default 4.
     #[must_use]
     pub const fn target(mut self, workers: u32) -> Self {
         self.settings.target_workers = workers;
         self
     }
 
-    /// Accepts the last attempt with so many workers. Default 2, or 1 where that is the target.
+    /// Sets the number of workers that the last attempt must have; 0 to the target. Default 2, or 1 with a target of 1.
     #[must_use]
     pub const fn minimum(mut self, workers: u32) -> Self {
         self.settings.min_workers = Minimum::Workers(workers);
         self
     }
 
-    /// Makes at most so many attempts. Default 5.
+    /// Sets the maximum number of attempts; 1 to 100. Default 5.
     #[must_use]
     pub const fn attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts;
         self
     }
 
-    /// Sets the timing of attempts. Default [`Policy::Prompt`].
+    /// Sets how attempts are judged and timed. Default [`Policy::Prompt`].
     #[must_use]
     pub const fn policy(mut self, policy: Policy) -> Self {
         self.settings.policy = policy;
         self
     }
 
-    /// Says what to do when the plan cannot reach the target. Default [`PlanShortfall::Lower`].
+    /// Sets what to do if the plan cannot reach the target. Default [`PlanShortfall::Lower`].
     #[must_use]
     pub const fn plan_shortfall(mut self, shortfall: PlanShortfall) -> Self {
         self.settings.plan_shortfall = shortfall;
         self
     }
 
-    /// Cancels a statement whose later launches are short, too; see [`Settings::every_launch`].
+    /// Cancels and retries also if a later launch is short; see [`Settings::every_launch`].
     #[must_use]
     pub const fn every_launch(mut self) -> Self {
         self.settings.every_launch = true;
         self
     }
 
-    /// Rolls a statement back that was short at any launch; see [`Settings::strict`].
+    /// Rolls back a statement if any of its launches was short; see [`Settings::strict`].
     #[must_use]
     pub const fn strict(mut self) -> Self {
         self.settings.strict = true;
         self
     }
 
-    /// Raises the session's own ceiling of workers; see [`Settings::ceiling`].
+    /// Raises `max_parallel_workers` of the statement's session; see [`Settings::ceiling`].
     #[must_use]
     pub const fn ceiling(mut self, raise: Raise) -> Self {
         self.settings.ceiling = Some(raise);
         self
     }
 
-    /// Takes slots of the pool first, in a queue that all executions with this option share; see
+    /// Reserves slots of the pool first, in a queue that all executions with this option share; see
     /// [`Settings::reserve`].
     #[must_use]
     pub const fn reserve(mut self) -> Self {
@@ -114,64 +115,64 @@ impl Job {
         self
     }
 
-    /// Waits at most so long for slots. Default 1 h.
+    /// Sets the maximum wait for slots. Default 1 h. See [`Settings::reserve_wait`].
     #[must_use]
     pub const fn reserve_wait(mut self, limit: Duration) -> Self {
         self.settings.reserve_wait = limit;
         self
     }
 
-    /// Is content with the minimum after so long a wait for slots. Default: only at its end.
+    /// Accepts slots for the minimum after this wait. Default: at the end of `reserve_wait`. See
+    /// [`Settings::degrade_after`].
     #[must_use]
     pub const fn degrade_after(mut self, patience: Duration) -> Self {
         self.settings.degrade_after = Some(patience);
         self
     }
 
-    /// Stands in the queue for slots that goes first.
+    /// Joins the priority queue, which is served first.
     #[must_use]
     pub const fn priority(mut self) -> Self {
         self.settings.priority = true;
         self
     }
 
-    /// Shares so many slots with its fleet. Default: the server's pool.
+    /// Sets the number of slots that all executions share. Default: the server's pool. See [`Settings::pool_size`].
     #[must_use]
     pub const fn pool_size(mut self, slots: u32) -> Self {
         self.settings.pool_size = Some(slots);
         self
     }
 
-    /// Bounds the whole execution, from its call or from [`since`](Self::since). Default: no bound.
+    /// Sets the time limit of the whole execution, from its call or from [`since`](Self::since). Default: none.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = Some(deadline);
         self
     }
 
-    /// Sets a server setting for the statement's transaction (`SET LOCAL`).
+    /// Adds a server setting for the statement's transaction (`SET LOCAL`).
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.settings.push((name.into(), value.into()));
         self
     }
 
-    /// Runs outside a transaction block: VACUUM, CREATE INDEX CONCURRENTLY.
+    /// Runs outside a transaction block, for VACUUM and CREATE INDEX CONCURRENTLY.
     #[must_use]
     pub const fn no_transaction(mut self) -> Self {
         self.settings.transaction = false;
         self
     }
 
-    /// SQL that undoes what a rejected attempt did outside its transaction.
+    /// Sets SQL that undoes what a rollback does not. It runs after each attempt that is not accepted.
     #[must_use]
     pub fn cleanup(mut self, sql: impl Into<String>) -> Self {
         self.settings.cleanup = Some(sql.into());
         self
     }
 
-    /// The same as the caller's own action, inside a transaction of its own. Takes the place of
-    /// [`cleanup`](Self::cleanup).
+    /// Sets a closure as the cleanup, which runs in a transaction of its own. It replaces [`cleanup`](Self::cleanup).
     #[must_use]
     pub fn cleanup_with<F, E>(mut self, action: F) -> Self
     where
@@ -185,53 +186,56 @@ impl Job {
         self
     }
 
-    /// Cancelling the token stops an execution in good order: the statement is cancelled, rolled back and
-    /// cleaned up after, and the error ([`Error::is_stopped`]) has the history so far. A result that is there
-    /// already is kept. Rows that flow are beyond it: they are stopped by dropping them.
+    /// Sets a token that stops the execution: when it is cancelled, the statement is cancelled, rolled back and
+    /// cleaned up, and the call returns an error ([`Error::is_stopped`]) with the history so far. A result that is
+    /// complete is kept. It does not stop [`Rows`] that were handed over: drop those.
     #[must_use]
     pub fn stop(mut self, token: CancellationToken) -> Self {
         self.stop = token;
         self
     }
 
-    /// Counts the execution from that moment and not from its call: its deadline and its duration. What passed since
-    /// is time waited. For a caller who connected for this job alone, and whose deadline bounds both.
+    /// Counts deadline and duration from that moment instead of from the call. The time between counts as waited. For
+    /// callers that connect for this job alone, so that one deadline bounds both.
     #[must_use]
     pub fn since(mut self, began: Instant) -> Self {
         self.since = Some(began);
         self
     }
 
-    /// How many workers a statement, or each of several, can have with this job's settings, and why not more. Nothing
-    /// is run.
+    /// Returns how many workers a statement, or each of several, can get with this job's settings, and why not more.
+    /// Nothing is executed.
     ///
-    /// EXPLAIN takes the statement's locks, and waits for them as long as it must: what it waits for is said
-    /// ([`Event::PlanBlocked`](crate::Event)). Dropped, it is cancelled on the server.
+    /// EXPLAIN takes the statement's locks, and waits for them without a limit; [`Event::PlanBlocked`](crate::Event)
+    /// reports such a wait. If the future is dropped, it is cancelled on the server.
     ///
     /// # Errors
-    /// A bad option, no session, or SQL that is wrong.
+    /// A bad option, a connection error, or SQL that is wrong.
     pub async fn explain(&self, sql: &str, params: Params<'_>) -> Result<Explanation, Error> {
         self.settings.validate()?;
         // Also what runs outside of one is explained in a transaction: nothing of it stays.
         let settings = Settings { transaction: true, ..self.settings.clone() };
-        let hold = Hold::new(self.inner.clone(), Arc::new(settings), Cleanup::Nothing);
-        Box::pin(Leader::new(hold, Nothing).explain(sql, params)).await
+        let guard = SessionGuard::new(self.inner.clone(), Arc::new(settings), Cleanup::Nothing);
+        Box::pin(OwnedSession::new(guard, Nothing).explain(sql, params)).await
     }
 
-    /// Runs one statement with parameters; the value is the number of rows.
+    /// Runs one statement with parameters. The value is the number of rows.
     ///
-    /// Parameters cost nothing in parallelism; a row limit would, and is never used.
+    /// Parameters do not prevent parallel plans.
     ///
     /// # Errors
-    /// A bad option, a refusal, a failing statement or cleanup, the deadline, a commit in doubt.
+    /// A bad option, a refusal, a connection error, a failed statement or cleanup, the deadline, or a commit whose
+    /// outcome is unknown. Too few workers is no error: check [`Execution::outcome`].
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<Execution<u64>, Error> {
         self.refuse_flaw(sql, true)?;
         self.run(Statement { sql, params, trace_comment: self.settings.trace_comment }).await
     }
 
-    /// Runs one or several statements without parameters, in one transaction; the value is the number
-    /// of rows of the last one. With [`no_transaction`](Self::no_transaction) each is a transaction of its
-    /// own: what ran before a cancel or an error stays, unless the cleanup undoes it.
+    /// Runs one or several statements without parameters, in one transaction. The value is the number of rows of
+    /// the last one.
+    ///
+    /// With [`no_transaction`](Self::no_transaction) each statement is a transaction of its own: what ran before a
+    /// cancel or an error stays, unless the cleanup undoes it.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -243,10 +247,11 @@ impl Job {
 
     /// Runs one statement and streams its rows, which are held back until the verdict.
     ///
-    /// Up to 256 rows are held here; the rest waits in the socket, and the server with it. The value
-    /// is there unless the outcome is `below_minimum`. Read the rows with [`Rows::next`], and end with
-    /// [`Rows::finish`], which commits and returns the final figures. Rows that were dropped unread
-    /// are rolled back. A connection lost while rows flow is an error: they have reached the caller.
+    /// Read the rows with [`Rows::next`]. Then call [`Rows::finish`], which commits and returns the final report; rows
+    /// that are dropped before are rolled back. The value is `None` if the outcome is `below_minimum`.
+    ///
+    /// Up to 256 rows are held back in memory; the rest waits in the socket, and the server waits too. A connection
+    /// that is lost after the verdict is an error, not a retry, since rows have reached the caller.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -256,24 +261,25 @@ impl Job {
         refuse_recall(&settings, "rows are handed over at the verdict and cannot be taken back")?;
         let span = spans::execution(&settings.task);
         let work = Query::new(sql, params, settings.trace_comment);
-        let mut ledger = self.ledger(&settings.task);
-        let mut leader = Leader::new(Hold::new(self.inner.clone(), settings.clone(), cleanup), work);
-        let driven =
-            Box::pin(drive(&mut leader, &mut ledger, &settings, &self.stop)).instrument(span.clone()).await?;
-        let execution = ledger.execution(driven.outcome, None::<()>);
+        let mut recorder = self.recorder(&settings.task);
+        let mut leader =
+            OwnedSession::new(SessionGuard::new(self.inner.clone(), settings.clone(), cleanup), work);
+        let driven = Box::pin(drive(&mut leader, &mut recorder, &settings, &self.stop))
+            .instrument(span.clone())
+            .await?;
+        let execution = recorder.execution(driven.outcome, None::<()>);
         let rows = driven
             .value
-            .map(|flow| Rows::new(leader.rest(), flow, ledger, driven.open, driven.outcome, span));
+            .map(|flow| Rows::new(leader.rest(), flow, recorder, driven.open, driven.outcome, span));
         Ok(execution.with_value(rows))
     }
 
-    /// Runs the caller's own closure on a session, inside a transaction unless
-    /// [`no_transaction`](Self::no_transaction) was said. It is called once an attempt; do not commit
-    /// in it. Its plan is not inspected.
+    /// Runs your own closure on a session, inside a transaction unless [`no_transaction`](Self::no_transaction) is
+    /// set. The closure is called once per attempt and must not commit. No plan is inspected.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute). An error of the closure is retried if a `tokio_postgres::Error`
-    /// is in its chain of causes and is transient.
+    /// As [`execute`](Self::execute). An error of the closure is retried if its chain of causes has a transient
+    /// `tokio_postgres::Error`.
     pub async fn guard<F, T, E>(&self, work: F) -> Result<Execution<T>, Error>
     where
         F: for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<T, E>>,
@@ -282,16 +288,17 @@ impl Job {
         self.run(Closure::new(work)).await
     }
 
-    /// Guards any other client's future, given the pid of the backend it runs on. `work` is called
-    /// once an attempt and answers for its own transaction: after a rejection its statement has
-    /// failed with 57014, and nothing is rolled back or cleaned up but by the job's cleanup. A request to cancel names
-    /// the statement that was short: the client's next one is never hit.
+    /// Guards a statement that another client runs, given the pid of its backend. `work` is called once per attempt.
     ///
-    /// A client that asks for rows with a limit gets no workers at all (asyncpg's `fetchrow`, JDBC's `fetchSize` and
-    /// `maxRows`, a cursor): let it fetch all of them.
+    /// The client is responsible for its transaction: after a rejected attempt its statement has failed with 57014, and
+    /// Headcount runs only the job's cleanup. A cancel names the statement that was short, so it never hits the client's
+    /// next one.
+    ///
+    /// The client must fetch all rows: with a row limit or a cursor (asyncpg's `fetchrow`, JDBC's `fetchSize` and
+    /// `maxRows`) PostgreSQL starts no workers.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute); refused when the monitor may not see or stop that backend.
+    /// As [`execute`](Self::execute). Refused if the monitor may not see or cancel that backend.
     pub async fn watch<F, W, T, E>(&self, pid: i32, work: F) -> Result<Execution<T>, Error>
     where
         F: Fn() -> W,
@@ -308,23 +315,27 @@ impl Job {
             return Err(Error::configuration("ceiling", why));
         }
         let span = spans::execution(&settings.task);
-        let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
-        self.play(Foreign::new(hold, pid, work), &settings).instrument(span).await
+        let guard = SessionGuard::new(self.inner.clone(), settings.clone(), cleanup);
+        self.play(ExternalBackend::new(guard, pid, work), &settings).instrument(span).await
     }
 
     async fn run<W: Work>(&self, work: W) -> Result<Execution<W::Value>, Error> {
         let (settings, cleanup) = self.validated()?;
         let span = spans::execution(&settings.task);
-        let hold = Hold::new(self.inner.clone(), settings.clone(), cleanup);
-        self.play(Leader::new(hold, work), &settings).instrument(span).await
+        let guard = SessionGuard::new(self.inner.clone(), settings.clone(), cleanup);
+        self.play(OwnedSession::new(guard, work), &settings).instrument(span).await
     }
 
-    async fn play<S: Stage>(&self, mut stage: S, settings: &Settings) -> Result<Execution<S::Value>, Error> {
-        let mut ledger = self.ledger(&settings.task);
+    async fn play<S: Executor>(
+        &self,
+        mut executor: S,
+        settings: &Settings,
+    ) -> Result<Execution<S::Value>, Error> {
+        let mut recorder = self.recorder(&settings.task);
         // Boxed: the state of all that may happen is 20 KB, too much for a caller's stack.
         let Driven { outcome, value, .. } =
-            Box::pin(drive(&mut stage, &mut ledger, settings, &self.stop)).await?;
-        Ok(ledger.execution(outcome, value))
+            Box::pin(drive(&mut executor, &mut recorder, settings, &self.stop)).await?;
+        Ok(recorder.execution(outcome, value))
     }
 
     /// What cannot run as it is typed is told before anything is sent.
@@ -333,11 +344,11 @@ impl Job {
         flaw.map_or(Ok(()), |problem| Err(Error::configuration("sql", problem)))
     }
 
-    fn ledger(&self, task: &str) -> Ledger {
-        let ledger = Ledger::new(task, self.inner.observers.clone());
+    fn recorder(&self, task: &str) -> ExecutionRecorder {
+        let recorder = ExecutionRecorder::new(task, self.inner.observers.clone());
         match self.since {
-            Some(began) => ledger.since(began.into()),
-            None => ledger,
+            Some(began) => recorder.since(began.into()),
+            None => recorder,
         }
     }
 

@@ -1,31 +1,30 @@
 //! The drivers: they bring facts to [`decide`](crate::decide) and carry out what follows.
 //!
-//! A job ([`Job`]) runs one execution, which plays attempts on a stage; an attempt is a race between
+//! A job ([`Job`]) runs one execution, which plays attempts on an executor; an attempt is a race between
 //! the statement and its verdict. One monitor per process looks for all of them.
 
 mod attempt;
 mod clearing;
 mod climb;
 mod committing;
+mod engagement;
 mod execution;
+mod executor;
+mod external_backend;
 mod fit;
-mod foreign;
 mod headcount;
-mod hold;
 mod job;
-mod leader;
-mod ledger;
 mod monitor;
 mod narrow;
-mod queue;
+mod owned_session;
 mod race;
-mod release;
-mod reserve;
+mod recorder;
 mod rows;
 #[cfg(test)]
 mod scripted;
+mod session_guard;
 mod share;
-mod stage;
+mod slots;
 mod update;
 mod updater;
 mod work;

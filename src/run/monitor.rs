@@ -22,10 +22,10 @@ use crate::decide::counters::LaunchCounters;
 use crate::decide::verdict::{LeaderState, Pool, Tick};
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Scope};
+use crate::pg::activity::{self, SeenLeader, View};
 use crate::pg::connect::Endpoint;
 use crate::pg::privileges::{self, Rights};
 use crate::pg::session::{Identity, Session};
-use crate::pg::workers::{self, SeenLeader, View};
 use crate::pg::{Failure, cancel, counters, slots};
 use crate::telemetry::spans;
 
@@ -47,7 +47,7 @@ pub(crate) struct Tries {
 
 /// What a watch is told.
 #[derive(Debug, Clone)]
-pub(crate) enum Sight {
+pub(crate) enum Observation {
     /// A poll saw this.
     Seen(Seen),
     /// The monitor's connection is away, or its role may not see the leader's row.
@@ -119,7 +119,7 @@ struct Watched {
     quiet: bool,
     /// What the last look showed.
     last: Option<SeenLeader>,
-    sights: mpsc::Sender<Sight>,
+    observations: mpsc::Sender<Observation>,
 }
 
 impl Watched {
@@ -184,7 +184,7 @@ impl Monitor {
 
     /// The backend that has that pid now.
     pub(crate) async fn identify(&self, pid: i32) -> Result<Identity, Failure> {
-        self.shared.with_client(|client| Box::pin(workers::identify(client, pid))).await
+        self.shared.with_client(|client| Box::pin(activity::identify(client, pid))).await
     }
 
     /// Asks the server to stop a leader, whatever it runs. Returns when the server has answered.
@@ -212,12 +212,12 @@ impl Monitor {
 
     /// Who holds the locks that this backend waits for, or waits for them before it.
     pub(crate) async fn blockers(&self, pid: i32) -> Result<Vec<i32>, Failure> {
-        self.shared.with_client(|client| Box::pin(workers::blockers(client, pid))).await
+        self.shared.with_client(|client| Box::pin(activity::blockers(client, pid))).await
     }
 
     /// Workers left of that leader, and whether its backend is still there.
     pub(crate) async fn left(&self, leader: Identity) -> Result<(u32, bool), Failure> {
-        self.shared.with_client(|client| Box::pin(workers::left(client, leader))).await
+        self.shared.with_client(|client| Box::pin(activity::left(client, leader))).await
     }
 }
 
@@ -230,7 +230,7 @@ impl Drop for Monitor {
 impl Link {
     async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
         let session = Session::stand_by(endpoint, "headcount:monitor").await?;
-        let look = if session.lent { None } else { Some(workers::prepare(session.client()).await?) };
+        let look = if session.lent { None } else { Some(activity::prepare(session.client()).await?) };
         Ok(Self { session, look })
     }
 
@@ -255,10 +255,10 @@ impl Link {
 
 impl Shared {
     fn register(self: &Arc<Self>, leader: Option<Identity>, interval: Duration) -> Watch {
-        let (sights, inbox) = mpsc::channel(UNREAD);
+        let (observations, inbox) = mpsc::channel(UNREAD);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (span, due) = (Span::current(), Instant::now());
-        let watched = Watched { leader, span, interval, due, quiet: false, last: None, sights };
+        let watched = Watched { leader, span, interval, due, quiet: false, last: None, observations };
         self.watches().insert(id, watched);
         self.changed.notify_one();
         Watch { inbox, registered: Some(Registered { id, shared: self.clone() }) }
@@ -319,10 +319,10 @@ impl Shared {
         (it.learn(seen) && it.quiet).then(|| spans::tick(&it.span))
     }
 
-    fn tell(&self, id: u64, sight: Sight) {
+    fn tell(&self, id: u64, observation: Observation) {
         if let Some(watched) = self.watches().get(&id) {
             // A full inbox means that nobody is looking; the peak that counts was seen before.
-            let _ = watched.sights.try_send(sight);
+            let _ = watched.observations.try_send(observation);
         }
     }
 
@@ -336,18 +336,18 @@ impl Shared {
         let due = self.due(began);
         let leaders: Vec<i32> = due.iter().filter_map(|due| due.leader.map(|leader| leader.pid)).collect();
         let looked =
-            timeout(POLL_LIMIT, workers::look(link.session.client(), link.look.as_ref(), &leaders)).await;
+            timeout(POLL_LIMIT, activity::look(link.session.client(), link.look.as_ref(), &leaders)).await;
         let view = looked.unwrap_or_else(|_| Err(Failure::lost("the monitor's poll was not answered")))?;
         let at = Instant::now();
         self.observe(&Event::MonitorPolled { took: at - began, pool: view.pool });
         for Due { id, leader, span } in due {
-            let sight = sight(at, leader, &view);
-            if let (Some(_), Sight::Seen(seen)) = (leader, &sight)
+            let observation = observation(at, leader, &view);
+            if let (Some(_), Observation::Seen(seen)) = (leader, &observation)
                 && let Some(span) = self.changed_span(id, &seen.leader).or(span)
             {
                 spans::record_tick(&span, &seen.tick(began));
             }
-            self.tell(id, sight);
+            self.tell(id, observation);
         }
         Ok(())
     }
@@ -360,7 +360,7 @@ impl Shared {
         let mut tries = 0;
         let link = loop {
             for watched in self.watches().values() {
-                let _ = watched.sights.try_send(Sight::Blind);
+                let _ = watched.observations.try_send(Observation::Blind);
             }
             tries += 1;
             sleep(RECONNECT.delay(tries, fastrand::f64())).await;
@@ -373,12 +373,12 @@ impl Shared {
     }
 }
 
-fn sight(at: Instant, leader: Option<Identity>, view: &View) -> Sight {
+fn observation(at: Instant, leader: Option<Identity>, view: &View) -> Observation {
     let View { pool, processes, autovacuum, .. } = *view;
     let nobody = || SeenLeader { state: LeaderState::Idle, ..SeenLeader::gone() };
     match leader.map_or_else(|| Some(nobody()), |leader| view.of(leader)) {
-        None => Sight::Blind,
-        Some(leader) => Sight::Seen(Seen { at, leader, pool, processes, autovacuum }),
+        None => Observation::Blind,
+        Some(leader) => Observation::Seen(Seen { at, leader, pool, processes, autovacuum }),
     }
 }
 
@@ -406,7 +406,7 @@ async fn poll_for_ever(shared: Arc<Shared>) {
 /// A subscription to what the monitor sees; ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    inbox: mpsc::Receiver<Sight>,
+    inbox: mpsc::Receiver<Observation>,
     registered: Option<Registered>,
 }
 
@@ -419,20 +419,20 @@ struct Registered {
 impl Watch {
     /// A watch whose sights a test writes.
     #[cfg(test)]
-    pub(crate) const fn scripted(inbox: mpsc::Receiver<Sight>) -> Self {
+    pub(crate) const fn scripted(inbox: mpsc::Receiver<Observation>) -> Self {
         Self { inbox, registered: None }
     }
 
     /// The next sight. Cancel-safe. Waits for ever when the monitor ended.
-    pub(crate) async fn next(&mut self) -> Sight {
+    pub(crate) async fn next(&mut self) -> Observation {
         match self.inbox.recv().await {
-            Some(sight) => sight,
+            Some(observation) => observation,
             None => std::future::pending().await,
         }
     }
 
     /// A sight that is there already.
-    pub(crate) fn try_next(&mut self) -> Option<Sight> {
+    pub(crate) fn try_next(&mut self) -> Option<Observation> {
         self.inbox.try_recv().ok()
     }
 

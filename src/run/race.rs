@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::ledger::Ledger;
-use super::monitor::{Seen, Sight, Watch};
-use super::stage::{Reach, Stage};
+use super::executor::{Executor, PlanCapacity};
+use super::monitor::{Observation, Seen, Watch};
+use super::recorder::ExecutionRecorder;
 use crate::decide::launch::Demand;
-use crate::decide::script::StatementReach;
+use crate::decide::script::StatementCapacity;
 use crate::decide::verdict::{LeaderState, News, ShortReason, Verdict, Window};
 use crate::event::{CancelMethod, CancelResult, Event};
 use crate::pg::Failure;
@@ -51,9 +51,9 @@ pub(crate) struct Entry<'a> {
     /// From 1; `None` where there is only one.
     pub(crate) statement: Option<u32>,
     pub(crate) demand: Demand,
-    pub(crate) known: StatementReach,
+    pub(crate) known: StatementCapacity,
     pub(crate) settings: &'a Settings,
-    pub(crate) reach: &'a Reach,
+    pub(crate) capacity: &'a PlanCapacity,
 }
 
 /// The facts of the race so far.
@@ -78,37 +78,37 @@ impl<'a> Race<'a> {
     }
 
     /// Runs the statement against the ticks until one of them settles the attempt.
-    pub(crate) async fn run<S: Stage>(
+    pub(crate) async fn run<S: Executor>(
         &mut self,
-        stage: &S,
+        executor: &S,
         steps: Range<usize>,
-        ledger: &mut Ledger,
+        recorder: &mut ExecutionRecorder,
     ) -> Finish<S::Value> {
-        let mut watch = stage.watch(self.entry.settings.undecided_interval());
-        let mut work = pin!(stage.work(steps));
+        let mut watch = executor.watch(self.entry.settings.undecided_interval());
+        let mut work = pin!(executor.work(steps));
         loop {
-            let sight = tokio::select! {
+            let observation = tokio::select! {
                 biased;
-                result = &mut work => return self.on_result(result, ledger),
-                sight = watch.next() => sight,
+                result = &mut work => return self.on_result(result, recorder),
+                observation = watch.next() => observation,
             };
-            let idle = is_idle(&sight);
-            let news = self.on_sight(sight, ledger);
-            if self.window.verdict().is_none() && idle && stage.has_started() {
+            let idle = is_idle(&observation);
+            let news = self.on_sight(observation, recorder);
+            if self.window.verdict().is_none() && idle && executor.has_started() {
                 let verdict = self.window.on_end();
-                self.announce(verdict, ledger);
-                stage.accept();
+                self.announce(verdict, recorder);
+                executor.accept();
             }
             match news {
                 Some(News::Verdict(verdict)) => {
-                    self.announce(verdict, ledger);
+                    self.announce(verdict, recorder);
                     match verdict {
-                        Verdict::Short(reason) => return self.reject(stage, work, reason, ledger).await,
-                        _ => stage.accept(),
+                        Verdict::Short(reason) => return self.reject(executor, work, reason, recorder).await,
+                        _ => executor.accept(),
                     }
                 }
                 Some(News::LaterLaunch(short)) if self.entry.settings.every_launch => {
-                    return self.reject(stage, work, short.reason, ledger).await;
+                    return self.reject(executor, work, short.reason, recorder).await;
                 }
                 Some(News::LaterLaunch(_)) | None => {}
             }
@@ -117,16 +117,20 @@ impl<'a> Race<'a> {
     }
 
     /// Takes a look in, and says what it brought.
-    pub(crate) fn on_sight(&mut self, sight: Sight, ledger: &mut Ledger) -> Option<News> {
-        let Sight::Seen(mut seen) = sight else {
+    pub(crate) fn on_sight(
+        &mut self,
+        observation: Observation,
+        recorder: &mut ExecutionRecorder,
+    ) -> Option<News> {
+        let Observation::Seen(mut seen) = observation else {
             self.window.on_blind();
             return None;
         };
         self.pool_seen |= seen.pool.is_some();
-        seen.pool = seen.pool.map(|pool| self.entry.reach.resize_for(&self.entry.known, pool));
+        seen.pool = seen.pool.map(|pool| self.entry.capacity.resize_for(&self.entry.known, pool));
         let tick = seen.tick(self.began);
-        let (attempt, bar) = (self.entry.attempt, self.entry.demand.required);
-        ledger.observe(&Event::TickTaken { attempt, bar, tick });
+        let (attempt, required) = (self.entry.attempt, self.entry.demand.required);
+        recorder.observe(&Event::TickTaken { attempt, required, tick });
         let Seen { at, leader, .. } = seen;
         if leader.workers.iter().any(|pid| !self.pids.contains(pid)) {
             self.grew_at = at;
@@ -136,12 +140,12 @@ impl<'a> Race<'a> {
         if let Some(News::LaterLaunch(short)) = news {
             let Entry { attempt, statement, .. } = self.entry;
             let after = self.began.elapsed();
-            ledger.observe(&Event::LaunchShort { attempt, statement, short, after });
+            recorder.observe(&Event::LaunchShort { attempt, statement, short, after });
         }
         news
     }
 
-    fn on_result<T>(&mut self, result: Result<T, Failure>, ledger: &mut Ledger) -> Finish<T> {
+    fn on_result<T>(&mut self, result: Result<T, Failure>, recorder: &mut ExecutionRecorder) -> Finish<T> {
         let value = match result {
             Ok(value) => value,
             Err(failure) => return Finish::Failed(failure),
@@ -149,16 +153,16 @@ impl<'a> Race<'a> {
         let decided = self.window.verdict().is_some();
         let verdict = self.window.on_end();
         if !decided {
-            self.announce(verdict, ledger);
+            self.announce(verdict, recorder);
         }
         Finish::Kept(value, verdict)
     }
 
-    fn announce(&self, verdict: Verdict, ledger: &mut Ledger) {
-        ledger.observe(&Event::VerdictReached {
+    fn announce(&self, verdict: Verdict, recorder: &mut ExecutionRecorder) {
+        recorder.observe(&Event::VerdictReached {
             attempt: self.entry.attempt,
             statement: self.entry.statement,
-            bar: self.entry.demand.required,
+            required: self.entry.demand.required,
             verdict,
             workers: self.window.most_workers(),
             after: self.began.elapsed(),
@@ -178,22 +182,22 @@ impl<'a> Race<'a> {
     /// Stops a short statement: cancel, then terminate. The statement's future is not polled while a
     /// request is under way, so nothing new can reach the leader before the server has answered. A
     /// result that arrives all the same is kept: it is paid for.
-    async fn reject<S: Stage>(
+    async fn reject<S: Executor>(
         &self,
-        stage: &S,
+        executor: &S,
         mut work: Pin<&mut impl Future<Output = Result<S::Value, Failure>>>,
         reason: ShortReason,
-        ledger: &mut Ledger,
+        recorder: &mut ExecutionRecorder,
     ) -> Finish<S::Value> {
         let (mut sent, mut missed) = (false, 0);
         let Entry { attempt, settings, .. } = self.entry;
         for method in [CancelMethod::Cancel, CancelMethod::Terminate] {
             let until = Instant::now() + settings.cancel_grace;
             while Instant::now() < until {
-                let result = stage.stop(method, self.statement).await;
-                ledger.observe(&Event::CancelAnswered { attempt, method, result });
-                if result == CancelResult::Missed && stage.has_started() {
-                    stage.accept();
+                let result = executor.stop(method, self.statement).await;
+                recorder.observe(&Event::CancelAnswered { attempt, method, result });
+                if result == CancelResult::Missed && executor.has_started() {
+                    executor.accept();
                 }
                 sent |= result == CancelResult::Sent;
                 missed += u32::from(result == CancelResult::Missed);
@@ -219,6 +223,6 @@ impl<'a> Race<'a> {
 }
 
 /// The leader runs nothing: the statement has ended, or has not arrived.
-const fn is_idle(sight: &Sight) -> bool {
-    matches!(sight, Sight::Seen(seen) if matches!(seen.leader.state, LeaderState::Idle | LeaderState::Gone))
+const fn is_idle(observation: &Observation) -> bool {
+    matches!(observation, Observation::Seen(seen) if matches!(seen.leader.state, LeaderState::Idle | LeaderState::Gone))
 }

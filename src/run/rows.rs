@@ -14,11 +14,11 @@ use tracing::{Instrument, Span};
 use super::attempt::{OpenAttempt, commit};
 use super::clearing::cleared;
 use super::committing::Committing;
-use super::leader::Leader;
-use super::ledger::Ledger;
-use super::monitor::{Sight, Watch};
+use super::executor::Executor;
+use super::monitor::{Observation, Watch};
+use super::owned_session::OwnedSession;
 use super::race::DECIDED_INTERVAL;
-use super::stage::Stage;
+use super::recorder::ExecutionRecorder;
 use super::work::{Flow, Nothing};
 use crate::decide::attempt::Outcome;
 use crate::decide::script::Evidence;
@@ -28,12 +28,14 @@ use crate::event::{AttemptEnd, CancelMethod, Event, FailReason, SqlState};
 use crate::pg::Failure;
 use crate::report::Execution;
 
-/// The rows of an accepted attempt. Dropped before [`finish`](Self::finish), the statement is
-/// cancelled and rolled back.
+/// The rows of an accepted attempt; made by [`Job::query`](crate::Job::query).
+///
+/// Read them with [`next`](Self::next), then call [`finish`](Self::finish) to commit. If they are dropped before, the
+/// statement is cancelled and rolled back.
 pub struct Rows {
-    leader: Leader<Nothing>,
+    leader: OwnedSession<Nothing>,
     flow: Flow,
-    ledger: Ledger,
+    recorder: ExecutionRecorder,
     /// `None` once the attempt had ended before the rows were handed over.
     open: Option<OpenAttempt>,
     outcome: Outcome,
@@ -57,11 +59,11 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn new(leader: &Leader<Nothing>, began: Instant) -> Option<Self> {
-        let limit = leader.hold.settings.deadline?;
-        let (inner, backend) = (leader.hold.inner.clone(), leader.hold.leader()?);
+    fn new(leader: &OwnedSession<Nothing>, began: Instant) -> Option<Self> {
+        let limit = leader.guard.settings.deadline?;
+        let (inner, backend) = (leader.guard.inner.clone(), leader.guard.leader()?);
         let (at, hand) = (began + limit, Arc::new(Mutex::new(())));
-        let (late, held) = (at + leader.hold.settings.cancel_grace, hand.clone());
+        let (late, held) = (at + leader.guard.settings.cancel_grace, hand.clone());
         let timer = tokio::spawn(async move {
             sleep_until(late).await;
             let _held = held.lock().await;
@@ -83,9 +85,9 @@ impl Drop for Deadline {
 
 impl Rows {
     pub(crate) fn new(
-        leader: Leader<Nothing>,
+        leader: OwnedSession<Nothing>,
         flow: Flow,
-        ledger: Ledger,
+        recorder: ExecutionRecorder,
         open: Option<OpenAttempt>,
         outcome: Outcome,
         span: Span,
@@ -94,15 +96,15 @@ impl Rows {
         if let Some(watch) = &watch {
             watch.pace(DECIDED_INTERVAL, true);
         }
-        let deadline = open.as_ref().and_then(|_| Deadline::new(&leader, ledger.started()));
-        Self { leader, flow, ledger, open, outcome, span, watch, count: 0, deadline }
+        let deadline = open.as_ref().and_then(|_| Deadline::new(&leader, recorder.started()));
+        Self { leader, flow, recorder, open, outcome, span, watch, count: 0, deadline }
     }
 
-    /// The next row; `None` after the last.
+    /// Returns the next row, or `None` after the last.
     ///
     /// # Errors
-    /// The statement failed, the connection was lost, or the deadline passed: then the statement was stopped and rolled
-    /// back, though rows of it have reached the caller.
+    /// The statement failed, the connection was lost, or the deadline passed. The statement is rolled back, although
+    /// some of its rows have reached the caller.
     pub async fn next(&mut self) -> Result<Option<Row>, Error> {
         self.look();
         if let Some(limit) = self.expired() {
@@ -135,14 +137,14 @@ impl Rows {
         }
     }
 
-    /// Reads what is left, commits, and returns the final figures with the number of rows.
+    /// Reads the remaining rows, commits, and returns the final report. Its value is the number of rows.
     ///
     /// # Errors
-    /// As [`next`](Self::next); and a commit that failed or is in doubt.
+    /// As [`next`](Self::next); also a commit that failed, or whose outcome is unknown.
     pub async fn finish(mut self) -> Result<Execution<u64>, Error> {
         while self.next().await?.is_some() {}
         let Some(mut open) = self.open.take() else {
-            return Ok(self.ledger.execution(self.outcome, Some(self.count)));
+            return Ok(self.recorder.execution(self.outcome, Some(self.count)));
         };
         let span = self.span.clone();
         let deadline = self.deadline.take();
@@ -152,8 +154,8 @@ impl Rows {
             Some(hand) => Some(hand.lock().await),
             None => None,
         };
-        let committing = Committing::new(self.leader.hold.settings.cancel_grace);
-        let commit = Box::pin(commit(&mut self.leader, &mut self.ledger, &committing));
+        let committing = Committing::new(self.leader.guard.settings.cancel_grace);
+        let commit = Box::pin(commit(&mut self.leader, &mut self.recorder, &committing));
         // Who has no deadline is cut short by nobody but its caller.
         let hurry = async {
             match &deadline {
@@ -172,38 +174,38 @@ impl Rows {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(self.fail(failure)),
             Err(error) => {
-                span.in_scope(|| self.ledger.fail(FailReason::InDoubt, &error));
-                return Err(error.with_history(self.ledger.execution(self.outcome, None)));
+                span.in_scope(|| self.recorder.fail(FailReason::InDoubt, &error));
+                return Err(error.with_history(self.recorder.execution(self.outcome, None)));
             }
         }
         self.settle(&mut open);
-        open.facts.ran = self.ledger.ran(open.began);
-        open.span.in_scope(|| self.ledger.observe(&Event::AttemptEnded(open.facts)));
-        span.in_scope(|| self.ledger.end(Ok(self.outcome)));
-        Ok(self.ledger.execution(self.outcome, Some(self.count)))
+        open.facts.ran = self.recorder.ran(open.began);
+        open.span.in_scope(|| self.recorder.observe(&Event::AttemptEnded(open.facts)));
+        span.in_scope(|| self.recorder.end(Ok(self.outcome)));
+        Ok(self.recorder.execution(self.outcome, Some(self.count)))
     }
 
     /// Takes in what the monitor saw meanwhile.
     fn look(&mut self) {
         let (Some(watch), Some(open)) = (self.watch.as_mut(), self.open.as_mut()) else { return };
-        while let Some(sight) = watch.try_next() {
-            let Sight::Seen(mut seen) = sight else {
+        while let Some(observation) = watch.try_next() {
+            let Observation::Seen(mut seen) = observation else {
                 open.window.on_blind();
                 continue;
             };
-            seen.pool = seen.pool.map(|pool| open.reach.resize_for(&open.reach.statement(0), pool));
+            seen.pool = seen.pool.map(|pool| open.capacity.resize_for(&open.capacity.statement(0), pool));
             let news = open.window.on_tick(seen.tick(open.began), &seen.leader.workers);
             if let Some(News::LaterLaunch(short)) = news {
                 let (attempt, after) = (open.facts.attempt, open.began.elapsed());
                 let told = Event::LaunchShort { attempt, statement: None, short, after };
-                open.span.in_scope(|| self.ledger.observe(&told));
+                open.span.in_scope(|| self.recorder.observe(&told));
             }
         }
     }
 
     /// The outcome, with what was seen while the rows flowed.
     fn settle(&mut self, open: &mut OpenAttempt) {
-        let (target, minimum) = self.ledger.demanded();
+        let (target, minimum) = self.recorder.demanded();
         let mut evidence = Evidence::default();
         evidence.take(&open.window, target);
         open.facts.take(&evidence);
@@ -221,8 +223,8 @@ impl Rows {
     /// Stops what still runs, and puts things in order.
     async fn give_up(&mut self, limit: Duration) -> Error {
         self.flow = Flow::default();
-        self.ledger.stop_clock();
-        let settings = self.leader.hold.settings.clone();
+        self.recorder.stop_clock();
+        let settings = self.leader.guard.settings.clone();
         let span = self.span.clone();
         let deadline = self.deadline.take();
         let cleared = {
@@ -234,8 +236,8 @@ impl Rows {
         };
         self.close(None);
         let error = Error::deadline(limit);
-        span.in_scope(|| self.ledger.fail(FailReason::Deadline, &error));
-        let error = error.with_history(self.ledger.execution(self.outcome, None));
+        span.in_scope(|| self.recorder.fail(FailReason::Deadline, &error));
+        let error = error.with_history(self.recorder.execution(self.outcome, None));
         let error = error.with_processes_left(cleared.left);
         match cleared.cleanup {
             Ok(()) => error,
@@ -247,8 +249,8 @@ impl Rows {
     fn close(&mut self, sqlstate: Option<SqlState>) {
         if let Some(mut open) = self.open.take() {
             open.facts.end = AttemptEnd::Failed(sqlstate);
-            open.facts.ran = self.ledger.ran(open.began);
-            open.span.in_scope(|| self.ledger.observe(&Event::AttemptEnded(open.facts)));
+            open.facts.ran = self.recorder.ran(open.began);
+            open.span.in_scope(|| self.recorder.observe(&Event::AttemptEnded(open.facts)));
         }
     }
 
@@ -257,8 +259,8 @@ impl Rows {
         let span = self.span.clone();
         self.close(failure.event_sqlstate());
         let error = Error::sql("reading the rows", failure);
-        span.in_scope(|| self.ledger.fail(reason, &error));
-        error.with_history(self.ledger.execution(self.outcome, None))
+        span.in_scope(|| self.recorder.fail(reason, &error));
+        error.with_history(self.recorder.execution(self.outcome, None))
     }
 }
 

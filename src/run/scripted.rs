@@ -1,4 +1,4 @@
-//! Driver tests: a scripted stage, paused time, and the sequence of events.
+//! Driver tests: a scripted executor, paused time, and the sequence of events.
 
 mod cut;
 mod doubt;
@@ -18,20 +18,21 @@ use tracing::Span;
 
 use super::committing::Committing;
 use super::execution::{Driven, drive};
-use super::ledger::Ledger;
-use super::monitor::{Seen, Sight, Watch};
-use super::queue::Grant;
-use super::stage::{Cleared, CommitError, Reach, Stage};
+use super::executor::{Cleared, CommitError, Executor, PlanCapacity};
+use super::monitor::{Observation, Seen, Watch};
+use super::recorder::ExecutionRecorder;
+use super::slots::Grant;
 use crate::decide::attempt::Outcome;
 use crate::decide::launch::PlannedLaunch;
-use crate::decide::reservation::{Granted, Launch};
-use crate::decide::script::StatementReach;
+use crate::decide::reason::ShortReason;
+use crate::decide::reservation::Granted;
+use crate::decide::script::StatementCapacity;
 use crate::decide::verdict::{LeaderState, Pool};
 use crate::error::{Error, Refusal};
-use crate::event::{CancelMethod, CancelResult, Observers, Resolution};
+use crate::event::{AttemptVerdict, CancelMethod, CancelResult, Observers, Resolution};
 use crate::pg::Failure;
+use crate::pg::activity::SeenLeader;
 use crate::pg::session::Identity;
-use crate::pg::workers::SeenLeader;
 use crate::report::Execution;
 use crate::settings::{PlanShortfall, Settings};
 
@@ -86,28 +87,28 @@ fn lost() -> Failure {
 }
 
 /// A statement whose plan has these launches.
-fn launches(planned: &[u32]) -> StatementReach {
-    StatementReach {
+fn launches(planned: &[u32]) -> StatementCapacity {
+    StatementCapacity {
         planned: Some(planned.iter().copied().map(PlannedLaunch::from).collect()),
         most: Some(planned.iter().sum()),
         certain: true,
         reads: true,
         explained: true,
-        ..StatementReach::default()
+        ..StatementCapacity::default()
     }
 }
 
 /// What a poll sees now.
-fn seen(state: LeaderState, workers: u32, pool: Option<Pool>) -> Sight {
+fn seen(state: LeaderState, workers: u32, pool: Option<Pool>) -> Observation {
     let workers = (1..).take(workers as usize).collect();
     let leader = SeenLeader { state, statement: None, workers };
-    Sight::Seen(Seen { at: Instant::now(), leader, pool, processes: None, autovacuum: 0 })
+    Observation::Seen(Seen { at: Instant::now(), leader, pool, processes: None, autovacuum: 0 })
 }
 
 struct Script {
     acts: Vec<Act>,
     attempt: usize,
-    reach: Reach,
+    capacity: PlanCapacity,
     cleanup: Option<Result<(), Failure>>,
     stopped: tokio::sync::watch::Sender<bool>,
     cleared: u32,
@@ -120,7 +121,7 @@ struct Script {
     reservations: u32,
     losses: u32,
     /// What later inspections find.
-    later: Vec<Reach>,
+    later: Vec<PlanCapacity>,
     narrowed: Vec<u32>,
 }
 
@@ -128,12 +129,13 @@ impl Script {
     fn new(acts: Vec<Act>) -> Self {
         let (planned, asked, pool_size) = (Some(4), Some(4), Some(POOL));
         let statements = vec![launches(&[4])];
-        let reach = Reach { statements, planned, asked, gathers: 1, pool_size, ..Reach::default() };
+        let capacity =
+            PlanCapacity { statements, planned, asked, gathers: 1, pool_size, ..PlanCapacity::default() };
         let stopped = tokio::sync::watch::Sender::new(false);
         Self {
             acts,
             attempt: 0,
-            reach,
+            capacity,
             cleanup: Some(Ok(())),
             stopped,
             cleared: 0,
@@ -152,10 +154,10 @@ impl Script {
     }
 
     /// A watch that shows the same sight at each interval.
-    fn shows(interval: Duration, sight: impl Fn() -> Sight + Send + 'static) -> Watch {
-        let (sights, inbox) = mpsc::channel(1);
+    fn shows(interval: Duration, observation: impl Fn() -> Observation + Send + 'static) -> Watch {
+        let (observations, inbox) = mpsc::channel(1);
         tokio::spawn(async move {
-            while sights.send(sight()).await.is_ok() {
+            while observations.send(observation()).await.is_ok() {
                 sleep(interval).await;
             }
         });
@@ -163,47 +165,33 @@ impl Script {
     }
 }
 
-impl Stage for Script {
+impl Executor for Script {
     type Value = u64;
+    type Slots = Self;
 
     fn span(&self, _attempt: u32) -> Span {
         Span::none()
     }
 
-    async fn inspect(&mut self, _ledger: &mut Ledger) -> Result<Reach, Error> {
-        let found = self.reach.clone();
+    async fn inspect(&mut self, _ledger: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
+        let found = self.capacity.clone();
         if !self.later.is_empty() {
-            self.reach = self.later.remove(0);
+            self.capacity = self.later.remove(0);
         }
         Ok(found)
     }
 
-    async fn check_reach(&mut self, _reach: &Reach, bar: u32, _ledger: &mut Ledger) -> Result<(), Error> {
-        Err(Error::refused(Refusal::PlanTooNarrow, format!("{bar} are demanded"), vec![]))
-    }
-
-    async fn reserve(
+    async fn check_capacity(
         &mut self,
-        _launch: Launch,
-        _target: u32,
-        _ledger: &mut Ledger,
-    ) -> Result<Option<Grant>, Error> {
-        self.reservations += 1;
-        Ok(self.grant)
+        _reach: &PlanCapacity,
+        required: u32,
+        _ledger: &mut ExecutionRecorder,
+    ) -> Result<(), Error> {
+        Err(Error::refused(Refusal::PlanTooNarrow, format!("{required} are demanded"), vec![]))
     }
 
-    fn insist(&mut self) -> bool {
-        let insists = self.in_full.is_some();
-        self.grant = self.in_full.take().or(self.grant);
-        insists
-    }
-
-    fn has_lost_slots(&self) -> bool {
-        self.reservations <= self.losses
-    }
-
-    fn narrow(&mut self, share: u32) {
-        self.narrowed.push(share);
+    fn slots(&mut self) -> &mut Self {
+        self
     }
 
     async fn begin(&mut self, _attempt: u32) -> Result<Identity, Failure> {
@@ -225,7 +213,7 @@ impl Stage for Script {
         let pool = Some(Pool { used: workers + others, size: POOL });
         Self::shows(interval, move || {
             if !sighted {
-                return Sight::Blind;
+                return Observation::Blind;
             }
             seen(LeaderState::Active, workers, pool)
         })
@@ -301,11 +289,11 @@ async fn play_until(
 ) -> Played {
     let mut settings = Settings::new("rollup");
     change(&mut settings);
-    let recorder = Arc::new(Recorder::default());
-    let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
-    let driven = drive(&mut script, &mut ledger, &settings, stop).await;
-    let result = driven.map(|Driven { outcome, value, .. }| ledger.execution(outcome, value));
-    let words = recorder.0.lock().expect("the driver has ended").clone();
+    let events = Arc::new(Recorder::default());
+    let mut recorder = ExecutionRecorder::new("rollup", Observers::new(vec![events.clone()]));
+    let driven = drive(&mut script, &mut recorder, &settings, stop).await;
+    let result = driven.map(|Driven { outcome, value, .. }| recorder.execution(outcome, value));
+    let words = events.0.lock().expect("the driver has ended").clone();
     let Script { cleared, narrowed, reservations, .. } = script;
     Played { words, result, cleared, narrowed, reservations }
 }
@@ -318,15 +306,16 @@ async fn check(acts: Vec<Act>, expected: &[&str]) -> Played {
 
 const REJECTED: [&str; 4] = ["cancel", "drained", "cleaned up", "ended short"];
 
-fn rejected(attempt: u32, bar: u32, workers: u32) -> Vec<String> {
-    let mut words = vec![format!("attempt {attempt} bar {bar}"), format!("short {workers}")];
+fn rejected(attempt: u32, required: u32, workers: u32) -> Vec<String> {
+    let mut words = vec![format!("attempt {attempt} required {required}"), format!("short {workers}")];
     words.extend(REJECTED.map(str::to_owned));
     words
 }
 
 #[tokio::test(start_paused = true)]
 async fn workers_at_the_first_try_take_one_attempt_and_no_cleanup() {
-    let played = check(vec![act(4)], &["attempt 1 bar 4", "enough 4", "ended enough", "on_target"]).await;
+    let played =
+        check(vec![act(4)], &["attempt 1 required 4", "enough 4", "ended enough", "on_target"]).await;
     let run = played.result.unwrap();
     assert_eq!((run.outcome, run.value, run.attempt_count), (Outcome::OnTarget, Some(7), 1));
     assert_eq!((run.ran, run.wasted), (Duration::from_secs(10), Duration::ZERO));
@@ -335,8 +324,9 @@ async fn workers_at_the_first_try_take_one_attempt_and_no_cleanup() {
 #[tokio::test(start_paused = true)]
 async fn a_short_attempt_is_cancelled_drained_cleaned_up_and_tried_again() {
     let mut expected = rejected(1, 4, 2);
-    expected
-        .extend(["delayed", "attempt 2 bar 4", "enough 4", "ended enough", "on_target"].map(str::to_owned));
+    expected.extend(
+        ["delayed", "attempt 2 required 4", "enough 4", "ended enough", "on_target"].map(str::to_owned),
+    );
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     let run = check(vec![act(2), act(4)], &expected).await.result.unwrap();
     assert!(
@@ -344,7 +334,7 @@ async fn a_short_attempt_is_cancelled_drained_cleaned_up_and_tried_again() {
         "a full pool is proven in two looks, not {:?}",
         run.wasted
     );
-    assert_eq!(run.attempts[0].reason, Some("pool_exhausted"));
+    assert_eq!(run.attempts[0].reason, Some(ShortReason::PoolExhausted));
 }
 
 #[tokio::test(start_paused = true)]
@@ -389,7 +379,7 @@ async fn a_leader_that_cannot_be_stopped_is_reported() {
 #[tokio::test(start_paused = true)]
 async fn a_result_that_arrives_during_its_cancel_is_kept() {
     let quick = Act { heeds_cancel: false, runs: Duration::from_millis(100), ..act(1) };
-    let words = ["attempt 1 bar 4", "short 1", "cancel", "ended short", "finished_short"];
+    let words = ["attempt 1 required 4", "short 1", "cancel", "ended short", "finished_short"];
     let run = check(vec![quick], &words).await.result.unwrap();
     assert_eq!((run.value, run.outcome), (Some(7), Outcome::FinishedShort));
 }
@@ -397,7 +387,7 @@ async fn a_result_that_arrives_during_its_cancel_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn without_sight_nothing_is_cancelled_and_the_result_is_unverified() {
     let blind = Act { sighted: false, ..act(0) };
-    let words = ["attempt 1 bar 4", "unverified 0", "ended unverified", "unverified"];
+    let words = ["attempt 1 required 4", "unverified 0", "ended unverified", "unverified"];
     check(vec![blind], &words).await.result.unwrap();
 }
 
@@ -412,7 +402,7 @@ async fn a_lost_session_uses_up_an_attempt_and_is_replaced() {
             "session lost",
             "delayed",
             "session restored",
-            "attempt 2 bar 4",
+            "attempt 2 required 4",
             "enough 4",
             "ended enough",
             "on_target"
@@ -423,7 +413,7 @@ async fn a_lost_session_uses_up_an_attempt_and_is_replaced() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_in_doubt_that_took_effect_is_not_repeated() {
     let doubtful = Act { commit: Commit::InDoubt(Resolution::Committed), ..act(4) };
-    let words = ["attempt 1 bar 4", "enough 4", "in doubt", "committed", "ended enough", "on_target"];
+    let words = ["attempt 1 required 4", "enough 4", "in doubt", "committed", "ended enough", "on_target"];
     check(vec![doubtful], &words).await.result.unwrap();
 }
 
@@ -472,16 +462,16 @@ async fn a_cleanup_that_fails_ends_the_execution() {
 
 #[tokio::test(start_paused = true)]
 async fn an_execution_that_is_dropped_says_that_it_was_interrupted() {
-    let recorder = Arc::new(Recorder::default());
-    let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
+    let events = Arc::new(Recorder::default());
+    let mut recorder = ExecutionRecorder::new("rollup", Observers::new(vec![events.clone()]));
     let settings = Settings::new("rollup");
     let mut script = Script::new(vec![act(4)]);
     let dropped = tokio::time::timeout(
         Duration::from_secs(1),
-        drive(&mut script, &mut ledger, &settings, &CancellationToken::new()),
+        drive(&mut script, &mut recorder, &settings, &CancellationToken::new()),
     )
     .await;
     assert!(dropped.is_err());
-    drop(ledger);
-    assert_eq!(recorder.0.lock().unwrap().last().unwrap(), "failed interrupted");
+    drop(recorder);
+    assert_eq!(events.0.lock().unwrap().last().unwrap(), "failed interrupted");
 }

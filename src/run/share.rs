@@ -6,31 +6,31 @@
 //! before an attempt is started under a limit, and attempts are judged by what it says then.
 
 use super::execution::inspect;
-use super::ledger::Ledger;
-use super::queue::Grant;
-use super::stage::{Reach, Stage};
+use super::executor::{Executor, PlanCapacity};
+use super::recorder::ExecutionRecorder;
+use super::slots::{Grant, Slots};
 use crate::error::Error;
 use crate::settings::Settings;
 
 /// The plan that attempts run, and the limit that it was made under.
 pub(crate) struct Shared {
-    pub(crate) reach: Reach,
+    pub(crate) capacity: PlanCapacity,
     share: Option<u32>,
 }
 
 impl Shared {
     /// The plan under no limit.
-    pub(crate) const fn unlimited(reach: Reach) -> Self {
-        Self { reach, share: None }
+    pub(crate) const fn unlimited(capacity: PlanCapacity) -> Self {
+        Self { capacity, share: None }
     }
 
     /// The plan under the limit of a grant; asks for it when the limit is another. Refuses one that cannot have
     /// the minimum.
-    pub(crate) async fn under<S: Stage>(
+    pub(crate) async fn under<S: Executor>(
         self,
         grant: Grant,
-        stage: &mut S,
-        ledger: &mut Ledger,
+        executor: &mut S,
+        recorder: &mut ExecutionRecorder,
         (settings, minimum): (&Settings, u32),
     ) -> Result<Self, Error> {
         let mut share = grant.share;
@@ -38,35 +38,35 @@ impl Shared {
             return Ok(self);
         }
         loop {
-            let reach = inspect(stage, ledger, settings).await?;
+            let capacity = inspect(executor, recorder, settings).await?;
             // Its Gathers are limited already, so that only more of them can be too many.
-            let fewer = reach.launch().share(grant.taken, u32::MAX).filter(|&fewer| Some(fewer) < share);
+            let fewer = capacity.launch().share(grant.taken, u32::MAX).filter(|&fewer| Some(fewer) < share);
             let Some(fewer) = fewer else {
-                check_minimum(stage, &reach, (settings, minimum), ledger).await?;
-                return Ok(Self { reach, share });
+                check_minimum(executor, &capacity, (settings, minimum), recorder).await?;
+                return Ok(Self { capacity, share });
             };
-            stage.narrow(fewer);
+            executor.slots().narrow(fewer);
             share = Some(fewer);
         }
     }
 
     /// The most workers that an attempt may be asked for, with so many slots.
-    pub(crate) fn bar(&self, taken: u32) -> u32 {
+    pub(crate) fn required(&self, taken: u32) -> u32 {
         let Some(share) = self.share else { return taken };
         // A Gather may be alone, and may have planned fewer.
-        let launch = self.reach.launch();
-        self.reach.planned.filter(|_| launch.workers.is_some()).map_or(share, |planned| planned.min(share))
+        let launch = self.capacity.launch();
+        self.capacity.planned.filter(|_| launch.workers.is_some()).map_or(share, |planned| planned.min(share))
     }
 }
 
-async fn check_minimum<S: Stage>(
-    stage: &mut S,
-    reach: &Reach,
+async fn check_minimum<S: Executor>(
+    executor: &mut S,
+    capacity: &PlanCapacity,
     (settings, minimum): (&Settings, u32),
-    ledger: &mut Ledger,
+    recorder: &mut ExecutionRecorder,
 ) -> Result<(), Error> {
-    if settings.ignores_shortfall() || reach.planned.is_none_or(|planned| planned >= minimum) {
+    if settings.ignores_shortfall() || capacity.planned.is_none_or(|planned| planned >= minimum) {
         return Ok(());
     }
-    stage.check_reach(reach, minimum, ledger).await
+    executor.check_capacity(capacity, minimum, recorder).await
 }

@@ -123,20 +123,20 @@ impl Work for Script<'_> {
     }
 
     async fn run(&self, client: &Client, steps: Range<usize>) -> Result<u64, Failure> {
+        let first = steps.start;
         let statements = self.statements.get(steps).unwrap_or_default();
-        let together = statements.join("\n;\n");
-        let parts = if self.apart { statements } else { &[&*together] };
-        let mut rows = 0;
-        for part in parts {
-            let stream = client.simple_query_raw(&commented(part, self.trace_comment)).await?;
-            let mut stream = std::pin::pin!(stream);
-            while let Some(message) = stream.next().await {
-                if let SimpleQueryMessage::CommandComplete(count) = message? {
-                    rows = count;
-                }
-            }
+        if !self.apart {
+            let (rows, ended) = complete(client, &statements.join(BETWEEN), self.trace_comment).await;
+            let at = |failure| self.located(failure, first, rows.len());
+            return ended.map(|()| rows.last().copied().unwrap_or(0)).map_err(at);
         }
-        Ok(rows)
+        let mut last = 0;
+        for (index, statement) in (first..).zip(statements) {
+            let (rows, ended) = complete(client, statement, self.trace_comment).await;
+            ended.map_err(|failure| self.located(failure, index, 0))?;
+            last = rows.last().copied().unwrap_or(last);
+        }
+        Ok(last)
     }
 
     fn step(&self, step: usize) -> Option<&str> {
@@ -147,6 +147,46 @@ impl Work for Script<'_> {
         Some((self.sql, &[]))
     }
 }
+
+impl Script<'_> {
+    /// The failure with the statement and the line that it comes from. What was sent began with statement `first`, and
+    /// `done` statements of it had completed.
+    fn located(&self, failure: Failure, first: usize, done: usize) -> Failure {
+        let Some(position) = failure.position() else {
+            return plan::located(failure, self.sql, &self.statements, first + done, None);
+        };
+        // Characters of the text that was sent, from 1.
+        let mut left = position.saturating_sub(1) as usize;
+        for (at, statement) in self.statements.iter().enumerate().skip(first) {
+            let length = statement.chars().count();
+            if left <= length {
+                return plan::located(failure, self.sql, &self.statements, at, Some(left));
+            }
+            left = left.saturating_sub(length + BETWEEN.len());
+        }
+        failure
+    }
+}
+
+/// Runs a text by the simple protocol: the rows of each statement that completed, and how it ended.
+async fn complete(client: &Client, text: &str, trace_comment: bool) -> (Vec<u64>, Result<(), Failure>) {
+    let mut rows = Vec::new();
+    let ended = async {
+        let stream = client.simple_query_raw(&commented(text, trace_comment)).await?;
+        let mut stream = std::pin::pin!(stream);
+        while let Some(message) = stream.next().await {
+            if let SimpleQueryMessage::CommandComplete(count) = message? {
+                rows.push(count);
+            }
+        }
+        Ok(())
+    };
+    let ended = ended.await;
+    (rows, ended)
+}
+
+/// What stands between the statements of a script that are sent together.
+const BETWEEN: &str = "\n;\n";
 
 /// Rows held until the verdict. More than these wait in the socket: the server stops sending, and
 /// its workers stay where the monitor can see them.
@@ -165,7 +205,7 @@ pub(crate) struct Query<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// No verdict yet: hold them back.
-    Hold,
+    SessionGuard,
     /// Hand them over.
     Accept,
     /// A cancel is on its way: read on to its error, and keep nothing.
@@ -186,7 +226,7 @@ impl<'a> Query<'a> {
             sql,
             params,
             trace_comment,
-            mode: watch::Sender::new(Mode::Hold),
+            mode: watch::Sender::new(Mode::SessionGuard),
             started: AtomicBool::new(false),
         }
     }
@@ -199,7 +239,7 @@ impl Work for Query<'_> {
 
     async fn run(&self, client: &Client, _steps: Range<usize>) -> Result<Flow, Failure> {
         self.started.store(false, Ordering::Relaxed);
-        self.mode.send_replace(Mode::Hold);
+        self.mode.send_replace(Mode::SessionGuard);
         let mut mode = self.mode.subscribe();
         let sql = commented(self.sql, self.trace_comment);
         let mut stream = Box::pin(client.query_raw(&*sql, self.params.iter().copied()).await?);
@@ -208,12 +248,12 @@ impl Work for Query<'_> {
             let now = *mode.borrow_and_update();
             match now {
                 Mode::Accept if !held.is_empty() => return Ok(Flow { held, stream: Some(stream) }),
-                Mode::Hold if held.len() >= HELD => {
+                Mode::SessionGuard if held.len() >= HELD => {
                     // The sender lives as long as this work does.
                     let _ = mode.changed().await;
                     continue;
                 }
-                Mode::Hold | Mode::Accept | Mode::Discard => {}
+                Mode::SessionGuard | Mode::Accept | Mode::Discard => {}
             }
             let row = tokio::select! {
                 row = stream.next() => row,

@@ -97,25 +97,25 @@ impl Observer for Log {
             Event::ReservationLost { taken } => {
                 warn!(target: TARGET, task, taken, "slots lost with their connection");
             }
-            Event::AdmissionStarted { attempt, bar, pool, processes, autovacuum } => {
+            Event::AdmissionStarted { attempt, required, pool, processes, autovacuum } => {
                 let Pool { used, size } = pool;
                 let free_processes = processes.map(Pool::free);
-                debug!(target: TARGET, task, attempt, bar, pool_used = used, pool_size = size, free_processes, autovacuum, "waiting for room in the pool");
+                debug!(target: TARGET, task, attempt, required_workers = required, pool_used = used, pool_size = size, free_processes, autovacuum, "waiting for room in the pool");
             }
             Event::AdmissionEnded { attempt, waited, end, pool: _ } => {
                 admitted(task, *attempt, *waited, *end);
             }
-            Event::AttemptStarted { attempt, max_attempts, bar, pid, backend_start: _ } => {
-                debug!(target: TARGET, task, attempt, max_attempts, bar, pid, "attempt started");
+            Event::AttemptStarted { attempt, max_attempts, required, pid, backend_start: _ } => {
+                debug!(target: TARGET, task, attempt, max_attempts, required_workers = required, pid, "attempt started");
             }
-            Event::TickTaken { attempt, bar, tick } => {
+            Event::TickTaken { attempt, required, tick } => {
                 let (pool_used, pool_size) =
                     (tick.pool.map(|pool| pool.used), tick.pool.map(|pool| pool.size));
-                trace!(target: TARGET, task, attempt, bar, workers = tick.workers, leader = leader_word(tick.leader),
+                trace!(target: TARGET, task, attempt, required_workers = required, workers = tick.workers, leader = leader_word(tick.leader),
                     pool_used, pool_size, at_seconds = tick.at.as_secs_f64(), "workers seen");
             }
-            Event::VerdictReached { attempt, statement, bar, verdict, workers, after } => {
-                verdict_reached(task, (*attempt, *statement), *bar, *verdict, *workers, *after);
+            Event::VerdictReached { attempt, statement, required, verdict, workers, after } => {
+                verdict_reached(task, (*attempt, *statement), *required, *verdict, *workers, *after);
             }
             Event::LaunchShort { attempt, statement, short, after } => {
                 let (reason, workers, needed) = (short.reason.as_str(), short.got, short.needed);
@@ -238,7 +238,7 @@ fn admitted(task: &str, attempt: u32, waited: Duration, end: Admitted) {
 fn verdict_reached(
     task: &str,
     (attempt, statement): (u32, Option<u32>),
-    bar: u32,
+    required: u32,
     verdict: Verdict,
     workers: u32,
     after: Duration,
@@ -246,36 +246,36 @@ fn verdict_reached(
     let after_seconds = after.as_secs_f64();
     match verdict {
         Verdict::Enough => {
-            info!(target: TARGET, task, attempt, statement, bar, workers, after_seconds, "enough workers");
+            info!(target: TARGET, task, attempt, statement, required_workers = required, workers, after_seconds, "enough workers");
         }
         Verdict::Short(reason) => {
             let reason = reason.as_str();
-            warn!(target: TARGET, task, attempt, statement, bar, workers, reason, after_seconds, "too few workers");
+            warn!(target: TARGET, task, attempt, statement, required_workers = required, workers, reason, after_seconds, "too few workers");
         }
         Verdict::FinishedEarly => {
-            info!(target: TARGET, task, attempt, statement, bar, workers, after_seconds, "finished before the verdict");
+            info!(target: TARGET, task, attempt, statement, required_workers = required, workers, after_seconds, "finished before the verdict");
         }
         Verdict::Unverified => {
-            warn!(target: TARGET, task, attempt, statement, bar, workers, after_seconds, "finished while the monitor was blind");
+            warn!(target: TARGET, task, attempt, statement, required_workers = required, workers, after_seconds, "finished while the monitor was blind");
         }
     }
 }
 
 fn attempt_ended(task: &str, facts: &AttemptFacts) {
-    let AttemptFacts { attempt, bar, end, workers, ran, .. } = *facts;
+    let AttemptFacts { attempt, required, end, workers, ran, .. } = *facts;
     let ran_seconds = ran.as_secs_f64();
     match end {
         AttemptEnd::Accepted(verdict) => {
             let verdict = verdict.as_str();
-            debug!(target: TARGET, task, attempt, bar, workers, verdict, ran_seconds, "attempt accepted");
+            debug!(target: TARGET, task, attempt, required_workers = required, workers, verdict, ran_seconds, "attempt accepted");
         }
         AttemptEnd::Rejected(reason) => {
             let reason = reason.as_str();
-            debug!(target: TARGET, task, attempt, bar, workers, reason, ran_seconds, "attempt rejected");
+            debug!(target: TARGET, task, attempt, required_workers = required, workers, reason, ran_seconds, "attempt rejected");
         }
         AttemptEnd::Failed(sqlstate) => {
             let sqlstate = sqlstate.as_ref().map(SqlState::as_str);
-            warn!(target: TARGET, task, attempt, bar, workers, sqlstate, ran_seconds, "attempt failed");
+            warn!(target: TARGET, task, attempt, required_workers = required, workers, sqlstate, ran_seconds, "attempt failed");
         }
     }
 }

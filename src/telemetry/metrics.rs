@@ -14,6 +14,7 @@ use ::metrics::Recorder;
 use super::handles::{ProcessHandles, Source, TaskHandles, unix_now};
 use super::names::{Downgrade, SQLSTATE_CLASSES};
 use crate::decide::attempt::Outcome;
+use crate::decide::reason::ShortReason;
 use crate::decide::verdict::Pool;
 use crate::event::{
     AttemptFacts, ChunkEnd, ChunkFacts, Event, ExecutionFacts, FailReason, Observer, Scope, SqlState,
@@ -223,7 +224,8 @@ impl fmt::Debug for Metrics {
 }
 
 fn attempt_ended(task: &TaskHandles, facts: &AttemptFacts) {
-    task.attempts.add((facts.end.verdict(), facts.end.reason()), 1);
+    let reason = facts.end.reason().map_or("none", ShortReason::as_str);
+    task.attempts.add((facts.end.verdict().as_str(), reason), 1);
     if !facts.end.is_accepted() {
         task.wasted.record(facts.ran);
     }

@@ -319,7 +319,10 @@ mod tests {
         ends.extend([Verdict::Enough, Verdict::FinishedEarly, Verdict::Unverified].map(AttemptEnd::Accepted));
         ends.extend(ShortReason::ALL.map(|reason| AttemptEnd::Accepted(Verdict::Short(reason))));
         ends.push(AttemptEnd::Failed(Some(SqlState::CONNECTION_FAILURE)));
-        let pairs: BTreeSet<_> = ends.iter().map(|end| (end.verdict(), end.reason())).collect();
+        let pairs: BTreeSet<_> = ends
+            .iter()
+            .map(|end| (end.verdict().as_str(), end.reason().map_or("none", ShortReason::as_str)))
+            .collect();
         assert_eq!(pairs, BTreeSet::from(ATTEMPT_ENDS));
     }
 }

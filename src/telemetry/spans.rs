@@ -78,7 +78,7 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         server.port = i64::from(server.port),
         headcount.task = task,
         headcount.attempt = i64::from(attempt),
-        headcount.bar = Empty,
+        headcount.required_workers = Empty,
         headcount.pid = Empty,
         headcount.workers = Empty,
         headcount.achieved_workers = Empty,
@@ -257,8 +257,8 @@ impl Observer for SpanAttributes {
                     span.record("headcount.outsiders", i64::from(outsiders));
                 }
             }
-            Event::AttemptStarted { bar, pid, .. } => {
-                span.record("headcount.bar", i64::from(*bar));
+            Event::AttemptStarted { required, pid, .. } => {
+                span.record("headcount.required_workers", i64::from(*required));
                 span.record("headcount.pid", i64::from(*pid));
             }
             Event::VerdictReached { verdict, workers, after, .. } => {
@@ -320,9 +320,9 @@ impl Observer for SpanAttributes {
 }
 
 fn attempt_ended(span: &Span, facts: &AttemptFacts) {
-    span.record("headcount.verdict", facts.end.verdict());
-    if facts.end.reason() != "none" {
-        span.record("headcount.reason", facts.end.reason());
+    span.record("headcount.verdict", facts.end.verdict().as_str());
+    if let Some(reason) = facts.end.reason() {
+        span.record("headcount.reason", reason.as_str());
     }
     span.record("headcount.workers", i64::from(facts.workers));
     span.record("headcount.achieved_workers", i64::from(facts.achieved));

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use testkit::server::PrivateServer;
 
-use crate::lab::{Lab, Ran, finish, headcount, spawn};
+use crate::lab::{Lab, QUICK, Ran, each_version, finish, headcount, spawn};
 
 /// Ends at once, with whatever workers.
 const ANYTHING: [&str; 4] = ["run", "--plan-shortfall", "ignore", "--sql"];
@@ -151,4 +151,41 @@ fn names_that_are_not_utf_8_in_a_database_that_allows_them_keep_no_statement_fro
     on("SELECT count(*) FROM part").ended(0);
     let ran = on("SELECT note FROM part").ended(1);
     assert!(ran.said.contains("(SQLSTATE 22021)") && ran.said.contains("SQL_ASCII"), "{}", ran.said);
+}
+
+/// Somebody's functions of the same names stand before the server's own.
+#[test]
+fn a_search_path_that_hides_the_servers_functions_hides_nothing_from_us() {
+    each_version(|lab| {
+        for (name, arguments, result) in [
+            ("round", "numeric", "numeric"),
+            ("round", "double precision", "double precision"),
+            ("current_setting", "text", "text"),
+            ("set_config", "text, text, boolean", "text"),
+            ("unnest", "anyarray", "SETOF anyelement"),
+            ("cardinality", "anyarray", "int"),
+            ("clock_timestamp", "", "timestamptz"),
+        ] {
+            lab.sql(&format!(
+                "CREATE SCHEMA IF NOT EXISTS hiding;
+                 CREATE FUNCTION hiding.{name}({arguments}) RETURNS {result} LANGUAGE plpgsql
+                 AS $$ BEGIN RAISE EXCEPTION 'somebody''s own'; END $$"
+            ));
+        }
+        lab.sql(
+            "CREATE TABLE orders AS SELECT id, 'new' AS status FROM generate_series(1, 10) AS id;
+             ALTER TABLE orders ADD PRIMARY KEY (id);
+             ALTER DATABASE postgres SET search_path = hiding, pg_catalog, public",
+        );
+        let run = lab.headcount(&["run", "--target", "4", "--json", "--sql", QUICK]).ended(0).json();
+        assert_eq!((&run["outcome"], &run["achieved_workers"]), (&"on_target".into(), &4.into()));
+        let keys = ["--keys-query", "SELECT id FROM public.orders"];
+        let update = ["update", "--table", "orders", "--key", "id", "--set", "status=submitted"];
+        lab.headcount(&[&update[..], &keys, &["--expect", "status=new"]].concat()).ended(0);
+        assert_eq!(lab.count("public.orders WHERE status = 'submitted'"), 10);
+        lab.headcount(&["watch", "--once"]).ended(0);
+        lab.headcount(&["explain", "--target", "4", "--sql", "SELECT count(*) FROM measurements"]).ended(0);
+        lab.headcount(&["run", "--reserve", "--target", "4", "--sql", "SELECT count(*) FROM measurements"])
+            .ended(0);
+    });
 }

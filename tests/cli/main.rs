@@ -12,6 +12,7 @@
 //! - `deadlines`: they hold on a line that goes silent
 //! - `environment`: what its variables and files ask for, and what of that cannot be had
 //! - `exporters`: `--listen`, `--push`, `--textfile`, and what did not arrive
+//! - `first_steps`: what the README tells a newcomer to paste
 //! - `secrets`: no piece of a password, wherever it stands
 //! - `tools`: explain, doctor, demo, completions, man
 //! - `lab`: a server with a hog on it, and the command under test
@@ -21,6 +22,7 @@ mod crowded;
 mod deadlines;
 mod environment;
 mod exporters;
+mod first_steps;
 mod lab;
 mod line;
 mod outcomes;

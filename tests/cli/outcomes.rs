@@ -118,6 +118,7 @@ fn a_ceiling_that_cannot_be_meant_is_a_usage_error() {
         (&["--ceiling", "half"], "`half` is neither `auto` nor a number of workers"),
         (&["--ceiling", "0"], "ceiling: "),
         (&["--above-role"], "above_role: "),
+        (&["--leave", "5"], "leave: it needs a ceiling (--ceiling)"),
     ] {
         let ran = headcount(&[&["run", "--sql", "SELECT 1"], options].concat()).ended(2);
         assert!(ran.said.contains(words), "{}", ran.said);
@@ -157,7 +158,11 @@ fn a_plan_that_cannot_have_the_target_is_lowered_and_says_so() {
             "{}",
             ran.said
         );
-        assert!(ran.out.starts_with("adhoc: 2 of 2 workers, all that its plan can have"), "{}", ran.out);
+        assert!(
+            ran.out.starts_with("adhoc: 2 of 2 workers, all that its plan can use (4 were asked for)"),
+            "{}",
+            ran.out
+        );
     });
 }
 

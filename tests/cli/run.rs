@@ -196,8 +196,12 @@ fn below_the_minimum_is_code_3_cleaned_up_after_each_attempt_with_nothing_left()
         let run = run(&lab, &arguments).ended(3).json();
         assert_eq!((&run["outcome"], &run["rows"]), (&"below_minimum".into(), &serde_json::Value::Null));
         assert_eq!((&run["achieved_workers"], &run["attempt_count"]), (&1.into(), &3.into()));
-        let bars: Vec<_> =
-            run["attempts"].as_array().unwrap().iter().map(|attempt| attempt["bar"].clone()).collect();
+        let bars: Vec<_> = run["attempts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|attempt| attempt["required_workers"].clone())
+            .collect();
         assert_eq!(bars, [4, 4, 2]);
         assert_eq!(lab.count("cleanups"), 3);
         drop(hog);

@@ -134,3 +134,32 @@ fn a_procedure_that_commits_is_told_the_option() {
     assert!(ran.said.contains("(SQLSTATE 2D000)") && ran.said.contains("--no-transaction"), "{}", ran.said);
     apart(&lab, "CALL p()").ended(0);
 }
+
+#[test]
+fn an_error_in_a_script_names_the_statement_and_its_line() {
+    let lab = Lab::start();
+    lab.sql("CREATE TABLE amounts (amount int)");
+    for (script, place) in [
+        (
+            "SELECT 1;\nSELECT 2;\n\nINSERT INTO amounts\nVALUES (1), (1 / 0);",
+            "(SQLSTATE 22012), in statement 3 of 3, at line 4",
+        ),
+        (
+            "SELECT 1;\nSELECT 2 AS \"\u{e4}\",\n  nothing FROM amounts;\nSELECT 3",
+            "(SQLSTATE 42703), in statement 2 of 3, at line 3",
+        ),
+        ("SELECT 1,\n nothing", "(SQLSTATE 42703), at line 2"),
+        ("SELECT 1;\n\nSELECT 2,;\nSELECT 3", "(SQLSTATE 42601), in statement 2 of 3, at line 3"),
+        ("SELECT 1; SELECT 1 / 0", "(SQLSTATE 22012), in statement 2 of 2, at line 1"),
+    ] {
+        let script = file(script.as_bytes());
+        let path = script.path().to_str().unwrap();
+        for more in [&[][..], &["--no-transaction"]] {
+            let run = ["run", "--plan-shortfall", "ignore", "--attempts", "1", "-f", path];
+            let ran = lab.headcount(&[&run[..], more].concat()).ended(1);
+            assert!(ran.said.contains(place), "{}", ran.said);
+        }
+    }
+    let ran = lab.headcount(&["run", "--sql", "SELECT 1 / 0", "--plan-shortfall", "ignore"]).ended(1);
+    assert!(ran.said.contains("division by zero (SQLSTATE 22012)"), "{}", ran.said);
+}

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use testkit::server::PrivateServer;
 
-use crate::lab::{Lab, QUICK, SLOW, each_version, finish, headcount};
+use crate::lab::{Lab, QUICK, SLOW, each_version, finish, headcount, spawn};
 use crate::port::free_port;
 
 const SECRET: &str = "gh3im-0815";
@@ -96,6 +96,16 @@ fn an_error_of_the_monitors_connection_names_the_option_and_the_code_is_one() {
     assert!(ran.said.contains("(SQLSTATE 08006)"), "{}", ran.said);
     assert_eq!(ran.json()["sqlstate"], "08006");
     check(&lab, &["--sql", "SELECT 1", "--monitor-dsn", "host=h port=x"], 2, "--monitor-dsn: port");
+}
+
+#[test]
+fn where_nobody_named_a_server_that_is_said() {
+    let port = free_port().to_string();
+    let arguments = ["run", "--sql", "SELECT 1", "--attempts", "1"];
+    let ran = finish(spawn(&arguments, &[("PGPORT", &port)])).ended(1);
+    assert!(ran.said.contains("no server was named: give a connection string"), "{}", ran.said);
+    let ran = finish(spawn(&arguments, &[("PGPORT", &port), ("PGHOST", "127.0.0.1")])).ended(1);
+    assert!(!ran.said.contains("no server was named"), "{}", ran.said);
 }
 
 #[test]
@@ -237,8 +247,8 @@ fn a_result_that_cannot_be_written_is_code_6_and_one_that_nobody_reads_is_not() 
     assert!(full.said.starts_with("headcount: cannot write to standard output: "), "{}", full.said);
     assert_eq!(full.said.lines().count(), 1, "{}", full.said);
     let closed = finish(lab.spawn_by(&["sh", "-c", &format!("{run} >&-; exit $?")], &[])).ended(6);
-    let words = "headcount: cannot write to standard output: it is closed; what it had to say is lost, not what was done: \
-                 with code 6 that is kept, do not run it again\n";
+    let words = "headcount: cannot write to standard output: it is closed; only the output is lost: exit code 6 means \
+                 that the work is done, do not run it again\n";
     assert_eq!(closed.said, words);
     finish(lab.spawn_by(&["sh", "-c", &format!("{run} > /dev/null; exit $?")], &[])).ended(0);
     let mut unread = lab.spawn(&["run", "--json", "-v", "--sql", QUICK]);

@@ -32,8 +32,8 @@ fn play(patience: Patience, interval: u64, spacing: Spacing, workers: &[u32]) ->
     let mut attempts = Attempts::new(4, 2, 5, spacing);
     let mut story = Story { outcome: None, attempts: 0, best: 0, verdicts: vec![], pauses: vec![] };
     for &count in workers {
-        let (_, bar) = attempts.begin();
-        let mut window = Window::new(Demand { target: 4, ..Demand::of(bar, &[4]) }, patience);
+        let (_, required) = attempts.begin();
+        let mut window = Window::new(Demand { target: 4, ..Demand::of(required, &[4]) }, patience);
         let (at, verdict) = first_verdict(&mut window, look_every(interval, count)).expect("a verdict");
         story.verdicts.push((at, verdict));
         let ended = match verdict {

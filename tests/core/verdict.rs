@@ -11,12 +11,12 @@ const ROOM: Option<(u32, u32)> = Some((0, 8));
 const FULL: Option<(u32, u32)> = Some((8, 8));
 const EXHAUSTED: Verdict = Verdict::Short(ShortReason::PoolExhausted);
 
-fn window(bar: u32) -> Window {
-    Window::new(Demand::of(bar, &[4]), PROMPT)
+fn window(required: u32) -> Window {
+    Window::new(Demand::of(required, &[4]), PROMPT)
 }
 
-fn unknown(bar: u32) -> Window {
-    Window::new(Demand::unknown(bar), PROMPT)
+fn unknown(required: u32) -> Window {
+    Window::new(Demand::unknown(required), PROMPT)
 }
 
 /// Milliseconds, workers, and the pool as `(used, size)`.
@@ -29,9 +29,9 @@ fn decides(mut window: Window, looks: &[Look], expected: Option<(u64, Verdict)>)
     assert_eq!(verdict, expected.map(|(at, verdict)| (ms(at), verdict)));
 }
 
-/// The same of a window for `bar`, and a plan with one launch of four.
-fn check(bar: u32, looks: &[Look], expected: Option<(u64, Verdict)>) {
-    decides(window(bar), looks, expected);
+/// The same of a window for `required` workers, and a plan with one launch of four.
+fn check(required: u32, looks: &[Look], expected: Option<(u64, Verdict)>) {
+    decides(window(required), looks, expected);
 }
 
 /// The same look every 10 ms.
@@ -441,20 +441,23 @@ fn any_plan() -> impl Strategy<Value = Option<Vec<u32>>> {
     proptest::option::of(prop::collection::vec(1u32..6, 0..4))
 }
 
-fn any_window(bar: u32, plan: Option<&Vec<u32>>) -> Window {
-    Window::new(plan.map_or_else(|| Demand::unknown(bar), |launches| Demand::of(bar, launches)), PROMPT)
+fn any_window(required: u32, plan: Option<&Vec<u32>>) -> Window {
+    Window::new(
+        plan.map_or_else(|| Demand::unknown(required), |launches| Demand::of(required, launches)),
+        PROMPT,
+    )
 }
 
 proptest! {
     #[test]
     fn a_bar_that_was_reached_is_never_rejected(
-        steps in prop::collection::vec(any_step(), 1..60), bar in 0u32..6, plan in any_plan()
+        steps in prop::collection::vec(any_step(), 1..60), required in 0u32..6, plan in any_plan()
     ) {
-        let mut window = any_window(bar, plan.as_ref());
+        let mut window = any_window(required, plan.as_ref());
         for (tick, pids) in timeline(&steps) {
             let open = window.verdict().is_none();
             let news = window.on_tick(tick, &pids);
-            if open && tick.workers >= bar {
+            if open && tick.workers >= required {
                 prop_assert_eq!(news, Some(News::Verdict(Verdict::Enough)));
             }
         }
@@ -462,9 +465,9 @@ proptest! {
 
     #[test]
     fn no_launch_is_short_while_there_is_room_at_every_look(
-        steps in prop::collection::vec(any_step(), 1..80), bar in 1u32..6, plan in any_plan()
+        steps in prop::collection::vec(any_step(), 1..80), required in 1u32..6, plan in any_plan()
     ) {
-        let mut window = any_window(bar, plan.as_ref());
+        let mut window = any_window(required, plan.as_ref());
         for (tick, pids) in timeline(&steps) {
             let tick = Tick { pool: Some(Pool { used: tick.workers, size: tick.workers + 1 }), ..tick };
             let news = window.on_tick(tick, &pids);
@@ -474,9 +477,9 @@ proptest! {
 
     #[test]
     fn a_lack_of_room_is_named_only_where_it_was_seen(
-        steps in prop::collection::vec(any_step(), 1..60), bar in 1u32..6, plan in any_plan()
+        steps in prop::collection::vec(any_step(), 1..60), required in 1u32..6, plan in any_plan()
     ) {
-        let mut window = any_window(bar, plan.as_ref());
+        let mut window = any_window(required, plan.as_ref());
         let mut lacked = false;
         for (tick, pids) in timeline(&steps) {
             lacked |= tick.pool.is_some_and(|pool| pool.free() == 0);
@@ -493,9 +496,9 @@ proptest! {
 
     #[test]
     fn the_most_workers_seen_is_what_was_seen(
-        steps in prop::collection::vec(any_step(), 1..60), bar in 0u32..6, plan in any_plan()
+        steps in prop::collection::vec(any_step(), 1..60), required in 0u32..6, plan in any_plan()
     ) {
-        let mut window = any_window(bar, plan.as_ref());
+        let mut window = any_window(required, plan.as_ref());
         let looks = timeline(&steps);
         for (tick, pids) in &looks {
             window.on_tick(*tick, pids);
@@ -506,9 +509,9 @@ proptest! {
 
     #[test]
     fn an_idle_or_waiting_leader_without_workers_is_never_short(
-        steps in prop::collection::vec(any_step(), 1..60), bar in 1u32..6, plan in any_plan()
+        steps in prop::collection::vec(any_step(), 1..60), required in 1u32..6, plan in any_plan()
     ) {
-        let mut window = any_window(bar, plan.as_ref());
+        let mut window = any_window(required, plan.as_ref());
         for (tick, _) in timeline(&steps) {
             let leader = if tick.leader == LeaderState::Active { LeaderState::Idle } else { tick.leader };
             prop_assert_eq!(window.on_tick(Tick { workers: 0, leader, ..tick }, &[]), None);

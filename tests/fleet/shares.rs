@@ -63,7 +63,7 @@ async fn the_gathers_of_a_shrunk_job_share_its_slots_when_the_pool_is_free_again
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     assert_eq!(ended.json["reserved_slots"], 2, "{ended:#?}");
     assert_eq!(ended.json["outcome"], "above_minimum", "{ended:#?}");
-    assert_eq!(ended.json["attempts"][0]["bar"], 1, "one Gather may be alone: {ended:#?}");
+    assert_eq!(ended.json["attempts"][0]["required_workers"], 1, "one Gather may be alone: {ended:#?}");
     lab.server.stop().await.unwrap();
 }
 

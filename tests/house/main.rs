@@ -93,6 +93,45 @@ fn layers_point_downwards() {
 }
 
 #[test]
+fn only_one_query_counts_workers() {
+    check("src", &["'parallel worker'"], &["src/pg/mod.rs"]);
+}
+
+/// A role's `search_path` may put functions of the same name before them.
+#[test]
+fn our_queries_name_the_servers_functions_with_their_schema() {
+    let functions = [
+        "current_setting(",
+        "set_config(",
+        "round(",
+        "count(",
+        "sum(",
+        "min(",
+        "max(",
+        "array_agg(",
+        "string_agg(",
+        "bool_or(",
+        "bool_and(",
+        "unnest(",
+        "cardinality(",
+        "clock_timestamp(",
+        "has_function_privilege(",
+    ];
+    for (path, text) in sources("src/pg").into_iter().chain(sources("src/run")) {
+        let code = code(&text).replace("'\"'", "").replace("\\\"", "");
+        for string in code.split('"').skip(1).step_by(2) {
+            for function in functions {
+                for (at, _) in string.match_indices(function) {
+                    let before = string[..at].chars().next_back();
+                    let named = before.is_some_and(|c| ".'_".contains(c) || c.is_alphanumeric());
+                    assert!(named, "{}: {function} without pg_catalog: {string}", path.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_library_prints_nothing() {
     check("src", &["println!", "eprintln!", "print!("], &[]);
 }

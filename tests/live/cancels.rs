@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use headcount::event::CancelMethod;
+use headcount::event::{AttemptVerdict, CancelMethod, ShortReason};
 use headcount::{Event, Outcome, PlanShortfall};
 
 use crate::harness::{Bench, POOL, chain, on_each_version, soon};
@@ -32,7 +32,10 @@ async fn a_statement_that_ignores_cancels_is_terminated(major: u32) {
     job.settings_mut().cancel_grace = Duration::from_millis(700);
     let run =
         soon("the execution", job.execute("DO $$ BEGIN PERFORM stubborn(); END $$", &[])).await.unwrap();
-    assert_eq!((run.outcome, run.attempts[0].reason), (Outcome::BelowMinimum, Some("pool_exhausted")));
+    assert_eq!(
+        (run.outcome, run.attempts[0].reason),
+        (Outcome::BelowMinimum, Some(ShortReason::PoolExhausted))
+    );
     assert!(
         bench.recorder.stopped_by(CancelMethod::Cancel) && bench.recorder.stopped_by(CancelMethod::Terminate)
     );
@@ -82,7 +85,8 @@ async fn no_cancel_among_ten_thousand_short_statements_hits_the_next_one(major: 
         match (run.outcome, run.value) {
             (Outcome::FinishedEarly | Outcome::FinishedShort, Some((n, most))) => {
                 assert!(kept.insert(n, most).is_none());
-                kept_in_spite_of_a_cancel += u32::from(run.attempts.last().unwrap().verdict == "short");
+                kept_in_spite_of_a_cancel +=
+                    u32::from(run.attempts.last().unwrap().verdict == AttemptVerdict::Short);
             }
             (Outcome::BelowMinimum, None) => {}
             other => panic!("{other:?}"),

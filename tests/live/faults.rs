@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use headcount::event::Verdict;
-use headcount::event::{FailReason, Resolution};
+use headcount::event::{AttemptVerdict, FailReason, Resolution};
 use headcount::{Error, Event, Execution, Headcount, Job, Outcome};
 use testkit::server::Shutdown;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,10 @@ async fn made_at_the_second_attempt<T>(bench: &Bench, run: &Execution<T>, sqlsta
         "{:#?}",
         run.attempts
     );
-    assert_eq!((run.attempts[0].verdict, run.attempts[0].sqlstate.as_deref()), ("failed", Some(sqlstate)));
+    assert_eq!(
+        (run.attempts[0].verdict, run.attempts[0].sqlstate.as_deref()),
+        (AttemptVerdict::Failed, Some(sqlstate))
+    );
     let lost =
         |event: &Event| matches!(event, Event::SessionLost { sqlstate: it } if it.as_str() == sqlstate);
     let restored = |event: &Event| matches!(event, Event::SessionRestored { .. });
@@ -98,7 +101,10 @@ async fn a_killed_worker_costs_an_attempt_and_no_session(major: u32) {
     let (run, leader) = tokio::join!(job.execute(ROLLUP, &[]), killing);
     let run = unwrap(run);
     assert_eq!((run.outcome, run.achieved_workers, run.attempt_count), (Outcome::OnTarget, 4, 2));
-    assert_eq!((run.attempts[0].verdict, run.attempts[0].sqlstate.as_deref()), ("failed", Some("57P01")));
+    assert_eq!(
+        (run.attempts[0].verdict, run.attempts[0].sqlstate.as_deref()),
+        (AttemptVerdict::Failed, Some("57P01"))
+    );
     let told = |event: &Event| matches!(event, Event::SessionLost { .. } | Event::SessionRestored { .. });
     assert_eq!(bench.recorder.find(told), None);
     assert_eq!(bench.recorder.pid(), leader, "the session lived on");
@@ -139,7 +145,7 @@ async fn a_monitor_that_stays_away_leaves_the_result_unverified(major: u32) {
     let (run, ()) = tokio::join!(job.execute(LATE_ROLLUP, &[]), cutting);
     let run = unwrap(run);
     assert_eq!((run.outcome, run.target_met, run.value), (Outcome::Unverified, false, Some(5)));
-    assert_eq!((run.attempt_count, run.attempts[0].verdict), (1, "unverified"));
+    assert_eq!((run.attempt_count, run.attempts[0].verdict), (1, AttemptVerdict::Unverified));
     assert_eq!(bench.number("SELECT sum(n)::bigint FROM made").await, 200);
     assert_eq!(bench.recorder.count(|event| matches!(event, Event::MonitorRestored { .. })), 0);
 
@@ -171,7 +177,7 @@ async fn restart(major: u32, mode: Shutdown) {
     assert_eq!((run.outcome, run.achieved_workers, run.value), (Outcome::OnTarget, 4, Some(5)));
     let (accepted, failed) = run.attempts.split_last().unwrap();
     assert!(accepted.accepted && !failed.is_empty());
-    assert!(failed.iter().all(|attempt| attempt.verdict == "failed"), "{failed:#?}");
+    assert!(failed.iter().all(|attempt| attempt.verdict == AttemptVerdict::Failed), "{failed:#?}");
     assert_eq!(failed[0].workers, 4);
     assert!(bench.recorder.find(|event| matches!(event, Event::MonitorRestored { .. })).is_some());
     assert_eq!(bench.number("SELECT sum(n)::bigint FROM made").await, 200);
@@ -381,7 +387,7 @@ async fn a_deadline_is_an_error_that_leaves_nothing_behind(major: u32) {
     let error = job.execute(LATE_ROLLUP, &[]).await.unwrap_err();
     assert!(error.is_deadline(), "{}", chain(&error));
     let history = error.history().unwrap();
-    assert_eq!((history.attempt_count, history.attempts[0].verdict), (1, "failed"));
+    assert_eq!((history.attempt_count, history.attempts[0].verdict), (1, AttemptVerdict::Failed));
     assert!(history.wasted > Duration::ZERO);
     assert_eq!(bench.recorder.executions()[0].end, Err(FailReason::Deadline));
     // At once, not eventually: the error says that it is over.

@@ -1,7 +1,7 @@
 //! Each launch is judged by itself: small ones, late ones, several at once, one after the other; statement by
 //! statement in a script; in a server that has no process left.
 
-use headcount::event::ShortReason;
+use headcount::event::{AttemptVerdict, ShortReason};
 use headcount::{Error, Event, Execution, Job, Outcome};
 
 use crate::harness::{Bench, Hog, POOL, chain, client, eventually, on_each_version, quick, soak_runs};
@@ -459,7 +459,10 @@ async fn a_later_gather_without_workers_is_cancelled_where_every_launch_counts(m
     let bench = sized(major).await;
     let run = starved_later(&bench, &eager(bench.job().await).every_launch().attempts(1)).await;
     assert_eq!((run.outcome, run.value), (Outcome::BelowMinimum, None), "{run:?}");
-    assert_eq!((run.attempts[0].verdict, run.attempts[0].reason), ("short", Some("pool_exhausted")));
+    assert_eq!(
+        (run.attempts[0].verdict, run.attempts[0].reason),
+        (AttemptVerdict::Short, Some(ShortReason::PoolExhausted))
+    );
     bench.nothing_is_left_behind().await;
 }
 
@@ -513,7 +516,7 @@ async fn processes_that_replication_holds_are_named(major: u32) {
         bench.job().await.attempts(2).execute("SELECT count(*) FROM t WHERE nap(id, 20)", &[]).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 0), "{run:?}");
     let reasons: Vec<_> = run.attempts.iter().map(|attempt| attempt.reason).collect();
-    assert_eq!(reasons, [Some("processes_exhausted"); 2]);
+    assert_eq!(reasons, [Some(ShortReason::ProcessesExhausted); 2]);
     for n in 1..=3 {
         bench.run(&format!("ALTER SUBSCRIPTION s{n} DISABLE")).await;
     }

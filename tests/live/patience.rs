@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use headcount::event::ShortReason;
 use headcount::{Event, Outcome};
 
 use crate::harness::{Bench, POOL, chain, eventually, on_each_version};
@@ -44,7 +45,7 @@ async fn a_full_pool_that_starts_no_worker_is_short_after_launch_wait(major: u32
     job.settings_mut().settle = Duration::from_secs(5);
     let run = job.attempts(1).execute(&after("nap(0, 1)"), &[]).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 0));
-    assert_eq!(run.attempts[0].reason, Some("pool_exhausted"));
+    assert_eq!(run.attempts[0].reason, Some(ShortReason::PoolExhausted));
     assert!(run.attempts[0].verdict_after.unwrap() >= LAUNCH_WAIT);
 }
 

@@ -78,7 +78,10 @@ async fn a_lowered_target_is_what_the_plan_can_have(major: u32) {
     let sql = "SELECT count(*) FROM t WHERE nap(id, 5)";
     let run = job.execute(sql, &[]).await.unwrap();
     assert_eq!((run.outcome, run.target_met, run.lowered_to), (Outcome::Lowered, false, Some(3)));
-    assert_eq!((run.achieved_workers, run.planned_workers, run.attempts[0].bar), (3, Some(3), 3));
+    assert_eq!(
+        (run.achieved_workers, run.planned_workers, run.attempts[0].required_workers),
+        (3, Some(3), 3)
+    );
     let lowered = |event: &Event| matches!(event, Event::TargetLowered { target: 3, cause, .. } if cause.contains("parallel_workers"));
     assert!(bench.recorder.find(lowered).is_some());
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use headcount::event::FailReason;
+use headcount::event::{FailReason, ShortReason};
 use headcount::server::doctor::{self, Level};
 use headcount::{Event, Headcount, Job, Keys, Outcome, Refusal};
 use testkit::server::PrivateServer;
@@ -77,7 +77,11 @@ async fn a_pool_that_cannot_be_seen_is_not_waited_for(major: u32) {
     let hog = bench.hog(POOL - 1).await;
     let run = job.execute(ROLLUP, &[]).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1));
-    assert_eq!(run.attempts[0].reason, Some("under_launched"), "it cannot know that the pool is full");
+    assert_eq!(
+        run.attempts[0].reason,
+        Some(ShortReason::UnderLaunched),
+        "it cannot know that the pool is full"
+    );
     let unseen = |event: &Event| {
         matches!(event, Event::AdmissionEnded { end: headcount::event::Admitted::Unseen, pool: None, .. })
     };

@@ -1,6 +1,6 @@
 //! The four ways an execution ends, with a pool that others use too.
 
-use headcount::event::{CancelMethod, FailReason};
+use headcount::event::{AttemptVerdict, CancelMethod, FailReason, ShortReason};
 use headcount::{Event, Outcome, PlanShortfall};
 
 use crate::harness::{Bench, POOL, on_each_version, soon};
@@ -22,7 +22,7 @@ async fn the_target_is_met_at_the_first_attempt(major: u32) {
         bench.job().await.cleanup("INSERT INTO log VALUES ('undone')").execute(ROLLUP, &[]).await.unwrap();
     assert_eq!((run.outcome, run.target_met, run.value), (Outcome::OnTarget, true, Some(5)));
     assert_eq!((run.achieved_workers, run.planned_workers, run.attempt_count), (4, Some(4), 1));
-    assert_eq!((run.attempts[0].verdict, run.attempts[0].accepted), ("enough", true));
+    assert_eq!((run.attempts[0].verdict, run.attempts[0].accepted), (AttemptVerdict::Enough, true));
     assert_eq!(bench.number("SELECT sum(n)::bigint FROM made").await, 200);
     assert_eq!(
         bench.number("SELECT count(*) FROM log").await,
@@ -45,10 +45,14 @@ async fn a_hog_that_lets_go_gives_a_later_attempt_its_workers(major: u32) {
     assert_eq!((run.outcome, run.achieved_workers, run.value), (Outcome::OnTarget, 4, Some(5)));
     assert!(run.attempt_count >= 2);
     let (accepted, rejected) = run.attempts.split_last().unwrap();
-    assert_eq!((accepted.verdict, accepted.workers), ("enough", 4));
+    assert_eq!((accepted.verdict, accepted.workers), (AttemptVerdict::Enough, 4));
     for attempt in rejected {
-        assert_eq!((attempt.verdict, attempt.reason), ("short", Some("pool_exhausted")), "{attempt:?}");
-        assert_eq!((attempt.bar, attempt.accepted), (4, false));
+        assert_eq!(
+            (attempt.verdict, attempt.reason),
+            (AttemptVerdict::Short, Some(ShortReason::PoolExhausted)),
+            "{attempt:?}"
+        );
+        assert_eq!((attempt.required_workers, attempt.accepted), (4, false));
     }
     assert_eq!(rejected[0].workers, POOL - 4);
     assert_eq!(bench.number("SELECT count(*) FROM log").await, i64::try_from(rejected.len()).unwrap());
@@ -63,8 +67,9 @@ async fn the_last_attempt_is_accepted_above_the_minimum(major: u32) {
     let run = bench.job().await.attempts(2).execute(ROLLUP, &[]).await.unwrap();
     assert_eq!((run.outcome, run.target_met, run.value), (Outcome::AboveMinimum, false, Some(5)));
     assert_eq!((run.achieved_workers, run.attempt_count), (3, 2));
-    let bars: Vec<_> = run.attempts.iter().map(|attempt| (attempt.bar, attempt.verdict)).collect();
-    assert_eq!(bars, [(4, "short"), (2, "enough")]);
+    let bars: Vec<_> =
+        run.attempts.iter().map(|attempt| (attempt.required_workers, attempt.verdict)).collect();
+    assert_eq!(bars, [(4, AttemptVerdict::Short), (2, AttemptVerdict::Enough)]);
     assert_eq!(bench.number("SELECT sum(n)::bigint FROM made").await, 200);
     hog.release().await;
     bench.nothing_is_left_behind().await;
@@ -77,9 +82,12 @@ async fn below_the_minimum_each_attempt_is_cleaned_up_and_nothing_is_left_behind
     let run = soon("the execution", job.execute(ROLLUP, &[])).await.unwrap();
     assert_eq!((run.outcome, run.target_met, run.value), (Outcome::BelowMinimum, false, None));
     assert_eq!((run.achieved_workers, run.attempt_count), (1, 3));
-    let bars: Vec<_> =
-        run.attempts.iter().map(|attempt| (attempt.bar, attempt.reason, attempt.workers)).collect();
-    let short = Some("pool_exhausted");
+    let bars: Vec<_> = run
+        .attempts
+        .iter()
+        .map(|attempt| (attempt.required_workers, attempt.reason, attempt.workers))
+        .collect();
+    let short = Some(ShortReason::PoolExhausted);
     assert_eq!(bars, [(4, short, 1), (4, short, 1), (2, short, 1)]);
 
     assert_eq!(bench.number("SELECT count(*) FROM log WHERE what = 'undone'").await, 3);
@@ -103,6 +111,6 @@ async fn a_session_with_a_pool_size_of_its_own_is_short_for_that_reason(major: u
     let run = job.plan_shortfall(PlanShortfall::Ignore).execute(ROLLUP, &[]).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::AboveMinimum, 3));
     // The monitor's session has room for more.
-    assert_eq!(run.attempts[0].reason, Some("pool_exhausted"));
+    assert_eq!(run.attempts[0].reason, Some(ShortReason::PoolExhausted));
     bench.nothing_is_left_behind().await;
 }

@@ -109,7 +109,7 @@ async fn check_run(protocol: Protocol) {
         (
             1,
             [
-                ("headcount.bar", "IntValue(4)"),
+                ("headcount.required_workers", "IntValue(4)"),
                 ("headcount.verdict", "StringValue(\"short\")"),
                 ("headcount.reason", "StringValue(\"pool_exhausted\")"),
                 ("headcount.accepted", "BoolValue(false)"),
@@ -119,7 +119,7 @@ async fn check_run(protocol: Protocol) {
         (
             2,
             [
-                ("headcount.bar", "IntValue(1)"),
+                ("headcount.required_workers", "IntValue(1)"),
                 ("headcount.verdict", "StringValue(\"enough\")"),
                 ("headcount.reason", ""),
                 ("headcount.accepted", "BoolValue(true)"),

@@ -127,7 +127,7 @@ async fn check_spans(protocol: Protocol, scheme: &str) {
             ("server.address", "StringValue(\"db.example\")"),
             ("server.port", "IntValue(5433)"),
             ("headcount.pid", "IntValue(4711)"),
-            ("headcount.bar", "IntValue(4)"),
+            ("headcount.required_workers", "IntValue(4)"),
         ] {
             assert_eq!(span.attribute(key), expected, "{key}");
         }

@@ -65,7 +65,7 @@ pub(crate) fn attempt_started(attempt: u32) -> Event {
     Event::AttemptStarted {
         attempt,
         max_attempts: 5,
-        bar: 4,
+        required: 4,
         pid: 4711,
         backend_start: 1_750_000_000_000_000,
     }
@@ -82,7 +82,7 @@ pub(crate) fn attempt_ended(attempt: u32, end: AttemptEnd, workers: u32) -> Even
 }
 
 pub(crate) fn verdict(attempt: u32, verdict: Verdict, workers: u32) -> Event {
-    Event::VerdictReached { attempt, statement: None, bar: 4, verdict, workers, after: 130 * MS }
+    Event::VerdictReached { attempt, statement: None, required: 4, verdict, workers, after: 130 * MS }
 }
 
 pub(crate) fn chunk(end: ChunkEnd) -> Event {
@@ -117,7 +117,13 @@ pub(crate) fn script() -> Vec<Event> {
             waited: 200 * MS,
             slots: Some(SLOTS),
         },
-        Event::AdmissionStarted { attempt: 1, bar: 4, pool: POOL, processes: Some(PROCESSES), autovacuum: 0 },
+        Event::AdmissionStarted {
+            attempt: 1,
+            required: 4,
+            pool: POOL,
+            processes: Some(PROCESSES),
+            autovacuum: 0,
+        },
         Event::TargetLowered { target: 4, cause: "the table is small".to_owned(), took: 2 * MS },
         Event::LaunchShort {
             attempt: 1,
@@ -128,7 +134,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::AdmissionEnded { attempt: 1, waited: 400 * MS, end: Admitted::TimedOut, pool: Some(POOL) },
         attempt_started(1),
         Event::MonitorPolled { took: MS, pool: Some(POOL) },
-        Event::TickTaken { attempt: 1, bar: 4, tick: sample(2) },
+        Event::TickTaken { attempt: 1, required: 4, tick: sample(2) },
         verdict(1, Verdict::Short(short), 2),
         Event::CancelAnswered { attempt: 1, method: CancelMethod::Cancel, result: CancelResult::Sent },
         Event::WorkersDrained { attempt: 1, waited: 5 * MS, left: 0 },

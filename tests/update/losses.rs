@@ -495,7 +495,7 @@ async fn of_keys_that_only_the_server_knows_to_be_one_the_later_wins_also_when_a
     )
     .await;
     let first = (1..=10).map(|id| (id.to_string(), "first"));
-    let second = [5, 6, 8].map(|id| (format!("{id}.0"), "second"));
+    let second = [5, 6, 8].map(|id| (format!("{id}e0"), "second"));
     let update = updater(&shop.dsn(), Vec::new()).update("orders").key(["id"]).set_from("status", "status");
     let report = update.chunk(ChunkSize::Keys(10)).run(Keys::rows(first.chain(second))).await.unwrap();
     assert_eq!((report.updated, report.retried_chunks), (13, 1), "{report:?}");

@@ -27,7 +27,7 @@ fn command(shop: &Shop, more: &[&str]) -> Command {
         "--set",
         "status=paid",
     ]);
-    command.args(["--expect", "status=new", "--version", "version", "--json", "--quiet"]).args(more);
+    command.args(["--expect", "status=new", "--version-column", "version", "--json", "--quiet"]).args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -16,7 +16,7 @@ fn start(shop: &Shop, more: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     let dsn = shop.dsn();
     command.args(["update", "--dsn", &dsn, "--table", "orders", "--key", "id", "--set", "status=paid"]);
-    command.args(["--expect", "status=new", "--version", "version", "--json", "--quiet"]);
+    command.args(["--expect", "status=new", "--version-column", "version", "--json", "--quiet"]);
     command.args(["--cancel-grace", "1h"]).args(more).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }

@@ -32,7 +32,12 @@ pub(crate) async fn run(args: &DemoArgs, words: Words, signals: &mut Signals) ->
     let began = Instant::now();
     match play(args, &words, signals).await {
         Ok(run) => {
-            tell(&format!("The demo took {}. The server is gone.", time_text(began.elapsed())));
+            let took = if args.keep {
+                String::new()
+            } else {
+                format!("The demo took {}. ", time_text(began.elapsed()))
+            };
+            tell(&format!("{took}The server is gone."));
             let code = if run.outcome.is_accepted() { exit::DONE } else { exit::BELOW_MINIMUM };
             if args.json {
                 object::print_result(&run, code);
@@ -72,6 +77,13 @@ async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<E
     signals.unless(Box::pin(furnish(&stage, args.scale))).await.map_err(Trouble::Interrupted)??;
     let played = acts(&stage, &telemetry, signals).await;
     let kept = match (&played, args.keep_metrics) {
+        (Ok(_), _) if args.keep => {
+            tell(&invitation(&stage.dsn()));
+            // The signal is how it is meant to end.
+            signals.next().await;
+            tell("Stopping the server...");
+            Ok(())
+        }
         (Ok(_), Some(time)) => {
             tell(&format!("Metrics stay up for {}; Ctrl-C ends that.", time_text(time)));
             signals.unless(tokio::time::sleep(time)).await.map_err(Trouble::Interrupted)
@@ -82,6 +94,14 @@ async fn play(args: &DemoArgs, words: &Words, signals: &mut Signals) -> Result<E
     signals.or_leave(telemetry::finish(telemetry)).await;
     kept?;
     played
+}
+
+/// What to type while the server is kept.
+fn invitation(dsn: &str) -> String {
+    format!(
+        "The server keeps running until Ctrl-C, on 127.0.0.1 and without a password. To use it from another terminal:\n\
+         \n  export DATABASE_URL={dsn}\n"
+    )
 }
 
 /// Loads the data.

@@ -49,6 +49,11 @@ impl Stage {
         self.server.port()
     }
 
+    /// How to connect to it.
+    pub(super) fn dsn(&self) -> String {
+        self.server.dsn()
+    }
+
     pub(super) fn major(&self) -> u32 {
         self.server.major()
     }

@@ -11,58 +11,64 @@ use crate::values::duration;
 
 const EXAMPLES: &str = "\
 Examples:
-  5,000 orders from one status to the next, the keys one a line:
+  5,000 orders from one status to the next; keys.txt has one key per line:
     headcount update --table orders --key id --set status=shipped \\
-      --expect status=paid --keys ids.txt
+      --expect status=paid --keys keys.txt
 
-  A value per key and an optimistic lock, from a CSV file with a header
-  (id,status,version):
+  A value per key and an optimistic lock, from a CSV file with the header
+  id,status,version:
     headcount update --table orders --key id --set status=@status \\
-      --version version --expect version=@version --keys orders.csv \\
-      --rejects rejects.csv
+      --version-column version --expect version=@version \\
+      --keys orders.csv --rejects rejects.csv
 
-  Several of these at once, on any hosts, share the rows of one query:
+  Several processes, on any hosts, share the rows of one query:
     headcount update --table orders --key id --set status=archived \\
       --expect status=shipped --claim --connections 4 \\
       --keys-query \"SELECT id FROM orders WHERE status = 'shipped'\"
 
-  Everything in a job file; what is typed wins over it:
+  All options from a job file; the command line overrides it:
     headcount update --job ship.toml --json
 
-Each key ends as updated, already (it holds the new value), stale (it holds
-another value than expected), missing, or failed. Running the same again
-finishes the rest; what is done then is `already`, which is done.
+Each key ends in exactly one class:
+  updated  the row was changed
+  already  the row holds the new values already
+  stale    the row holds neither the new nor the expected values
+  missing  no row has the key
+  failed   the change was refused, with the reason
+Run the same command again to finish what is left; done rows are `already`.
 
-VALUE: `@column` takes it from the input, `@@x` is the text `@x`, `\\N` is NULL
-(`\\\\N` is the text `\\N`); `NULL` is a text of four letters.
+Values (--set, --expect): `@column` takes the value from the input, `@@x` is
+the text `@x`, `\\N` is NULL (`\\\\N` is the text `\\N`). `NULL` is a text of four
+letters.
 
-Keys are CSV as `\\copy ... CSV` reads it: UTF-8, commas, quotes around a field
-that has a comma, a quote (twice) or a line end. A header names the columns;
-without one it is one key a line. An empty field is NULL, `\"\"` an empty text: a
-key that is NULL fails, a value that is NULL is set, or expected (IS NOT
-DISTINCT FROM). What does not fit is an error with its line, before anything is
-changed (of a pipe, as far as it is there). A key that comes again with other
-values fails; a million keys are remembered for that.";
+Keys are CSV as `\\copy ... CSV` reads it: UTF-8, commas, and quotes around
+fields with a comma, a quote (doubled) or a line end. A header names the
+columns; without one, each line is a key. An empty field is NULL, `\"\"` is an
+empty text. A NULL key fails; a NULL value is set, or expected (IS NOT DISTINCT
+FROM). A malformed line is an error with its line number, before anything is
+changed (from a pipe: as far as it has been read). A key that comes again with
+other values fails; the last million keys are remembered for that.";
 
 const EXIT_CODES: &str = "\
-Job file (TOML): task, table, key, version, keys or keys_query, claim, chunk,
-  connections, max_attempts, reconnect_wait, cancel_grace, deadline, rejects,
-  fail_on, dry_run, and the tables [set] and [expect]. Durations are texts
+Times have a unit: 500ms, 10s, 5m, 2h.
+
+Job file (TOML): task, table, key, version_column, keys or keys_query, claim,
+  chunk, connections, attempts, reconnect_wait, cancel_grace, deadline, rejects,
+  fail_on, dry_run, and the tables [set] and [expect]. Times are strings
   (\"90s\").
 
 Exit codes:
-  0    done: each key is updated, already, stale or missing
-  1    the SQL or the connection failed for good; nothing was changed
+  0    done: every key is updated, already, stale or missing
+  1    the SQL or the connection failed; nothing was changed
   2    wrong usage or configuration: an option, the table, a line of the keys;
        nothing was changed
-  4    refused before running: a right is missing, the server is a standby, a
-       proxy pools transactions
-  5    incomplete: keys failed or are left, or the deadline passed; or what
-       --fail-on names is the case: by default, there was no key, or no row has
-       any of the keys
+  4    refused before running: a privilege is missing, the server is a standby,
+       or PgBouncer (or another proxy) is in transaction mode
+  5    incomplete: keys failed or are left, the deadline passed, or --fail-on
+       applies (by default: there were no keys, or no row has any of them)
   6    done, but standard output could not be written
-  130  interrupted (143: terminated, 129: hung up); what was committed stays,
-       run it again";
+  101  bug in headcount (panic): committed chunks stay; report the message
+  130  SIGINT (143: SIGTERM, 129: SIGHUP); committed chunks stay, run it again";
 
 /// `headcount update`.
 #[derive(Debug, Args)]
@@ -72,74 +78,79 @@ Exit codes:
     group = ArgGroup::new("source").args(["keys", "keys_query"])
 )]
 pub(crate) struct UpdateArgs {
-    /// Connection string: a URL, or `key=value` pairs. Default: `DATABASE_URL`, else libpq's variables and files
-    #[arg(long, value_name = "URL")]
+    /// Connection string, URL or `key=value` pairs [default: `DATABASE_URL`, else libpq's variables and files]
+    #[arg(long, value_name = "DSN", help_heading = "Connection")]
     pub(crate) dsn: Option<String>,
-    /// The table: its name, or as in SQL (`schema.table`, `"Quoted Name"`)
-    #[arg(long, value_name = "TABLE", required_unless_present = "job")]
+    /// Table to update, as in SQL: `orders`, `schema.table`, `"Quoted Name"`
+    #[arg(long, value_name = "TABLE", required_unless_present = "job", help_heading = "Rows and values")]
     pub(crate) table: Option<String>,
-    /// The column or columns that name a row
-    #[arg(long, value_name = "COL[,COL]", value_delimiter = ',', required_unless_present = "job")]
+    /// Column or columns that identify a row
+    #[arg(
+        long,
+        value_name = "COL[,COL]",
+        value_delimiter = ',',
+        required_unless_present = "job",
+        help_heading = "Rows and values"
+    )]
     pub(crate) key: Vec<String>,
-    /// A new value; may be repeated
-    #[arg(long = "set", value_name = "COL=VALUE", value_parser = assignment, required_unless_present = "job")]
+    /// New value of a column; may be repeated
+    #[arg(long = "set", value_name = "COL=VALUE", value_parser = assignment, required_unless_present = "job", help_heading = "Rows and values")]
     pub(crate) set: Vec<Assignment>,
-    /// Update only rows that hold this value; may be repeated
-    #[arg(long, value_name = "COL=VALUE", value_parser = assignment)]
+    /// Update only rows whose column holds this value; may be repeated
+    #[arg(long, value_name = "COL=VALUE", value_parser = assignment, help_heading = "Rows and values")]
     pub(crate) expect: Vec<Assignment>,
-    /// A column that grows by one with each change
-    #[arg(long, value_name = "COL")]
-    pub(crate) version: Option<String>,
-    /// A file of keys: CSV with a header, or one key a line; `-` is standard input
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["job", "keys_query"])]
+    /// Integer column to increase by one with each change of a row
+    #[arg(long, alias = "version", value_name = "COL", help_heading = "Rows and values")]
+    pub(crate) version_column: Option<String>,
+    /// Read the keys from a file, CSV with a header or one key per line; `-` is standard input
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["job", "keys_query"], help_heading = "Keys")]
     pub(crate) keys: Option<PathBuf>,
-    /// A query that yields the keys
-    #[arg(long, value_name = "SQL")]
+    /// Read the keys from a query
+    #[arg(long, value_name = "SQL", help_heading = "Keys")]
     pub(crate) keys_query: Option<String>,
-    /// Share the query's rows with other processes that run the same update: rows that are there and hold what is
-    /// expected are claimed, others are not counted
-    #[arg(long, conflicts_with_all = ["dry_run", "keys"])]
+    /// Share the rows of --keys-query with other processes that run the same update; rows that are gone, or no longer
+    /// hold the expected values, are skipped and not counted
+    #[arg(long, conflicts_with_all = ["dry_run", "keys"], help_heading = "Keys")]
     pub(crate) claim: bool,
-    /// A job file (TOML) with all of this
+    /// Read options from a job file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) job: Option<PathBuf>,
-    /// Keys per transaction, or `auto` for as many as take about 50 ms. Default 100
-    #[arg(long, value_name = "KEYS|auto", value_parser = chunk)]
+    /// Keys per transaction, 1 to 10000; `auto` aims at 50 ms per transaction [default: 100]
+    #[arg(long, value_name = "KEYS|auto", value_parser = chunk, help_heading = "Chunks and timing")]
     pub(crate) chunk: Option<ChunkSize>,
-    /// Sessions that work at once. Default 1
-    #[arg(long, value_name = "N")]
+    /// Connections that work in parallel, 1 to 256 [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Chunks and timing")]
     pub(crate) connections: Option<u32>,
-    /// Transactions that a chunk may take before its keys are given up. Default 5
-    #[arg(long, value_name = "N")]
-    pub(crate) max_attempts: Option<u32>,
-    /// How long to try to get a lost session back. Default 2m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Maximum number of transactions per chunk, before it is split or given up; 1 to 100 [default: 5]
+    #[arg(long, alias = "max-attempts", value_name = "N", help_heading = "Chunks and timing")]
+    pub(crate) attempts: Option<u32>,
+    /// How long to try to replace a lost connection [default: 2m]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Chunks and timing")]
     pub(crate) reconnect_wait: Option<Duration>,
-    /// How long a COMMIT under way may take after a signal or the deadline; the run ends after as much time again. Default
-    /// 5s
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// How long to wait for a pending COMMIT after a signal or the deadline; the run ends at most twice this time
+    /// later [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Chunks and timing")]
     pub(crate) cancel_grace: Option<Duration>,
-    /// How long it may take: what is not committed is taken back then, and it ends with code 5 and what is left. Default:
-    /// no bound
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Time limit of the run: chunks not yet committed are rolled back, and the exit code is 5 [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Chunks and timing")]
     pub(crate) deadline: Option<Duration>,
-    /// What ends with code 5 although no key failed: `empty` (there is no key), `all-missing`, `all-stale` (all keys
-    /// are), `missing`, `stale` (a key is), or `none`. Default: `empty,all-missing`; `empty` does not count for a query
+    /// Exit with code 5 although no key failed: `empty` (no keys), `all-missing`, `all-stale` (all keys are),
+    /// `missing`, `stale` (any key is) or `none` [default: empty,all-missing; with --keys-query all-missing]
     #[arg(long, value_name = "WHAT[,WHAT]", value_delimiter = ',')]
     pub(crate) fail_on: Vec<String>,
-    /// Write the keys that are stale, missing or failed to this file (CSV), for the next run
-    #[arg(long, value_name = "FILE")]
+    /// Write stale, missing and failed keys to this file (CSV), as input for another run
+    #[arg(long, value_name = "FILE", help_heading = "Keys")]
     pub(crate) rejects: Option<PathBuf>,
-    /// Change nothing: say how each key would end, as far as comparing tells: constraints and triggers are not tried
+    /// Change nothing: compare only, and report how each key would end (constraints and triggers are not tried)
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// The task's name, in metrics and in `application_name`. Default: the job file's name, else `update`
+    /// Name of the task in metrics and `application_name` [default: name of the job file, else `update`]
     #[arg(long, value_name = "NAME")]
     pub(crate) task: Option<String>,
     #[command(flatten)]
     pub(crate) exporters: Exporters,
-    /// Print one JSON object on standard output
-    #[arg(long)]
+    /// Print the result as one JSON object on standard output, also when the run fails
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 

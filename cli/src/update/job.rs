@@ -22,13 +22,13 @@ pub(super) struct Wanted {
     key: Vec<String>,
     set: Vec<Assignment>,
     expect: Vec<Assignment>,
-    version: Option<String>,
+    version_column: Option<String>,
     pub(super) keys: Option<PathBuf>,
     keys_query: Option<String>,
     claim: bool,
     chunk: Option<ChunkSize>,
     connections: Option<u32>,
-    max_attempts: Option<u32>,
+    attempts: Option<u32>,
     reconnect_wait: Option<Duration>,
     cancel_grace: Option<Duration>,
     deadline: Option<Duration>,
@@ -49,14 +49,16 @@ struct JobFile {
     set: BTreeMap<String, JobText>,
     #[serde(default)]
     expect: BTreeMap<String, JobText>,
-    version: Option<String>,
+    #[serde(alias = "version")]
+    version_column: Option<String>,
     keys: Option<PathBuf>,
     keys_query: Option<String>,
     #[serde(default)]
     claim: bool,
     chunk: Option<JobText>,
     connections: Option<u32>,
-    max_attempts: Option<u32>,
+    #[serde(alias = "max_attempts")]
+    attempts: Option<u32>,
     reconnect_wait: Option<Time>,
     cancel_grace: Option<Time>,
     deadline: Option<Time>,
@@ -110,13 +112,13 @@ impl Wanted {
             key: job.key.0,
             set: assignments(job.set, "set")?,
             expect: assignments(job.expect, "expect")?,
-            version: job.version,
+            version_column: job.version_column,
             keys: job.keys.map(beside),
             keys_query: job.keys_query,
             claim: job.claim,
             chunk: chunk.map_err(|problem| mistake("chunk", &problem))?,
             connections: job.connections,
-            max_attempts: job.max_attempts,
+            attempts: job.attempts,
             reconnect_wait: job.reconnect_wait.map(Duration::from),
             cancel_grace: job.cancel_grace.map(Duration::from),
             deadline: job.deadline.map(Duration::from),
@@ -143,13 +145,13 @@ impl Wanted {
             key: if args.key.is_empty() { self.key } else { args.key.clone() },
             set: several(&args.set, self.set),
             expect: several(&args.expect, self.expect),
-            version: args.version.clone().or(self.version),
+            version_column: args.version_column.clone().or(self.version_column),
             keys: args.keys.clone().or(own_source.0),
             keys_query: args.keys_query.clone().or(own_source.1),
             claim: args.claim || own_source.2,
             chunk: args.chunk.or(self.chunk),
             connections: args.connections.or(self.connections),
-            max_attempts: args.max_attempts.or(self.max_attempts),
+            attempts: args.attempts.or(self.attempts),
             reconnect_wait: args.reconnect_wait.or(self.reconnect_wait),
             cancel_grace: args.cancel_grace.or(self.cancel_grace),
             deadline: args.deadline.or(self.deadline),
@@ -218,7 +220,7 @@ impl Wanted {
                 Value::Input(input) => update.expect_from(column, input),
             };
         }
-        if let Some(column) = &self.version {
+        if let Some(column) = &self.version_column {
             update = update.version(column);
         }
         if let Some(size) = self.chunk {
@@ -227,7 +229,7 @@ impl Wanted {
         if let Some(connections) = self.connections {
             update = update.connections(connections);
         }
-        if let Some(attempts) = self.max_attempts {
+        if let Some(attempts) = self.attempts {
             update = update.max_attempts(attempts);
         }
         if let Some(wait) = self.reconnect_wait {
@@ -309,6 +311,18 @@ mod tests {
         assert_eq!((job.keys, job.keys_query.as_deref(), &*job.task), (None, Some("SELECT 1"), "t"));
         assert_eq!((job.chunk, job.fail_on), (Some(ChunkSize::Keys(7)), Some(vec![])));
         assert_eq!(job.set.len(), 2);
+    }
+
+    #[test]
+    fn the_old_names_of_options_still_work() {
+        let old = wanted(&format!("version = \"v\"\nmax_attempts = 3\n{JOB}"), &[]).unwrap();
+        assert_eq!((old.version_column.as_deref(), old.attempts), (Some("v"), Some(3)));
+        let new = wanted(&format!("version_column = \"v\"\nattempts = 3\n{JOB}"), &[]).unwrap();
+        assert_eq!((new.version_column.as_deref(), new.attempts), (Some("v"), Some(3)));
+        let typed = wanted(JOB, &["--version", "w", "--max-attempts", "2"]).unwrap();
+        assert_eq!((typed.version_column.as_deref(), typed.attempts), (Some("w"), Some(2)));
+        let typed = wanted(JOB, &["--version-column", "w", "--attempts", "2"]).unwrap();
+        assert_eq!((typed.version_column.as_deref(), typed.attempts), (Some("w"), Some(2)));
     }
 
     #[test]

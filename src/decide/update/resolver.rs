@@ -33,16 +33,16 @@ pub enum Status {
     Unknown,
 }
 
-/// How a commit in doubt was cleared up.
+/// The outcome of a commit whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// `pg_xact_status` said committed.
+    /// `pg_xact_status` says that it took effect.
     Committed,
-    /// `pg_xact_status` said aborted.
+    /// `pg_xact_status` says that it did not.
     Aborted,
-    /// The server no longer knew; the rows were read again.
+    /// The server does not know any more; the rows are compared again.
     Reread,
-    /// Nothing could be learned.
+    /// It could not be found out.
     Unresolved,
 }
 

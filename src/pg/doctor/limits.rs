@@ -8,7 +8,7 @@ use crate::pg::{Failure, plan};
 /// What ends statements, transactions and sessions by itself, and who has said so.
 pub(super) async fn limits(client: &Client) -> Result<Vec<Finding>, Failure> {
     const LIMITS: &str = "
-        SELECT name, current_setting(name), source FROM pg_catalog.pg_settings
+        SELECT name, pg_catalog.current_setting(name), source FROM pg_catalog.pg_settings
         WHERE setting <> '0' AND name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
                                           'idle_in_transaction_session_timeout')
         ORDER BY name <> 'statement_timeout', name";

@@ -34,7 +34,7 @@ const HIDDEN: &str = concat!(
     serial!(),
     ", written AS (
         SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))::oid AS oid
-        FROM unnest($1::text[], $2::text[]) AS t (schema, name)
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS t (schema, name)
         UNION
         SELECT next.oid FROM written w, LATERAL (
             SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = w.oid
@@ -45,7 +45,7 @@ const HIDDEN: &str = concat!(
         SELECT oid FROM written
         UNION
         SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))::oid
-        FROM unnest($3::text[], $4::text[]) AS t (schema, name)),
+        FROM ROWS FROM (pg_catalog.unnest($3::text[]), pg_catalog.unnest($4::text[])) AS t (schema, name)),
     types AS (
         SELECT t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
         WHERE t.typname = ANY ($5::text[]) AND (pg_catalog.pg_type_is_visible(t.oid) OR n.nspname = ANY ($5::text[]))
@@ -53,7 +53,7 @@ const HIDDEN: &str = concat!(
         SELECT a.atttypid FROM touched JOIN pg_catalog.pg_attribute a ON a.attrelid = touched.oid
         WHERE a.attnum > 0 AND NOT a.attisdropped
         UNION
-        SELECT unnest(p.proargtypes || p.prorettype) FROM pg_catalog.pg_proc p WHERE p.oid = ANY ($6::oid[])),
+        SELECT pg_catalog.unnest(p.proargtypes || p.prorettype) FROM pg_catalog.pg_proc p WHERE p.oid = ANY ($6::oid[])),
     based AS (
         SELECT oid FROM types
         UNION
@@ -78,7 +78,7 @@ const HIDDEN: &str = concat!(
         SELECT 'pg_catalog.pg_rewrite'::regclass, r.oid FROM pg_catalog.pg_rewrite r
         WHERE r.ev_class IN (SELECT oid FROM written)
         UNION ALL
-        SELECT 'pg_catalog.pg_proc'::regclass, called FROM unnest($6::oid[]) AS called)
+        SELECT 'pg_catalog.pg_proc'::regclass, called FROM pg_catalog.unnest($6::oid[]) AS called)
     SELECT d.refobjid FROM objects JOIN pg_catalog.pg_depend d ON d.classid = objects.class AND d.objid = objects.oid
     WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass
     UNION
@@ -91,10 +91,41 @@ const HIDDEN: &str = concat!(
            OR EXISTS (SELECT FROM based WHERE based.oid >= 16384 AND based.oid IN (c.castsource, c.casttarget)))
     UNION
     SELECT part FROM pg_catalog.pg_aggregate a,
-      unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn,
+      pg_catalog.unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn,
                    a.aggminvtransfn, a.aggmfinalfn]::oid[]) AS part
     WHERE a.aggfnoid::oid = ANY ($6::oid[]) AND part <> 0",
 );
+
+/// The first oid of what is not the server's own (`FirstNormalObjectId`).
+pub(super) const FIRST_OWN: u32 = 16_384;
+
+/// Whether [`HIDDEN`] can find anything but the server's own functions for a statement that writes nothing and calls only
+/// those: a cast of somebody's, or a type that is no table's row. Far cheaper than looking.
+const MAY_HIDE: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    ", read AS (
+        SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))::oid AS oid
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS t (schema, name))
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.castfunc >= 16384)
+        OR EXISTS (SELECT FROM pg_catalog.pg_type t
+                   WHERE t.oid >= 16384 AND t.typtype <> 'c' AND t.typname = ANY ($3::pg_catalog.name[]))
+        OR EXISTS (SELECT FROM read JOIN pg_catalog.pg_attribute a ON a.attrelid = read.oid
+                   WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384)",
+);
+
+/// Whether more than the server's own functions may come with what is touched, those that are called aside.
+pub(super) async fn may_hide(client: &Client, touched: &Touched) -> Result<bool, Failure> {
+    if !touched.written.is_empty() {
+        return Ok(true);
+    }
+    let (read_in, read): (Vec<String>, Vec<String>) = touched.read.iter().cloned().unzip();
+    let values: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&read_in, Type::TEXT_ARRAY), (&read, Type::TEXT_ARRAY), (&touched.names, Type::TEXT_ARRAY)];
+    let rows = client.query_typed(MAY_HIDE, &values).await?;
+    rows.first().map_or(Ok(true), |row| Ok(row.try_get(0)?))
+}
 
 /// Inside a transaction: outside of one neither has an effect.
 const JIT_OFF: &str = "SELECT pg_catalog.set_config('headcount.jit', pg_catalog.current_setting('jit'), true), \

@@ -60,7 +60,7 @@ pub use self::survey::Statement;
 pub(crate) use self::flaw::{Manner, flaw, flaw_as, flaw_of_cleanup};
 pub(crate) use self::lexer::Strings;
 pub(crate) use self::reasons::{diagnose_pool, raise_processes};
-pub(crate) use self::statements::split_as;
+pub(crate) use self::statements::{located, split_as};
 pub(crate) use self::survey::{explain_each, look_ahead, survey};
 
 use self::reasons::diagnose;
@@ -327,12 +327,14 @@ impl Session {
 }
 
 async fn plan_tree(client: &Client, sql: &str, params: Params<'_>) -> Result<Option<Tree>, Failure> {
-    let explain = format!("EXPLAIN (VERBOSE, FORMAT JSON) {sql}");
+    const EXPLAIN: &str = "EXPLAIN (VERBOSE, FORMAT JSON) ";
+    let explain = format!("{EXPLAIN}{sql}");
     // One round trip where there is nothing to ask the types of. Both take one statement and no more.
     let rows = match params {
-        [] => client.query_typed(&explain, &[]).await?,
-        _ => client.query(&explain, params).await?,
+        [] => client.query_typed(&explain, &[]).await,
+        _ => client.query(&explain, params).await,
     };
+    let rows = rows.map_err(|error| Failure::from(error).behind(EXPLAIN))?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Tree::read(&row.try_get::<_, JsonText>(0)?.0))
 }

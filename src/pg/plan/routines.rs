@@ -9,11 +9,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use futures_util::future::join4;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::Failure;
-use super::hidden::{Touched, hidden};
+use super::hidden::{FIRST_OWN, Touched, hidden, may_hide};
 use super::text::{Call, Text};
 use super::tree::Tree;
 
@@ -76,7 +77,7 @@ const COLUMNS: &str = concat!(
     JOIN pg_catalog.pg_language l ON l.oid = p.prolang"
 );
 
-const BY_NAME: &str = "WHERE p.proname::text = ANY ($1)";
+const BY_NAME: &str = "WHERE p.proname = ANY ($1::pg_catalog.name[])";
 
 // Built-in operators are all safe.
 const BY_OPERATOR: &str = "
@@ -158,22 +159,40 @@ impl Routines {
 
     async fn look_up(client: &Client, said: Text, shown: &[Text], tree: &Tree) -> Result<Self, Failure> {
         let mut said = vec![said];
-        said.extend(views(client, &said[0]).await?);
-
         let shown_calls: BTreeSet<Call> = shown.iter().flat_map(Text::calls).collect();
-        let mut calls = shown_calls.clone();
-        calls.extend(said.iter().flat_map(Text::calls));
-        let operators: BTreeSet<String> = said.iter().chain(shown).flat_map(Text::operators).collect();
-
-        let mut called = by_calls(client, &calls).await?;
-        called.extend(by_names(client, BY_OPERATOR, &operators).await?);
+        let calls = |said: &[Text]| -> BTreeSet<Call> {
+            shown_calls.iter().cloned().chain(said.iter().flat_map(Text::calls)).collect()
+        };
+        let operators = |said: &[Text]| said.iter().chain(shown).flat_map(Text::operators).collect();
+        // Mostly it names no view, and one round trip answers for all.
+        let (first_calls, first_operators) = (calls(&said), operators(&said));
+        let (views, first_called, by_operator, may_hide) = join4(
+            views(client, &said[0]),
+            by_calls(client, &first_calls),
+            by_names(client, BY_OPERATOR, &first_operators),
+            may_hide(client, &touched_by(tree, said.iter().chain(shown), &[])),
+        )
+        .await;
+        let (views, mut called) = (views?, first_called?);
+        called.extend(by_operator?);
+        let may_hide =
+            may_hide? || !views.is_empty() || called.iter().any(|routine| routine.oid >= FIRST_OWN);
+        if !views.is_empty() {
+            said.extend(views);
+            called = by_calls(client, &calls(&said)).await?;
+            called.extend(by_names(client, BY_OPERATOR, &operators(&said)).await?);
+        }
         let hazards = called.iter().filter(|routine| routine.hazard != Hazard::Safe).cloned().collect();
 
         // The server's own are PARALLEL UNSAFE when they change something: set_config, setval...
         let may_change = called.iter().any(|routine| !routine.builtin || routine.hazard == Hazard::Unsafe);
 
-        let texts: Vec<&Text> = said.iter().chain(shown).collect();
-        let hidden = hidden_by(client, tree, &texts, &called).await?;
+        let hidden = if may_hide {
+            let touched = touched_by(tree, said.iter().chain(shown), &called);
+            by_oids(client, &hidden(client, &touched).await?).await?
+        } else {
+            Vec::new()
+        };
         // A function in SQL that the planner inlined is no call any more: its query is in the plan.
         called.retain(|routine| {
             routine.language != "sql" || shown_calls.iter().any(|call| routine.is_called_by(call))
@@ -311,24 +330,18 @@ async fn by_oids(client: &Client, oids: &[u32]) -> Result<Vec<Routine>, Failure>
     Ok(rows.iter().map(Routine::from_row).collect::<Result<_, _>>()?)
 }
 
-/// Functions that no text names, but that come with what the statement touches and with those that it calls.
-async fn hidden_by(
-    client: &Client,
-    tree: &Tree,
-    texts: &[&Text],
-    called: &[Routine],
-) -> Result<Vec<Routine>, Failure> {
-    let names: BTreeSet<String> = texts.iter().flat_map(|text| text.names()).collect();
-    let touched = Touched {
+/// What a statement touches, by its plan and by the texts that it is known from.
+fn touched_by<'a>(tree: &Tree, texts: impl Iterator<Item = &'a Text>, called: &[Routine]) -> Touched {
+    let names: BTreeSet<String> = texts.flat_map(Text::names).collect();
+    Touched {
         written: tree.written.clone(),
         read: tree.tables.clone(),
         names: names.into_iter().collect(),
         called: called.iter().map(|routine| routine.oid).collect(),
-    };
-    by_oids(client, &hidden(client, &touched).await?).await
+    }
 }
 
-/// The same of functions alone.
+/// Functions that no text names, but that come with those.
 async fn hidden_in(client: &Client, called: &[u32]) -> Result<Vec<Routine>, Failure> {
     let touched = Touched { called: called.to_vec(), ..Touched::default() };
     by_oids(client, &hidden(client, &touched).await?).await

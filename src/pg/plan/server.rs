@@ -78,7 +78,7 @@ const TABLES: &str = concat!(
            (SELECT option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions)
             WHERE option_name = 'parallel_workers'),
            c.relam = 2, c.relpages = 0 OR c.reltuples < 0
-    FROM unnest($1::text[], $2::text[]) AS t (schema, name)
+    FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS t (schema, name)
     JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', t.schema, t.name))",
 );
 

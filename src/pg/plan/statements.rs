@@ -8,6 +8,7 @@
 //! by itself.
 
 use super::lexer::{Lexer, Strings, Token, is_blank};
+use crate::pg::Failure;
 
 /// The statements, each without its semicolon and the blanks around it; empty ones are left out.
 /// Comments stay: hints are written in them.
@@ -173,6 +174,50 @@ pub(super) fn query_of(sql: &str) -> Option<&str> {
         _ => sql.len(),
     };
     sql.get(begin?..end).map(str::trim)
+}
+
+/// The failure of statement `at` of a script, with its number and line. `within`: where in it, in characters from 0.
+/// A text of one line and one statement needs no place.
+pub(crate) fn located(
+    failure: Failure,
+    script: &str,
+    statements: &[&str],
+    at: usize,
+    within: Option<usize>,
+) -> Failure {
+    let Some(statement) = statements.get(at).filter(|_| failure.sqlstate().is_some()) else { return failure };
+    let byte = |within| statement.char_indices().nth(within).map_or(statement.len(), |(byte, _)| byte);
+    // Statements are slices of the script.
+    let start = (statement.as_ptr() as usize).saturating_sub(script.as_ptr() as usize);
+    let Some(before) = script.get(..start + within.map_or(0, byte)) else { return failure };
+    let line = before.matches('\n').count() + 1;
+    match statements.len() {
+        1 if within.is_none() || !script.contains('\n') => failure,
+        1 => failure.at(format!("at line {line}")),
+        many => failure.at(format!("in statement {} of {many}, at line {line}", at + 1)),
+    }
+}
+
+/// The failure of one of the statements, with its place.
+pub(super) fn failed_in(failure: Failure, sql: &str, statements: &[Cut<'_>], at: usize) -> Failure {
+    let within = failure.position().map(|position| position.saturating_sub(1) as usize);
+    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
+    located(failure, sql, &texts, at, within)
+}
+
+/// The failure to read the whole text, with its place.
+pub(super) fn misread(failure: Failure, sql: &str, statements: &[Cut<'_>]) -> Failure {
+    let texts: Vec<&str> = statements.iter().map(|statement| statement.text).collect();
+    let begins = |text: &str| text.as_ptr() as usize - sql.as_ptr() as usize;
+    let place = failure.position().and_then(|position| {
+        let (byte, _) = sql.char_indices().nth(position.saturating_sub(1) as usize)?;
+        let at = texts.iter().rposition(|text| begins(text) <= byte)?;
+        Some((at, sql.get(begins(texts[at])..byte)?.chars().count()))
+    });
+    match place {
+        Some((at, within)) => located(failure, sql, &texts, at, Some(within)),
+        None => failure,
+    }
 }
 
 #[cfg(test)]

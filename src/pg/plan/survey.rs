@@ -19,11 +19,11 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::routines::{Answers, Routines};
-use super::statements::{Cut, cut, query_of};
+use super::statements::{Cut, cut, failed_in, misread, query_of};
 use super::text::{Kind, Text};
 use super::{Diagnosis, Failure, Inspection, Nature, Params, Plan, Reason, ReasonKind};
 use super::{Session, diagnose, inspect, maintenance, parse, plan_in, strings_of};
-use crate::decide::script::StatementReach;
+use crate::decide::script::StatementCapacity;
 
 /// A statement, and what is known of its workers before it runs.
 #[derive(Debug, Clone, Serialize)]
@@ -80,10 +80,10 @@ impl Statement {
     }
 
     /// What its attempts are judged by.
-    pub(crate) fn reach(&self) -> StatementReach {
+    pub(crate) fn reach(&self) -> StatementCapacity {
         let plan = self.plan.as_ref();
         let serial = self.certain && plan.is_none();
-        StatementReach {
+        StatementCapacity {
             planned: match plan {
                 Some(plan) if self.complete && self.certain => Some(plan.tree.planned.clone()),
                 _ => serial.then(Vec::new),
@@ -115,7 +115,7 @@ pub(crate) struct Survey(pub(crate) Vec<Statement>);
 
 impl Survey {
     /// What the attempts of each statement are judged by.
-    pub(crate) fn statements(&self) -> Vec<StatementReach> {
+    pub(crate) fn statements(&self) -> Vec<StatementCapacity> {
         self.0.iter().map(Statement::reach).collect()
     }
 
@@ -210,7 +210,7 @@ async fn look_through(
             Err(failure) if failure.is_not_utf8() => {
                 return Ok(Survey(vec![Statement::unknown(sql, NOT_UTF8)]));
             }
-            plan => plan?,
+            plan => plan.map_err(|failure| failed_in(failure, sql, &statements, 0))?,
         };
         let mut statement = Statement::of(sql, plan);
         if let Some(plan) = statement.plan.as_ref().filter(|plan| plan.nature == Nature::Query) {
@@ -221,21 +221,22 @@ async fn look_through(
         explain_shortfall(client, &mut statement, params, target).await?;
         return Ok(Survey(vec![statement]));
     }
-    parse(client, sql).await?;
+    parse(client, sql).await.map_err(|failure| misread(failure, sql, &statements))?;
     let mut walk = Walk::start(client).await?;
     walk.only_explained = only_explained;
     let mut seen = Vec::new();
-    for statement in statements {
-        seen.push(walk.step(statement, target).await?);
+    for (at, statement) in statements.iter().enumerate() {
+        let looked = walk.step(*statement, target).await;
+        seen.push(looked.map_err(|failure| failed_in(failure, sql, &statements, at))?);
     }
     Ok(Survey(seen))
 }
 
 /// What is known of one statement of a script at the moment before it runs. It cannot be planned is no error: running
 /// it will say what is wrong.
-pub(crate) async fn look_ahead(client: &Client, sql: &str) -> Result<StatementReach, Failure> {
+pub(crate) async fn look_ahead(client: &Client, sql: &str) -> Result<StatementCapacity, Failure> {
     let Some(statement) = cut(sql, strings_of(client, sql).await?).into_iter().next() else {
-        return Ok(StatementReach::default());
+        return Ok(StatementCapacity::default());
     };
     let mut walk = Walk::start(client).await?;
     let looked = walk.step(statement, None).await;
@@ -246,7 +247,7 @@ pub(crate) async fn look_ahead(client: &Client, sql: &str) -> Result<StatementRe
     match looked {
         Ok(statement) => Ok(statement.reach()),
         Err(failure) if failure.is_connection_lost() => Err(failure),
-        Err(_) => Ok(StatementReach::default()),
+        Err(_) => Ok(StatementCapacity::default()),
     }
 }
 

@@ -15,7 +15,7 @@ use super::reason::{Reason, ReasonKind};
 use super::server::Setting;
 
 /// The server's own words for a table that is not there.
-const LOOK_UP: &str = "SELECT name::pg_catalog.regclass FROM unnest($1::text[]) AS name";
+const LOOK_UP: &str = "SELECT name::pg_catalog.regclass FROM pg_catalog.unnest($1::text[]) AS name";
 
 /// The table among these, or among those that they stand for, whose indexes keep the most workers busy.
 const INDEXES: &str = concat!(
@@ -23,14 +23,14 @@ const INDEXES: &str = concat!(
     WITH RECURSIVE ",
     serial!(),
     ", parts AS (
-        SELECT pg_catalog.to_regclass(name)::oid AS oid FROM unnest($1::text[]) AS name
+        SELECT pg_catalog.to_regclass(name)::oid AS oid FROM pg_catalog.unnest($1::text[]) AS name
         UNION
         SELECT i.inhrelid FROM parts JOIN pg_catalog.pg_inherits i ON i.inhparent = parts.oid
         JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
         WHERE p.relkind = 'p' OR pg_catalog.current_setting('server_version_num')::int >= 180000),
     least AS (SELECT setting::bigint * pg_catalog.current_setting('block_size')::bigint AS bytes
               FROM pg_catalog.pg_settings WHERE name = 'min_parallel_index_scan_size')
-    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), count(i.indexrelid), count(i.indexrelid) FILTER (
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.count(i.indexrelid), pg_catalog.count(i.indexrelid) FILTER (
              WHERE pg_catalog.pg_relation_size(i.indexrelid) >= (SELECT bytes FROM least))
     FROM parts JOIN pg_catalog.pg_class c ON c.oid = parts.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{
-    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
 };
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -81,6 +82,25 @@ impl Trust {
     }
 }
 
+impl Verifier {
+    /// The proof that the server has the certificate's key: by webpki where it can read the certificate, else by the
+    /// key alone.
+    fn verify_signature(
+        &self,
+        certificate: &CertificateDer<'_>,
+        by_webpki: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, rustls::Error>,
+        by_key: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, rustls::Error>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        match self.checks {
+            // Proof of a key that nobody vouches for protects from nothing, and old certificates fail it.
+            Checks::Nothing => Ok(HandshakeSignatureValid::assertion()),
+            Checks::Chain(_) if ParsedCertificate::try_from(certificate).is_ok() => by_webpki(algorithms),
+            Checks::Chain(_) => by_key(algorithms),
+        }
+    }
+}
+
 /// webpki's errors of its own are not part of rustls' vocabulary.
 fn is_stricter_than_libpq(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(other))
@@ -108,14 +128,10 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        match self.checks {
-            // Proof of a key that nobody vouches for protects from nothing, and old certificates fail it.
-            Checks::Nothing => Ok(HandshakeSignatureValid::assertion()),
-            Checks::Chain(_) if ParsedCertificate::try_from(certificate).is_ok() => {
-                verify_tls12_signature(message, certificate, signature, algorithms)
-            }
-            Checks::Chain(_) => {
+        self.verify_signature(
+            certificate,
+            |algorithms| verify_tls12_signature(message, certificate, signature, algorithms),
+            |algorithms| {
                 let certificate = Certificate::read(certificate)?;
                 let key = certificate.key();
                 let mut fitting = algorithms
@@ -137,8 +153,8 @@ impl ServerCertVerifier for Verifier {
                     return Ok(HandshakeSignatureValid::assertion());
                 }
                 Err(CertificateError::BadSignature.into())
-            }
-        }
+            },
+        )
     }
 
     fn verify_tls13_signature(
@@ -147,19 +163,16 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        match self.checks {
-            Checks::Nothing => Ok(HandshakeSignatureValid::assertion()),
-            Checks::Chain(_) if ParsedCertificate::try_from(certificate).is_ok() => {
-                verify_tls13_signature(message, certificate, signature, algorithms)
-            }
-            Checks::Chain(_) => {
+        self.verify_signature(
+            certificate,
+            |algorithms| verify_tls13_signature(message, certificate, signature, algorithms),
+            |algorithms| {
                 let key = Certificate::read(certificate)?.key().to_der();
                 let key = key.map_err(|_| CertificateError::BadEncoding)?;
                 let key = SubjectPublicKeyInfoDer::from(key);
                 verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
-            }
-        }
+            },
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -12,7 +12,7 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
-use super::statement::{INSIDE, KeyPart, Statements};
+use super::statement::{INSIDE, KeyPart, Statements, rows_of};
 use crate::error::Error;
 use crate::pg::Failure;
 
@@ -152,7 +152,6 @@ fn write(sql: &Statements, query: &str, types: &[u32], listed: bool, inside: &st
     let with_keys = |write: &dyn Fn(&KeyPart, usize) -> String, between: &str| {
         parts.key.iter().zip(1..).map(|(key, n)| write(key, n)).collect::<Vec<_>>().join(between)
     };
-    let arrays: Vec<String> = (1..=sql.inputs.len()).map(|n| format!("${n}::pg_catalog.text[]")).collect();
     let columns: Vec<String> = (1..=sql.inputs.len()).map(|n| format!("c{n}")).collect();
     let (among, hashed) = match listed {
         false => ("NOT IN", ""),
@@ -162,7 +161,7 @@ fn write(sql: &Statements, query: &str, types: &[u32], listed: bool, inside: &st
     format!(
         "SELECT {outputs} FROM (SELECT {renamed} FROM ({query}\n) AS q) AS i JOIN {table} AS t ON {matches} \
          WHERE {inside} AND coalesce({eligible}, false) \
-         AND (({keys}) {among} (SELECT {values} FROM unnest({arrays}) AS g({columns}))){hashed} \
+         AND (({keys}) {among} (SELECT {values} FROM {rows} AS g({columns}))){hashed} \
          LIMIT ${limit}::pg_catalog.int8",
         outputs = outputs.join(", "),
         renamed = renamed.join(", "),
@@ -172,7 +171,7 @@ fn write(sql: &Statements, query: &str, types: &[u32], listed: bool, inside: &st
         eligible = parts.eligible,
         keys = with_keys(&|_, n| format!("i.k{n}"), ", "),
         values = with_keys(&|key, n| format!("CAST(g.c{n} AS {})", key.cast), ", "),
-        arrays = arrays.join(", "),
+        rows = rows_of(sql.inputs.len()),
         columns = columns.join(", "),
         limit = sql.inputs.len() + sql.shared.len() + 1,
     )

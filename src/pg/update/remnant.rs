@@ -54,7 +54,7 @@ impl Remnant {
         let sql = format!(
             "BEGIN; SET LOCAL ROLE NONE; \
              SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-             WHERE pid = {pid} AND round(extract(epoch FROM backend_start) * 1000000)::bigint = {started} \
+             WHERE pid = {pid} AND pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint = {started} \
                AND wait_event IS DISTINCT FROM 'SyncRep' AND {ours}; \
              ROLLBACK"
         );

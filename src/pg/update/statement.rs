@@ -237,8 +237,7 @@ impl Statements {
         let eligible = format!("NOT ({already}) AND {expected}");
         let columns: Vec<String> = (1..=inputs.len()).map(|n| format!("c{n}")).collect();
         let columns = columns.join(", ");
-        let arrays: Vec<String> = (1..=inputs.len()).map(|n| format!("${n}::pg_catalog.text[]")).collect();
-        let input = format!("unnest({}) WITH ORDINALITY AS i({columns}, n)", arrays.join(", "));
+        let input = format!("{} WITH ORDINALITY AS i({columns}, n)", rows_of(inputs.len()));
         let matches: Vec<String> = key
             .iter()
             .zip(1..)
@@ -261,7 +260,7 @@ impl Statements {
                      RETURNING {key} AS key)"
                 );
                 let places = format!(
-                    "SELECT min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) GROUP BY c.key"
+                    "SELECT pg_catalog.min(i.n) FROM changed AS c JOIN {input} ON c.key = CAST(i.c1 AS {cast}) GROUP BY c.key"
                 );
                 [done(&changed, &mark, &places), all_or_none(&changed, table)]
             }
@@ -274,10 +273,10 @@ impl Statements {
         // In the order of enum `Verdict`.
         let judge = |with: &str, updated: &str, join: &str, eligible: &str| {
             format!(
-                "{with}SELECT {mark}, array_agg(j.verdict ORDER BY j.n) FROM (\
-                 SELECT i.n, CASE WHEN count({found}) > 1 THEN 5 WHEN {updated} THEN 0 \
-                 WHEN count({found}) = 0 THEN 3 WHEN bool_and({already}) THEN 1 \
-                 WHEN NOT bool_and({expected}) THEN 2 ELSE {eligible} END AS verdict \
+                "{with}SELECT {mark}, pg_catalog.array_agg(j.verdict ORDER BY j.n) FROM (\
+                 SELECT i.n, CASE WHEN pg_catalog.count({found}) > 1 THEN 5 WHEN {updated} THEN 0 \
+                 WHEN pg_catalog.count({found}) = 0 THEN 3 WHEN pg_catalog.bool_and({already}) THEN 1 \
+                 WHEN NOT pg_catalog.bool_and({expected}) THEN 2 ELSE {eligible} END AS verdict \
                  FROM {input} LEFT JOIN {name} AS t ON {matches}{join} GROUP BY i.n) j"
             )
         };
@@ -285,18 +284,21 @@ impl Statements {
         let typed: Vec<String> = (1..=shared.len())
             .map(|n| format!("CAST(${} AS pg_catalog.text) IS NULL", inputs.len() + n))
             .collect();
-        let typed =
-            if typed.is_empty() { String::new() } else { format!(", bool_or({})", typed.join(" OR ")) };
+        let typed = if typed.is_empty() {
+            String::new()
+        } else {
+            format!(", pg_catalog.bool_or({})", typed.join(" OR "))
+        };
         Ok(Self {
             fast: unique.then_some(fast),
             whole: unique.then_some(whole),
             lock: format!(
-                "SELECT count(*){typed} FROM (SELECT FROM {input} JOIN {name} AS t ON {matches} \
+                "SELECT pg_catalog.count(*){typed} FROM (SELECT FROM {input} JOIN {name} AS t ON {matches} \
                  ORDER BY i.n FOR {lock} OF t) AS locked"
             ),
             judge: judge(
                 &format!("{changed} "),
-                "bool_or(c.n IS NOT NULL)",
+                "pg_catalog.bool_or(c.n IS NOT NULL)",
                 " LEFT JOIN (SELECT DISTINCT n FROM changed) AS c ON c.n = i.n",
                 "4",
             ),
@@ -333,8 +335,8 @@ const POSITION: &str = "pg_catalog.pg_current_wal_insert_lsn()::text";
 /// NULL when they are all.
 fn done(changed: &str, mark: &str, places: &str) -> String {
     format!(
-        "{changed} SELECT {mark}, CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN ARRAY({places}) END \
-         FROM (SELECT count(*) AS n FROM changed) AS d"
+        "{changed} SELECT {mark}, CASE WHEN d.n < pg_catalog.cardinality($1::pg_catalog.text[]) THEN ARRAY({places}) END \
+         FROM (SELECT pg_catalog.count(*) AS n FROM changed) AS d"
     )
 }
 
@@ -343,9 +345,9 @@ fn done(changed: &str, mark: &str, places: &str) -> String {
 fn all_or_none(changed: &str, table: &Table) -> String {
     let position = if table.is_logged { POSITION } else { "CAST(NULL AS pg_catalog.text)" };
     format!(
-        "{changed} SELECT CASE WHEN d.n < cardinality($1::pg_catalog.text[]) THEN CAST('headcount: ' || d.n \
-         || ' of ' || cardinality($1::pg_catalog.text[]) || ' rows are as expected; they are looked at one by one' \
-         AS pg_catalog.bool) END, {position} FROM (SELECT count(*) AS n FROM changed) AS d"
+        "{changed} SELECT CASE WHEN d.n < pg_catalog.cardinality($1::pg_catalog.text[]) THEN CAST('headcount: ' || d.n \
+         || ' of ' || pg_catalog.cardinality($1::pg_catalog.text[]) || ' rows are as expected; they are looked at one by one' \
+         AS pg_catalog.bool) END, {position} FROM (SELECT pg_catalog.count(*) AS n FROM changed) AS d"
     )
 }
 
@@ -359,4 +361,12 @@ fn same(column: &Column, by_operator: bool, value: &str) -> String {
             "{name}::pg_catalog.text COLLATE pg_catalog.\"C\" IS NOT DISTINCT FROM ({value})::pg_catalog.text"
         )
     }
+}
+
+/// The rows of the arrays that are the first so many parameters, one array a column. A list in `unnest` itself would be
+/// shorter, but is understood only without a schema before it.
+pub(super) fn rows_of(columns: usize) -> String {
+    let arrays: Vec<String> =
+        (1..=columns).map(|n| format!("pg_catalog.unnest(${n}::pg_catalog.text[])")).collect();
+    format!("ROWS FROM ({})", arrays.join(", "))
 }

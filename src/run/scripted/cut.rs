@@ -26,7 +26,7 @@ async fn a_stopped_attempt_counts_with_its_workers_and_its_time() {
     let after = Duration::from_secs(5);
     let run = cut_short(|| Script::new(vec![act(2), act(4)]), after).await;
     assert_eq!((run.attempt_count, run.achieved_workers, run.ran), (2, 4, Duration::ZERO));
-    assert_eq!(run.attempts[1].verdict, "failed");
+    assert_eq!(run.attempts[1].verdict, AttemptVerdict::Failed);
     // All of it was leader time or a wait, to the nanosecond.
     assert_eq!(run.wasted, run.attempts[0].ran + run.attempts[1].ran);
     assert_eq!(run.wasted + run.waited, after);
@@ -56,11 +56,11 @@ async fn a_deadline_counts_from_when_the_execution_began_and_not_from_its_call()
     let waited = Duration::from_secs(2);
     let began = Instant::now();
     sleep(waited).await;
-    let mut ledger = Ledger::new("rollup", Observers::default()).since(began);
+    let mut recorder = ExecutionRecorder::new("rollup", Observers::default()).since(began);
     let mut settings = Settings::new("rollup");
     settings.deadline = Some(Duration::from_secs(3));
     let mut script = Script::new(vec![act(4)]);
-    let driven = drive(&mut script, &mut ledger, &settings, &CancellationToken::new()).await;
+    let driven = drive(&mut script, &mut recorder, &settings, &CancellationToken::new()).await;
     let Err(error) = driven else { panic!("it takes longer") };
     assert!(error.is_deadline());
     let history = error.history().unwrap();

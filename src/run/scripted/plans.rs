@@ -3,9 +3,12 @@
 use super::*;
 
 fn planned(script: Script, workers: u32) -> Script {
-    let reach =
-        Reach { planned: Some(workers), statements: vec![launches(&[workers])], ..script.reach.clone() };
-    Script { reach, ..script }
+    let capacity = PlanCapacity {
+        planned: Some(workers),
+        statements: vec![launches(&[workers])],
+        ..script.capacity.clone()
+    };
+    Script { capacity, ..script }
 }
 
 const fn refuse(settings: &mut Settings) {
@@ -22,7 +25,7 @@ async fn a_plan_out_of_reach_is_refused_before_anything_runs_where_that_is_wante
 #[tokio::test(start_paused = true)]
 async fn a_plan_out_of_reach_lowers_the_target_and_the_outcome_says_so() {
     let played = play(planned(Script::new(vec![act(3)]), 3), |_| {}).await;
-    assert_eq!(played.words, ["lowered to 3", "attempt 1 bar 3", "enough 3", "ended enough", "lowered"]);
+    assert_eq!(played.words, ["lowered to 3", "attempt 1 required 3", "enough 3", "ended enough", "lowered"]);
     let run = played.result.unwrap();
     assert_eq!((run.lowered_to, run.target_workers, run.target_met), (Some(3), 3, false));
 }
@@ -30,7 +33,7 @@ async fn a_plan_out_of_reach_lowers_the_target_and_the_outcome_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_plan_below_the_minimum_lowers_that_too() {
     let played = play(planned(Script::new(vec![act(1)]), 1), |_| {}).await;
-    assert_eq!(played.words, ["lowered to 1", "attempt 1 bar 1", "enough 1", "ended enough", "lowered"]);
+    assert_eq!(played.words, ["lowered to 1", "attempt 1 required 1", "enough 1", "ended enough", "lowered"]);
     assert_eq!(played.result.unwrap().min_workers, 1);
 }
 
@@ -38,7 +41,7 @@ async fn a_plan_below_the_minimum_lowers_that_too() {
 async fn a_serial_plan_runs_without_a_worker_in_a_full_pool() {
     let full = Act { others: POOL, ..act(0) };
     let played = play(planned(Script::new(vec![full]), 0), |_| {}).await;
-    assert_eq!(played.words, ["lowered to 0", "attempt 1 bar 0", "enough 0", "ended enough", "lowered"]);
+    assert_eq!(played.words, ["lowered to 0", "attempt 1 required 0", "enough 0", "ended enough", "lowered"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,12 +12,14 @@ impl Observer for Recorder {
     fn observe(&self, _scope: &Scope, event: &Event) {
         let word = match event {
             Event::TickTaken { .. } | Event::MonitorPolled { .. } => return,
-            Event::AttemptStarted { attempt, bar, .. } => format!("attempt {attempt} bar {bar}"),
+            Event::AttemptStarted { attempt, required, .. } => {
+                format!("attempt {attempt} required {required}")
+            }
             Event::VerdictReached { verdict, workers, .. } => format!("{} {workers}", verdict.as_str()),
             Event::CancelAnswered { method, .. } => method.as_str().to_owned(),
             Event::WorkersDrained { .. } => "drained".to_owned(),
             Event::CleanupEnded { ok, .. } => if *ok { "cleaned up" } else { "cleanup failed" }.to_owned(),
-            Event::AttemptEnded(facts) => format!("ended {}", facts.end.verdict()),
+            Event::AttemptEnded(facts) => format!("ended {}", facts.end.verdict().as_str()),
             Event::RetryDelayed { .. } => "delayed".to_owned(),
             Event::SessionLost { .. } => "session lost".to_owned(),
             Event::SessionRestored { .. } => "session restored".to_owned(),

@@ -1,4 +1,4 @@
-//! The same machine around a caller's own closure.
+//! Chunked work by a caller's own closure.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -20,8 +20,8 @@ use crate::error::{Error, Source};
 use crate::report::Updated;
 use crate::telemetry::spans;
 
-/// Work of the caller's own on chunks of items, a transaction per chunk, with the retries and the
-/// certainty about commits of an [`Update`](super::Update).
+/// Runs your own closure on chunks of items, one transaction per chunk. Retries, lost connections and lost answers to
+/// COMMIT are handled as in an [`Update`](super::Update).
 #[derive(Clone)]
 pub struct Batch {
     site: Site,
@@ -36,28 +36,29 @@ impl Batch {
 
     shared_options!();
 
-    /// Says that the work may be done twice: it finds its own traces and leaves them alone, as an `INSERT ... ON
-    /// CONFLICT DO NOTHING` does, or an `UPDATE` that compares with what it expects. Then an attempt whose fate cannot be
-    /// learned is made again ([`InDoubt::reread`](crate::InDoubt::reread)). Off by default: work that counts twice when it
-    /// is done twice must not be replayable. Such a fate is rare: the answer to a COMMIT is lost, and so is what
-    /// the server knew of it, in a crash or a failover.
+    /// Declares that the closure can safely run twice on the same items (it is idempotent), as with `INSERT ... ON
+    /// CONFLICT DO NOTHING`, or an `UPDATE` that compares with the expected values. Then a chunk whose outcome is unknown
+    /// is retried ([`InDoubt::reread`](crate::InDoubt::reread)).
+    ///
+    /// Off by default, because other work would be done twice. It is rarely needed: only if the answer to a COMMIT is
+    /// lost and the server lost its record of it, too, in a crash or a failover.
     #[must_use]
     pub const fn replayable(mut self) -> Self {
         self.replay = Replay::Safe;
         self
     }
 
-    /// Calls `work` once per chunk and attempt, inside a transaction that it must neither commit nor
-    /// roll back. In the report all items of a committed chunk count as `updated`.
+    /// Calls `work` once per chunk and attempt, inside a transaction that it must neither commit nor roll back. In the
+    /// report, all items of a committed chunk count as `updated`.
     ///
-    /// What lies outside the transaction is done again with each attempt. An attempt whose fate cannot be learned is not
-    /// made again: its items fail ([`InDoubt::unresolved`](crate::InDoubt::unresolved)). See
+    /// Side effects outside the transaction are repeated with each attempt. If the outcome of a chunk is unknown, its
+    /// items fail ([`InDoubt::unresolved`](crate::InDoubt::unresolved)), unless the work is
     /// [`replayable`](Self::replayable).
     ///
     /// # Errors
-    /// A bad option. An error of the closure is retried if a `tokio_postgres::Error` is in its chain of
-    /// causes and is transient; otherwise the chunk is halved, until the items that are to blame
-    /// stand alone and count as `failed`.
+    /// A bad option. Errors of the closure do not end the run: a chunk is retried if the chain of causes has a transient
+    /// `tokio_postgres::Error`. Otherwise it is split, until the items that cause the failure stand alone and count as
+    /// `failed`.
     pub async fn run<I, T, F, E>(&self, items: I, work: F) -> Result<Updated, Error>
     where
         I: Stream<Item = T> + Send + 'static,

@@ -15,13 +15,13 @@ use crate::decide::update::worker::Settings;
 use crate::error::Error;
 use crate::settings::{check_task, duration, within};
 
-/// How many keys a chunk has.
+/// The number of keys per chunk, which is one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkSize {
-    /// So many; 1 to 10,000.
+    /// This many; 1 to 10,000.
     Keys(u32),
-    /// As many as take about 50 ms, 10 to 10,000: grows and shrinks by a quarter at a time, and halves
-    /// when a chunk has to be tried again.
+    /// As many as take about 50 ms, 10 to 10,000. It grows and shrinks by a quarter at a time, and halves when a chunk
+    /// is retried.
     Auto,
 }
 
@@ -104,56 +104,56 @@ impl Options {
 /// The options of [`Update`] and [`Batch`] that are the same, as methods.
 macro_rules! shared_options {
     () => {
-        /// The task's name: metric label, span attribute and part of `application_name`. 1 to 52 characters
-        /// of `A-Z a-z 0-9 _ . -`. Keep it constant from run to run.
+        /// Sets the task's name: metric label, span attribute and part of `application_name`. 1 to 52 characters of
+        /// `A-Z a-z 0-9 _ . -`. Use the same name for every run of a job.
         #[must_use]
         pub fn task(mut self, name: &str) -> Self {
             self.options.task = name.to_owned();
             self
         }
 
-        /// How many keys a transaction has. Default 100.
+        /// Sets the number of keys per transaction. Default 100.
         #[must_use]
         pub const fn chunk(mut self, size: ChunkSize) -> Self {
             self.options.chunk = size;
             self
         }
 
-        /// So many sessions work at once; 1 to 256. Default 1. Each chunk belongs to one of them.
+        /// Sets the number of sessions that work in parallel; 1 to 256. Default 1.
         #[must_use]
         pub const fn connections(mut self, connections: u32) -> Self {
             self.options.connections = connections;
             self
         }
 
-        /// Transactions that a chunk may take; 1 to 100. Default 5. A chunk that needs more is halved, until the keys
-        /// that are to blame stand alone; they are reported, and all others go on. One that no retry can help (a
-        /// constraint, a value that does not parse, an error of a trigger) is halved at once. Where 100 keys in a
-        /// row fail alone with what may be wrong with all of them (a missing right), the run stops.
+        /// Sets the maximum number of transactions per chunk; 1 to 100. Default 5. A chunk that needs more is split, until
+        /// the keys that cause the failure stand alone. They are reported, and all others continue. If no retry can help
+        /// (a constraint, a value that does not parse, an error of a trigger), the chunk is split at once. If 100 keys in
+        /// a row fail alone for a reason that may concern all keys (a missing privilege), the run stops.
         #[must_use]
         pub const fn max_attempts(mut self, attempts: u32) -> Self {
             self.options.max_attempts = attempts;
             self
         }
 
-        /// The longest pause before a chunk is tried again; up to 1 h. Default 2 s. The first is an eighth
-        /// of it; half of each is drawn at random.
+        /// Sets the maximum pause before a chunk is retried; up to 1 h. Default 2 s. The first pause is an eighth of it;
+        /// half of each pause is random.
         #[must_use]
         pub const fn retry_delay(mut self, longest: Duration) -> Self {
             self.options.retry_delay = longest;
             self
         }
 
-        /// How long to try to get a session back, and how long to wait for the fate of a commit in
-        /// doubt; up to 24 h. Default 2 min. After that the keys at hand count as failed.
+        /// Sets how long to try to replace a lost session, and to find out the outcome of a commit whose answer was lost;
+        /// up to 24 h. Default 2 min. Then the keys of that chunk count as failed.
         #[must_use]
         pub const fn reconnect_wait(mut self, longest: Duration) -> Self {
             self.options.reconnect_wait = longest;
             self
         }
 
-        /// How long a COMMIT under way may take once the run is stopped; 10 ms to 1 h. Default 5 s. After as much time
-        /// again the run ends: what could not be learned till then is reported as
+        /// Sets how long a pending COMMIT may take after the run is stopped; 10 ms to 1 h. Default 5 s. The run ends after
+        /// the same time again: commits whose outcome is still unknown are reported as
         /// [unresolved](crate::InDoubt::unresolved).
         #[must_use]
         pub const fn cancel_grace(mut self, grace: Duration) -> Self {
@@ -161,17 +161,16 @@ macro_rules! shared_options {
             self
         }
 
-        /// How long it may take; up to a year. Default: no bound. After that it is stopped as by [`stop`](Self::stop).
+        /// Sets the time limit of the run; up to a year. Default: none. Then it is stopped as by [`stop`](Self::stop).
         #[must_use]
         pub const fn deadline(mut self, limit: Duration) -> Self {
             self.options.deadline = Some(limit);
             self
         }
 
-        /// Cancelling the token stops the run in good order: a chunk whose COMMIT was not sent is cancelled and rolled
-        /// back, no further one is begun, and the report says what is left. See
-        /// [`cancel_grace`](Self::cancel_grace). What comes before the first chunk is broken off. Running again
-        /// finishes the rest.
+        /// Sets a token that stops the run: when it is cancelled, no further chunk begins, chunks whose COMMIT was not
+        /// sent are cancelled and rolled back, and the report says what is left. See
+        /// [`cancel_grace`](Self::cancel_grace). Run the same update again to finish the rest.
         #[must_use]
         pub fn stop(mut self, token: CancellationToken) -> Self {
             self.options.stop = token;

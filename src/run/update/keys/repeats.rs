@@ -20,6 +20,10 @@ use super::{INTEGERS, Item, Wanted};
 const REMEMBERED: usize = 1_000_000;
 /// `uuid` (`pg_type.dat`).
 const UUID: u32 = 2950;
+/// `numeric`.
+const NUMERIC: u32 = 1700;
+/// `char(n)`, whose trailing spaces do not count.
+const BPCHAR: u32 = 1042;
 
 /// The same items, those marked that contradict one before.
 pub(in crate::run::update) fn marked(items: Items<Item>, wanted: &Wanted) -> Items<Item> {
@@ -75,11 +79,48 @@ impl Seen {
 fn canonical(text: &str, key_type: u32) -> String {
     match key_type {
         UUID => text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase(),
+        NUMERIC => decimal(text).unwrap_or_else(|| text.to_owned()),
+        BPCHAR => text.trim_end_matches(' ').to_owned(),
         _ if INTEGERS.contains(&key_type) => {
-            text.trim().parse::<i64>().map_or_else(|_| text.to_owned(), |number| number.to_string())
+            integer(text).map_or_else(|| text.to_owned(), |number| number.to_string())
         }
         _ => text.to_owned(),
     }
+}
+
+/// As the server reads it; since 16 also `0x7`, `0o7`, `0b111` and `1_000` (manual, "Numeric Constants").
+fn integer(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let (sign, digits) = match text.strip_prefix(['-', '+']) {
+        Some(digits) => (&text[..1], digits),
+        None => ("", text),
+    };
+    let digits = digits.replace('_', "").to_ascii_lowercase();
+    let (radix, digits) = match digits.get(..2) {
+        Some("0x") => (16, &digits[2..]),
+        Some("0o") => (8, &digits[2..]),
+        Some("0b") => (2, &digits[2..]),
+        _ => (10, &*digits),
+    };
+    i64::from_str_radix(&format!("{sign}{digits}"), radix).ok()
+}
+
+/// A number without the zeros that change nothing: `7.50` and `07.5`. `None` for other spellings (`7.5e0`).
+fn decimal(text: &str) -> Option<String> {
+    let text = text.trim();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if (whole.is_empty() && fraction.is_empty())
+        || !(whole.chars().chain(fraction.chars())).all(|c| c.is_ascii_digit())
+    {
+        return None;
+    }
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let sign = if whole.is_empty() && fraction.is_empty() { "" } else { sign };
+    Some(format!("{sign}{whole}.{fraction}"))
 }
 
 #[cfg(test)]
@@ -103,6 +144,27 @@ mod tests {
         let mut seen = Seen::new(vec![UUID], 10);
         check(&mut seen, &[Some("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"), Some("x")], false);
         check(&mut seen, &[Some("{A0EEBC999C0B4EF8BB6D6BB9BD380A11}"), Some("y")], true);
+    }
+
+    #[test]
+    fn spellings_of_one_key_are_one_key() {
+        for (key_type, spellings) in [
+            (20, &["7", "+7", " 007 ", "0x7", "0X07", "0o7", "0b111", "0b1_11"][..]),
+            (20, &["-1000", "-1_000", "-0x3e8"]),
+            (NUMERIC, &["7.5", "07.50", "+7.5", " 7.500"]),
+            (NUMERIC, &["0", "-0", "0.0", ".0", "-0.00"]),
+            (BPCHAR, &["ab", "ab ", "ab   "]),
+        ] {
+            let mut seen = Seen::new(vec![key_type], 10);
+            check(&mut seen, &[Some(spellings[0]), Some("x")], false);
+            for spelling in &spellings[1..] {
+                check(&mut seen, &[Some(spelling), Some("y")], true);
+            }
+        }
+        let mut seen = Seen::new(vec![NUMERIC], 10);
+        for other in ["7.5", "75", "-7.5", "0.75", "7.5e1", "NaN", "", "."] {
+            check(&mut seen, &[Some(other), Some(other)], false);
+        }
     }
 
     #[test]

@@ -26,23 +26,21 @@ fn look_sql() -> String {
         "WITH {serial}, activity AS MATERIALIZED (
   SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start, query_start
   FROM pg_catalog.pg_stat_activity
-), workers AS MATERIALIZED (
-  SELECT leader_pid, array_agg(pid) AS pids FROM activity
-  WHERE backend_type = 'parallel worker' AND leader_pid = ANY ($1) GROUP BY leader_pid
-)
-SELECT (SELECT count(*) FROM activity WHERE backend_type = 'parallel worker')::int, {pool},
-       (SELECT count(*) FROM activity WHERE backend_type <> ALL ({NO_SLOT}))::int,
+), workers AS MATERIALIZED {workers}
+SELECT coalesce((SELECT pg_catalog.sum(workers) FROM workers), 0)::int, {pool},
+       (SELECT pg_catalog.count(*) FROM activity WHERE backend_type <> ALL ({NO_SLOT}))::int,
        pg_catalog.current_setting('max_worker_processes')::int,
        pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
-       leader.pid, round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
+       leader.pid, pg_catalog.round(extract(epoch FROM leader.backend_start) * 1000000)::bigint,
        leader.state, leader.wait_event_type,
-       round(extract(epoch FROM leader.query_start) * 1000000)::bigint,
-       (SELECT pids FROM workers WHERE leader_pid = leader.pid),
-       (SELECT count(*) FROM activity AS worker JOIN activity AS vacuum ON vacuum.pid = worker.leader_pid
-        WHERE worker.backend_type = 'parallel worker' AND vacuum.backend_type = 'autovacuum worker')::int
+       pg_catalog.round(extract(epoch FROM leader.query_start) * 1000000)::bigint,
+       (SELECT pids FROM workers WHERE workers.leader_pid = leader.pid),
+       coalesce((SELECT pg_catalog.sum(workers) FROM workers JOIN activity AS vacuum ON vacuum.pid = workers.leader_pid
+                 WHERE vacuum.backend_type = 'autovacuum worker'), 0)::int
 FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1)",
         serial = serial!(),
         pool = pool!(),
+        workers = workers!("activity"),
     )
 }
 
@@ -147,8 +145,8 @@ pub(crate) async fn left(client: &Client, leader: Identity) -> Result<(u32, bool
     "\
 WITH ",
     serial!(),
-    " SELECT count(*) FILTER (WHERE leader_pid = $1)::int,
-       count(*) FILTER (WHERE pid = $1 AND round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)::int
+    " SELECT pg_catalog.count(*) FILTER (WHERE leader_pid = $1)::int,
+       pg_catalog.count(*) FILTER (WHERE pid = $1 AND pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)::int
 FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1",
 );
     let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
@@ -169,7 +167,7 @@ pub(crate) async fn identify(client: &Client, pid: i32) -> Result<Identity, Fail
         "\
 WITH ",
         serial!(),
-        " SELECT round(extract(epoch FROM backend_start) * 1000000)::bigint
+        " SELECT pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint
 FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start IS NOT NULL",
     );
     match client.query_typed(WHO, &[(&pid, Type::INT4)]).await?.first() {

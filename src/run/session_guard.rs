@@ -13,13 +13,13 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
+use super::engagement::Engagement;
+use super::executor::Cleared;
 use super::headcount::Inner;
-use super::release::Straggler;
-use super::reserve::{Insistence, Reserved};
-use super::stage::Cleared;
+use super::slots::{Lease, LingeringBackend};
 use crate::decide::backoff::Backoff;
 use crate::error::Source;
-use crate::event::{CancelMethod, CancelResult, Event, Observer, Scope};
+use crate::event::{CancelMethod, CancelResult, Event};
 use crate::pg::session::{self, Identity, Session};
 use crate::pg::{Failure, ceiling, label};
 use crate::settings::Settings;
@@ -46,7 +46,7 @@ pub(crate) enum Cleanup {
     Action(Arc<CleanupFn>),
 }
 
-/// What is lost when the hold is dropped now.
+/// What is lost when the guard is dropped now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Busy {
     /// Nothing.
@@ -59,36 +59,34 @@ enum Busy {
 }
 
 /// A session on loan to one execution.
-pub(crate) struct Hold {
+pub(crate) struct SessionGuard {
     pub(crate) inner: Arc<Inner>,
     pub(crate) settings: Arc<Settings>,
     cleanup: Cleanup,
     session: Option<Session>,
     /// The backend that may still run something of ours.
     leader: Option<Identity>,
-    /// The backend that the observers know of: the leader, where the cleanup runs, or what waits for slots.
-    engaged: Option<Identity>,
+    /// The backend that the observers know of: the leader, or where the cleanup runs.
+    engaged: Engagement,
     /// Given back when this is dropped: after everything was cleared away.
-    pub(crate) reserved: Option<Reserved>,
-    pub(super) insistence: Insistence,
+    pub(super) slots: Lease,
     busy: Busy,
     /// The last leader that nobody saw go.
-    unseen: Option<Straggler>,
+    unseen: Option<LingeringBackend>,
     /// Whether this is what the task that clears away holds: nobody takes over from that.
     last: bool,
 }
 
-impl Hold {
-    pub(crate) const fn new(inner: Arc<Inner>, settings: Arc<Settings>, cleanup: Cleanup) -> Self {
+impl SessionGuard {
+    pub(crate) fn new(inner: Arc<Inner>, settings: Arc<Settings>, cleanup: Cleanup) -> Self {
         Self {
+            engaged: Engagement::new(inner.clone(), settings.task.as_str().into()),
+            slots: Lease::new(inner.clone(), settings.clone()),
             inner,
             settings,
             cleanup,
             session: None,
             leader: None,
-            engaged: None,
-            reserved: None,
-            insistence: Insistence::No,
             busy: Busy::No,
             unseen: None,
             last: false,
@@ -133,14 +131,15 @@ impl Hold {
         let start = self.start_script(attempt);
         self.leader = Some(dialled);
         self.busy = Busy::Attempt;
-        self.engage(dialled);
+        self.engaged.begin(dialled);
         match session::begin(self.client()?, &start, dialled).await {
             Ok(identity) => {
                 // Not always the backend that was dialled: a proxy may give another to each transaction.
                 self.leader = Some(identity);
-                self.engage(identity);
+                self.engaged.begin(identity);
+                self.slots.led_by(identity.pid);
                 if let Some(attempt) = attempt {
-                    self.serve(identity.pid, attempt);
+                    self.slots.serve(identity.pid, attempt);
                 }
                 Ok(identity)
             }
@@ -172,15 +171,20 @@ impl Hold {
             let _ = write!(script, "SET {}{name} TO {};", if local { "LOCAL " } else { "" }, literal(value));
         }
         for (name, value) in rest {
-            let _ = write!(script, "SELECT set_config({}, {}, {local});", literal(name), literal(value));
+            let _ = write!(
+                script,
+                "SELECT pg_catalog.set_config({}, {}, {local});",
+                literal(name),
+                literal(value)
+            );
         }
         script.extend(ceiling::raise(&self.settings));
         // More workers would be other members'.
-        if let Some(limit) = self.worker_limit() {
+        if let Some(limit) = self.slots.worker_limit() {
             for name in LIMITS {
                 let _ = write!(
                     script,
-                    "SELECT set_config('{name}', least(current_setting('{name}')::int, {limit})::text, {local});"
+                    "SELECT pg_catalog.set_config('{name}', least(pg_catalog.current_setting('{name}')::int, {limit})::text, {local});"
                 );
             }
         }
@@ -197,7 +201,7 @@ impl Hold {
         let wished = settings.iter().map(|(name, _)| name.as_str()).filter(|name| !is_of_transaction(name));
         let wished = wished.chain(self.must_be_told_to_notice().then_some(NOTICES));
         let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
-        let limited = self.worker_limit().map_or(&[][..], |_| &LIMITS);
+        let limited = self.slots.worker_limit().map_or(&[][..], |_| &LIMITS);
         let all = wished.chain(raised).chain(limited.iter().copied());
         all.fold(String::new(), |script, name| script + "; RESET " + name)
     }
@@ -213,20 +217,10 @@ impl Hold {
         }
     }
 
-    /// Says which backend may run something of ours from now on: whoever outlives this process stops that one.
-    pub(super) fn engage(&mut self, backend: Identity) {
-        if self.engaged.replace(backend) != Some(backend) {
-            let Identity { pid, started: backend_start } = backend;
-            self.observe(&Event::BackendEngaged { pid, backend_start });
-        }
-    }
-
     /// Nothing is left to undo, and nothing is lost any more when this is dropped.
     pub(super) fn rest(&mut self) {
         self.busy = Busy::No;
-        if let Some(Identity { pid, started: backend_start }) = self.engaged.take() {
-            self.observe(&Event::BackendReleased { pid, backend_start });
-        }
+        self.engaged.end();
     }
 
     /// Asks the server to stop the leader, and awaits the answer.
@@ -252,15 +246,15 @@ impl Hold {
             self.session = None;
             self.stop(CancelMethod::Terminate).await;
         }
-        let straggler = Straggler { leader, runs: !rolled_back };
+        let lingering = LingeringBackend { leader, runs: !rolled_back };
         let until = Instant::now() + grace;
         loop {
             // No answer: the server itself is away, and its backends with it, or soon back.
-            let left = straggler.left(&self.inner.monitor).await.ok();
+            let left = lingering.left(&self.inner.monitor).await.ok();
             if left == Some(0) || Instant::now() >= until {
                 self.rest();
-                self.unseen = left.is_none().then_some(straggler);
-                self.leave_behind(straggler, left);
+                self.unseen = left.is_none().then_some(lingering);
+                self.slots.leave_behind(lingering, left);
                 return left.unwrap_or(0);
             }
             sleep(LEAVING).await;
@@ -297,10 +291,10 @@ impl Hold {
         if !matches!(timeout(grace, self.savepoint(BACK)).await, Ok(Ok(()))) {
             return None;
         }
-        let straggler = Straggler { leader, runs: false };
+        let lingering = LingeringBackend { leader, runs: false };
         let until = Instant::now() + grace;
         loop {
-            let left = straggler.left(&self.inner.monitor).await.ok();
+            let left = lingering.left(&self.inner.monitor).await.ok();
             if left == Some(0) || Instant::now() >= until {
                 return left.or(Some(0));
             }
@@ -322,7 +316,7 @@ impl Hold {
             self.abandon(self.settings.cancel_grace).await;
             return Err(failure);
         }
-        self.serve(leader.pid, attempt);
+        self.slots.serve(leader.pid, attempt);
         Ok(leader)
     }
 
@@ -373,7 +367,7 @@ impl Hold {
 
     async fn clean(&mut self, cleanup: &Cleanup) -> Result<(), Failure> {
         let backend = self.session().await?.identity;
-        self.engage(backend);
+        self.engaged.begin(backend);
         let client = self.client()?;
         let cleaned = match cleanup {
             Cleanup::Nothing => Ok(()),
@@ -411,8 +405,8 @@ impl Hold {
             }
         }
         // A server that was away may be back, and what was lost with it is gone.
-        if let Some(straggler) = self.unseen {
-            cleared.left = straggler.left(&self.inner.monitor).await.ok();
+        if let Some(lingering) = self.unseen {
+            cleared.left = lingering.left(&self.inner.monitor).await.ok();
         }
         let began = Instant::now();
         if let Some(cleaned) = self.cleanup().await {
@@ -423,8 +417,7 @@ impl Hold {
     }
 
     pub(crate) fn observe(&self, event: &Event) {
-        let scope = Scope { task: self.settings.task.as_str().into() };
-        self.inner.observers.observe(&scope, event);
+        self.engaged.observe(event);
     }
 
     /// Moves everything out; what is left has nothing to undo.
@@ -436,8 +429,7 @@ impl Hold {
             session: self.session.take(),
             leader: self.leader.take(),
             engaged: self.engaged.take(),
-            reserved: self.reserved.take(),
-            insistence: self.insistence,
+            slots: self.slots.take(),
             busy: std::mem::take(&mut self.busy),
             unseen: self.unseen.take(),
             last: true,
@@ -445,9 +437,9 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
-        if self.busy == Busy::No && (self.last || !self.keeps_slots()) {
+        if self.busy == Busy::No && (self.last || !self.slots.must_outlast()) {
             if let Some(session) = self.session.take()
                 && self.settings.transaction
             {
@@ -463,7 +455,7 @@ impl Drop for Hold {
             tracker.spawn(async move {
                 // Nobody is left to be told; the observers were.
                 rest.clear_away().await;
-                rest.outlast().await;
+                rest.slots.outlast().await;
             });
         }
     }

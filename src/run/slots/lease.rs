@@ -1,29 +1,29 @@
-//! Taking slots of the pool before the first attempt.
+//! The slots of one execution.
 //!
-//! The slots live as long as [`Reserved`] does, and that is part of the session's
-//! [`Hold`]: it goes where the session goes, and is dropped after everything was cleared away, and the
-//! workers are gone ([`release`](super::release)).
+//! A lease owns its session, and with it its slots. It goes where the statement's session goes, and is dropped after
+//! everything was cleared away and the workers are gone ([`lingering`](super::lingering)).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::headcount::Inner;
-use super::hold::Hold;
-use super::ledger::Ledger;
-use super::narrow::too_few_slots;
+use super::lingering::{self, LingeringBackend};
 use super::queue::{Grant, Queue, wait};
-use super::release::Straggler;
+use super::{Slots, Wanted};
 use crate::decide::backoff::Backoff;
-use crate::decide::reservation::{Granted, Launch, Reservation, Slots};
+use crate::decide::reservation::{self, Granted, Launch, Reservation};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::pg::Failure;
 use crate::pg::label;
 use crate::pg::pooling::Pooling;
 use crate::pg::slots::SlotSession;
+use crate::run::engagement::Engagement;
+use crate::run::headcount::Inner;
+use crate::run::narrow::too_few_slots;
+use crate::run::recorder::ExecutionRecorder;
 use crate::settings::{PlanShortfall, Settings};
 use crate::telemetry::spans;
 
@@ -31,7 +31,7 @@ use crate::telemetry::spans;
 const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
 
 /// Slots that are held. Dropping it gives them back.
-pub(crate) struct Reserved {
+struct Held {
     inner: Arc<Inner>,
     task: Arc<str>,
     session: SlotSession,
@@ -43,12 +43,12 @@ pub(crate) struct Reserved {
     /// The leader that they serve, and its attempt, as the server was told.
     told: (i32, u32),
     /// Leaders that had not gone when they should have: the slots are theirs until they have.
-    pub(super) stragglers: Vec<Straggler>,
+    lingering: Vec<LingeringBackend>,
 }
 
 /// Whether fewer slots than all that are wanted will do after a patience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Insistence {
+enum PartialGrantPolicy {
     /// They will.
     No,
     /// They did not: the plan within them could not have the minimum. The wait goes on for what was left of it.
@@ -57,19 +57,16 @@ pub(crate) enum Insistence {
     Yes,
 }
 
-/// What an execution wants slots for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
-    pub(crate) launch: Launch,
-    pub(crate) target: u32,
-    /// The backend that will lead.
-    pub(crate) leader: i32,
-}
-
-impl Wanted {
-    fn demand(&self) -> u32 {
-        self.launch.demand(self.target)
-    }
+/// The slots of one execution, before it has any, while it holds them, and after it lost them.
+pub(crate) struct Lease {
+    inner: Arc<Inner>,
+    settings: Arc<Settings>,
+    waiting: Engagement,
+    /// The backend that leads, or is to; 0 before there is one.
+    leader: i32,
+    /// Given back when this is dropped.
+    held: Option<Held>,
+    insistence: PartialGrantPolicy,
 }
 
 /// The server's queue, as one execution stands in it. A wait that is broken off leaves the queue at
@@ -89,7 +86,7 @@ impl Queue for Place<'_> {
         self.inner.monitor.ahead_of(self.session.identity.pid).await.ok()
     }
 
-    async fn look(&self) -> Result<Slots, Failure> {
+    async fn look(&self) -> Result<reservation::Slots, Failure> {
         self.session.look().await
     }
 
@@ -116,41 +113,89 @@ fn end(inner: &Arc<Inner>, session: &SlotSession) {
     }
 }
 
-impl Hold {
-    /// Takes slots for this execution, unless it holds them already; `None` when none are asked for.
-    pub(crate) async fn reserve(
+impl Slots for Lease {
+    async fn reserve(
         &mut self,
         wanted: Wanted,
-        ledger: &mut Ledger,
+        recorder: &mut ExecutionRecorder,
     ) -> Result<Option<Grant>, Error> {
         if !self.settings.reserve {
             return Ok(None);
         }
-        if let Some(reserved) = &self.reserved {
-            if !reserved.is_lost() {
-                return Ok(Some(reserved.grant));
+        if let Some(held) = &self.held {
+            if !held.is_lost() {
+                return Ok(Some(held.grant));
             }
-            self.reserved = None;
+            self.held = None;
         }
         let span = spans::reserve(&self.settings.task, wanted.demand());
-        let grant = self.stand_in_queue(wanted, ledger).instrument(span).await?;
+        let grant = self.stand_in_queue(wanted, recorder).instrument(span).await?;
         Ok(Some(grant))
+    }
+
+    fn are_lost(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::is_lost)
+    }
+
+    fn insist(&mut self) -> bool {
+        let left = self.held.as_ref().map_or(Duration::ZERO, |held| held.left);
+        if self.insistence != PartialGrantPolicy::No || left.is_zero() {
+            return false;
+        }
+        self.held = None;
+        self.insistence = PartialGrantPolicy::Resumes(left);
+        true
+    }
+
+    fn narrow(&mut self, share: u32) {
+        if let Some(held) = &mut self.held {
+            held.grant.share = Some(share);
+        }
+    }
+}
+
+impl Lease {
+    /// No slots yet.
+    pub(crate) fn new(inner: Arc<Inner>, settings: Arc<Settings>) -> Self {
+        let waiting = Engagement::new(inner.clone(), settings.task.as_str().into());
+        Self { inner, settings, waiting, leader: 0, held: None, insistence: PartialGrantPolicy::No }
+    }
+
+    /// Moves the slots out; what is left holds none.
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            settings: self.settings.clone(),
+            waiting: self.waiting.take(),
+            leader: self.leader,
+            held: self.held.take(),
+            insistence: self.insistence,
+        }
+    }
+
+    /// The backend that leads from now on.
+    pub(crate) const fn led_by(&mut self, leader: i32) {
+        self.leader = leader;
     }
 
     /// A connection that is lost while it waits costs the place in the queue, not the wait. What hinders it is
     /// said when it begins and when it changes: the wait may last for hours.
-    async fn stand_in_queue(&mut self, wanted: Wanted, ledger: &mut Ledger) -> Result<Grant, Error> {
+    async fn stand_in_queue(
+        &mut self,
+        wanted: Wanted,
+        recorder: &mut ExecutionRecorder,
+    ) -> Result<Grant, Error> {
         let began = Instant::now();
         let limit = match self.insistence {
-            Insistence::Resumes(left) => left,
-            Insistence::No | Insistence::Yes => self.settings.reserve_wait,
+            PartialGrantPolicy::Resumes(left) => left,
+            PartialGrantPolicy::No | PartialGrantPolicy::Yes => self.settings.reserve_wait,
         };
-        if self.insistence != Insistence::No {
-            self.insistence = Insistence::Yes;
+        if self.insistence != PartialGrantPolicy::No {
+            self.insistence = PartialGrantPolicy::Yes;
         }
         let (mut tries, mut told) = (0, None);
         loop {
-            match self.wait_for_slots(wanted, began, limit, ledger).await? {
+            match self.wait_for_slots(wanted, began, limit, recorder).await? {
                 Ok(grant) => return Ok(grant),
                 Err(failure) => {
                     tries += 1;
@@ -162,7 +207,7 @@ impl Hold {
                     if told.as_ref() != Some(&cause) {
                         let event =
                             Event::ReservationHindered { cause: cause.clone(), waited: began.elapsed() };
-                        ledger.observe(&event);
+                        recorder.observe(&event);
                         told = Some(cause);
                     }
                     sleep(delay).await;
@@ -176,9 +221,10 @@ impl Hold {
         wanted: Wanted,
         began: Instant,
         limit: Duration,
-        ledger: &mut Ledger,
+        recorder: &mut ExecutionRecorder,
     ) -> Result<Result<Grant, Failure>, Error> {
-        let Wanted { launch, target, leader } = wanted;
+        let Wanted { launch, target } = wanted;
+        let leader = self.leader;
         let demand = wanted.demand();
         let session = match self.slot_session(demand, leader).await? {
             Ok(session) => session,
@@ -186,21 +232,21 @@ impl Hold {
         };
         self.check_pool(launch, session.pool)?;
         let Settings { degrade_after, priority, .. } = *self.settings;
-        let degrade_after = degrade_after.filter(|_| self.insistence == Insistence::No);
+        let degrade_after = degrade_after.filter(|_| self.insistence == PartialGrantPolicy::No);
         let minimum = self.settings.minimum();
         let wish = Reservation::new(launch, target, minimum, limit, degrade_after).with_priority(priority);
         // Before 14 a server does not notice that who waits in its queue has died. A wait that is broken off stays
         // announced: the place is given up by a task, and whoever outlives this process looks after it.
-        self.engage(session.identity);
+        self.waiting.begin(session.identity);
         let inner = self.inner.clone();
         let mut place = Place { inner: &inner, session, leaving: true };
-        let granted = wait(&place, &wish, began, ledger).await;
-        self.rest();
+        let granted = wait(&place, &wish, began, recorder).await;
+        self.waiting.end();
         place.leaving = granted.is_err();
         if let Ok(grant) = granted
             && grant.end != Granted::GaveUp
         {
-            self.reserved = Some(Reserved {
+            self.held = Some(Held {
                 inner: self.inner.clone(),
                 task: self.settings.task.as_str().into(),
                 session: place.session.clone(),
@@ -209,7 +255,7 @@ impl Hold {
                 since: Instant::now(),
                 left: wish.left(began.elapsed()),
                 told: (leader, 1),
-                stragglers: Vec::new(),
+                lingering: Vec::new(),
             });
         }
         Ok(granted)
@@ -219,10 +265,10 @@ impl Hold {
     fn check_pool(&self, launch: Launch, size: u32) -> Result<(), Error> {
         let settings = &self.settings;
         let lower = settings.plan_shortfall == PlanShortfall::Lower;
-        let bar = if lower { settings.minimum() } else { settings.target_workers };
+        let required = if lower { settings.minimum() } else { settings.target_workers };
         let hidden = launch.own_pool.is_some_and(|own| own > size);
-        if hidden && size < bar && !settings.ignores_shortfall() {
-            Err(too_few_slots(size, bar))
+        if hidden && size < required && !settings.ignores_shortfall() {
+            Err(too_few_slots(size, required))
         } else {
             Ok(())
         }
@@ -263,71 +309,76 @@ impl Hold {
 
     /// An attempt begins on that backend: the server is told whom the slots serve, in passing.
     pub(crate) fn serve(&mut self, leader: i32, attempt: u32) {
-        let Some(reserved) = &mut self.reserved else { return };
-        if reserved.told == (leader, attempt) {
+        self.leader = leader;
+        let Some(held) = &mut self.held else { return };
+        if held.told == (leader, attempt) {
             return;
         }
-        reserved.told = (leader, attempt);
-        let name = label::serving(reserved.demand, leader, attempt, &self.settings.task);
-        let session = reserved.session.clone();
+        held.told = (leader, attempt);
+        let name = label::serving(held.demand, leader, attempt, &self.settings.task);
+        let session = held.session.clone();
         self.inner.tracker.spawn(async move { session.relabel(&name).await });
     }
 
     /// The most workers that each Gather may ask for; `None` when all that the statement may start is
     /// reserved, or all that there is.
     pub(crate) fn worker_limit(&self) -> Option<u32> {
-        self.reserved.as_ref()?.grant.share
-    }
-
-    /// Whether the server has given its slots to others.
-    pub(crate) fn has_lost_slots(&self) -> bool {
-        self.reserved.as_ref().is_some_and(Reserved::is_lost)
-    }
-
-    /// Gives fewer slots than all back, and wants all or none from now on; see [`Stage::insist`](super::stage::Stage::insist).
-    pub(crate) fn insist(&mut self) -> bool {
-        let left = self.reserved.as_ref().map_or(Duration::ZERO, |reserved| reserved.left);
-        if self.insistence != Insistence::No || left.is_zero() {
-            return false;
-        }
-        self.reserved = None;
-        self.insistence = Insistence::Resumes(left);
-        true
+        self.held.as_ref()?.grant.share
     }
 
     /// What gives it more slots than it has.
     pub(crate) fn more_slots(&self) -> &'static str {
-        match self.reserved.as_ref().map(|reserved| reserved.grant.end) {
+        match self.held.as_ref().map(|held| held.grant.end) {
             Some(Granted::Degraded) => "wait longer for all slots (--reserve-wait)",
             _ => "let the fleet have more slots (--pool-size, max_parallel_workers)",
         }
     }
 
-    /// Lowers that limit.
-    pub(crate) const fn narrow(&mut self, share: u32) {
-        if let Some(reserved) = &mut self.reserved {
-            reserved.grant.share = Some(share);
+    /// The grace of that backend is over. `left` of its processes were seen; `None` when nobody could look.
+    pub(crate) fn leave_behind(&mut self, backend: LingeringBackend, left: Option<u32>) {
+        if let Some(held) = &mut self.held
+            && left != Some(0)
+        {
+            held.lingering.push(backend);
         }
+    }
+
+    /// Whether slots must outlast this execution.
+    pub(crate) fn must_outlast(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.lingering.is_empty())
+    }
+
+    /// Keeps the slots until nobody is left that was left behind, or the server has taken them back.
+    pub(crate) async fn outlast(&mut self) {
+        if !self.must_outlast() {
+            return;
+        }
+        let Some(held) = &mut self.held else { return };
+        held.observe(&Event::ReservationKept { taken: held.taken() });
+        let Held { session, lingering, .. } = held;
+        // Over the limit they are dropped as they are, and say so.
+        let seen_off = lingering::see_off(lingering, || session.is_closed(), &self.inner.monitor);
+        let _ = timeout(lingering::KEPT_LIMIT, seen_off).await;
     }
 }
 
-impl Reserved {
+impl Held {
     /// Slots that are held.
-    pub(super) const fn taken(&self) -> u32 {
+    const fn taken(&self) -> u32 {
         self.grant.taken
     }
 
     /// Whether the server has given them to others.
-    pub(super) fn is_lost(&self) -> bool {
+    fn is_lost(&self) -> bool {
         self.session.is_closed()
     }
 
-    pub(super) fn observe(&self, event: &Event) {
+    fn observe(&self, event: &Event) {
         self.inner.observers.observe(&Scope { task: self.task.clone() }, event);
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Held {
     fn drop(&mut self) {
         let taken = self.taken();
         let event = if self.is_lost() {
@@ -338,7 +389,7 @@ impl Drop for Reserved {
             Event::ReservationReleased {
                 taken,
                 held: self.since.elapsed(),
-                early: !self.stragglers.is_empty(),
+                early: !self.lingering.is_empty(),
             }
         };
         self.observe(&event);

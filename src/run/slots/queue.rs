@@ -1,16 +1,16 @@
 //! The wait for slots: in the queue, at its head, until they are taken or the wait is over.
 //!
 //! [`decide::reservation`](crate::decide::reservation) decides at each look; this waits, looks and takes, and
-//! says what happens. It knows a queue as a trait: the server's is in [`reserve`](super::reserve), a test's below.
+//! says what happens. It knows a queue as a trait: the server's is in [`lease`](super::lease), a test's below.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::ledger::Ledger;
 use crate::decide::reservation::{Granted, Move, Reservation, Slots};
 use crate::event::Event;
 use crate::pg::Failure;
+use crate::run::recorder::ExecutionRecorder;
 
 /// Between two looks from the head of the queue, and the same after a while: a head may stand there for hours,
 /// and a look reads the server's whole table of locks. There is one head on a server.
@@ -50,18 +50,18 @@ pub(crate) async fn wait<Q: Queue>(
     queue: &Q,
     wish: &Reservation,
     began: Instant,
-    ledger: &mut Ledger,
+    recorder: &mut ExecutionRecorder,
 ) -> Result<Grant, Failure> {
     let mut ahead = 0;
-    let (taken, end, slots) = if enter(queue, wish, began, &mut ahead, ledger).await? {
-        let (taken, end, slots) = at_the_head(queue, wish, began, ledger).await?;
+    let (taken, end, slots) = if enter(queue, wish, began, &mut ahead, recorder).await? {
+        let (taken, end, slots) = at_the_head(queue, wish, began, recorder).await?;
         (taken, end, Some(slots))
     } else {
         (0, Granted::GaveUp, None)
     };
     let demand = slots.map_or(wish.demand(), |slots| wish.demand_of(slots.size));
     let waited = began.elapsed();
-    ledger.observe(&Event::ReservationEnded { demand, taken, ahead, end, waited, slots });
+    recorder.observe(&Event::ReservationEnded { demand, taken, ahead, end, waited, slots });
     let pool = slots.map_or(u32::MAX, |slots| slots.pool);
     Ok(Grant { taken, end, share: wish.launch().share(taken, pool) })
 }
@@ -71,7 +71,7 @@ async fn at_the_head<Q: Queue>(
     queue: &Q,
     wish: &Reservation,
     began: Instant,
-    ledger: &mut Ledger,
+    recorder: &mut ExecutionRecorder,
 ) -> Result<(u32, Granted, Slots), Failure> {
     let (since, mut shown) = (Instant::now(), None::<Slots>);
     loop {
@@ -88,7 +88,7 @@ async fn at_the_head<Q: Queue>(
         if shown != Some(slots) {
             let demand = wish.demand_of(slots.size);
             let again = shown.is_some_and(|last| slots.is_short_as(last));
-            ledger.observe(&Event::ReservationShort { demand, again, slots, waited });
+            recorder.observe(&Event::ReservationShort { demand, again, slots, waited });
             shown = Some(slots);
         }
         sleep(if since.elapsed() < LONG_AFTER { LOOK } else { LONG_LOOK }).await;
@@ -102,7 +102,7 @@ async fn enter<Q: Queue>(
     wish: &Reservation,
     began: Instant,
     first: &mut u32,
-    ledger: &mut Ledger,
+    recorder: &mut ExecutionRecorder,
 ) -> Result<bool, Failure> {
     let mut entered = std::pin::pin!(queue.enter(wish.left(began.elapsed())));
     let mut last = 0;
@@ -121,7 +121,7 @@ async fn enter<Q: Queue>(
             if last == 0 {
                 *first = ahead;
             }
-            ledger.observe(&Event::ReservationQueued {
+            recorder.observe(&Event::ReservationQueued {
                 demand: wish.demand(),
                 ahead,
                 waited: began.elapsed(),
@@ -211,12 +211,12 @@ mod tests {
     }
 
     async fn check(script: Script, limit: u64, patience: Option<u64>, expected: &[&str]) {
-        let recorder = Arc::new(Recorder::default());
-        let mut ledger = Ledger::new("rollup", Observers::new(vec![recorder.clone()]));
+        let events = Arc::new(Recorder::default());
+        let mut recorder = ExecutionRecorder::new("rollup", Observers::new(vec![events.clone()]));
         let (limit, patience) = (Duration::from_millis(limit), patience.map(Duration::from_millis));
         let wish = Reservation::new(Launch::default(), 4, 2, limit, patience);
-        wait(&script, &wish, Instant::now(), &mut ledger).await.unwrap();
-        assert_eq!(*recorder.0.lock().unwrap(), expected);
+        wait(&script, &wish, Instant::now(), &mut recorder).await.unwrap();
+        assert_eq!(*events.0.lock().unwrap(), expected);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What the driver needs of the world, as one trait.
 //!
-//! The driver decides nothing about PostgreSQL and knows no client: it plays attempts on a stage.
-//! [`Leader`](super::leader::Leader) is the real one; driver tests bring a scripted one and paused time.
+//! The driver decides nothing about PostgreSQL and knows no client: it plays attempts on an executor.
+//! [`OwnedSession`](super::owned_session::OwnedSession) is the real one; driver tests bring a scripted one and paused time.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::committing::Committing;
-use super::ledger::Ledger;
 use super::monitor::Watch;
-use super::queue::Grant;
+use super::recorder::ExecutionRecorder;
+use super::slots::Slots;
 use crate::decide::counters::LaunchCounters;
 use crate::decide::reservation::Launch;
-use crate::decide::script::StatementReach;
+use crate::decide::script::StatementCapacity;
 use crate::decide::verdict::Pool;
 use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Resolution};
@@ -23,9 +23,9 @@ use crate::pg::session::Identity;
 
 /// What the plan and the server allow, learned before the first attempt.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reach {
+pub(crate) struct PlanCapacity {
     /// What is known of each statement; empty when there was nothing to inspect.
-    pub(crate) statements: Vec<StatementReach>,
+    pub(crate) statements: Vec<StatementCapacity>,
     /// The most workers the plan can have at once, in the pool as it was.
     pub(crate) planned: Option<u32>,
     /// The same in any pool; `None`, too, where a function is known to run queries that the plan does not show.
@@ -41,7 +41,7 @@ pub(crate) struct Reach {
     pub(crate) apart: bool,
 }
 
-impl Reach {
+impl PlanCapacity {
     /// The pool as the leader's session has it. That is what the monitor sees now, since a reload may change it
     /// while we run; unless their sessions are configured apart, by SET or for a role.
     pub(crate) fn resize(&self, pool: Pool) -> Pool {
@@ -50,7 +50,7 @@ impl Reach {
     }
 
     /// The same while a statement runs: those ahead of it may have set another size.
-    pub(crate) fn resize_for(&self, statement: &StatementReach, pool: Pool) -> Pool {
+    pub(crate) fn resize_for(&self, statement: &StatementCapacity, pool: Pool) -> Pool {
         match statement.pool_size {
             Some(size) if Some(size) != self.pool_size => Pool { size, ..pool },
             _ => self.resize(pool),
@@ -68,7 +68,7 @@ impl Reach {
     }
 
     /// What is known of the statement at that place.
-    pub(crate) fn statement(&self, place: usize) -> StatementReach {
+    pub(crate) fn statement(&self, place: usize) -> StatementCapacity {
         self.statements.get(place).cloned().unwrap_or_default()
     }
 
@@ -109,10 +109,13 @@ impl Cleared {
     pub(crate) const NOTHING: Self = Self { cleanup: Ok(()), left: Some(0) };
 }
 
-/// A place where attempts are played. All of it is cancel-safe by [`Stage::clear_away`].
-pub(crate) trait Stage {
+/// A place where attempts are played. All of it is cancel-safe by [`Executor::clear_away`].
+pub(crate) trait Executor {
     /// What the statement returns.
     type Value;
+
+    /// Where its slots of the pool are from.
+    type Slots: Slots;
 
     /// Whether the value is handed over at the verdict, unfinished: rows that stream.
     const HANDS_OVER: bool = false;
@@ -121,28 +124,18 @@ pub(crate) trait Stage {
     fn span(&self, attempt: u32) -> Span;
 
     /// Checks versions and rights and inspects the plan. Nothing is executed.
-    async fn inspect(&mut self, ledger: &mut Ledger) -> Result<Reach, Error>;
+    async fn inspect(&mut self, recorder: &mut ExecutionRecorder) -> Result<PlanCapacity, Error>;
 
-    /// Refuses, with reasons and fixes, when it is proven that no attempt can have `bar` workers.
-    async fn check_reach(&mut self, reach: &Reach, bar: u32, ledger: &mut Ledger) -> Result<(), Error>;
-
-    /// Takes slots of the pool, unless it holds them already; `None` when none are asked for.
-    async fn reserve(
+    /// Refuses, with reasons and fixes, when it is proven that no attempt can have `required` workers.
+    async fn check_capacity(
         &mut self,
-        launch: Launch,
-        target: u32,
-        ledger: &mut Ledger,
-    ) -> Result<Option<Grant>, Error>;
+        capacity: &PlanCapacity,
+        required: u32,
+        recorder: &mut ExecutionRecorder,
+    ) -> Result<(), Error>;
 
-    /// Whether the slots that it took are no longer held.
-    fn has_lost_slots(&self) -> bool;
-
-    /// Gives its slots back and is content with all or none from now on, for what is left of its wait; `false`
-    /// when nothing is left, or it was so already.
-    fn insist(&mut self) -> bool;
-
-    /// Lets each Gather ask for no more than `share` of the slots that it holds, from now on.
-    fn narrow(&mut self, share: u32);
+    /// The slots that the statement runs on.
+    fn slots(&mut self) -> &mut Self::Slots;
 
     /// A session, ready for the statement; connects anew if the old one is gone. Returns its backend. The
     /// session says which attempt it is.
@@ -157,8 +150,8 @@ pub(crate) trait Stage {
     async fn work(&self, steps: Range<usize>) -> Result<Self::Value, Failure>;
 
     /// What is known of a statement now that those ahead of it have run.
-    async fn inspect_step(&mut self, _step: usize) -> Result<StatementReach, Failure> {
-        Ok(StatementReach::default())
+    async fn inspect_step(&mut self, _step: usize) -> Result<StatementCapacity, Failure> {
+        Ok(StatementCapacity::default())
     }
 
     /// Whether a rejected statement can be run again alone, while what ran before it stays. Not with a cleanup, which
@@ -193,18 +186,18 @@ pub(crate) trait Stage {
         None
     }
 
-    /// Goes on after [`Stage::rewind`], as that attempt, before that statement.
+    /// Goes on after [`Executor::rewind`], as that attempt, before that statement.
     async fn resume(&mut self, attempt: u32, _step: usize) -> Result<Identity, Failure> {
         self.begin(attempt).await
     }
 
-    /// Whether the statement is known to have reached the server: [`Stage::hand_over`] has a value.
+    /// Whether the statement is known to have reached the server: [`Executor::hand_over`] has a value.
     fn has_started(&self) -> bool {
         false
     }
 
-    /// The verdict allows it: [`Stage::work`] returns as soon as it has something to hand over. Only
-    /// where [`Stage::HANDS_OVER`].
+    /// The verdict allows it: [`Executor::work`] returns as soon as it has something to hand over. Only
+    /// where [`Executor::HANDS_OVER`].
     fn accept(&self) {}
 
     /// Watches the leader.

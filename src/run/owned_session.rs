@@ -1,4 +1,4 @@
-//! The real stage: attempts on a session of our own.
+//! The real executor: attempts on a session of our own.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,18 +9,16 @@ use tracing::Span;
 
 use super::climb::climb;
 use super::committing::Committing;
+use super::executor::{Cleared, CommitError, Executor, PlanCapacity};
 use super::fit::{check_rights, check_version};
-use super::hold::Hold;
-use super::ledger::Ledger;
-use super::monitor::{Sight, Watch};
+use super::monitor::{Observation, Watch};
 use super::narrow::{too_narrow, too_narrow_within};
-use super::queue::Grant;
-use super::reserve::Wanted;
-use super::stage::{Cleared, CommitError, Reach, Stage};
+use super::recorder::ExecutionRecorder;
+use super::session_guard::SessionGuard;
+use super::slots::Lease;
 use super::work::{Nothing, Params, Work};
 use crate::decide::counters::LaunchCounters;
-use crate::decide::reservation::Launch;
-use crate::decide::script::StatementReach;
+use crate::decide::script::StatementCapacity;
 use crate::decide::update::material::Failed;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
@@ -41,8 +39,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
 
 /// A session and what it runs.
-pub(crate) struct Leader<W> {
-    pub(crate) hold: Hold,
+pub(crate) struct OwnedSession<W> {
+    pub(crate) guard: SessionGuard,
     work: W,
     /// When the transaction that is to be committed got its id.
     era: Option<Era>,
@@ -50,33 +48,33 @@ pub(crate) struct Leader<W> {
     replicates: bool,
 }
 
-impl<W> Leader<W> {
-    pub(crate) const fn new(hold: Hold, work: W) -> Self {
-        Self { hold, work, era: None, replicates: false }
+impl<W> OwnedSession<W> {
+    pub(crate) const fn new(guard: SessionGuard, work: W) -> Self {
+        Self { guard, work, era: None, replicates: false }
     }
 
     /// The same session with nothing left to run.
-    pub(crate) fn rest(self) -> Leader<Nothing> {
-        Leader { hold: self.hold, work: Nothing, era: None, replicates: false }
+    pub(crate) fn rest(self) -> OwnedSession<Nothing> {
+        OwnedSession { guard: self.guard, work: Nothing, era: None, replicates: false }
     }
 }
 
-impl<W: Work> Leader<W> {
+impl<W: Work> OwnedSession<W> {
     /// Why the statement's transaction could not begin: mostly one of the caller's settings, or what lies between.
     fn unready(&self, failure: Failure) -> Error {
-        let settings = &self.hold.settings.settings;
+        let settings = &self.guard.settings.settings;
         let refused = settings.iter().find(|(name, _)| failure.is_about_setting(name));
         match refused {
             Some((name, _)) => Error::setting(name, &failure),
-            None if failure.refuses_to_begin() => pools_statements(&self.hold.inner.endpoint.describe()),
+            None if failure.refuses_to_begin() => pools_statements(&self.guard.inner.endpoint.describe()),
             None => Error::sql("beginning the transaction", failure),
         }
     }
 
     /// Outside a transaction a proxy may give the settings to one backend and the statement to another.
     async fn check_line(&self) -> Result<(), Error> {
-        let endpoint = &self.hold.inner.endpoint;
-        let client = self.hold.client().map_err(|failure| Error::connect(endpoint.describe(), failure))?;
+        let endpoint = &self.guard.inner.endpoint;
+        let client = self.guard.client().map_err(|failure| Error::connect(endpoint.describe(), failure))?;
         if !Pooling::of(client, endpoint).await.is_ok_and(Pooling::shares_backends) {
             return Ok(());
         }
@@ -91,31 +89,31 @@ impl<W: Work> Leader<W> {
     }
 
     /// What the plan and the pool allow, inside a transaction with the statement's settings.
-    async fn reach(&mut self, ledger: &mut Ledger) -> Result<Reach, Error> {
+    async fn capacity(&mut self, recorder: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
         let sql = |failure| Error::sql("inspecting the statement", failure);
-        let client = self.hold.client().map_err(sql)?;
+        let client = self.guard.client().map_err(sql)?;
         self.work.prepare(client).await.map_err(sql)?;
-        let Settings { reserve, target_workers: target, .. } = *self.hold.settings;
-        let pool_size = Some(climb(client, &self.hold.settings, ledger).await.map_err(sql)?);
+        let Settings { reserve, target_workers: target, .. } = *self.guard.settings;
+        let pool_size = Some(climb(client, &self.guard.settings, recorder).await.map_err(sql)?);
         let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
         let own_pool = pool_size.filter(|_| own);
         let apart = self.monitors_pool().await != pool_size;
         let Some((statement, params)) = self.work.statement() else {
-            return Ok(Reach { pool_size, own_pool, apart, ..Reach::default() });
+            return Ok(PlanCapacity { pool_size, own_pool, apart, ..PlanCapacity::default() });
         };
         let failed = |failure| Error::sql("the statement", failure);
         let strings = plan::strings_of(client, statement).await.map_err(failed)?;
-        let manner = Manner::of(self.hold.settings.transaction);
+        let manner = Manner::of(self.guard.settings.transaction);
         if let Some(flaw) = plan::flaw_as(statement, strings, manner, !params.is_empty()) {
             return Err(Error::configuration("sql", flaw));
         }
         let planning = Box::pin(plan::survey(client, statement, params, None));
-        let survey = self.attended(|event| ledger.observe(event), planning).await;
+        let survey = self.attended(|event| recorder.observe(event), planning).await;
         let survey = survey.map_err(failed)?;
         // Slots are taken for what the plan shows, so what it does not show has to be known of.
         let suspect = reserve && survey.reachable().is_some_and(|most| most < target);
         let complete = !suspect || shows_all(client, statement, params, target).await.map_err(failed)?;
-        Ok(Reach {
+        Ok(PlanCapacity {
             planned: survey.reachable(),
             asked: survey.asked().filter(|_| complete),
             gathers: survey.gathers(),
@@ -129,8 +127,8 @@ impl<W: Work> Leader<W> {
     /// The pool's size as the monitor's session is configured; `None` where it does not see the pool.
     async fn monitors_pool(&self) -> Option<u32> {
         match timeout(LOOK_LIMIT, self.watch_pool(LOOK_LIMIT).next()).await {
-            Ok(Sight::Seen(seen)) => seen.pool.map(|pool| pool.size),
-            Ok(Sight::Blind) | Err(_) => None,
+            Ok(Observation::Seen(seen)) => seen.pool.map(|pool| pool.size),
+            Ok(Observation::Blind) | Err(_) => None,
         }
     }
 
@@ -139,13 +137,13 @@ impl<W: Work> Leader<W> {
     async fn attended<T>(&self, mut say: impl FnMut(&Event), planning: impl Future<Output = T>) -> T {
         let mut planning = std::pin::pin!(planning);
         let began = Instant::now();
-        let leader = self.hold.leader().map_or(0, |leader| leader.pid);
+        let leader = self.guard.leader().map_or(0, |leader| leader.pid);
         let mut said = false;
         loop {
             tokio::select! {
                 planned = &mut planning => return planned,
                 () = sleep(LOOK_FOR_LOCKS), if !said => {
-                    let blockers = self.hold.inner.monitor.blockers(leader).await.unwrap_or_default();
+                    let blockers = self.guard.inner.monitor.blockers(leader).await.unwrap_or_default();
                     if let Some(&by) = blockers.first() {
                         let waited = began.elapsed();
                         say(&Event::PlanBlocked { pid: leader, by, waited });
@@ -158,16 +156,16 @@ impl<W: Work> Leader<W> {
 
     /// How many workers a statement can have and why not more, in a transaction that is rolled back.
     pub(crate) async fn explain(&mut self, sql: &str, params: Params<'_>) -> Result<Explanation, Error> {
-        let server = self.hold.inner.endpoint.describe();
-        self.hold.session().await.map_err(|failure| Error::connect(server, failure))?;
-        if let Err(failure) = self.hold.begin(None).await {
+        let server = self.guard.inner.endpoint.describe();
+        self.guard.session().await.map_err(|failure| Error::connect(server, failure))?;
+        if let Err(failure) = self.guard.begin(None).await {
             return Err(self.unready(failure));
         }
         let failed = |failure| Error::sql("explaining the statement", failure);
-        let client = self.hold.client().map_err(failed)?;
-        let planning = Box::pin(plan::describe(client, sql, params, self.hold.settings.target_workers));
-        let explanation = self.attended(|event| self.hold.observe(event), planning).await;
-        self.hold.abandon(self.hold.settings.cancel_grace).await;
+        let client = self.guard.client().map_err(failed)?;
+        let planning = Box::pin(plan::describe(client, sql, params, self.guard.settings.target_workers));
+        let explanation = self.attended(|event| self.guard.observe(event), planning).await;
+        self.guard.abandon(self.guard.settings.cancel_grace).await;
         explanation.map_err(failed)
     }
 
@@ -175,17 +173,17 @@ impl<W: Work> Leader<W> {
     async fn diagnose(
         &mut self,
         target: u32,
-        ledger: &mut Ledger,
+        recorder: &mut ExecutionRecorder,
     ) -> Result<Option<Vec<plan::Reason>>, Failure> {
-        self.hold.begin(None).await?;
-        let client = self.hold.client()?;
-        if !self.hold.settings.transaction {
+        self.guard.begin(None).await?;
+        let client = self.guard.client()?;
+        if !self.guard.settings.transaction {
             client.batch_execute("BEGIN").await?; // for savepoints
         }
         let Some((statement, params)) = self.work.statement() else { return Ok(None) };
         let planning = Box::pin(plan::survey(client, statement, params, Some(target)));
-        let survey = self.attended(|event| ledger.observe(event), planning).await?;
-        let refuses = self.hold.settings.plan_shortfall == PlanShortfall::Refuse;
+        let survey = self.attended(|event| recorder.observe(event), planning).await?;
+        let refuses = self.guard.settings.plan_shortfall == PlanShortfall::Refuse;
         let one_is_short = refuses && survey.statements().iter().any(|known| known.is_short_of(target));
         if !one_is_short && survey.reachable().is_none_or(|most| most >= target) {
             return Ok(None);
@@ -196,87 +194,77 @@ impl<W: Work> Leader<W> {
 
     /// Why no plan at all can have the target; `None` when the pool has grown meanwhile.
     async fn diagnose_pool(&mut self, target: u32) -> Result<Option<Vec<plan::Reason>>, Failure> {
-        self.hold.begin(None).await?;
-        let reason = plan::diagnose_pool(self.hold.client()?, target).await?;
+        self.guard.begin(None).await?;
+        let reason = plan::diagnose_pool(self.guard.client()?, target).await?;
         Ok(reason.map(|reason| vec![reason]))
     }
 }
 
-impl<W: Work> Stage for Leader<W> {
+impl<W: Work> Executor for OwnedSession<W> {
     type Value = W::Value;
+    type Slots = Lease;
 
     const HANDS_OVER: bool = W::HANDS_OVER;
 
     fn span(&self, attempt: u32) -> Span {
         let sql = self.work.statement().map(|(sql, _)| sql);
-        spans::attempt(&self.hold.settings.task, attempt, &self.hold.inner.server, sql, false)
+        spans::attempt(&self.guard.settings.task, attempt, &self.guard.inner.server, sql, false)
     }
 
-    async fn inspect(&mut self, ledger: &mut Ledger) -> Result<Reach, Error> {
-        let server = self.hold.inner.endpoint.describe();
-        let session = self.hold.session().await.map_err(|failure| Error::connect(server, failure))?;
+    async fn inspect(&mut self, recorder: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
+        let server = self.guard.inner.endpoint.describe();
+        let session = self.guard.session().await.map_err(|failure| Error::connect(server, failure))?;
         let (identity, version) = (session.identity, session.version);
         check_version(version)?;
-        check_rights(&self.hold, identity).await?;
-        if !self.hold.settings.transaction {
+        check_rights(&self.guard, identity).await?;
+        if !self.guard.settings.transaction {
             self.check_line().await?;
         }
-        if let Err(failure) = self.hold.begin(None).await {
+        if let Err(failure) = self.guard.begin(None).await {
             return Err(self.unready(failure));
         }
-        let reach = self.reach(ledger).await;
-        self.hold.abandon(self.hold.settings.cancel_grace).await;
-        reach
+        let capacity = self.capacity(recorder).await;
+        self.guard.abandon(self.guard.settings.cancel_grace).await;
+        capacity
     }
 
-    async fn check_reach(&mut self, reach: &Reach, bar: u32, ledger: &mut Ledger) -> Result<(), Error> {
-        let diagnosis = match reach.planned {
-            None => self.diagnose_pool(bar).await,
-            Some(_) => self.diagnose(bar, ledger).await,
+    async fn check_capacity(
+        &mut self,
+        capacity: &PlanCapacity,
+        required: u32,
+        recorder: &mut ExecutionRecorder,
+    ) -> Result<(), Error> {
+        let diagnosis = match capacity.planned {
+            None => self.diagnose_pool(required).await,
+            Some(_) => self.diagnose(required, recorder).await,
         };
-        self.hold.abandon(self.hold.settings.cancel_grace).await;
+        self.guard.abandon(self.guard.settings.cancel_grace).await;
         let Some(mut reasons) =
             diagnosis.map_err(|failure| Error::sql("inspecting the statement", failure))?
         else {
             return Ok(());
         };
         // Slots are the server's, unless the session has too small a pool of its own.
-        if self.hold.settings.reserve && reach.own_pool.is_none() {
-            reasons = reasons.into_iter().map(|reason| reason.for_all_sessions(bar)).collect();
+        if self.guard.settings.reserve && capacity.own_pool.is_none() {
+            reasons = reasons.into_iter().map(|reason| reason.for_all_sessions(required)).collect();
         }
-        if self.hold.settings.ceiling.is_some() {
+        if self.guard.settings.ceiling.is_some() {
             reasons = reasons.into_iter().map(plan::Reason::for_a_raised_ceiling).collect();
         }
-        Err(match self.hold.worker_limit() {
-            Some(share) => too_narrow_within(share, self.hold.more_slots(), reach, bar, reasons),
-            None => too_narrow(reach, bar, &reasons),
+        Err(match self.guard.slots.worker_limit() {
+            Some(share) => {
+                too_narrow_within(share, self.guard.slots.more_slots(), capacity, required, reasons)
+            }
+            None => too_narrow(capacity, required, &reasons),
         })
     }
 
-    async fn reserve(
-        &mut self,
-        launch: Launch,
-        target: u32,
-        ledger: &mut Ledger,
-    ) -> Result<Option<Grant>, Error> {
-        let leader = self.hold.leader().map_or(0, |leader| leader.pid);
-        self.hold.reserve(Wanted { launch, target, leader }, ledger).await
-    }
-
-    fn has_lost_slots(&self) -> bool {
-        self.hold.has_lost_slots()
-    }
-
-    fn insist(&mut self) -> bool {
-        self.hold.insist()
-    }
-
-    fn narrow(&mut self, share: u32) {
-        self.hold.narrow(share);
+    fn slots(&mut self) -> &mut Lease {
+        &mut self.guard.slots
     }
 
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
-        self.hold.begin(Some(attempt)).await
+        self.guard.begin(Some(attempt)).await
     }
 
     fn steps(&self) -> usize {
@@ -284,16 +272,16 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     async fn work(&self, steps: Range<usize>) -> Result<W::Value, Failure> {
-        self.work.run(self.hold.client()?, steps).await
+        self.work.run(self.guard.client()?, steps).await
     }
 
-    async fn inspect_step(&mut self, step: usize) -> Result<StatementReach, Failure> {
-        let Some(sql) = self.work.step(step) else { return Ok(StatementReach::default()) };
-        plan::look_ahead(self.hold.client()?, sql).await
+    async fn inspect_step(&mut self, step: usize) -> Result<StatementCapacity, Failure> {
+        let Some(sql) = self.work.step(step) else { return Ok(StatementCapacity::default()) };
+        plan::look_ahead(self.guard.client()?, sql).await
     }
 
     fn keeps_steps(&self) -> bool {
-        !self.hold.cleans_up()
+        !self.guard.cleans_up()
     }
 
     fn waits_for_standbys(&self) -> bool {
@@ -305,28 +293,28 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     async fn mark(&mut self) -> Result<(), Failure> {
-        self.hold.mark().await
+        self.guard.mark().await
     }
 
     async fn unmark(&mut self) -> Result<(), Failure> {
-        self.hold.unmark().await
+        self.guard.unmark().await
     }
 
     async fn rewind(&mut self, grace: Duration) -> Option<u32> {
-        self.hold.rewind(grace).await
+        self.guard.rewind(grace).await
     }
 
     async fn resume(&mut self, attempt: u32, step: usize) -> Result<Identity, Failure> {
-        if self.hold.settings.transaction {
-            return self.hold.resume(attempt).await;
+        if self.guard.settings.transaction {
+            return self.guard.resume(attempt).await;
         }
-        let before = self.hold.leader();
-        let identity = self.hold.begin(Some(attempt)).await?;
+        let before = self.guard.leader();
+        let identity = self.guard.begin(Some(attempt)).await?;
         if before != Some(identity) {
             // What ran before is done and stays; what it set is gone with the old session.
             for earlier in 0..step {
                 if self.work.step(earlier).is_some_and(plan::is_setting) {
-                    self.work.run(self.hold.client()?, earlier..earlier + 1).await?;
+                    self.work.run(self.guard.client()?, earlier..earlier + 1).await?;
                 }
             }
         }
@@ -343,15 +331,15 @@ impl<W: Work> Stage for Leader<W> {
 
     fn watch(&self, interval: Duration) -> Watch {
         let nobody = Identity { pid: 0, started: 0 };
-        self.hold.inner.monitor.watch(self.hold.leader().unwrap_or(nobody), interval)
+        self.guard.inner.monitor.watch(self.guard.leader().unwrap_or(nobody), interval)
     }
 
     fn watch_pool(&self, interval: Duration) -> Watch {
-        self.hold.inner.monitor.watch_pool(interval)
+        self.guard.inner.monitor.watch_pool(interval)
     }
 
     async fn stop(&self, method: CancelMethod, _statement: Option<i64>) -> CancelResult {
-        let result = self.hold.stop(method).await;
+        let result = self.guard.stop(method).await;
         if result == CancelResult::Sent {
             self.work.discard();
         }
@@ -359,30 +347,30 @@ impl<W: Work> Stage for Leader<W> {
     }
 
     async fn launch_counters(&self, flush: bool) -> Option<LaunchCounters> {
-        if self.hold.inner.monitor.version < counters::SINCE {
+        if self.guard.inner.monitor.version < counters::SINCE {
             return None;
         }
         let asking = async {
             if flush {
-                counters::flush(self.hold.client().ok()?).await.ok()?;
+                counters::flush(self.guard.client().ok()?).await.ok()?;
             }
-            self.hold.inner.monitor.launch_counters(self.hold.leader()?).await.ok()?
+            self.guard.inner.monitor.launch_counters(self.guard.leader()?).await.ok()?
         };
         timeout(LOOK_LIMIT, asking).await.ok()?
     }
 
     async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError> {
-        let client = self.hold.client().map_err(CommitError::Failed)?;
+        let client = self.guard.client().map_err(CommitError::Failed)?;
         let late = || Failure::lost("the server did not answer in time");
-        if !self.hold.settings.transaction {
+        if !self.guard.settings.transaction {
             // What it had to do is done, unless it waits for a COMMIT that never comes.
             let standing = committing.answer(Standing::of(client)).await.unwrap_or_else(|| Err(late()));
             return match standing {
                 Ok(standing) if standing.in_block => Err(CommitError::Failed(left_open())),
                 Err(failure) if failure.sqlstate() == Some("25P02") => Err(CommitError::Failed(left_open())),
                 Ok(_) | Err(_) => {
-                    self.hold.unset().await;
-                    self.hold.rest();
+                    self.guard.unset().await;
+                    self.guard.rest();
                     Ok(())
                 }
             };
@@ -406,36 +394,36 @@ impl<W: Work> Stage for Leader<W> {
             // It wrote nothing: there is nothing to lose.
             (Err(_), None) => {}
             (Err(cause), Some(xid)) => {
-                self.hold.lose_session();
-                self.hold.rest();
+                self.guard.lose_session();
+                self.guard.rest();
                 return Err(CommitError::InDoubt { xid, cause });
             }
         }
-        self.hold.rest();
+        self.guard.rest();
         Ok(())
     }
 
     async fn resolve(&mut self, xid: &str) -> Resolution {
         // A line that died in silence leaves the transaction open for hours. Its session is of no use to
         // anybody: ended, it has committed or it never will.
-        self.hold.stop(CancelMethod::Terminate).await;
-        xact::resolve(&self.hold.inner.endpoint, xid, self.era.as_ref(), IN_DOUBT_LIMIT).await
+        self.guard.stop(CancelMethod::Terminate).await;
+        xact::resolve(&self.guard.inner.endpoint, xid, self.era.as_ref(), IN_DOUBT_LIMIT).await
     }
 
     async fn abandon(&mut self, grace: Duration) -> u32 {
-        self.hold.abandon(grace).await
+        self.guard.abandon(grace).await
     }
 
     async fn cleanup(&mut self) -> Option<Result<(), Failure>> {
-        self.hold.cleanup().await
+        self.guard.cleanup().await
     }
 
     fn cleans_up(&self) -> bool {
-        self.hold.cleans_up()
+        self.guard.cleans_up()
     }
 
     async fn clear_away(&mut self) -> Cleared {
-        self.hold.clear_away().await
+        self.guard.clear_away().await
     }
 }
 

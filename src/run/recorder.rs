@@ -1,4 +1,4 @@
-//! The ledger: what a run returns, gathered from its own events.
+//! The recorder: what a run returns, gathered from its own events.
 //!
 //! It hears every event before the other observers do, so the result, the metrics and the log cannot
 //! disagree.
@@ -12,7 +12,6 @@ use tracing::Span;
 use crate::decide::attempt::Outcome;
 use crate::decide::ceiling::{Ceiling, Rung};
 use crate::decide::reservation::{Granted, Slots};
-use crate::decide::verdict::ShortReason;
 use crate::error::Error;
 use crate::event::{
     AttemptEnd, AttemptFacts, Cause, Event, ExecutionFacts, FailReason, Observer, Observers, Scope, SqlState,
@@ -21,7 +20,7 @@ use crate::report::{Attempt, Execution};
 
 /// One execution's events: gathered here, handed on to the observers.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct ExecutionRecorder {
     scope: Scope,
     observers: Observers,
     started: Instant,
@@ -82,7 +81,7 @@ struct Open {
     ran: Option<Duration>,
 }
 
-impl Ledger {
+impl ExecutionRecorder {
     pub(crate) fn new(task: &str, observers: Observers) -> Self {
         let scope = Scope { task: Arc::from(task) };
         observers.announce(&scope);
@@ -186,9 +185,9 @@ impl Ledger {
                 self.waited_before = *waited;
                 self.wait(Idle::Start, *waited);
             }
-            Event::AttemptStarted { attempt, bar, .. } => {
+            Event::AttemptStarted { attempt, required, .. } => {
                 self.stop_waiting(Instant::now());
-                let facts = AttemptFacts::begun(*attempt, *bar);
+                let facts = AttemptFacts::begun(*attempt, *required);
                 self.open = Some(Open { began: Instant::now(), span: Span::current(), facts, ran: None });
             }
             Event::TickTaken { tick, .. } => {
@@ -212,12 +211,11 @@ impl Ledger {
 
     fn record(&mut self, facts: &AttemptFacts) {
         self.within = facts.within;
-        let reason = facts.end.reason();
         self.attempts.push(Attempt {
             attempt: facts.attempt,
-            bar: facts.bar,
+            required_workers: facts.required,
             verdict: facts.end.verdict(),
-            reason: (reason != "none").then_some(reason),
+            reason: facts.end.reason(),
             sqlstate: match facts.end {
                 AttemptEnd::Failed(code) => code.map(|code| code.as_str().to_owned()),
                 AttemptEnd::Accepted(_) | AttemptEnd::Rejected(_) => None,
@@ -225,7 +223,7 @@ impl Ledger {
             workers: facts.workers,
             achieved: facts.achieved,
             short_launches: facts.short_launches,
-            short_reason: facts.short_reason.map(ShortReason::as_str),
+            short_reason: facts.short_reason,
             unjudged_statements: facts.unjudged,
             concurrent_unproven: facts.concurrent_unproven,
             launches_unproven: facts.launches_unproven,
@@ -370,8 +368,8 @@ impl Ledger {
     }
 }
 
-/// A ledger that is dropped open belongs to a future that was dropped.
-impl Drop for Ledger {
+/// A recorder that is dropped open belongs to a future that was dropped.
+impl Drop for ExecutionRecorder {
     fn drop(&mut self) {
         self.stop_clock();
         let panics = std::thread::panicking();
@@ -400,18 +398,18 @@ mod tests {
     async fn a_wait_in_the_queue_that_is_cut_short_counts_as_far_as_it_went() {
         let pause = Duration::from_secs(2);
         let ends = Arc::new(Ends::default());
-        let mut ledger = Ledger::new("rollup", Observers::new(vec![ends.clone()]));
+        let mut recorder = ExecutionRecorder::new("rollup", Observers::new(vec![ends.clone()]));
         tokio::time::sleep(pause).await;
-        ledger.observe(&Event::ReservationQueued { demand: 4, ahead: 1, waited: pause });
+        recorder.observe(&Event::ReservationQueued { demand: 4, ahead: 1, waited: pause });
         tokio::time::sleep(pause).await;
         let slots = Slots { pool: 6, size: 6, held: 4, outsiders: None, priority_waits: false };
-        ledger.observe(&Event::ReservationShort { demand: 4, again: false, slots, waited: 2 * pause });
+        recorder.observe(&Event::ReservationShort { demand: 4, again: false, slots, waited: 2 * pause });
         tokio::time::sleep(pause).await;
-        ledger.stop_clock();
+        recorder.stop_clock();
         tokio::time::sleep(pause).await;
-        let history = ledger.execution::<()>(Outcome::BelowMinimum, None);
+        let history = recorder.execution::<()>(Outcome::BelowMinimum, None);
         assert_eq!((history.reserved_wait, history.waited), (3 * pause, Duration::ZERO));
-        drop(ledger);
+        drop(recorder);
         assert_eq!(
             *ends.0.lock().unwrap(),
             [(Granted::Interrupted, 1, 3 * pause)],
