@@ -14,7 +14,7 @@ use crate::decide::update::shared::Shared;
 use crate::decide::update::size::Sizer;
 use crate::decide::update::worker::{Settings, Worker};
 
-use super::line::{Failure, Line, Message};
+use super::line::{Failure, Line, Message, Side};
 use super::{Books, Item, Kind, Rows, Setup, Told};
 
 /// Nothing takes more facts.
@@ -37,19 +37,37 @@ impl Setup {
     }
 }
 
-/// The run of one worker; and of another one, where the first had not seen what became of all.
+/// A worker, while the other one is at work.
+#[derive(Default)]
+struct Parked {
+    side: Side,
+    asked: Asked,
+}
+
+/// What a worker has asked for, and what it was told.
+#[derive(Default)]
+struct Asked {
+    connecting: Option<Duration>,
+    feeding: Option<(u32, bool)>,
+    told_closing: bool,
+    told_halted: bool,
+    is_over: bool,
+}
+
+/// The run of one worker or two; and of another one, where they had not seen what became of all.
 struct Run<'s> {
     setup: &'s Setup,
     rows: &'s Rows,
     line: Line,
+    asked: Asked,
+    parked: Parked,
     books: Books,
     shared: Shared<Rows>,
     items: Vec<Item>,
-    /// What was asked for and is not answered.
-    connecting: Option<Duration>,
-    feeding: Option<(u32, bool)>,
     is_closing: bool,
     is_halted: bool,
+    /// How often in a row nothing could be done, since one worker waits for the other.
+    blocked: u32,
 }
 
 /// Plays a history to the end of the run.
@@ -63,110 +81,139 @@ pub(super) fn play(setup: &Setup, rows: &Rows, line: Line) -> (Books, Line) {
         books: Books { told: vec![None; setup.items.len()], left: 0, may_return: false, twice: Vec::new() },
         shared: Shared::new(setup.kind == Kind::Claims),
         items: items.into_iter().rev().collect(),
-        connecting: None,
-        feeding: None,
+        asked: Asked::default(),
+        parked: Parked::default(),
         is_closing: false,
         is_halted: false,
+        blocked: 0,
     };
-    run.work(&settings);
+    run.work(&settings, setup.workers);
     if run.shared.past.is_behind() {
-        run.work(&settings);
+        run.work(&settings, 1);
     }
     run.end()
 }
 
 impl Run<'_> {
-    fn work(&mut self, settings: &Settings) {
-        let mut worker = Worker::new(self.rows, settings);
-        (self.is_closing, self.is_halted) = (self.is_closing || self.is_halted, false);
-        let mut told_closing = false;
-        let mut fact = Fact::Tick;
-        for _ in 0..MOST {
-            let is_cut = self.line.is_up && self.line.is_cut;
-            let moment = Moment { now: self.line.now, draw: 0.5, is_cut };
-            worker.on(fact, moment, &mut self.shared);
-            self.rows.restored.borrow_mut().drain(..).for_each(|item| self.books.untell(&item));
-            while let Some(action) = worker.next_action() {
-                if matches!(action, Action::Done) {
-                    self.line.abandon();
-                    (self.line.is_up, self.connecting, self.feeding) = (false, None, None);
-                    self.line.heard.clear();
-                    return;
-                }
-                self.carry_out(action);
-            }
-            fact = if self.is_closing && !told_closing {
-                told_closing = true;
-                Fact::Closing
-            } else {
-                self.next_fact(worker.wakes_at())
-            };
+    fn work(&mut self, settings: &Settings, number: usize) {
+        let mut workers: Vec<_> = (0..number).map(|_| Worker::new(self.rows, settings)).collect();
+        (self.asked, self.parked) = (Asked::default(), Parked::default());
+        let mut at = 0;
+        for _ in 0..number {
+            self.tell(&mut workers[at], Fact::Tick);
+            at = self.switch(at, number);
         }
-        panic!("the worker goes round in circles");
+        for _ in 0..MOST {
+            if self.asked.is_over || self.line.tape.one_of(false, 90, &[true]) {
+                at = self.switch(at, number);
+            }
+            if self.asked.is_over && (number == 1 || self.parked.asked.is_over) {
+                return;
+            }
+            match self.next_fact(workers[at].wakes_at()) {
+                Some(fact) => self.tell(&mut workers[at], fact),
+                None => at = self.switch(at, number),
+            }
+        }
+        panic!("the workers go round in circles");
+    }
+
+    fn switch(&mut self, at: usize, number: usize) -> usize {
+        if number > 1 && !self.parked.asked.is_over {
+            self.line.switch(&mut self.parked.side);
+            std::mem::swap(&mut self.asked, &mut self.parked.asked);
+            return 1 - at;
+        }
+        at
+    }
+
+    fn tell(&mut self, worker: &mut Worker<'_, Rows>, fact: Fact<Rows>) {
+        let is_cut = self.line.side.is_up && self.line.side.is_cut;
+        worker.on(fact, Moment { now: self.line.now, draw: 0.5, is_cut }, &mut self.shared);
+        self.rows.restored.borrow_mut().drain(..).for_each(|item| self.books.untell(&item));
+        while let Some(action) = worker.next_action() {
+            if matches!(action, Action::Done) {
+                self.line.abandon();
+                self.line.side = Side::default();
+                self.asked.is_over = true;
+                return;
+            }
+            self.carry_out(action);
+        }
     }
 
     fn carry_out(&mut self, action: Action<Rows>) {
         match action {
             Action::Report(report) => self.report(report),
             Action::Connect { deadline, .. } => {
-                assert!(!self.line.is_up, "one session at a time");
-                self.connecting = Some(deadline);
+                assert!(!self.line.side.is_up, "one session at a time");
+                self.asked.connecting = Some(deadline);
             }
             Action::Feed { size, wait } => {
-                assert!(self.feeding.is_none(), "one question at a time");
-                self.feeding = Some((size, wait));
+                assert!(self.asked.feeding.is_none(), "one question at a time");
+                self.asked.feeding = Some((size, wait));
             }
             Action::Disconnect => self.line.disconnect(),
             Action::Abandon => self.line.abandon(),
             Action::Cancel => self.line.cancel(),
             Action::Done => {}
             message => {
-                assert!(self.line.is_up, "a message without a session");
-                self.line.sent.push_back(Message::of(message));
+                assert!(self.line.side.is_up, "a message without a session");
+                self.line.side.sent.push_back(Message::of(message));
             }
         }
     }
 
-    /// One of the things that may happen now. As a rule the server is faster than all else.
-    fn next_fact(&mut self, wake: Option<Duration>) -> Fact<Rows> {
-        loop {
-            if !self.is_halted && self.line.tape.one_of(false, 3, &[true]) {
-                self.is_halted = true;
-                return Fact::Halted;
+    /// One of the things that may happen to a worker now. As a rule the server is faster than all else. `None`: nothing.
+    fn next_fact(&mut self, wake: Option<Duration>) -> Option<Fact<Rows>> {
+        if self.is_closing && !std::mem::replace(&mut self.asked.told_closing, true) {
+            return Some(Fact::Closing);
+        }
+        self.is_halted |= self.line.tape.one_of(false, 3, &[true]);
+        if self.is_halted && !std::mem::replace(&mut self.asked.told_halted, true) {
+            return Some(Fact::Halted);
+        }
+        let mut may: Vec<u8> = Vec::new();
+        may.extend((!self.line.side.heard.is_empty()).then_some(0));
+        may.extend((!self.line.side.sent.is_empty()).then_some(1));
+        may.extend(self.asked.connecting.map(|_| 2));
+        may.extend(self.asked.feeding.map(|_| 3));
+        may.extend(wake.map(|_| 4));
+        assert!(!may.is_empty(), "nothing will ever happen");
+        let place = self.line.tape.one_of(0, 80, &[1, 2, 3, 4]);
+        match may[place % may.len()] {
+            0 => {
+                let last = self.line.side.heard.len() - 1;
+                let place = self.line.tape.one_of(0, 40, &[1, 2]).min(last);
+                self.line.side.heard.remove(place)
             }
-            let mut may: Vec<u8> = Vec::new();
-            may.extend((!self.line.heard.is_empty()).then_some(0));
-            may.extend((!self.line.sent.is_empty()).then_some(1));
-            may.extend(self.connecting.map(|_| 2));
-            may.extend(self.feeding.map(|_| 3));
-            may.extend(wake.map(|_| 4));
-            assert!(!may.is_empty(), "nothing will ever happen");
-            let place = self.line.tape.one_of(0, 80, &[1, 2, 3, 4]);
-            match may[place % may.len()] {
-                0 => {
-                    let last = self.line.heard.len() - 1;
-                    let place = self.line.tape.one_of(0, 40, &[1, 2]).min(last);
-                    if let Some(fact) = self.line.heard.remove(place) {
-                        return fact;
-                    }
+            1 if self.line.is_blocked() => {
+                self.blocked += 1;
+                if self.blocked > 20 {
+                    self.line.end_deadlock();
                 }
-                1 => self.line.turn_to_next(),
-                2 => return self.line.connect(self.connecting.take().unwrap_or_default()),
-                3 => return self.feed(),
-                _ => {
-                    // A session may break while nothing is on its way.
-                    if self.line.is_up && self.line.tape.one_of(false, 20, &[true]) {
-                        self.line.abandon();
-                    }
-                    self.line.now = self.line.now.max(wake.unwrap_or_default());
-                    return Fact::Tick;
+                None
+            }
+            1 => {
+                self.blocked = 0;
+                self.line.turn_to_next();
+                None
+            }
+            2 => Some(self.line.connect(self.asked.connecting.take().unwrap_or_default())),
+            3 => Some(self.feed()),
+            _ => {
+                // A session may break while nothing is on its way.
+                if self.line.side.is_up && self.line.tape.one_of(false, 20, &[true]) {
+                    self.line.abandon();
                 }
+                self.line.now = self.line.now.max(wake.unwrap_or_default());
+                Some(Fact::Tick)
             }
         }
     }
 
     fn feed(&mut self) -> Fact<Rows> {
-        let (size, wait) = self.feeding.take().unwrap_or_default();
+        let (size, wait) = self.asked.feeding.take().unwrap_or_default();
         if !wait && self.line.tape.one_of(false, 40, &[true]) {
             return Fact::Fed(Fed::Nothing);
         }

@@ -129,24 +129,36 @@ pub(super) enum Trouble {
 
 use Trouble::{Crash, Failover, FailoverBehind, RestartBehind};
 
-pub(super) struct Line {
-    pub(super) world: World,
-    pub(super) tape: Tape,
-    pub(super) kind: Kind,
-    /// Whether the role may not ask where the log is.
-    pub(super) is_blind: bool,
-    /// Whether there is a session.
+/// The session of a worker.
+#[derive(Default)]
+pub(super) struct Side {
+    /// Whether there is one.
     pub(super) is_up: bool,
     /// It is gone, whether that was noticed or not.
     pub(super) is_cut: bool,
     /// What it does is to be cancelled.
     pub(super) is_cancelled: bool,
+    /// In which life of the server it was had.
+    of: u32,
     pub(super) sent: VecDeque<Message>,
     pub(super) heard: VecDeque<Fact<Rows>>,
+    /// Its transaction, and whether that has failed, while the other worker is at work.
+    own: (Option<usize>, bool),
+}
+
+pub(super) struct Line {
+    pub(super) side: Side,
+    pub(super) world: World,
+    pub(super) tape: Tape,
+    pub(super) kind: Kind,
+    /// Whether the role may not ask where the log is.
+    pub(super) is_blind: bool,
     pub(super) now: Duration,
     /// The server's last life in which a session was had.
     pub(super) seen: u32,
     pub(super) life: Option<Arc<Life>>,
+    /// The last life in which the other worker had a session.
+    other_of: u32,
 }
 
 impl Line {
@@ -156,14 +168,11 @@ impl Line {
             tape,
             kind: setup.kind,
             is_blind: setup.is_blind,
-            is_up: false,
-            is_cut: false,
-            is_cancelled: false,
-            sent: VecDeque::new(),
-            heard: VecDeque::new(),
+            side: Side::default(),
             now: Duration::ZERO,
             seen: 1,
             life: None,
+            other_of: 0,
         }
     }
 
@@ -194,7 +203,8 @@ impl Line {
         let history = if self.is_blind { History::default() } else { self.world.history() };
         let life = Arc::new(Life { era: self.world.era(), history });
         self.tape.say("a session", &life);
-        (self.is_up, self.is_cut, self.is_cancelled, self.seen) = (true, false, false, self.world.life);
+        self.side = Side { is_up: true, of: self.world.life, ..Side::default() };
+        self.seen = self.world.life;
         self.world.end_remnant(&mut self.tape);
         self.life = Some(Arc::clone(&life));
         Fact::Connected(Session {
@@ -206,13 +216,52 @@ impl Line {
         })
     }
 
+    /// Another worker is at work.
+    pub(super) fn switch(&mut self, other: &mut Side) {
+        self.side.own = (self.world.own, self.world.own_failed);
+        std::mem::swap(&mut self.side, other);
+        self.other_of = other.of;
+        (self.world.own, self.world.own_failed) = (None, false);
+        self.world.parked = other.own.0.filter(|_| other.is_up && other.of == self.world.life);
+        if self.side.is_up && self.side.of != self.world.life {
+            if !self.side.is_cut {
+                self.cut(Due::Leaves);
+            }
+        } else {
+            (self.world.own, self.world.own_failed) = self.side.own;
+        }
+    }
+
+    /// Whether the next message waits for a row that the other worker has locked.
+    pub(super) fn is_blocked(&self) -> bool {
+        let keys = match self.side.sent.front() {
+            Some(Message::Work(chunk, _) | Message::Claim(Ask::Again(chunk))) => {
+                chunk.items.iter().map(|item| item.key).collect()
+            }
+            Some(Message::Claim(Ask::WaitedFor(others))) => {
+                self.world.first_eligible(others).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        !self.side.is_cut
+            && !self.side.is_cancelled
+            && keys.into_iter().any(|key| self.world.is_parked_on(key))
+    }
+
+    /// Two workers wait for each other, and this one is told.
+    pub(super) fn end_deadlock(&mut self) {
+        let Some(message) = self.side.sent.pop_front() else { return };
+        self.world.fail();
+        self.side.heard.push_back(message.failed(error("40P01")));
+    }
+
     /// The worker gives the session up.
     pub(super) fn disconnect(&mut self) {
         assert!(
-            self.sent.is_empty() && self.heard.is_empty(),
+            self.side.sent.is_empty() && self.side.heard.is_empty(),
             "all is answered before a session is given up"
         );
-        self.is_up = false;
+        self.side.is_up = false;
         self.world.leave(Due::Leaves);
     }
 
@@ -229,7 +278,8 @@ impl Line {
 
     pub(super) fn end_life(&mut self, how: Trouble) {
         // What a second end leaves of the first, nobody can say: see `mod.rs`.
-        if self.seen != self.world.life && self.kind.counts() {
+        let has_missed = |of: u32| of != 0 && of != self.world.life;
+        if self.kind.counts() && (has_missed(self.side.of) || has_missed(self.other_of)) {
             return;
         }
         self.tape.say("the server's life ends", how);
@@ -243,17 +293,17 @@ impl Line {
     /// The line is cut; what was under way goes on as is said. What was sent behind does not arrive.
     pub(super) fn cut(&mut self, due: Due) {
         self.world.leave(due);
-        self.is_cut = true;
-        let lost = std::mem::take(&mut self.sent).into_iter().map(|message| message.failed(LOST));
-        self.heard.extend(lost);
+        self.side.is_cut = true;
+        let lost = std::mem::take(&mut self.side.sent).into_iter().map(|message| message.failed(LOST));
+        self.side.heard.extend(lost);
     }
 
     /// The worker gives up the connection.
     pub(super) fn abandon(&mut self) {
-        if !self.is_cut {
+        if !self.side.is_cut {
             // The server may not have heard of it, and turn to the first that has arrived.
             let arrives = self.tape.one_of(false, 60, &[true]);
-            match self.sent.front() {
+            match self.side.sent.front() {
                 Some(Message::Commit(lasting)) if arrives => self.cut(Due::Commits { waits: *lasting }),
                 _ => self.cut(Due::Leaves),
             }
@@ -263,8 +313,8 @@ impl Line {
     /// What the session does is cancelled, now or when it begins.
     pub(super) fn cancel(&mut self) {
         let may_not = |message: &Message| matches!(message, Message::Commit(true) | Message::Flush);
-        assert!(!self.sent.iter().any(may_not), "a COMMIT that waits may not be cancelled");
-        self.is_cancelled = true;
+        assert!(!self.side.sent.iter().any(may_not), "a COMMIT that waits may not be cancelled");
+        self.side.is_cancelled = true;
     }
 }
 

@@ -17,11 +17,11 @@ use super::{Item, Rows};
 impl Line {
     /// The server turns to the next message, and answers; or not.
     pub(super) fn turn_to_next(&mut self) {
-        let Some(message) = self.sent.pop_front() else { return };
-        if self.is_cut {
-            return self.heard.push_back(message.failed(LOST));
+        let Some(message) = self.side.sent.pop_front() else { return };
+        if self.side.is_cut {
+            return self.side.heard.push_back(message.failed(LOST));
         }
-        let is_cancelled = std::mem::take(&mut self.is_cancelled);
+        let is_cancelled = std::mem::take(&mut self.side.is_cancelled);
         let answer = match message {
             Message::BreakOff => {
                 self.abandon();
@@ -51,7 +51,7 @@ impl Line {
             }
             Message::Look(given_up) => Fact::Left(self.look(&given_up)),
         };
-        self.heard.push_back(answer);
+        self.side.heard.push_back(answer);
     }
 
     fn lose<T>(&mut self, due: Due) -> Result<T, Failure> {
@@ -223,7 +223,7 @@ impl Line {
 
     /// What the server says of a transaction.
     fn ask(&mut self, id: u64) -> Result<Status, Failure> {
-        if self.is_cut {
+        if self.side.is_cut {
             return Err(LOST);
         }
         self.pass();

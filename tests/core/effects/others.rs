@@ -71,7 +71,7 @@ impl World {
                 tape.say("another's", what);
                 let key = usize::from(tape.byte()) % self.rows.len();
                 let value = if what == "set" { Value::Other } else { Value::New };
-                let busy = self.orphans.iter().map(|(tx, _)| *tx).chain(self.own);
+                let busy = self.orphans.iter().map(|(tx, _)| *tx).chain(self.own).chain(self.parked);
                 let is_locked = busy.into_iter().any(|tx| self.has_locked(tx, key));
                 let may_set = what != "work" && self.table[key].is_some() && !is_locked;
                 let sets = if may_set { vec![(key, value)] } else { Vec::new() };
@@ -127,6 +127,7 @@ impl World {
     fn start(&mut self) {
         self.life += 1;
         self.roll_back();
+        self.parked = None;
         self.orphans.clear();
         self.log.push(Record::Other);
         self.flushed = self.log.len();

@@ -25,6 +25,7 @@ fn setup(kind: Kind, size: u32, is_ahead: bool) -> Setup {
         items,
         size,
         max_attempts: 3,
+        workers: 1,
         is_synchronous: false,
         is_blind: false,
         is_ahead,

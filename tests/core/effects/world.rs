@@ -86,6 +86,8 @@ pub(super) struct World {
     pub(super) own: Option<usize>,
     /// It has failed, and is to be rolled back.
     pub(super) own_failed: bool,
+    /// In progress in the session of another worker.
+    pub(super) parked: Option<usize>,
     pub(super) life: u32,
     pub(super) failovers: u32,
     pub(super) timeline: u32,
@@ -114,6 +116,7 @@ impl World {
             orphans: Vec::new(),
             own: None,
             own_failed: false,
+            parked: None,
             life: 1,
             failovers: 0,
             timeline: 1,
@@ -257,7 +260,12 @@ impl World {
 
     /// Whether some other transaction has the row locked.
     pub(super) fn is_anybodys(&self, key: usize) -> bool {
-        self.orphans.iter().any(|(tx, _)| self.has_locked(*tx, key))
+        self.orphans.iter().any(|(tx, _)| self.has_locked(*tx, key)) || self.is_parked_on(key)
+    }
+
+    /// Whether another worker has the row locked.
+    pub(super) fn is_parked_on(&self, key: usize) -> bool {
+        self.parked.is_some_and(|tx| self.has_locked(tx, key))
     }
 
     pub(super) fn first_eligible(&self, others: &[usize]) -> Option<usize> {
@@ -286,7 +294,7 @@ impl World {
     /// `pg_xact_status`.
     pub(super) fn status(&self, id: u64) -> Status {
         let has_id = |tx: usize| self.txs[tx].id == Some(id);
-        if self.orphans.iter().any(|(tx, _)| has_id(*tx)) {
+        if self.orphans.iter().any(|(tx, _)| has_id(*tx)) || self.parked.is_some_and(has_id) {
             Status::InProgress
         } else if id >= self.next_id {
             Status::Unknown
