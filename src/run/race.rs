@@ -14,6 +14,7 @@ use super::executor::{Executor, PlanCapacity};
 use super::monitor::{Observation, Seen, Watch};
 use super::recorder::ExecutionRecorder;
 use crate::decide::launch::Demand;
+use crate::decide::pace;
 use crate::decide::script::StatementCapacity;
 use crate::decide::verdict::{LeaderState, News, ShortReason, Verdict, Window};
 use crate::event::{CancelMethod, CancelResult, Event};
@@ -27,12 +28,6 @@ const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 const SIGNALLED: Duration = Duration::from_millis(500);
 /// Requests that may miss another client's statement before it is taken for ended.
 const MISSES: u32 = 3;
-/// Between two looks at a leader whose verdict is known.
-pub(crate) const DECIDED_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the looks stay quick from the start of a statement, and after each new worker.
-const QUICK_AT_FIRST: Duration = Duration::from_secs(1);
-const QUICK_AFTER_LAUNCH: Duration = Duration::from_millis(250);
-
 /// How the race ended.
 pub(crate) enum Finish<T> {
     /// The statement ended, or its rows may be handed over: the result is kept.
@@ -169,14 +164,16 @@ impl<'a> Race<'a> {
         });
     }
 
-    /// Quick looks while undecided, at first, and while a launch may still grow; slow ones after.
+    /// Sampled at the full rate until the verdict; then as [`pace`] says.
     fn pace(&self, watch: &Watch) {
-        if self.window.verdict().is_none() || self.entry.settings.policy == Policy::Classic {
+        let Settings { policy, settle, monitor_interval, .. } = *self.entry.settings;
+        if self.window.verdict().is_none() || policy == Policy::Classic {
             return;
         }
-        let quick = self.began.elapsed() < QUICK_AT_FIRST || self.grew_at.elapsed() < QUICK_AFTER_LAUNCH;
-        let interval = self.entry.settings.monitor_interval;
-        watch.pace(if quick { interval } else { DECIDED_INTERVAL.max(interval) }, true);
+        watch.pace(
+            pace::interval(self.began.elapsed(), self.grew_at.elapsed(), settle, monitor_interval),
+            true,
+        );
     }
 
     /// Stops a short statement: cancel, then terminate. The statement's future is not polled while a

@@ -17,10 +17,10 @@ use super::committing::Committing;
 use super::executor::Executor;
 use super::monitor::{Observation, Watch};
 use super::owned_session::OwnedSession;
-use super::race::DECIDED_INTERVAL;
 use super::recorder::ExecutionRecorder;
 use super::work::{Flow, Nothing};
 use crate::decide::attempt::Outcome;
+use crate::decide::pace::LONGEST;
 use crate::decide::script::Evidence;
 use crate::decide::verdict::News;
 use crate::error::Error;
@@ -92,9 +92,9 @@ impl Rows {
         outcome: Outcome,
         span: Span,
     ) -> Self {
-        let watch = open.as_ref().map(|open| open.span.in_scope(|| leader.watch(DECIDED_INTERVAL)));
+        let watch = open.as_ref().map(|open| open.span.in_scope(|| leader.watch(LONGEST)));
         if let Some(watch) = &watch {
-            watch.pace(DECIDED_INTERVAL, true);
+            watch.pace(LONGEST, true);
         }
         let deadline = open.as_ref().and_then(|_| Deadline::new(&leader, recorder.started()));
         Self { leader, flow, recorder, open, outcome, span, watch, count: 0, deadline }

@@ -468,6 +468,18 @@ async fn who_claims_and_finds_nothing_left_has_what_others_did_on_the_disk() {
     assert_eq!(Shop { client, ..shop }.count("status = 'paid'").await, 10);
 }
 
+/// The query for the keys is cut, and so is the session that is to ask again.
+#[tokio::test]
+async fn a_line_that_breaks_again_while_the_query_is_repeated_costs_one_more_try() {
+    let shop = Shop::with_orders(20_000).await;
+    let budgets = vec![10, 100_000];
+    let proxy = Proxy::start(&shop.server, Fate::CutAfter(Mutex::new(budgets))).await;
+    let keys = Keys::query("SELECT id FROM orders");
+    let report = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(1000)).run(keys).await.unwrap();
+    balances(&shop, &report, 20_000, "cut twice").await;
+    assert_eq!(proxy.cuts(), 2);
+}
+
 #[tokio::test]
 async fn what_is_expected_of_a_column_that_stays_is_no_reason_to_work_twice() {
     let elsewhere = |shop: &Shop| {

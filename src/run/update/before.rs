@@ -63,12 +63,15 @@ impl Update {
         let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
         // All tries together have no more time than one has.
         let deadline = Instant::now() + self.options.reconnect_wait;
-        let mut tries = 0;
+        let (mut tries, mut known) = (0, false);
         loop {
             tries += 1;
             let pause = backoff.delay(tries, fastrand::f64());
-            let ready = match open_session(&self.site, &self.options, deadline).await {
-                Ok(session) => self.look_up(session, query).await,
+            let ready = match open_session(&self.site, &self.options, deadline, known).await {
+                Ok(session) => {
+                    known = true;
+                    self.look_up(session, query).await
+                }
                 Err(error) => Err(error),
             };
             match ready {
@@ -190,7 +193,7 @@ impl Update {
             tracing::debug!(error = %failure, "the query for the keys is tried again");
             let again = async {
                 sleep(backoff.delay(tries, fastrand::f64())).await;
-                open_session(site, options, Instant::now() + options.reconnect_wait).await
+                open_session(site, options, Instant::now() + options.reconnect_wait, true).await
             };
             let Some(opened) = unless_stopped(&options.stop, again).await? else { return Ok(None) };
             session = opened;
@@ -199,8 +202,13 @@ impl Update {
     }
 }
 
-/// The first session, as patiently as any later one: a server may be restarting.
-async fn open_session(site: &Site, options: &Options, deadline: Instant) -> Result<Session, Error> {
+/// A session, as patiently as any later one: a server may be restarting. `known`: it was reached before.
+async fn open_session(
+    site: &Site,
+    options: &Options,
+    deadline: Instant,
+    known: bool,
+) -> Result<Session, Error> {
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
     let mut failures = 0;
     let mut last = None;
@@ -220,7 +228,7 @@ async fn open_session(site: &Site, options: &Options, deadline: Instant) -> Resu
         failures += 1;
         let left = deadline.saturating_duration_since(Instant::now());
         // A server that refuses connections from the start is more likely a wrong address.
-        let hopeless = failure.sqlstate().is_none() || !failure.is_retryable();
+        let hopeless = (failure.sqlstate().is_none() && !known) || !failure.is_retryable();
         match backoff.delay_within(left, failures, fastrand::f64()) {
             Some(pause) if !hopeless && !options.stop.is_cancelled() => sleep(pause).await,
             _ => return Err(Error::connect(site.endpoint.describe(), failure)),
