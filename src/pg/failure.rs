@@ -47,18 +47,23 @@ impl Failure {
         Self::lost("no answer in time")
     }
 
-    /// The connection is gone and the driver said nothing more.
-    pub(crate) fn lost(message: impl Into<String>) -> Self {
+    fn new(message: impl Into<String>, class: FailureClass) -> Self {
+        let message = message.into();
         Self {
             sqlstate: None,
-            message: message.into(),
+            message,
             hint: None,
-            class: classify(Signal::ConnectionLost),
-            lost: true,
+            class,
+            lost: false,
             position: None,
             place: None,
             unfit: None,
         }
+    }
+
+    /// The connection is gone and the driver said nothing more.
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
+        Self { lost: true, ..Self::new(message, classify(Signal::ConnectionLost)) }
     }
 
     /// The server was reached and will not do, for now: it may be promoted yet.
@@ -73,33 +78,14 @@ impl Failure {
 
     /// Nothing was lost and no server said no: it is on our side, and trying again does not help.
     pub(crate) fn client(message: impl Into<String>) -> Self {
-        let class = classify(Signal::Client);
-        Self {
-            sqlstate: None,
-            message: message.into(),
-            hint: None,
-            class,
-            lost: false,
-            position: None,
-            place: None,
-            unfit: None,
-        }
+        Self::new(message, classify(Signal::Client))
     }
 
     /// What we found in the data and PostgreSQL has a code for.
     pub(crate) fn found(code: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let class = classify(Signal::SqlState { code, message: &message, survived: true });
-        Self {
-            sqlstate: Some(code.to_owned()),
-            message,
-            hint: None,
-            class,
-            lost: false,
-            position: None,
-            place: None,
-            unfit: None,
-        }
+        Self { sqlstate: Some(code.to_owned()), ..Self::new(message, class) }
     }
 
     /// What it says, without its code.
@@ -195,16 +181,13 @@ impl Failure {
             let class = classify(Signal::SqlState { code, message: server.message(), survived });
             return Self {
                 sqlstate: Some(code.to_owned()),
-                message: server.message().to_owned(),
                 hint: server.hint().or_else(|| (code == NOT_UTF8).then_some(SQL_ASCII)).map(str::to_owned),
-                class,
                 lost: class.is_session_lost(),
                 position: match server.position() {
                     Some(ErrorPosition::Original(position)) => Some(*position),
                     _ => None,
                 },
-                place: None,
-                unfit: None,
+                ..Self::new(server.message(), class)
             };
         }
         let cause = StdError::source(error);
@@ -218,7 +201,7 @@ impl Failure {
         let class = classify(if lost { Signal::ConnectionLost } else { Signal::Client });
         // Where there is a cause, the driver's own text is only its preface.
         let message = cause.map_or_else(|| error.to_string(), ToString::to_string);
-        Self { sqlstate: None, message, hint: None, class, lost, position: None, place: None, unfit: None }
+        Self { lost, ..Self::new(message, class) }
     }
 }
 
@@ -236,16 +219,7 @@ impl From<Source> for Failure {
             }
             cause = inner.source();
         }
-        Self {
-            sqlstate: None,
-            message: error.to_string(),
-            hint: None,
-            class: classify(Signal::Client),
-            lost: false,
-            position: None,
-            place: None,
-            unfit: None,
-        }
+        Self::client(error.to_string())
     }
 }
 
