@@ -323,6 +323,18 @@ mutant 'a key with many rows costs no square' src/pg/update/statement.rs \
 mutant 'a cursor is not condemned for the workers that it cannot have' src/pg/plan/survey.rs \
     live:a_cursor_never_has_workers_and_is_not_condemned_for_that \
     'Kind::Opaque(_) if text.reads_a_cursor() => {' 'Kind::Opaque(_) if false => {'
+mutant 'what a type hides is looked for: by its name' src/pg/plan/hidden.rs \
+    live:what_runs_queries_behind_a_table_or_a_type_forbids_a_refusal \
+    "t.oid >= 16384 AND t.typtype <> 'c' AND t.typname" "t.oid < 0 AND t.typtype <> 'c' AND t.typname"
+mutant 'what a type hides is looked for: by a column' src/pg/plan/hidden.rs \
+    live:what_runs_queries_behind_a_table_or_a_type_forbids_a_refusal \
+    'AND NOT a.attisdropped AND a.atttypid >= 16384)' 'AND NOT a.attisdropped AND a.atttypid < 0)'
+mutant 'what a cast hides is looked for' src/pg/plan/hidden.rs \
+    live:what_runs_queries_behind_a_table_or_a_type_forbids_a_refusal \
+    'SELECT EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.castfunc >= 16384)' 'SELECT false'
+mutant 'what somebody wrote is looked into' src/pg/plan/routines.rs \
+    live:what_runs_queries_behind_a_table_or_a_type_forbids_a_refusal \
+    '|| called.iter().any(|routine| routine.oid >= FIRST_OWN)' ''
 mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
     live:a_script_goes_back_to_its_own_savepoints \
     'executor.keeps_steps() && executor.outlives(at)' 'executor.keeps_steps()'

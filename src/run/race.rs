@@ -88,7 +88,7 @@ impl<'a> Race<'a> {
                 observation = watch.next() => observation,
             };
             let idle = is_idle(&observation);
-            let news = self.on_sight(observation, recorder);
+            let news = self.on_observation(observation, recorder);
             if self.window.verdict().is_none() && idle && executor.has_started() {
                 let verdict = self.window.on_end();
                 self.announce(verdict, recorder);
@@ -112,7 +112,7 @@ impl<'a> Race<'a> {
     }
 
     /// Takes a look in, and says what it brought.
-    pub(crate) fn on_sight(
+    pub(crate) fn on_observation(
         &mut self,
         observation: Observation,
         recorder: &mut ExecutionRecorder,

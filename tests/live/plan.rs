@@ -476,6 +476,17 @@ async fn what_runs_queries_behind_a_table_or_a_type_forbids_a_refusal() {
             let script = bench.explain(&format!("{sql}; {sql}")).await;
             assert!(!script.unseen.is_empty() || script.reasons.is_empty(), "{major}: {sql}: {script:#?}");
         }
+        // Somebody's cast may be in any statement; without one the others are found by their types.
+        bench.run("DROP CAST (int AS plan_hidden.odd)").await;
+        for (sql, name) in [
+            ("SELECT id::seen_too FROM small", "looks(integer)"),
+            ("SELECT id FROM typed", "looks(integer)"),
+            ("SELECT total(id) FROM small", "adds(bigint, integer)"),
+            ("INSERT INTO checked VALUES (1)", "looks(integer)"),
+        ] {
+            let unseen = bench.explain(sql).await.unseen;
+            assert_eq!(unseen, [format!("plan_hidden.{name}")], "{major}: {sql}");
+        }
         // What the same catalog shows to run none is refused as before.
         for sql in ["INSERT INTO plain VALUES (1)", "DELETE FROM plain", "SELECT id FROM checked", "SELECT 1"]
         {

@@ -322,7 +322,8 @@ impl KeyPart {
     }
 }
 
-/// What the fate of the transaction will be known by ([`Mark`](crate::decide::update::life::Mark)), asked when the rows are changed.
+/// What the fate of the transaction will be known by ([`Mark`](crate::decide::update::life::Mark)), asked when the rows
+/// are changed.
 fn mark(table: &Table) -> String {
     let xid = "pg_catalog.pg_current_xact_id_if_assigned()::text";
     if table.is_logged { format!("coalesce({xid}, '') || ' ' || {POSITION}") } else { xid.to_owned() }
@@ -340,8 +341,8 @@ fn done(changed: &str, mark: &str, places: &str) -> String {
     )
 }
 
-/// Ends a statement that has `changed` rows: fails ([`PARTED`](crate::decide::update::gate::PARTED)) where they are fewer than the keys, else says where the
-/// log is. The server's log quotes the text, and its reader may wonder.
+/// Ends a statement that has `changed` rows: fails ([`PARTED`](crate::decide::update::gate::PARTED)) where they are fewer
+/// than the keys, else says where the log is. The server's log quotes the text, and its reader may wonder.
 fn all_or_none(changed: &str, table: &Table) -> String {
     let position = if table.is_logged { POSITION } else { "CAST(NULL AS pg_catalog.text)" };
     format!(

@@ -33,7 +33,8 @@ impl Whole {
         id(row?.try_get(0)?)
     }
 
-    /// Updates the rows of all keys; fails ([`PARTED`](crate::decide::update::gate::PARTED)) otherwise. Where the log is then, if that may be asked.
+    /// Updates the rows of all keys; fails ([`PARTED`](crate::decide::update::gate::PARTED)) otherwise. Returns where the
+    /// log is then, if that may be asked.
     pub(crate) async fn work(
         &self,
         client: &Client,
