@@ -10,6 +10,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::fix::Fix;
 use crate::pg::Failure;
 use crate::report::Execution;
 
@@ -37,7 +38,7 @@ enum Kind {
     #[error("{doing} failed")]
     Sql { doing: &'static str, source: Failure },
     #[error("refused before running: {explanation}")]
-    Refused { refusal: Refusal, explanation: String, fixes: Vec<String> },
+    Refused { refusal: Refusal, explanation: String, fixes: Vec<Fix> },
     #[error("the deadline of {} passed", human(*.0))]
     Deadline(std::time::Duration),
     #[error("it was stopped")]
@@ -97,18 +98,17 @@ impl Error {
         Kind::Configuration { field: field.into(), problem: problem.into() }.into()
     }
 
-    /// The server refused a setting of the run. `source` says why.
-    pub(crate) fn setting(name: &str, source: &Failure) -> Self {
-        Self::configuration(format!("settings (--set {name})"), source.to_string())
+    /// A setting of the run is wrong, as the server or this library finds.
+    pub(crate) fn setting(name: &str, problem: impl Into<String>) -> Self {
+        Self::configuration(format!("settings.{name}"), problem)
     }
 
-    /// The error of something that is done for one option: a second connection string.
-    pub(crate) fn blamed_on(self, option: &str) -> Self {
+    /// The same, of what was read from that variable.
+    pub(crate) fn blamed_on(self, variable: &str) -> Self {
         match *self.kind {
             Kind::Configuration { field, problem } => {
-                Self::configuration(option, format!("{field}: {problem}"))
+                Self::configuration(variable, format!("{field}: {problem}"))
             }
-            Kind::Connect { server, source } => Self::connect(format!("{server} ({option})"), source),
             _ => self,
         }
     }
@@ -118,7 +118,7 @@ impl Error {
         Kind::Connect { server: server.into(), source }.into()
     }
 
-    pub(crate) fn refused(refusal: Refusal, explanation: impl Into<String>, fixes: Vec<String>) -> Self {
+    pub(crate) fn refused(refusal: Refusal, explanation: impl Into<String>, fixes: Vec<Fix>) -> Self {
         Kind::Refused { refusal, explanation: explanation.into(), fixes }.into()
     }
 
@@ -209,6 +209,15 @@ impl Error {
         matches!(*self.kind, Kind::Configuration { .. })
     }
 
+    /// The option, parameter or argument that was wrong, of a configuration error; `settings.NAME` for a server setting.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        match &*self.kind {
+            Kind::Configuration { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+
     /// Why the run was refused before its first attempt, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
@@ -218,10 +227,9 @@ impl Error {
         }
     }
 
-    /// What to change, if the run was refused: SQL, or advice as a comment (`-- ...`). A `SET LOCAL` belongs in
-    /// [`Settings::settings`](crate::Settings::settings).
+    /// What to change, if the run was refused.
     #[must_use]
-    pub fn fixes(&self) -> &[String] {
+    pub fn fixes(&self) -> &[Fix] {
         match &*self.kind {
             Kind::Refused { fixes, .. } => fixes,
             _ => &[],
@@ -346,15 +354,5 @@ mod tests {
         let written =
             [0, 10, 1500, 45_000, 60_000, 7_200_000, 86_400_000].map(|ms| human(Duration::from_millis(ms)));
         assert_eq!(written, ["0s", "10ms", "1.5s", "45s", "1m", "2h", "1d"]);
-    }
-
-    #[test]
-    fn an_error_names_the_option_that_it_is_about() {
-        let error = Error::connect("db:5432/sales", Failure::lost("refused")).blamed_on("--monitor-dsn");
-        assert_eq!(error.to_string(), "cannot connect to db:5432/sales (--monitor-dsn)");
-        assert_eq!(error.sqlstate(), Some("08006"));
-        let error = Error::configuration("port", "`x` is no number").blamed_on("--monitor-dsn");
-        assert_eq!(error.to_string(), "--monitor-dsn: port: `x` is no number");
-        assert!(error.is_configuration());
     }
 }

@@ -296,7 +296,10 @@ pub enum Event {
         pool: Option<Pool>,
     },
     /// A monitor connected for the first time.
-    MonitorStarted,
+    MonitorStarted {
+        /// The server's `server_version_num`: `130_023` is 13.23.
+        server_version: u32,
+    },
     /// The monitor's connection broke. No verdict is reached until it is back.
     MonitorLost {
         /// The error message.

@@ -72,6 +72,7 @@
 mod decide;
 mod error;
 pub mod event;
+mod fix;
 mod pg;
 mod report;
 mod run;
@@ -83,8 +84,9 @@ pub use decide::attempt::Outcome;
 pub use decide::update::ending::FailOn;
 pub use error::{Error, Refusal};
 pub use event::{Event, Observer};
+pub use fix::Fix;
 pub use report::{Attempt, Ceiling, Execution, InDoubt, KeyFailure, Rung, UpdateOutcome, Updated};
-pub use run::{Batch, Builder, ChunkSize, Headcount, Job, Keys, Row, Rows, Update, Updater};
+pub use run::{Batch, Builder, ChunkSize, Headcount, Job, Keys, Row, Rows, Update};
 pub use settings::{Minimum, PlanShortfall, Policy, Raise, Settings};
 
 /// Checks that the README's Rust compiles.

@@ -277,19 +277,17 @@ impl Settings {
         let Some(raise) = self.ceiling else {
             let alone = [("above_role", self.above_role), ("leave", self.leave != LEAVE)];
             let wrong = alone.into_iter().find(|(_, given)| *given).map(|(option, _)| option);
-            return wrong.map_or(Ok(()), |option| {
-                Err(Error::configuration(option, "it needs a ceiling (--ceiling)"))
-            });
+            return wrong.map_or(Ok(()), |option| Err(Error::configuration(option, "it needs a `ceiling`")));
         };
         if let Raise::To(workers) = raise {
             within("ceiling", workers, 1, 1024)?;
         }
         if self.reserve {
-            let problem = "it takes workers beyond the pool, and --reserve waits for slots of the pool: give one of them";
+            let problem = "it takes workers beyond the pool, and `reserve` waits for slots of the pool: give one of them";
             return Err(Error::configuration("ceiling", problem));
         }
         if self.settings.iter().any(|(name, _)| name.eq_ignore_ascii_case("max_parallel_workers")) {
-            let problem = "it sets max_parallel_workers, and so does --set: give one of them";
+            let problem = "it sets max_parallel_workers, and so do `settings`: give one of them";
             return Err(Error::configuration("ceiling", problem));
         }
         Ok(())
@@ -315,7 +313,7 @@ impl Settings {
         }
         if self.strict && !self.transaction {
             let problem =
-                "a short statement is rolled back, which takes a transaction: leave out --no-transaction";
+                "a short statement is rolled back, which takes a transaction: leave out `no_transaction`";
             return Err(Error::configuration("strict", problem.to_owned()));
         }
         self.check_ceiling()?;
@@ -362,7 +360,7 @@ impl Settings {
         }
         if let Some((name, _)) = self.settings.iter().find(|(_, value)| value.contains('\0')) {
             let problem = "its value has a NUL character, which PostgreSQL takes in no text";
-            return Err(Error::configuration(format!("settings (--set {name})"), problem));
+            return Err(Error::setting(name, problem));
         }
         if let Some(problem) = self.cleanup.as_deref().and_then(plan::flaw_of_cleanup) {
             return Err(Error::configuration("cleanup", problem));
@@ -371,8 +369,8 @@ impl Settings {
             name.eq_ignore_ascii_case("track_activities") && !says_yes(value)
         };
         if self.settings.iter().any(|pair| untracked(&pair)) {
-            return Err(Error::configuration(
-                "settings (--set track_activities)",
+            return Err(Error::setting(
+                "track_activities",
                 "it must stay on: a running statement would look idle, and could not be cancelled",
             ));
         }

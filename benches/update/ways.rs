@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use headcount::server::Endpoint;
-use headcount::{ChunkSize, Keys, Updater};
+use headcount::{ChunkSize, Headcount, Keys};
 use testkit::server::PrivateServer;
 use tokio_postgres::{Client, NoTls};
 
@@ -125,7 +125,7 @@ async fn check(server: &PrivateServer, keys: u32) {
 }
 
 async fn headcount(dsn: &str, keys: u32, chunk: ChunkSize, connections: u32) -> Duration {
-    let updater = Updater::new(Endpoint::from_dsn(dsn).unwrap(), Vec::new());
+    let updater = Headcount::builder(Endpoint::from_dsn(dsn).unwrap()).build();
     let update = updater.update("orders").key(["id"]).set("status", "submitted").expect("status", "new");
     let began = Instant::now();
     let report = update

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headcount::event::ShortReason;
 use headcount::settings::LEAVE;
-use headcount::{Error, Execution, Rung};
+use headcount::{Error, Execution, Fix, Rung};
 
 use super::exit::Failed;
 use super::options::Wanted;
@@ -57,37 +57,40 @@ pub(crate) fn about_limit(sqlstate: &str, message: &str, script: Option<&str>) -
     })
 }
 
+fn advice(clause: &str) -> Fix {
+    Fix::Advice(clause.to_owned())
+}
+
 /// Adds what this command can do about an error of the server. `several`: there were other hosts to connect to.
 pub(crate) fn explained(error: Error, wanted: &Wanted, several: bool) -> Failed {
     let Wanted { sql, settings, .. } = wanted;
     let tried = error.history().map_or(0, |history| history.attempt_count);
     let fix = match error.sqlstate() {
-        Some("25001") if sets_transaction(sql) => {
-            Some("-- it is not the first statement of its transaction; try --set transaction_isolation=... instead".to_owned())
-        }
+        Some("25001") if sets_transaction(sql) => Some(advice(
+            "it is not the first statement of its transaction; try --set transaction_isolation=... instead",
+        )),
         Some("25001") if settings.transaction => {
-            Some("-- run it outside a transaction block, with --no-transaction".to_owned())
+            Some(advice("run it outside a transaction block, with --no-transaction"))
         }
-        Some("25006") => Some(format!("-- {}", only_reads(wanted, several))),
+        Some("25006") => Some(Fix::Advice(only_reads(wanted, several))),
         // A procedure, or a DO block, with a COMMIT of its own.
-        Some("2D000") if settings.transaction => Some(
-            "-- it ends a transaction by itself: run it outside a transaction block, with --no-transaction".to_owned(),
-        ),
+        Some("2D000") if settings.transaction => Some(advice(
+            "it ends a transaction by itself: run it outside a transaction block, with --no-transaction",
+        )),
         // Whose limit it is the message says.
-        Some("53300") => Some(
-            "-- a run takes two connections at once, one of them for its monitor: raise the limit that the line names \
-             (CONNECTION LIMIT of the role or the database, max_connections), or end others"
-                .to_owned(),
-        ),
+        Some("53300") => Some(advice(
+            "a run takes two connections at once, one of them for its monitor: raise the limit that the line names \
+             (CONNECTION LIMIT of the role or the database, max_connections), or end others",
+        )),
         // What an attempt that was cancelled left behind.
         Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {
             let index = concurrent_index(sql).unwrap_or("...");
-            Some(format!(
+            Some(Fix::Sql(format!(
                 "--cleanup 'DROP INDEX CONCURRENTLY IF EXISTS {index}' (a cancelled attempt leaves its index behind, \
                  invalid; drop it before the next run)"
-            ))
+            )))
         }
-        Some(code) => about_limit(code, &error.chain(), Some(sql)).map(|advice| format!("-- {advice}")),
+        Some(code) => about_limit(code, &error.chain(), Some(sql)).map(Fix::Advice),
         None => None,
     };
     let failed = Failed::from(error);
@@ -101,7 +104,7 @@ pub(crate) fn explained(error: Error, wanted: &Wanted, several: bool) -> Failed 
 pub(crate) fn explained_update(failed: Failed) -> Failed {
     let limit = failed.error().and_then(|error| about_limit(error.sqlstate()?, &error.chain(), None));
     match limit {
-        Some(advice) => failed.with_fix(format!("-- {advice}")),
+        Some(advice) => failed.with_fix(Fix::Advice(advice)),
         None => failed,
     }
 }
@@ -173,7 +176,7 @@ pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: b
         }
         "deadline" => return format!("{left}; {}", in_more_time(history)),
         "interrupted" => "run it again when you like",
-        _ if fixes.iter().any(|fix| !fix.starts_with("-- ")) => "do what the fix above says and run it again",
+        _ if fixes.iter().any(|fix| fix.is_typed()) => "do what the fix above says and run it again",
         _ if !fixes.is_empty() => "do what the hint above says and run it again",
         "refused" => "see `headcount doctor` and `headcount explain`",
         "connection" => "run it again when the server is there; `headcount doctor` tells whether it is",
@@ -203,7 +206,7 @@ fn rejected_and_not_undone(history: &Execution<()>) -> String {
 /// Whether all advice is that there is none.
 fn hopeless(failed: &Failed) -> bool {
     let fixes = failed.fixes();
-    !fixes.is_empty() && fixes.iter().all(|fix| fix.starts_with("-- none"))
+    !fixes.is_empty() && fixes.iter().all(|fix| matches!(fix, Fix::None(_)))
 }
 
 /// What helps against a pool that others hold: workers that they cannot take. The processes decide how.

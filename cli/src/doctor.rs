@@ -1,10 +1,12 @@
 //! `headcount doctor`: the answers of [`headcount::server::doctor`], a line each.
 
+use headcount::Fix;
 use headcount::server::doctor::{self, Finding, Level};
 use serde::Serialize;
 
 use super::args::DoctorArgs;
 use super::exit::{self, Failed};
+use super::names;
 use super::object;
 use super::output;
 use super::run::endpoints;
@@ -51,7 +53,8 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
     let fleet = args.reserve_database.as_deref();
     let mut findings = doctor::examine(&endpoint, monitor.as_ref(), args.target, fleet).await?;
     for finding in &mut findings {
-        finding.fix = finding.fix.take().map(|fix| output::typed(&fix));
+        finding.text = names::in_options(&finding.text);
+        finding.fix = finding.fix.as_ref().map(names::fix_in_options);
     }
     Ok(findings)
 }
@@ -59,7 +62,7 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failed> {
 fn lines(finding: &Finding) -> Vec<String> {
     let Finding { check, level, text, fix, .. } = finding;
     let mut lines = vec![format!("{:<4}  {check}: {text}", level.as_str())];
-    let advised = |fix: &String| match level {
+    let advised = |fix: &Fix| match level {
         Level::Ok => format!("      to have that: {fix}"),
         Level::Warn | Level::Fail => format!("      {}", output::remedy(fix)),
     };

@@ -6,8 +6,9 @@
 
 use std::fmt;
 
-use headcount::{Error, Outcome};
+use headcount::{Error, Fix, Outcome};
 
+use super::names;
 use super::panics::Panic;
 
 /// Done, on target or above the minimum.
@@ -47,7 +48,7 @@ pub(crate) enum Failed {
     /// What was typed, or stands in a job file, cannot be meant.
     Usage(String),
     /// The library's error, and what else would help.
-    Library { error: Box<Error>, fixes: Vec<String> },
+    Library { error: Box<Error>, fixes: Vec<Fix> },
     /// A signal came, and everything was put in order; with the exit code, and the error that has the
     /// history if something was under way.
     Interrupted(u8, Option<Box<Error>>),
@@ -61,9 +62,9 @@ impl Failed {
     }
 
     /// Adds what else would help.
-    pub(crate) fn with_fix(mut self, fix: impl Into<String>) -> Self {
+    pub(crate) fn with_fix(mut self, fix: Fix) -> Self {
         if let Self::Library { fixes, .. } = &mut self {
-            fixes.push(fix.into());
+            fixes.push(fix);
         }
         self
     }
@@ -124,9 +125,9 @@ impl Failed {
     }
 
     /// What to change, one sentence each.
-    pub(crate) fn fixes(&self) -> Vec<&str> {
+    pub(crate) fn fixes(&self) -> Vec<&Fix> {
         match self {
-            Self::Library { error, fixes } => error.fixes().iter().chain(fixes).map(String::as_str).collect(),
+            Self::Library { error, fixes } => error.fixes().iter().chain(fixes).collect(),
             Self::Usage(_) | Self::Interrupted(..) | Self::Panicked(_) => Vec::new(),
         }
     }
@@ -156,7 +157,7 @@ impl fmt::Display for Failed {
                 f.write_str(self.ended())?;
             }
             Self::Interrupted(..) => write!(f, "{}; nothing of it is running any more", self.ended())?,
-            Self::Library { error, .. } => f.write_str(&error.chain())?,
+            Self::Library { error, .. } => f.write_str(&names::chain(error))?,
         }
         match self.processes_left() {
             0 if !self.is_end_seen() => f.write_str("; nobody could see whether it still runs")?,

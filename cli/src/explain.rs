@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::{ExplainArgs, Words};
 use super::exit::{self, Failed};
+use super::names;
 use super::object;
 use super::options::Wanted;
 use super::output;
@@ -51,19 +52,16 @@ async fn explain(args: &ExplainArgs, words: &Words, signals: &mut Signals) -> Re
     let Wanted { sql, mut settings, .. } = Wanted::resolve(&args.demand, None)?;
     "explain".clone_into(&mut settings.task);
     let limit = 2 * settings.cancel_grace + ANSWER_LIMIT;
-    let watchdog = Arc::new(Watchdog::default());
     let mut builder = Headcount::builder(endpoint(args.dsn.as_deref())?)
         .without_default_observers()
         // A session that may be kept demands no workers, and this one never will.
         .keep_sessions(1)
-        .connect_for(&settings.task)
-        .observer(watchdog.clone());
+        .observer(Arc::new(Watchdog::new(args.dsn.as_deref())));
     if telemetry::tells(words, args.json) {
         builder = builder.observer(Arc::new(Progress::in_lines()));
     }
     let interrupted = |code| Failed::Interrupted(code, None);
-    let headcount = signals.unless(Box::pin(builder.connect())).await.map_err(interrupted)??;
-    watchdog.guard(headcount.server_version(), args.dsn.as_deref());
+    let headcount = builder.build();
     // With the settings that `run` would make. A signal drops it, which cancels it on the server.
     let job = headcount.job(settings);
     let explained = signals.unless(Box::pin(job.explain(&sql, &[]))).await;
@@ -71,7 +69,7 @@ async fn explain(args: &ExplainArgs, words: &Words, signals: &mut Signals) -> Re
     let mut explanation = explained.map_err(interrupted)??;
     let each = explanation.statements.iter_mut().flat_map(|statement| &mut statement.reasons);
     for reason in explanation.reasons.iter_mut().chain(each) {
-        reason.fixes.iter_mut().for_each(|fix| *fix = output::typed(fix));
+        reason.fixes.iter_mut().for_each(|fix| *fix = names::fix_in_options(fix));
     }
     Ok(explanation)
 }

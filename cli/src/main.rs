@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod explain;
+mod names;
 mod object;
 mod options;
 mod output;

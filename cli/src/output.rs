@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use headcount::event::ShortReason;
-use headcount::{Attempt, Ceiling, Execution, Outcome, Rung, Settings};
+use headcount::{Attempt, Ceiling, Execution, Fix, Outcome, Rung, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::advice::{held_by_others, way_on};
 use super::exit::Failed;
+use super::names::typed;
 use super::stdout;
 
 /// Whether something could not be written to standard output, of which a process has one.
@@ -65,21 +66,9 @@ pub(crate) fn complain(failed: &Failed) {
 }
 
 /// A fix as a line: what can be typed is told from advice.
-pub(crate) fn remedy(fix: &str) -> String {
-    fix.strip_prefix("-- ").map_or_else(|| format!("fix: {}", typed(fix)), |advice| format!("hint: {advice}"))
-}
-
-/// A fix as it is typed here: `SET LOCAL name = value` is `--set name=value`.
-pub(crate) fn typed(fix: &str) -> String {
-    let option = |part: &str| {
-        let (name, value) = part.strip_prefix("SET LOCAL ")?.split_once(" = ")?;
-        let value = value.trim_matches('\'');
-        let quoted =
-            if value.contains(' ') { format!("'{name}={value}'") } else { format!("{name}={value}") };
-        Some(format!("--set {quoted}"))
-    };
-    let options: Option<Vec<String>> = fix.split("; ").map(option).collect();
-    options.map_or_else(|| fix.to_owned(), |options| options.join(" "))
+pub(crate) fn remedy(fix: &Fix) -> String {
+    let typed = typed(fix);
+    typed.strip_prefix("-- ").map_or_else(|| format!("fix: {typed}"), |advice| format!("hint: {advice}"))
 }
 
 /// The object of a run without a result: the fields of [`Execution`], and what went wrong.
@@ -151,11 +140,6 @@ impl<'a> FailedRun<'a> {
             sqlstate: failed.error().and_then(headcount::Error::sqlstate),
             fixes: failed.fixes().into_iter().map(typed).collect(),
         }
-    }
-
-    /// The same of one that never began, after so long a wait for a connection.
-    pub(crate) fn after(self, waited: Duration) -> Self {
-        Self { waited_seconds: rounded(waited), ..self }
     }
 }
 
@@ -371,18 +355,6 @@ pub(crate) fn time_text(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_setting_is_fixed_on_the_command_line() {
-        let fix = typed("SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0");
-        assert_eq!(fix, "--set parallel_setup_cost=0 --set parallel_tuple_cost=0");
-        assert_eq!(typed("SET LOCAL a = '8kB'"), "--set a=8kB");
-        assert_eq!(remedy("-- think again"), "hint: think again");
-        assert_eq!(
-            typed("ALTER TABLE t SET (parallel_workers = 4)"),
-            "ALTER TABLE t SET (parallel_workers = 4)"
-        );
-    }
 
     #[test]
     fn times_are_said_as_people_say_them() {

@@ -1,12 +1,11 @@
 //! `headcount run`: a statement with a guaranteed number of workers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use headcount::event::{Cause, ExecutionFacts, FailReason, Scope, SqlState};
 use headcount::server::Endpoint;
-use headcount::telemetry::{spans, trace_context};
-use headcount::{Event, Execution, Headcount, Observer, Settings};
+use headcount::telemetry::trace_context;
+use headcount::{Execution, Headcount, Observer, Settings};
 use tokio_util::sync::CancellationToken;
 
 use super::advice::explained;
@@ -30,12 +29,11 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
     let wanted = match Wanted::resolve(&args.demand, Some(&args.timing)) {
         Ok(wanted) => wanted,
         Err(failed) => {
-            return fail(&failed, args.json, &options::task(&args.demand), None, Duration::ZERO);
+            return fail(&failed, args.json, &options::task(&args.demand), None);
         }
     };
     let settings = &wanted.settings;
-    let mut shut_out = Duration::ZERO;
-    match execute(args, &wanted, words, signals, &mut shut_out).await {
+    match execute(args, &wanted, words, signals).await {
         Ok(run) => {
             let code = exit::code_of(run.outcome);
             if args.json {
@@ -47,7 +45,7 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
         }
         Err(failed) => {
             let demanded = (settings.target_workers, settings.minimum());
-            let code = fail(&failed, args.json, &settings.task, Some(demanded), shut_out);
+            let code = fail(&failed, args.json, &settings.task, Some(demanded));
             let history = failed.error().and_then(headcount::Error::history);
             if let Some(history) = history.filter(|_| !args.json && !words.quiet) {
                 output::print(&output::remains(history, &failed, settings).join("\n"));
@@ -57,13 +55,10 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
     }
 }
 
-/// `waited`: for a connection, where nothing came of it.
-fn fail(failed: &Failed, json: bool, task: &str, demanded: Option<(u32, u32)>, waited: Duration) -> u8 {
+fn fail(failed: &Failed, json: bool, task: &str, demanded: Option<(u32, u32)>) -> u8 {
     output::complain(failed);
     if json {
-        let run = FailedRun::new(failed, task, demanded);
-        let began = failed.error().is_some_and(|error| error.history().is_some());
-        object::print_result(&if began { run } else { run.after(waited) }, failed.code());
+        object::print_result(&FailedRun::new(failed, task, demanded), failed.code());
     }
     failed.code()
 }
@@ -73,7 +68,6 @@ async fn execute(
     wanted: &Wanted,
     words: &Words,
     signals: &mut Signals,
-    shut_out: &mut Duration,
 ) -> Result<Execution<u64>, Failed> {
     let inputs = [("the statement is read from", &wanted.file), ("the job is read from", &args.demand.job)];
     telemetry::check_textfile(&args.exporters, &inputs)?;
@@ -83,15 +77,13 @@ async fn execute(
     if wanted.settings.trace_comment && !telemetry.exports_spans() && trace_context().is_none() {
         output::say("headcount: warning: --trace-comment has nothing to append: no TRACEPARENT, no --otlp");
     }
-    let mut server = None;
-    let running = guarded(ends, &args.server, wanted, observers, signals, shut_out, &mut server);
-    let result = match panics::caught(running).await {
+    let several = ends.0.has_several_hosts();
+    let headcount = handle(ends, &args.server, observers);
+    let result = match panics::caught(guarded(&headcount, several, wanted, signals)).await {
         Ok(result) => result,
         Err(panic) => {
             // What it had under way is given up by tasks of its own.
-            if let Some(headcount) = server {
-                put_in_order(&headcount, order_limit(&wanted.settings, None), signals).await;
-            }
+            put_in_order(&headcount, order_limit(&wanted.settings, None), signals).await;
             Err(panic.into())
         }
     };
@@ -125,51 +117,29 @@ fn warn(endpoint: &Endpoint) {
     }
 }
 
-async fn guarded(
+fn handle(
     (endpoint, monitor): (Endpoint, Option<Endpoint>),
     server: &Server,
-    wanted: &Wanted,
     observers: Vec<Arc<dyn Observer>>,
+) -> Headcount {
+    let watchdog = Watchdog::new(server.monitor_dsn.as_deref().or(server.dsn.as_deref()));
+    let builder = Headcount::builder(endpoint).without_default_observers();
+    let builder = builder.observer(Arc::new(watchdog)).observers(observers);
+    match monitor {
+        Some(monitor) => builder.monitor(monitor),
+        None => builder,
+    }
+    .build()
+}
+
+async fn guarded(
+    headcount: &Headcount,
+    several: bool,
+    wanted: &Wanted,
     signals: &mut Signals,
-    shut_out: &mut Duration,
-    connected_to: &mut Option<Headcount>,
 ) -> Result<Execution<u64>, Failed> {
-    // The monitor and the job share one deadline, and what either waited for is waited.
-    let began = Instant::now();
-    let several = endpoint.has_several_hosts();
-    let Settings { max_attempts, retry_delay, .. } = wanted.settings;
-    let mut builder = Headcount::builder(endpoint)
-        .without_default_observers()
-        .connect_attempts(max_attempts, retry_delay)
-        .connect_for(&wanted.settings.task);
-    if let Some(monitor) = monitor {
-        builder = builder.monitor(monitor);
-    }
-    let watchdog = Arc::new(Watchdog::default());
-    builder = builder.observer(watchdog.clone());
-    for observer in &observers {
-        builder = builder.observer(observer.clone());
-    }
-    if let Some(deadline) = wanted.settings.deadline {
-        builder = builder.connect_within(deadline);
-    }
-    let connecting = signals.unless(Box::pin(builder.connect())).await;
-    *shut_out = began.elapsed();
-    let never_began = |end, cause| say_never_began(end, cause, &wanted.settings, *shut_out, &observers);
-    let connected = connecting.map_err(|code| {
-        never_began(FailReason::Interrupted, None);
-        Failed::Interrupted(code, None)
-    })?;
-    let headcount = connected.inspect_err(|error| {
-        let end = if error.is_deadline() { FailReason::Deadline } else { FailReason::Connection };
-        let sqlstate = error.sqlstate().and_then(SqlState::new);
-        never_began(end, Some(Cause { sqlstate, message: error.chain() }));
-    });
-    let headcount = headcount.map_err(|error| explained(error, wanted, several))?;
-    *connected_to = Some(headcount.clone());
-    watchdog.guard(headcount.server_version(), server.monitor_dsn.as_deref().or(server.dsn.as_deref()));
     let stop = CancellationToken::new();
-    let job = headcount.job(wanted.settings.clone()).since(began).stop(stop.clone());
+    let job = headcount.job(wanted.settings.clone()).stop(stop.clone());
     // The simple protocol takes one statement or several; one is inspected before it runs.
     let mut running = Box::pin(job.execute_script(&wanted.sql));
     let (ended, code) = match signals.unless(&mut running).await {
@@ -182,7 +152,7 @@ async fn guarded(
     };
     // What was dropped on the way, such as a place in the queue, is given up by tasks of its own.
     let limit = order_limit(&wanted.settings, ended.as_ref().err());
-    put_in_order(&headcount, limit, signals).await;
+    put_in_order(headcount, limit, signals).await;
     ended.map_err(|error| {
         if error.is_stopped() {
             return Failed::Interrupted(code, Some(Box::new(error)));
@@ -208,45 +178,4 @@ pub(crate) async fn put_in_order(headcount: &Headcount, limit: Duration, signals
     if !signals.or_leave(headcount.shutdown(limit)).await {
         output::say("headcount: warning: a session did not end in time; look at pg_stat_activity");
     }
-}
-
-/// A run that found no server is a failed run: alerts and dashboards must hear of it.
-fn say_never_began(
-    end: FailReason,
-    cause: Option<Cause>,
-    settings: &Settings,
-    waited: Duration,
-    observers: &[Arc<dyn Observer>],
-) {
-    let scope = Scope { task: settings.task.as_str().into() };
-    let (target, minimum) = (settings.target_workers, settings.minimum());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let facts = ExecutionFacts {
-        end: Err(end),
-        cause,
-        target,
-        minimum,
-        achieved: 0,
-        rung: None,
-        lowered_to: None,
-        short_launches: 0,
-        unjudged: 0,
-        attempts: 0,
-        took: waited,
-        waited,
-        ran: Duration::ZERO,
-        wasted: Duration::ZERO,
-        ended_at_unix: now.map_or(0.0, |now| now.as_secs_f64()),
-    };
-    let span = spans::execution(&settings.task);
-    span.in_scope(|| {
-        for observer in observers {
-            observer.announce(&scope);
-            observer.observe(
-                &scope,
-                &Event::ExecutionStarted { target, minimum, max_attempts: settings.max_attempts },
-            );
-            observer.observe(&scope, &Event::ExecutionEnded(facts.clone()));
-        }
-    });
 }

@@ -35,24 +35,31 @@ type Backend = (i32, i64);
 
 /// The job's end of the pipe, once there is a watchdog. It hears of the backends like any observer: an
 /// execution engages one after the other, never two at once.
-#[derive(Debug, Default)]
-pub(crate) struct Watchdog(Mutex<Option<Child>>);
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    dsn: Option<String>,
+    child: Mutex<Option<Child>>,
+}
 
 impl Watchdog {
-    /// Starts the process if a server of this version needs one; it connects to `dsn`, else as the environment says.
-    /// Without it the job still runs.
-    pub(crate) fn guard(&self, version: u32, dsn: Option<&str>) {
+    /// One that connects to `dsn`, else as the environment says, once it has to.
+    pub(crate) fn new(dsn: Option<&str>) -> Self {
+        Self { dsn: dsn.map(str::to_owned), child: Mutex::default() }
+    }
+
+    /// Starts the process if a server of this version needs one. Without it the job still runs.
+    fn guard(&self, version: u32) {
         if version >= NOTICES_BY_ITSELF {
             return;
         }
-        if let Err(error) = self.start(dsn) {
+        if let Err(error) = self.start() {
             say(&format!(
                 "headcount: warning: no watchdog ({error}): this server would not notice a kill -9, and run the query on"
             ));
         }
     }
 
-    fn start(&self, dsn: Option<&str>) -> io::Result<()> {
+    fn start(&self) -> io::Result<()> {
         let child = Command::new(std::env::current_exe()?)
             .arg(WATCHDOG)
             .process_group(0)
@@ -61,13 +68,13 @@ impl Watchdog {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-        self.tell(&dsn)
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        self.tell(&self.dsn)
     }
 
     /// One line; the pipe holds thousands of them, so this does not block.
     fn tell(&self, fact: &impl Serialize) -> io::Result<()> {
-        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pipe) = child.as_mut().and_then(|child| child.stdin.as_mut()) else { return Ok(()) };
         let mut line = serde_json::to_vec(fact)?;
         line.push(b'\n');
@@ -79,6 +86,10 @@ impl Observer for Watchdog {
     fn observe(&self, _: &Scope, event: &Event) {
         // A watchdog that is gone cannot be told; the job is none the worse.
         let _ = match event {
+            Event::MonitorStarted { server_version } => {
+                self.guard(*server_version);
+                Ok(())
+            }
             Event::BackendEngaged { pid, backend_start } => self.tell(&Some((*pid, *backend_start))),
             Event::BackendReleased { .. } => self.tell(&None::<Backend>),
             _ => Ok(()),

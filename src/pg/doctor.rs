@@ -25,6 +25,7 @@ use super::session::{self, Identity, OLDEST};
 use super::{Failure, ceiling, plan};
 use crate::decide::ceiling::{LEAVE, Proposal};
 use crate::error::Error;
+use crate::fix::Fix;
 
 /// How good an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -61,19 +62,19 @@ pub struct Finding {
     /// The answer, as a clause.
     pub text: String,
     /// What to change; always there when it failed.
-    pub fix: Option<String>,
+    pub fix: Option<Fix>,
 }
 
 fn ok(check: &'static str, text: impl Into<String>) -> Finding {
     Finding { check, level: Level::Ok, text: text.into(), fix: None }
 }
 
-fn warn(check: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding { check, level: Level::Warn, text: text.into(), fix: Some(fix.into()) }
+fn warn(check: &'static str, text: impl Into<String>, fix: Fix) -> Finding {
+    Finding { check, level: Level::Warn, text: text.into(), fix: Some(fix) }
 }
 
-fn fail(check: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding { check, level: Level::Fail, text: text.into(), fix: Some(fix.into()) }
+fn fail(check: &'static str, text: impl Into<String>, fix: Fix) -> Finding {
+    Finding { check, level: Level::Fail, text: text.into(), fix: Some(fix) }
 }
 
 /// Asks everything, for runs with `target` workers. `monitor` is where the monitor connects when it
@@ -98,7 +99,7 @@ pub async fn examine(
     }
     let (forbidden, _) = Forbidden::of(&leader).await.map_err(failed)?;
     if let Some(forbidden) = forbidden {
-        findings.push(fail("functions", forbidden.problem(), forbidden.fix()));
+        findings.push(fail("functions", forbidden.problem(), Fix::sql(forbidden.fix())));
         return Ok(findings);
     }
     let line = between(endpoint, &leader, "proxy").await?;
@@ -155,11 +156,13 @@ async fn reservation(endpoint: &Endpoint, lent: bool, fleet: Option<&str>) -> Fi
         Ok(Some(forbidden)) => judged(
             check,
             format!("slots of a fleet cannot be held: {}", forbidden.problem()),
-            forbidden.fix(),
+            Fix::sql(forbidden.fix()),
         ),
         Err(failure) => {
-            let fix = "--reserve-database with one that the whole fleet may connect to, or GRANT CONNECT ON DATABASE";
-            judged(check, format!("slots of a fleet cannot be held in {database}: {failure}"), fix.to_owned())
+            let fix = Fix::advice(
+                "set `reserve_database` to one that the whole fleet may connect to, or GRANT CONNECT ON DATABASE",
+            );
+            judged(check, format!("slots of a fleet cannot be held in {database}: {failure}"), fix)
         }
     }
 }
@@ -175,7 +178,7 @@ async fn version(client: &Client) -> Result<Finding, Failure> {
     Ok(fail(
         "server",
         format!("{said}: it has no leader_pid, which counts workers"),
-        "-- upgrade the server to 13 or later",
+        Fix::advice("upgrade the server to 13 or later"),
     ))
 }
 
@@ -195,13 +198,15 @@ impl Line {
         match self {
             Self::Judged(finding) => finding,
             Self::Pools { how, .. } if watched_from_elsewhere => {
-                let fix = "-- an attempt is a transaction and keeps its backend, and --monitor-dsn goes past the proxy; what runs outside of one (--no-transaction, update) is refused";
+                let fix = Fix::advice(
+                    "an attempt is a transaction and keeps its backend, and `monitor` goes past the proxy; what runs outside of one (`no_transaction`, an update) is refused",
+                );
                 warn(check, pools(endpoint, "transactions", how), fix)
             }
             Self::Pools { how, spare: true } => {
                 let text = pools(endpoint, "transactions", how);
                 let text = format!(
-                    "{text}; run works while the pool has a backend for the monitor, too; update, --reserve and --no-transaction are refused"
+                    "{text}; run works while the pool has a backend for the monitor, too; updates, `reserve` and `no_transaction` are refused"
                 );
                 warn(check, text, way_past(endpoint))
             }
@@ -213,16 +218,13 @@ impl Line {
     }
 }
 
-const ITSELF: &str = "-- connect to the server itself, or to a pool with pool_mode = session";
+const ITSELF: &str = "connect to the server itself, or to a pool with pool_mode = session";
 
 /// How to get sessions of one's own.
-fn way_past(endpoint: &Endpoint) -> String {
+fn way_past(endpoint: &Endpoint) -> Fix {
     const GENERAL: &str =
-        "-- let --monitor-dsn lead to the server itself, or connect to a pool with pool_mode = session";
-    match Hosting::of(endpoint.host(), endpoint.port()).map(Hosting::way_past) {
-        Some(way) if !way.is_empty() => way.to_owned(),
-        _ => GENERAL.to_owned(),
-    }
+        "let `monitor` lead to the server itself, or connect to a pool with pool_mode = session";
+    Fix::advice(Hosting::of(endpoint.host(), endpoint.port()).and_then(Hosting::way_past).unwrap_or(GENERAL))
 }
 
 fn pools(endpoint: &Endpoint, what: &str, how: &str) -> String {
@@ -234,7 +236,7 @@ async fn between(endpoint: &Endpoint, first: &Client, check: &'static str) -> Re
     match Pooling::of(first, endpoint).await.map_err(failed)? {
         Pooling::Transactions(how) => return Ok(Line::Pools { how, spare: how != NONE_TO_SPARE }),
         Pooling::Statements(how) => {
-            return Ok(Line::Judged(fail(check, pools(endpoint, "statements", how), ITSELF)));
+            return Ok(Line::Judged(fail(check, pools(endpoint, "statements", how), Fix::advice(ITSELF))));
         }
         Pooling::Nothing => {}
     }
@@ -277,14 +279,14 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         warn(
             "leader",
             "the leader only gathers (parallel_leader_participation = off)",
-            "SET LOCAL parallel_leader_participation = on",
+            Fix::set("parallel_leader_participation", "on"),
         )
     });
     findings.push(if text(&row, 4) == "on" {
         ok("activity", "the server says what each session does (track_activities = on)")
     } else {
         let (problem, fix) = privileges::UNTRACKED;
-        fail("activity", problem, fix)
+        fail("activity", problem, Fix::sql(fix))
     });
     findings.push(if number(5) >= 140_000 {
         ok("orphans", "a statement whose client died is stopped (client_connection_check_interval)")
@@ -293,7 +295,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
             "orphans",
             "before PostgreSQL 14 a statement whose client died runs on until it is done (`headcount run` has a \
              watchdog for that, a program of your own has none)",
-            "-- in a program of your own, set a deadline that the job scheduler does not undercut, or upgrade the server",
+            Fix::advice("in a program of your own, set a deadline that the job scheduler does not undercut, or upgrade the server"),
         )
     });
     findings.extend(limits(client).await?);
@@ -301,7 +303,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         findings.push(warn(
             "standby",
             "this server is a standby: it only reads",
-            "-- connect to the primary for statements that write",
+            Fix::advice("connect to the primary for statements that write"),
         ));
     }
     findings.extend(row.get(7).map(|each| autovacuum(each, text(&row, 8))));
@@ -347,7 +349,7 @@ async fn kept_free(client: &Client, target: u32) -> Result<Finding, Failure> {
             ceiling.role
         ),
     };
-    Ok(Finding { fix: ceiling.typed(proposal), ..ok("kept free", said) })
+    Ok(Finding { fix: ceiling.typed(proposal).map(Fix::Sql), ..ok("kept free", said) })
 }
 
 /// From 19 on autovacuum is a rival: its workers are parallel workers of the pool.
@@ -362,8 +364,10 @@ fn autovacuum(each: &str, at_once: &str) -> Finding {
             "it may take {each} workers of the pool for each table that it vacuums, {at_once} tables at once \
              ({setting}, autovacuum_max_workers = {at_once})"
         ),
-        "ALTER SYSTEM SET autovacuum_max_parallel_workers = 0; SELECT pg_reload_conf(); -- or let max_parallel_workers \
-         have room for it",
+        Fix::sql(
+            "ALTER SYSTEM SET autovacuum_max_parallel_workers = 0; SELECT pg_reload_conf(); -- or let max_parallel_workers \
+             have room for it",
+        ),
     )
 }
 
@@ -371,13 +375,15 @@ fn autovacuum(each: &str, at_once: &str) -> Finding {
 async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failure> {
     let pid = text(&one(leader, "SELECT pg_backend_pid()").await?, 0).parse().unwrap_or(0);
     let Some(rights) = privileges::over(monitor, Identity { pid, started: 0 }).await? else {
-        let fix = "-- let the monitor's connection string lead to the same server";
+        let fix = Fix::advice("let the monitor's connection string lead to the same server");
         return Ok(vec![fail("sight", "the monitor is on another server than the statement", fix)]);
     };
     let (monitor_role, leader_role) = rights.roles();
     let judged = |check, right: Result<(), Error>, good: String| match right {
         Ok(()) => ok(check, good),
-        Err(error) => fail(check, plain(&error), error.fixes().join("; ")),
+        Err(error) => {
+            Finding { fix: error.fixes().first().cloned(), ..fail(check, plain(&error), Fix::none("")) }
+        }
     };
     let mut findings = vec![
         judged("sight", rights.check_sight(), format!("{monitor_role} sees the workers of {leader_role}")),
@@ -395,12 +401,12 @@ async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failu
             "pool in sight",
             format!(
                 "{monitor_role} does not see others' workers: attempts start without knowing whether there is room, and \
-                 one without a worker after --launch-wait counts as short"
+                 one without a worker after `launch_wait` counts as short"
             ),
-            format!(
-                "GRANT pg_read_all_stats TO {}; -- or let --launch-wait exceed what comes before the first Gather",
+            Fix::sql(format!(
+                "GRANT pg_read_all_stats TO {}; -- or let `launch_wait` exceed what comes before the first Gather",
                 privileges::quote(monitor_role)
-            ),
+            )),
         )
     });
     Ok(findings)

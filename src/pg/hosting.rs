@@ -38,18 +38,18 @@ impl Hosting {
     }
 
     /// The way to sessions with a backend of their own, to be typed or done.
-    pub(super) const fn way_past(self) -> &'static str {
-        match self {
+    pub(super) const fn way_past(self) -> Option<&'static str> {
+        Some(match self {
             Self::SupabasePool => {
-                "-- Supabase: port 5432 of the same host pools sessions, and db.PROJECT.supabase.co:5432 is the server itself"
+                "Supabase: port 5432 of the same host pools sessions, and db.PROJECT.supabase.co:5432 is the server itself"
             }
             Self::RdsProxy => {
-                "-- RDS Proxy: connect to the endpoint of the instance or cluster; the proxy pins each session that sets something, as all do here"
+                "RDS Proxy: connect to the endpoint of the instance or cluster; the proxy pins each session that sets something, as all do here"
             }
-            Self::NeonPool => "-- Neon: the same host without `-pooler` is the server itself",
-            Self::Neon => "",
-            Self::AzurePool => "-- Azure: port 5432 of the same host is the server itself",
-        }
+            Self::NeonPool => "Neon: the same host without `-pooler` is the server itself",
+            Self::Neon => return None,
+            Self::AzurePool => "Azure: port 5432 of the same host is the server itself",
+        })
     }
 
     /// What to know of it even where all is well.

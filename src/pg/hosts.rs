@@ -100,7 +100,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
     if name.contains("://") {
         return Err(
-            "is a host's name, an address, or a socket's folder; a whole URL belongs in --dsn or DATABASE_URL",
+            "is a host's name, an address, or a socket's folder; a whole URL belongs in the connection string or DATABASE_URL",
         );
     }
     if name.starts_with('@') {

@@ -72,9 +72,10 @@ fn read(lookup: &Lookup<'_>) -> Result<Parameters, Error> {
     for (key, name) in [("user", &user), ("dbname", &database)] {
         let is_string = name.contains("://") || name.contains("password=");
         if is_string || name.split_once(':').is_some_and(|(_, after)| after.contains('@')) {
-            return Err(
-                lookup.wrong(key, "is a name; a whole connection string belongs in --dsn or DATABASE_URL")
-            );
+            return Err(lookup.wrong(
+                key,
+                "is a name; a whole connection string belongs in the connection string or DATABASE_URL",
+            ));
         }
     }
     let mut hosts = hosts::read(lookup)?;

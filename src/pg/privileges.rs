@@ -11,6 +11,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::Failure;
 use super::session::Identity;
 use crate::error::{Error, Refusal};
+use crate::fix::Fix;
 
 /// The functions of `pg_catalog` without which no work can be done or its end be known, that a role may not execute: who
 /// hardens a server takes such rights from PUBLIC. Separated by commas.
@@ -169,7 +170,7 @@ impl Rights {
             return Ok(());
         }
         let (problem, fix) = UNTRACKED;
-        Err(Error::refused(Refusal::UntrackedActivity, problem, vec![fix.to_owned()]))
+        Err(Error::refused(Refusal::UntrackedActivity, problem, vec![Fix::sql(fix)]))
     }
 
     /// Refuses a monitor that counts no worker of a healthy query.
@@ -181,10 +182,10 @@ impl Rights {
         Err(Error::refused(
             Refusal::BlindMonitor,
             format!("the monitor's role {monitor_role} may not see the workers of {leader_role}"),
-            vec![format!(
+            vec![Fix::sql(format!(
                 "GRANT pg_read_all_stats TO {}; -- GRANT SELECT ON pg_stat_activity does not help",
                 quote(monitor_role)
-            )],
+            ))],
         ))
     }
 
@@ -195,11 +196,11 @@ impl Rights {
             return Ok(());
         }
         let fix = if self.leader_is_superuser {
-            format!(
-                "-- run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
-            )
+            Fix::advice(format!(
+                "run the statement as a role that is no superuser, or monitor as one: only a superuser may cancel {leader_role}"
+            ))
         } else {
-            format!("GRANT pg_signal_backend TO {};", quote(monitor_role))
+            Fix::sql(format!("GRANT pg_signal_backend TO {};", quote(monitor_role)))
         };
         Err(Error::refused(
             Refusal::MayNotCancel,

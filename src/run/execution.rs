@@ -105,6 +105,9 @@ async fn attempts<S: Executor>(
     settings: &Settings,
     committing: &Committing,
 ) -> Result<Driven<S::Value>, Error> {
+    recorder.wait_to_start();
+    executor.connect(recorder).await?;
+    recorder.stop_waiting(Instant::now());
     let capacity = inspect(executor, recorder, settings).await?;
     let mut attempts =
         Attempts::new(settings.target_workers, settings.minimum(), settings.max_attempts, settings.spacing());

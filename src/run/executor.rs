@@ -123,6 +123,11 @@ pub(crate) trait Executor {
     /// The span of an attempt; child of the current one.
     fn span(&self, attempt: u32) -> Span;
 
+    /// Connects to who watches the leader. A server that has no session to give, or is still starting, is asked again.
+    async fn connect(&mut self, _recorder: &mut ExecutionRecorder) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Checks versions and rights and inspects the plan. Nothing is executed.
     async fn inspect(&mut self, recorder: &mut ExecutionRecorder) -> Result<PlanCapacity, Error>;
 

@@ -52,6 +52,10 @@ where
         spans::attempt(&self.guard.settings.task, attempt, &self.guard.inner.server, None, false)
     }
 
+    async fn connect(&mut self, recorder: &mut ExecutionRecorder) -> Result<(), Error> {
+        self.guard.connect_monitor(|event| recorder.observe(event)).await
+    }
+
     async fn inspect(&mut self, _ledger: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
         check_rights(&self.guard, self.leader).await?;
         let monitor = &self.guard.inner.monitor;

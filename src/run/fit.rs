@@ -2,6 +2,7 @@
 
 use super::session_guard::SessionGuard;
 use crate::error::{Error, Refusal};
+use crate::fix::Fix;
 use crate::pg::session::{Identity, OLDEST};
 
 /// Refuses a server that has no `leader_pid`.
@@ -16,7 +17,7 @@ pub(crate) fn check_version(version: i32) -> Result<(), Error> {
     Err(Error::refused(
         Refusal::ServerTooOld,
         explanation,
-        vec!["-- upgrade the server to 13 or later".to_owned()],
+        vec![Fix::advice("upgrade the server to 13 or later")],
     ))
 }
 
@@ -31,7 +32,7 @@ pub(crate) async fn check_rights(guard: &SessionGuard, leader: Identity) -> Resu
                 "the monitor's server has no backend {}: it is not the server that runs the statement",
                 leader.pid
             ),
-            vec!["-- let the monitor's DSN lead to the same server".to_owned()],
+            vec![Fix::advice("let `monitor` lead to the same server")],
         )),
         Err(_) => Ok(()),
     }

@@ -7,17 +7,24 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use super::job::Job;
-use super::monitor::{Monitor, Tries};
+use super::monitor::{Monitor, Patience};
 use super::update::{Batch, Site, Update};
-use super::updater;
 use crate::error::Error;
-use crate::event::{Observer, Observers};
+use crate::event::{Event, Observer, Observers};
 use crate::pg::connect::Endpoint;
 use crate::pg::session::Session;
 use crate::settings::Settings;
-use crate::telemetry::spans::Server;
+use crate::telemetry::spans::{Server, SpanAttributes};
+use crate::telemetry::{Log, Metrics};
+
+/// The patience of who connects before there is a job.
+const PATIENCE: Patience = Patience { attempts: 5, retry_delay: Duration::from_secs(2) };
 
 /// A server to run batch work on. Clones are cheap and share one monitor connection.
+///
+/// It connects when it is first used: a guarded query opens the monitor's connection and one of its own, an update
+/// opens its own alone. [`connect`](Self::connect) connects the monitor at once, for a process that wants to know at its
+/// start whether the server is there.
 ///
 /// If the future of a job is dropped, or the last clone, running statements are cancelled;
 /// [`shutdown`](Self::shutdown) waits until that is done. It needs a tokio runtime with time and I/O enabled.
@@ -33,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) monitor: Monitor,
     /// Where the monitor connects, and the sessions that hold slots.
     pub(crate) watched: Endpoint,
+    /// Whether the caller named it, and it may lead elsewhere.
+    apart: bool,
     /// Whether a proxy that pools transactions lies before it, once somebody looked.
     pub(crate) pooled: OnceLock<bool>,
     pub(crate) observers: Observers,
@@ -47,15 +56,13 @@ pub struct Builder {
     monitor: Option<Endpoint>,
     defaults: bool,
     keep: usize,
-    within: Option<Duration>,
-    attempts: u32,
-    retry_delay: Duration,
-    task: Option<Arc<str>>,
     observers: Vec<Arc<dyn Observer>>,
 }
 
 impl Headcount {
     /// Connects the monitor to a server. `dsn` is a connection string, URL or keyword/value pairs, as for `psql`.
+    ///
+    /// A server that has no free connection (SQLSTATE 53300) or is starting (57P03) is tried five times in about 10 s.
     ///
     /// # Errors
     /// A configuration error that says what is wrong with the connection string, or a connection error. Neither
@@ -64,20 +71,10 @@ impl Headcount {
         Self::builder(Endpoint::from_dsn(dsn)?).connect().await
     }
 
-    /// Starts a [`Builder`], to connect with more options.
+    /// Starts a [`Builder`], for more options.
     #[must_use]
     pub const fn builder(endpoint: Endpoint) -> Builder {
-        Builder {
-            endpoint,
-            monitor: None,
-            defaults: true,
-            keep: 0,
-            within: None,
-            attempts: 5,
-            retry_delay: Duration::from_secs(2),
-            task: None,
-            observers: Vec::new(),
-        }
+        Builder { endpoint, monitor: None, defaults: true, keep: 0, observers: Vec::new() }
     }
 
     /// Returns a job with this task name and the default options.
@@ -104,10 +101,10 @@ impl Headcount {
         Batch::new(&self.site(), task)
     }
 
-    /// The server's `server_version_num` at the time of the connection: `130_023` is 13.23.
+    /// The server's `server_version_num` when the monitor connected, such as `130_023` for 13.23; `None` before.
     #[must_use]
-    pub fn server_version(&self) -> u32 {
-        self.inner.monitor.version.unsigned_abs()
+    pub fn server_version(&self) -> Option<u32> {
+        self.inner.monitor.has_connected().then(|| self.inner.monitor.version().unsigned_abs())
     }
 
     fn site(&self) -> Site {
@@ -130,6 +127,17 @@ impl fmt::Debug for Headcount {
 }
 
 impl Inner {
+    /// Connects the monitor, unless it has been connected before.
+    pub(crate) async fn connect(&self, patience: Patience, say: impl FnMut(&Event)) -> Result<(), Error> {
+        self.monitor.connect(patience, say).await.map_err(|failure| {
+            let server = self.watched.describe();
+            Error::connect(
+                if self.apart { format!("the monitor's server, {server}") } else { server },
+                failure,
+            )
+        })
+    }
+
     /// A session that an earlier execution left in order.
     pub(crate) fn idle_session(&self) -> Option<Session> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,8 +174,15 @@ impl Builder {
         self
     }
 
+    /// Adds these observers.
+    #[must_use]
+    pub fn observers(mut self, observers: impl IntoIterator<Item = Arc<dyn Observer>>) -> Self {
+        self.observers.extend(observers);
+        self
+    }
+
     /// Removes the built-in observers: span attributes, log lines (`tracing`, target `headcount`) and metrics (the
-    /// `metrics` recorder that is installed when [`connect`](Self::connect) is called).
+    /// `metrics` recorder that is installed when [`build`](Self::build) or [`connect`](Self::connect) is called).
     #[must_use]
     pub const fn without_default_observers(mut self) -> Self {
         self.defaults = false;
@@ -185,67 +200,48 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for connecting; then [`connect`](Self::connect) returns a deadline error. Default: the
-    /// endpoint's `connect_timeout`, 10 s per host.
+    /// The handle. Nothing is sent until it is used.
     #[must_use]
-    pub const fn connect_within(mut self, limit: Duration) -> Self {
-        self.within = Some(limit);
-        self
-    }
-
-    /// Sets how often to try to connect while the server has no free connection (SQLSTATE 53300, `max_connections`)
-    /// or is starting (57P03), and the pause between tries, which is at most four times `retry_delay`. Default 5 and
-    /// 2 s, as for [`Settings::max_attempts`] and [`Settings::retry_delay`]. A server that does not answer is tried
-    /// once.
-    #[must_use]
-    pub const fn connect_attempts(mut self, attempts: u32, retry_delay: Duration) -> Self {
-        self.attempts = attempts;
-        self.retry_delay = retry_delay;
-        self
-    }
-
-    /// Sets the task that events of the connection belong to ([`Event::StartHindered`](crate::Event)). Default
-    /// `monitor`, because all tasks share the connection.
-    #[must_use]
-    pub fn connect_for(mut self, task: &str) -> Self {
-        self.task = Some(task.into());
-        self
-    }
-
-    /// Connects the monitor.
-    ///
-    /// # Errors
-    /// A connection error.
-    pub async fn connect(self) -> Result<Headcount, Error> {
-        let mut observers = if self.defaults { updater::defaults() } else { Vec::new() };
+    pub fn build(self) -> Headcount {
+        let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
+        if self.defaults {
+            observers = vec![Arc::new(SpanAttributes), Arc::new(Log), Arc::new(Metrics::new())];
+        }
         observers.extend(self.observers);
         let observers = Observers::new(observers);
+        let endpoint = self.endpoint;
         let apart = self.monitor.is_some();
-        let watched = self.monitor.unwrap_or_else(|| self.endpoint.clone());
-        let starting = async {
-            let tries = Tries { most: self.attempts, retry_delay: self.retry_delay, task: self.task };
-            let started = Monitor::start(watched.clone(), observers.clone(), tries).await;
-            started.map_err(|error| if apart { error.blamed_on("--monitor-dsn") } else { error })
+        let watched = self.monitor.unwrap_or_else(|| endpoint.clone());
+        let server = Server {
+            address: endpoint.host().to_owned(),
+            port: endpoint.port(),
+            namespace: endpoint.database().to_owned(),
         };
-        let monitor = match self.within {
-            None => starting.await?,
-            Some(limit) => {
-                tokio::time::timeout(limit, starting).await.map_err(|_| Error::deadline(limit))??
-            }
-        };
-        let server = updater::server(&self.endpoint);
         let inner = Inner {
             server,
-            endpoint: self.endpoint,
-            monitor,
+            endpoint,
+            monitor: Monitor::new(watched.clone(), observers.clone()),
             watched,
+            apart,
             pooled: OnceLock::new(),
             observers,
             tracker: TaskTracker::new(),
             keep: self.keep,
             idle: Mutex::default(),
         };
-        Ok(Headcount { inner: Arc::new(inner) })
+        Headcount { inner: Arc::new(inner) }
+    }
+
+    /// The same, and connects the monitor at once; see [`Headcount::connect`].
+    ///
+    /// # Errors
+    /// A connection error.
+    pub async fn connect(self) -> Result<Headcount, Error> {
+        let headcount = self.build();
+        let Inner { monitor, observers, .. } = &*headcount.inner;
+        let hindered = |event: &Event| observers.observe(monitor.scope(), event);
+        headcount.inner.connect(PATIENCE, hindered).await?;
+        Ok(headcount)
     }
 }
 

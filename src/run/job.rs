@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
@@ -38,12 +38,11 @@ pub struct Job {
     settings: Settings,
     cleanup: Option<Cleanup>,
     stop: CancellationToken,
-    since: Option<Instant>,
 }
 
 impl Job {
     pub(crate) fn new(inner: Arc<Inner>, settings: Settings) -> Self {
-        Self { inner, settings, cleanup: None, stop: CancellationToken::new(), since: None }
+        Self { inner, settings, cleanup: None, stop: CancellationToken::new() }
     }
 
     /// All options, to read or change.
@@ -144,7 +143,7 @@ impl Job {
         self
     }
 
-    /// Sets the time limit of the whole execution, from its call or from [`since`](Self::since). Default: none.
+    /// Sets the time limit of the whole execution, from its call. Connecting counts. Default: none.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = Some(deadline);
@@ -195,14 +194,6 @@ impl Job {
         self
     }
 
-    /// Counts deadline and duration from that moment instead of from the call. The time between counts as waited. For
-    /// callers that connect for this job alone, so that one deadline bounds both.
-    #[must_use]
-    pub fn since(mut self, began: Instant) -> Self {
-        self.since = Some(began);
-        self
-    }
-
     /// Returns how many workers a statement, or each of several, can get with this job's settings, and why not more.
     /// Nothing is executed.
     ///
@@ -216,6 +207,7 @@ impl Job {
         // Also what runs outside of one is explained in a transaction: nothing of it stays.
         let settings = Settings { transaction: true, ..self.settings.clone() };
         let guard = SessionGuard::new(self.inner.clone(), Arc::new(settings), Cleanup::Nothing);
+        guard.connect_monitor(|event| guard.observe(event)).await?;
         Box::pin(OwnedSession::new(guard, Nothing).explain(sql, params)).await
     }
 
@@ -345,11 +337,7 @@ impl Job {
     }
 
     fn recorder(&self, task: &str) -> ExecutionRecorder {
-        let recorder = ExecutionRecorder::new(task, self.inner.observers.clone());
-        match self.since {
-            Some(began) => recorder.since(began.into()),
-            None => recorder,
-        }
+        ExecutionRecorder::new(task, self.inner.observers.clone())
     }
 
     fn validated(&self) -> Result<(Arc<Settings>, Cleanup), Error> {

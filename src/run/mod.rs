@@ -26,11 +26,9 @@ mod session_guard;
 mod share;
 mod slots;
 mod update;
-mod updater;
 mod work;
 
 pub use headcount::{Builder, Headcount};
 pub use job::Job;
 pub use rows::Rows;
 pub use update::{Batch, ChunkSize, Keys, Row, Update};
-pub use updater::Updater;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::{Client, Statement};
@@ -20,7 +20,6 @@ use tracing::Span;
 use crate::decide::backoff::Backoff;
 use crate::decide::counters::LaunchCounters;
 use crate::decide::verdict::{LeaderState, Pool, Tick};
-use crate::error::Error;
 use crate::event::{CancelMethod, CancelResult, Event, Observer, Observers, Scope};
 use crate::pg::activity::{self, SeenLeader, View};
 use crate::pg::connect::Endpoint;
@@ -37,12 +36,10 @@ const POLL_LIMIT: Duration = Duration::from_secs(5);
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(2) };
 
 /// How often to ask for the first connection, and how long to pause between.
-#[derive(Debug, Clone)]
-pub(crate) struct Tries {
-    pub(crate) most: u32,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) attempts: u32,
     pub(crate) retry_delay: Duration,
-    /// Who waits for it, where that is known.
-    pub(crate) task: Option<Arc<str>>,
 }
 
 /// What a watch is told.
@@ -78,12 +75,18 @@ impl Seen {
     }
 }
 
-/// The handle; the polling task ends with it.
+/// The handle. It connects when it is needed first; the polling task ends with it.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     shared: Arc<Shared>,
-    /// `server_version_num`, when it connected.
-    pub(crate) version: i32,
+    polling: OnceCell<Polling>,
+}
+
+/// What there is since the first connection.
+#[derive(Debug)]
+struct Polling {
+    /// `server_version_num`.
+    version: i32,
     task: JoinHandle<()>,
 }
 
@@ -139,27 +142,46 @@ struct Due {
 }
 
 impl Monitor {
-    /// Connects, and starts to poll once something is watched.
-    pub(crate) async fn start(endpoint: Endpoint, observers: Observers, tries: Tries) -> Result<Self, Error> {
-        let scope = Scope { task: "monitor".into() };
-        let waiting = Scope { task: tries.task.clone().unwrap_or_else(|| scope.task.clone()) };
-        let hindered = |event: &Event| observers.observe(&waiting, event);
-        let opened = Link::open_within(&endpoint, &tries, hindered).await;
-        let link = opened.map_err(|failure| Error::connect(endpoint.describe(), failure))?;
-        let version = link.session.version;
+    pub(crate) fn new(endpoint: Endpoint, observers: Observers) -> Self {
         let shared = Arc::new(Shared {
             endpoint,
             observers,
-            scope,
+            scope: Scope { task: "monitor".into() },
             watches: Mutex::default(),
             next_id: AtomicU64::new(0),
             epoch: Instant::now(),
             changed: Notify::new(),
-            link: Mutex::new(Some(Arc::new(link))),
+            link: Mutex::new(None),
         });
-        shared.observe(&Event::MonitorStarted);
-        let task = tokio::spawn(poll_for_ever(shared.clone()));
-        Ok(Self { shared, version, task })
+        Self { shared, polling: OnceCell::new() }
+    }
+
+    /// Connects unless it has done so before; from then on it polls while something is watched.
+    pub(crate) async fn connect(&self, patience: Patience, say: impl FnMut(&Event)) -> Result<(), Failure> {
+        let Self { shared, polling } = self;
+        let starting = async {
+            let link = Link::open_within(&shared.endpoint, patience, say).await?;
+            let version = link.session.version;
+            shared.set_link(Some(Arc::new(link)));
+            shared.observe(&Event::MonitorStarted { server_version: version.unsigned_abs() });
+            Ok(Polling { version, task: tokio::spawn(poll_for_ever(shared.clone())) })
+        };
+        polling.get_or_try_init(|| starting).await.map(drop)
+    }
+
+    /// What its own events belong to.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.shared.scope
+    }
+
+    /// Whether it has connected before.
+    pub(crate) fn has_connected(&self) -> bool {
+        self.polling.initialized()
+    }
+
+    /// `server_version_num` when it connected; 0 before.
+    pub(crate) fn version(&self) -> i32 {
+        self.polling.get().map_or(0, |polling| polling.version)
     }
 
     /// Watches a leader; ticks become child spans of the current span.
@@ -221,7 +243,7 @@ impl Monitor {
     }
 }
 
-impl Drop for Monitor {
+impl Drop for Polling {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -236,14 +258,18 @@ impl Link {
 
     /// Asks a server again that has no session to give, or is still starting. One that is not there may be
     /// a mistake in the DSN: that is told at once.
-    async fn open_within(endpoint: &Endpoint, tries: &Tries, say: impl Fn(&Event)) -> Result<Self, Failure> {
+    async fn open_within(
+        endpoint: &Endpoint,
+        patience: Patience,
+        mut say: impl FnMut(&Event),
+    ) -> Result<Self, Failure> {
         let began = Instant::now();
-        let backoff = Backoff::patient(tries.retry_delay, true);
+        let backoff = Backoff::patient(patience.retry_delay, true);
         let mut asked = 0;
         loop {
             asked += 1;
             match Self::open(endpoint).await {
-                Err(failure) if failure.class().needs_longer() && asked < tries.most => {
+                Err(failure) if failure.class().needs_longer() && asked < patience.attempts => {
                     say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
                     sleep(backoff.delay(asked, fastrand::f64())).await;
                 }

@@ -2,11 +2,12 @@
 
 use super::executor::PlanCapacity;
 use crate::error::{Error, Refusal};
+use crate::fix::Fix;
 use crate::pg::plan;
 
 /// The refusal of a statement that cannot have `required` workers.
 pub(super) fn too_narrow(capacity: &PlanCapacity, required: u32, reasons: &[plan::Reason]) -> Error {
-    let mut fixes: Vec<String> = Vec::new();
+    let mut fixes: Vec<Fix> = Vec::new();
     for fix in reasons.iter().flat_map(|reason| &reason.fixes) {
         if !fixes.contains(fix) {
             fixes.push(fix.clone());
@@ -45,7 +46,7 @@ pub(super) fn too_narrow_within(
         plan::Reason {
             kind: plan::ReasonKind::GatherLimit,
             explanation: format!("its slots leave each Gather {share} workers"),
-            fixes: vec![format!("-- {more}, or accept less (--min)")],
+            fixes: vec![Fix::advice(format!("{more}, or accept less (`min_workers`)"))],
         },
     );
     too_narrow(capacity, required, &reasons)

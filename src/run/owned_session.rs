@@ -22,6 +22,7 @@ use crate::decide::script::StatementCapacity;
 use crate::decide::update::material::Failed;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
+use crate::fix::Fix;
 use crate::pg::era::Era;
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
@@ -65,7 +66,7 @@ impl<W: Work> OwnedSession<W> {
         let settings = &self.guard.settings.settings;
         let refused = settings.iter().find(|(name, _)| failure.is_about_setting(name));
         match refused {
-            Some((name, _)) => Error::setting(name, &failure),
+            Some((name, _)) => Error::setting(name, failure.to_string()),
             None if failure.refuses_to_begin() => pools_statements(&self.guard.inner.endpoint.describe()),
             None => Error::sql("beginning the transaction", failure),
         }
@@ -84,7 +85,7 @@ impl<W: Work> OwnedSession<W> {
                 "a proxy at {} pools transactions, and outside of one nobody knows which backend runs the statement",
                 endpoint.describe()
             ),
-            vec!["-- connect to the server itself, or to a pool with pool_mode = session".to_owned()],
+            vec![Fix::advice("connect to the server itself, or to a pool with pool_mode = session")],
         ))
     }
 
@@ -209,6 +210,10 @@ impl<W: Work> Executor for OwnedSession<W> {
     fn span(&self, attempt: u32) -> Span {
         let sql = self.work.statement().map(|(sql, _)| sql);
         spans::attempt(&self.guard.settings.task, attempt, &self.guard.inner.server, sql, false)
+    }
+
+    async fn connect(&mut self, recorder: &mut ExecutionRecorder) -> Result<(), Error> {
+        self.guard.connect_monitor(|event| recorder.observe(event)).await
     }
 
     async fn inspect(&mut self, recorder: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
@@ -347,7 +352,7 @@ impl<W: Work> Executor for OwnedSession<W> {
     }
 
     async fn launch_counters(&self, flush: bool) -> Option<LaunchCounters> {
-        if self.guard.inner.monitor.version < counters::SINCE {
+        if self.guard.inner.monitor.version() < counters::SINCE {
             return None;
         }
         let asking = async {
@@ -462,10 +467,9 @@ fn pools_statements(server: &str) -> Error {
     Error::refused(
         Refusal::PooledConnection,
         format!("a proxy at {server} pools statements, and an attempt is a transaction"),
-        vec![
-            "-- connect to the server itself, or to a pool with pool_mode = session; with pool_mode = transaction, \
-             let --monitor-dsn lead past it"
-                .to_owned(),
-        ],
+        vec![Fix::advice(
+            "connect to the server itself, or to a pool with pool_mode = session; with pool_mode = transaction, \
+             let `monitor` lead past it",
+        )],
     )
 }

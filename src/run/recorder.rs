@@ -114,13 +114,6 @@ impl ExecutionRecorder {
         }
     }
 
-    /// Counts from that moment on: what passed since was a wait.
-    pub(crate) fn since(mut self, began: Instant) -> Self {
-        self.waited = began.elapsed();
-        self.started = began;
-        self
-    }
-
     /// The target and the minimum, as the plan can have them.
     pub(crate) const fn demanded(&self) -> (u32, u32) {
         (self.target, self.minimum)
@@ -285,11 +278,17 @@ impl ExecutionRecorder {
         self.idle = Some((what, since));
     }
 
+    /// From now on it waits for what it needs to start.
+    pub(crate) fn wait_to_start(&mut self) {
+        self.wait(Idle::Start, Duration::ZERO);
+    }
+
     fn found_room(&mut self) {
         self.room_wait += self.room_since.take().map_or(Duration::ZERO, |since| since.elapsed());
     }
 
-    fn stop_waiting(&mut self, until: Instant) {
+    /// What it waited for is there since then.
+    pub(crate) fn stop_waiting(&mut self, until: Instant) {
         let Some((idle, since)) = self.idle.take() else { return };
         let waited = until.saturating_duration_since(since);
         match idle {

@@ -112,6 +112,8 @@ struct Script {
     cleanup: Option<Result<(), Failure>>,
     stopped: tokio::sync::watch::Sender<bool>,
     cleared: u32,
+    /// How long it takes to connect the monitor.
+    connecting: Duration,
     /// How long it takes to clear away.
     clearing: Duration,
     grant: Option<Grant>,
@@ -139,6 +141,7 @@ impl Script {
             cleanup: Some(Ok(())),
             stopped,
             cleared: 0,
+            connecting: Duration::ZERO,
             clearing: Duration::from_secs(10),
             grant: None,
             in_full: None,
@@ -171,6 +174,11 @@ impl Executor for Script {
 
     fn span(&self, _attempt: u32) -> Span {
         Span::none()
+    }
+
+    async fn connect(&mut self, _recorder: &mut ExecutionRecorder) -> Result<(), Error> {
+        sleep(self.connecting).await;
+        Ok(())
     }
 
     async fn inspect(&mut self, _ledger: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {

@@ -16,9 +16,10 @@ use tokio_postgres::Client;
 use super::engagement::Engagement;
 use super::executor::Cleared;
 use super::headcount::Inner;
+use super::monitor::Patience;
 use super::slots::{Lease, LingeringBackend};
 use crate::decide::backoff::Backoff;
-use crate::error::Source;
+use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Event};
 use crate::pg::session::{self, Identity, Session};
 use crate::pg::{Failure, ceiling, label};
@@ -91,6 +92,12 @@ impl SessionGuard {
             unseen: None,
             last: false,
         }
+    }
+
+    /// Connects the monitor, unless it has been connected before; as patiently as an attempt is retried.
+    pub(crate) async fn connect_monitor(&self, say: impl FnMut(&Event)) -> Result<(), Error> {
+        let Settings { max_attempts: attempts, retry_delay, .. } = *self.settings;
+        self.inner.connect(Patience { attempts, retry_delay }, say).await
     }
 
     /// The session; connects, or takes one that is idle, when there is none.

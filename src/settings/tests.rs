@@ -40,7 +40,7 @@ fn each_bad_option_is_named() {
     check("above_role", |s| s.above_role = true);
     check("settings", |s| s.settings = vec![("work_mem; DROP".into(), "1".into())]);
     for off in ["off", "OF", "false", "n", "0", ""] {
-        check("settings (--set track_activities)", |s| {
+        check("settings.track_activities", |s| {
             s.settings = vec![("Track_Activities".into(), off.into())];
         });
     }

@@ -178,7 +178,7 @@ impl Observer for Log {
             Event::MonitorPolled { took, .. } => {
                 trace!(target: TARGET, task, took_seconds = took.as_secs_f64(), "monitor polled");
             }
-            Event::MonitorStarted => debug!(target: TARGET, task, "monitor connected"),
+            Event::MonitorStarted { .. } => debug!(target: TARGET, task, "monitor connected"),
             Event::MonitorLost { cause } => {
                 warn!(target: TARGET, task, cause, "monitor lost its connection");
             }

@@ -173,7 +173,7 @@ impl Observer for Metrics {
                 self.saw_pool(*pool);
             }
             // One before it may have ended without a connection.
-            Event::MonitorStarted => self.process.blind_since.set(0.0),
+            Event::MonitorStarted { .. } => self.process.blind_since.set(0.0),
             Event::MonitorLost { .. } => {
                 self.process.ticks_lost.increment(1);
                 self.process.blind_since.set(unix_now());

@@ -312,7 +312,7 @@ impl Observer for SpanAttributes {
             | Event::SessionRestored { .. }
             | Event::CommitInDoubt
             | Event::MonitorPolled { .. }
-            | Event::MonitorStarted
+            | Event::MonitorStarted { .. }
             | Event::MonitorLost { .. }
             | Event::MonitorRestored { .. } => (),
         }

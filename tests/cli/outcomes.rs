@@ -117,8 +117,8 @@ fn a_ceiling_that_cannot_be_meant_is_a_usage_error() {
         (&["--ceiling", "auto", "--set", "max_parallel_workers=9"], "ceiling: "),
         (&["--ceiling", "half"], "`half` is neither `auto` nor a number of workers"),
         (&["--ceiling", "0"], "ceiling: "),
-        (&["--above-role"], "above_role: "),
-        (&["--leave", "5"], "leave: it needs a ceiling (--ceiling)"),
+        (&["--above-role"], "--above-role: it needs a --ceiling"),
+        (&["--leave", "5"], "--leave: it needs a --ceiling"),
     ] {
         let ran = headcount(&[&["run", "--sql", "SELECT 1"], options].concat()).ended(2);
         assert!(ran.said.contains(words), "{}", ran.said);

@@ -44,7 +44,7 @@ fn what_is_no_sql_is_refused_with_its_line_before_anything_is_connected() {
     refused(&["run", "--job", job.path().to_str().unwrap()], "sql: it has a NUL character");
     let job = file(b"sql = 'SELECT 1'\n[settings]\nwork_mem = \"\\u0000\"");
     let path = job.path().to_str().unwrap();
-    refused(&["run", "--job", path], "(--set work_mem): its value has a NUL character");
+    refused(&["run", "--job", path], "--set work_mem: its value has a NUL character");
     let undo = ["run", "--sql", "SELECT 1", "--cleanup", "\\i undo.sql"];
     refused(&undo, "cleanup: `\\i` is a command of psql");
 }

@@ -29,9 +29,14 @@ fn each_mistake_is_one_clear_line() {
             &lab,
             &["--sql", "SELECT 1", "--min", "5"],
             2,
-            "min_workers: the minimum (5) is above the target (4)",
+            "min_workers (--min): the minimum (5) is above the target (4)",
         );
-        check(&lab, &["--sql", "SELECT 1", "--attempts", "0"], 2, "max_attempts: 0 is not within 1 to 100");
+        check(
+            &lab,
+            &["--sql", "SELECT 1", "--attempts", "0"],
+            2,
+            "max_attempts (--attempts): 0 is not within 1 to 100",
+        );
         check(
             &lab,
             &["--sql", "SELECT 1", "--set", "work mem=1"],
@@ -43,10 +48,10 @@ fn each_mistake_is_one_clear_line() {
         check(&lab, &["--sql", "; -- nothing"], 2, "sql: there is no statement in it");
         check(&lab, &["--sql", "SELECT $1"], 2, "sql: $1 is a parameter");
         check(&lab, &["--sql", "COPY measurements TO STDOUT"], 2, "sql: COPY with STDOUT");
-        check(&lab, &["--sql", "SELECT 1", "--set", "work_mem=abc"], 2, "--set work_mem): invalid value");
-        check(&lab, &["--sql", "SELECT 1", "--set", "wrok_mem=1"], 2, "--set wrok_mem): unrecognized");
+        check(&lab, &["--sql", "SELECT 1", "--set", "work_mem=abc"], 2, "--set work_mem: invalid value");
+        check(&lab, &["--sql", "SELECT 1", "--set", "wrok_mem=1"], 2, "--set wrok_mem: unrecognized");
         let unseen = ["--sql", "SELECT 1", "--set", "track_activities=off"];
-        check(&lab, &unseen, 2, "settings (--set track_activities): it must stay on");
+        check(&lab, &unseen, 2, "--set track_activities: it must stay on");
         check(&lab, &["--sql", "SELECT 1", "--settle", "0s"], 2, "settle: 0s is not within 10ms to 1m");
         check(&lab, &[], 2, "nothing to run");
         check(&lab, &["-f", "/nowhere.sql"], 2, "cannot read /nowhere.sql");
@@ -83,13 +88,13 @@ fn what_the_parser_refuses_is_one_line_and_one_object_too() {
 }
 
 #[test]
-fn an_error_of_the_monitors_connection_names_the_option_and_the_code_is_one() {
+fn an_error_of_the_monitors_connection_says_whose_it_is_and_the_code_is_one() {
     let lab = Lab::start();
     let free = free_port();
     let away = format!("postgresql://me@127.0.0.1:{free}/sales");
     let ran = lab.headcount(&["run", "--json", "--sql", "SELECT 1", "--monitor-dsn", &away]).ended(1);
     assert!(
-        ran.said.contains(&format!("cannot connect to 127.0.0.1:{free}/sales (--monitor-dsn)")),
+        ran.said.contains(&format!("cannot connect to the monitor's server, 127.0.0.1:{free}/sales")),
         "{}",
         ran.said
     );
@@ -156,7 +161,7 @@ fn the_mode_of_the_transaction_is_set_by_an_option_and_a_script_that_sets_it_is_
         let options = "--set transaction_isolation=serializable --set transaction_read_only=on --set \
                        transaction_deferrable=on";
         check(&lab, &["--sql", script], 2, "mode (line 2) comes too late, since Headcount has begun");
-        check(&lab, &["--sql", script], 2, &format!("leave it out, and say {options}"));
+        check(&lab, &["--sql", script], 2, &format!("leave it out, and add {options}"));
         let seen = "SELECT 1 / (current_setting('transaction_isolation') = 'serializable' \
                     AND current_setting('transaction_read_only') = 'on' \
                     AND current_setting('transaction_deferrable') = 'on')::int";
@@ -172,7 +177,7 @@ fn the_mode_of_the_transaction_is_set_by_an_option_and_a_script_that_sets_it_is_
             &lab,
             &["--sql", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1"],
             2,
-            "say --set transaction_isolation=",
+            "add --set transaction_isolation=",
         );
         // What can be set at any time is left alone.
         let later = "SELECT 1; SET TRANSACTION READ ONLY; SET LOCAL work_mem = '1MB'; SELECT 2";

@@ -136,6 +136,23 @@ fn the_library_prints_nothing() {
     check("src", &["println!", "eprintln!", "print!("], &[]);
 }
 
+/// Its user may have no command line: it names its own options, and the command translates (`cli/src/names.rs`).
+#[test]
+fn the_library_names_no_option_of_the_command() {
+    let is_option = |word: &str| {
+        let name = word.trim_start_matches(|c: char| !c.is_alphanumeric() && c != '-').strip_prefix("--");
+        name.is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    for (path, text) in sources("src").into_iter().filter(|(path, _)| !path.ends_with("tests.rs")) {
+        // What begins a comment of SQL has a space behind it.
+        let code = code(&text);
+        let options = code.split_whitespace().filter(|word| is_option(word));
+        // Of pg_dump.
+        let options: Vec<&str> = options.filter(|word| !word.starts_with("--inserts")).collect();
+        assert!(options.is_empty(), "{}: {options:?}", path.display());
+    }
+}
+
 #[test]
 fn files_stay_small_enough_to_read() {
     for (path, text) in sources("src").into_iter().chain(sources("cli/src")) {

@@ -137,7 +137,7 @@ async fn what_doctor_proposes_as_it_stands_keeps_workers_free(major: u32) {
             let findings = headcount::server::doctor::examine(&endpoint, None, 4, None).await.unwrap();
             findings.into_iter().find(|finding| finding.check == "kept free").unwrap()
         };
-        let proposed = kept_free().await.fix.unwrap();
+        let proposed = kept_free().await.fix.unwrap().to_string();
         for statement in proposed.split_terminator(';') {
             bench.run(statement).await;
         }

@@ -1,7 +1,7 @@
 //! Several hosts: which one is taken, and that work which writes never begins on one that only reads.
 
 use headcount::server::Endpoint;
-use headcount::{Error, Keys, Refusal, Updater};
+use headcount::{Error, Headcount, Keys, Refusal};
 use testkit::server::PrivateServer;
 
 use crate::harness::chain;
@@ -71,19 +71,21 @@ async fn an_update_finds_the_server_that_writes_or_says_that_there_is_none(major
     let setup = "CREATE TABLE todo (id int PRIMARY KEY, done text); INSERT INTO todo VALUES (1)";
     let (primary, standby) = pair(major, setup).await;
     let update = |servers: &[&PrivateServer]| {
-        let updater = Updater::without_default_observers(at(servers, ""), Vec::new());
-        updater.update("todo").key(["id"]).set("done", "yes")
+        Headcount::builder(at(servers, "")).build().update("todo").key(["id"]).set("done", "yes")
     };
     for servers in [&[&standby][..], &[&standby, &standby]] {
         let error = update(servers).run(Keys::rows(["1"])).await.unwrap_err();
         assert_eq!(error.refusal(), Some(Refusal::ReadOnly), "{error}");
         assert!(error.to_string().contains("is a standby, which only reads"), "{error}");
-        assert!(error.fixes()[0].contains("let --dsn lead to the primary"), "{:?}", error.fixes());
+        assert!(
+            error.fixes()[0].to_string().contains("let `endpoint` lead to the primary"),
+            "{:?}",
+            error.fixes()
+        );
     }
     // It may be the one that cannot be reached which writes.
     let gone = format!("host=127.0.0.1,127.0.0.1 port=1,{} user=postgres dbname=postgres", standby.port());
-    let updater =
-        Updater::without_default_observers(Endpoint::resolve(Some(&gone), |_| None).unwrap(), vec![]);
+    let updater = Headcount::builder(Endpoint::resolve(Some(&gone), |_| None).unwrap()).build();
     let error =
         updater.update("todo").key(["id"]).set("done", "yes").run(Keys::rows(["1"])).await.unwrap_err();
     assert!(error.is_connection_lost() && error.refusal().is_none(), "{error}");

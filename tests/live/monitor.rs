@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use headcount::event::FailReason;
 use headcount::{Event, Headcount, Outcome};
 use tokio::sync::watch;
 
@@ -87,24 +88,31 @@ async fn a_server_that_has_no_connection_to_give_is_asked_again(major: u32) {
         }
     };
     assert_eq!(full.code().unwrap().code(), "53300");
-    let builder = |attempts| {
-        Headcount::builder(endpoint(&bench.dsn()))
+    let late = |attempts| {
+        let headcount = Headcount::builder(endpoint(&bench.dsn()))
             .without_default_observers()
             .observer(bench.recorder.clone())
-            .connect_attempts(attempts, Duration::from_millis(50))
+            .build();
+        let mut job = quick(headcount.task("late")).attempts(attempts);
+        job.settings_mut().retry_delay = Duration::from_millis(50);
+        job
     };
+    let counts = "SELECT count(*) FROM t WHERE nap(id, 5)";
     let hindered =
         |event: &Event| matches!(event, Event::StartHindered { cause, .. } if cause.contains("53300"));
 
-    let error = soon("the end of its patience", Box::pin(builder(3).connect())).await.unwrap_err();
+    let error = soon("the end of its patience", Box::pin(late(3).execute(counts, &[]))).await.unwrap_err();
+    let history = error.history().unwrap();
+    assert!(history.waited >= Duration::from_millis(50) && history.attempts.is_empty(), "{history:?}");
+    let failed = |event: &Event| matches!(event, Event::ExecutionEnded(facts) if facts.end == Err(FailReason::Connection));
+    assert_eq!(bench.recorder.count(failed), 1, "a run that cannot connect is counted");
     assert_eq!((error.sqlstate(), bench.recorder.count(hindered)), (Some("53300"), 2), "{}", chain(&error));
 
     let releasing = async {
         eventually("it was turned away", async || bench.recorder.count(hindered) > 2).await;
         taken.clear();
     };
-    let (connected, ()) = tokio::join!(Box::pin(builder(100).connect()), releasing);
-    let job = quick(connected.unwrap().task("late"));
-    let run = job.execute("SELECT count(*) FROM t WHERE nap(id, 5)", &[]).await.unwrap();
-    assert_eq!(run.outcome, Outcome::OnTarget);
+    let job = late(100);
+    let (run, ()) = tokio::join!(Box::pin(job.execute(counts, &[])), releasing);
+    assert_eq!(run.unwrap().outcome, Outcome::OnTarget);
 }

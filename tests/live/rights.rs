@@ -26,7 +26,7 @@ async fn refusal(bench: &Bench, job: &Job) -> (Refusal, String) {
     let refusal = error.refusal().unwrap_or_else(|| panic!("{}", chain(&error)));
     assert!(!bench.recorder.all().iter().any(|event| matches!(event, Event::AttemptStarted { .. })));
     assert_eq!(bench.recorder.executions().last().unwrap().end, Err(FailReason::Refused));
-    (refusal, error.fixes()[0].split_inclusive(';').next().unwrap().to_owned())
+    (refusal, error.fixes()[0].to_string().split_inclusive(';').next().unwrap().to_owned())
 }
 
 async fn a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how(major: u32) {
@@ -161,8 +161,8 @@ async fn a_function_that_was_taken_from_everybody_is_named_before_the_work_and_b
             let error = update.run(Keys::rows(["1"])).await.unwrap_err();
             assert!(chain(&error).contains(function), "{}", chain(&error));
         }
-        let fix = named.fix.as_deref().unwrap();
-        bench.run(fix).await;
+        let fix = named.fix.as_ref().unwrap().to_string();
+        bench.run(&fix).await;
     }
     assert_eq!(job.execute(ROLLUP, &[]).await.unwrap().outcome, Outcome::OnTarget);
     assert_eq!(update.run(Keys::rows(["1"])).await.unwrap().updated, 1);

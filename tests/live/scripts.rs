@@ -2,6 +2,7 @@
 
 use headcount::server::{Explanation, ReasonKind, Statement, explain};
 
+use crate::harness::texts;
 use crate::plan::Bench;
 use crate::versions::versions;
 
@@ -133,7 +134,7 @@ async fn one_partition_with_the_workers_demanded_is_enough() {
         bench.set("parallel_setup_cost", "0");
         let explanation = bench.explain("SELECT count(*) FROM parts").await;
         let small = explanation.reasons.iter().find(|reason| reason.kind == ReasonKind::SmallTable).unwrap();
-        bench.run(&small.fixes[0]).await;
+        bench.run(&small.fixes[0].to_string()).await;
         assert_eq!(bench.reachable("SELECT count(*) FROM parts").await, 4, "{major}");
     }
 }
@@ -172,20 +173,20 @@ async fn vacuum_has_a_worker_for_each_large_index_but_one() {
             reason.explanation.contains("of the 5 of script_vacuum.big, 2 have min_parallel_index_scan_size"),
             "{reason:?}"
         );
-        assert_eq!(reason.fixes, ["SET LOCAL min_parallel_index_scan_size = 0"]);
+        assert_eq!(texts(&reason.fixes), ["SET LOCAL min_parallel_index_scan_size = 0"]);
         bench.run("CREATE TABLE two AS SELECT 1 AS id; CREATE INDEX ON two (id); CREATE INDEX ON two ((id + 1))").await;
         let fewer = &bench.explain("VACUUM two").await.reasons[0].fixes;
         let demand =
             "-- demand 1 worker with min_parallel_index_scan_size = 0: there are no more indexes to share";
-        assert_eq!(fewer, &[demand]);
+        assert_eq!(texts(fewer), [demand]);
         bench.set("min_parallel_index_scan_size", "0");
         assert!(bench.explain("VACUUM big").await.reasons.is_empty(), "{major}: it helps");
         let fewer = &bench.explain("VACUUM parts").await.reasons[0].fixes;
-        assert_eq!(fewer, &["-- demand 2 workers: there are no more indexes to share"]);
+        assert_eq!(texts(fewer), ["-- demand 2 workers: there are no more indexes to share"]);
         bench.set("max_parallel_maintenance_workers", "1");
         let none = &bench.explain("VACUUM small").await.reasons;
         assert!(none[0].explanation.ends_with("script_vacuum.small has no index"), "{none:?}");
-        assert_eq!(none[0].fixes, ["-- none: it runs in the leader alone"]);
+        assert_eq!(texts(&none[0].fixes), ["-- none: it runs in the leader alone"]);
         assert_eq!(none.len(), 1, "no fix that cannot help: {none:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headcount::server::Endpoint;
-use headcount::{ChunkSize, Keys, Outcome, Updater};
+use headcount::{ChunkSize, Headcount, Keys, Outcome};
 use serde_json::Value;
 
 use super::crowd::{Crowded, SCRIPT, STATEMENT};
@@ -58,7 +58,8 @@ async fn ship(service: &Service, crowded: &Crowded, status: &str) {
     line.break_next_commit(CommitFault::AnswerLost);
     let dsn = crowded.dsn_by(&line);
     let observers = service.telemetry.observers();
-    let updater = Updater::without_default_observers(Endpoint::from_dsn(&dsn).unwrap(), observers);
+    let endpoint = Endpoint::from_dsn(&dsn).unwrap();
+    let updater = Headcount::builder(endpoint).without_default_observers().observers(observers).build();
     let update = updater.update("orders").task("ship").key(["id"]).set("status", status);
     let report = update.chunk(ChunkSize::Keys(10)).run(Keys::rows(1..=100)).await.unwrap();
     assert_eq!((report.updated, report.reconnects, report.in_doubt.committed), (100, 1, 1));

@@ -233,7 +233,7 @@ fn a_monitor_that_is_away_says_since_when_until_it_is_back() {
     assert!((before..=now()).contains(&away), "{away}");
     let back = rendered(&[lost(), Event::MonitorRestored { blind_for: MS }]);
     assert_eq!(value(&back, MONITOR_LOST), Some(0.0));
-    let anew = rendered(&[lost(), Event::MonitorStarted]);
+    let anew = rendered(&[lost(), Event::MonitorStarted { server_version: 180_000 }]);
     assert_eq!(value(&anew, MONITOR_LOST), Some(0.0), "one that ended without a connection has a successor");
     let again = rendered(&[lost(), Event::MonitorRestored { blind_for: MS }, lost()]);
     assert!(value(&again, MONITOR_LOST).unwrap() >= before);

@@ -143,7 +143,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::RetryDelayed { attempt: 2, waited: 250 * MS },
         Event::SessionLost { sqlstate: lost },
         Event::SessionRestored { sqlstate: lost },
-        Event::MonitorStarted,
+        Event::MonitorStarted { server_version: 180_000 },
         Event::MonitorLost { cause: "connection closed".to_owned() },
         Event::MonitorRestored { blind_for: 50 * MS },
         verdict(2, Verdict::Enough, 4),

@@ -313,7 +313,7 @@ async fn a_query_that_locks_rows_itself_is_refused_before_anything_runs() {
     let check = async |query: &str| {
         let error = shop.pay().run(Keys::claim(query)).await.unwrap_err();
         assert!(error.is_configuration(), "{error}");
-        let words = ["keys: the query", "--keys-query", "leave the locking clause out"];
+        let words = ["keys: the query of the keys locks rows", "leave the locking clause out"];
         assert!(words.iter().all(|words| error.to_string().contains(words)), "{error}");
     };
     check("SELECT id FROM orders WHERE status = 'new' FOR UPDATE SKIP LOCKED").await;

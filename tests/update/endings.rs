@@ -237,8 +237,8 @@ async fn what_a_role_may_not_do_is_said_before_with_the_grant() {
         let error = pay(role).run(ids(3)).await.unwrap_err();
         assert_eq!(error.refusal(), Some(refusal), "{error}");
         assert_eq!(
-            (error.to_string(), error.fixes()[0].as_str()),
-            (format!("refused before running: {told}"), fix)
+            (error.to_string(), error.fixes()[0].to_string()),
+            (format!("refused before running: {told}"), fix.to_owned())
         );
     };
     check(
@@ -262,7 +262,10 @@ async fn what_a_role_may_not_do_is_said_before_with_the_grant() {
         let error = crate::support::pay(dsn).run(ids(3)).await.unwrap_err();
         assert_eq!(error.refusal(), Some(Refusal::ReadOnly), "{error}");
         assert!(error.to_string().contains("default_transaction_read_only is on"), "{error}");
-        assert_eq!(error.fixes()[0], "ALTER ROLE \"careful\" SET default_transaction_read_only = off");
+        assert_eq!(
+            error.fixes()[0].to_string(),
+            "ALTER ROLE \"careful\" SET default_transaction_read_only = off"
+        );
     }
     for role in ["reader", "careful"] {
         let report = pay(role).dry_run().run(ids(4)).await.unwrap();

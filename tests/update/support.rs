@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headcount::event::{Observer, Scope};
 use headcount::server::Endpoint;
-use headcount::{Event, Keys, Update, Updated, Updater};
+use headcount::{Event, Headcount, Keys, Update, Updated};
 use testkit::server::PrivateServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -95,8 +95,9 @@ impl Shop {
     }
 }
 
-pub(crate) fn updater(dsn: &str, observers: Vec<Arc<dyn Observer>>) -> Updater {
-    Updater::without_default_observers(Endpoint::resolve(Some(dsn), |_| None).unwrap(), observers)
+pub(crate) fn updater(dsn: &str, observers: Vec<Arc<dyn Observer>>) -> Headcount {
+    let endpoint = Endpoint::resolve(Some(dsn), |_| None).unwrap();
+    Headcount::builder(endpoint).without_default_observers().observers(observers).build()
 }
 
 pub(crate) fn pay(dsn: &str) -> Update {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headcount::event::{Resolution, Scope};
 use headcount::telemetry::exporters::Telemetry;
-use headcount::{Event, Keys, Observer, Updated, Updater};
+use headcount::{Event, Headcount, Keys, Observer, Updated};
 
 use super::line::{BadLine, cuts};
 use super::server::Stage;
@@ -61,7 +61,10 @@ pub(super) async fn shipped(
     let line = BadLine::start(stage.port(), cuts(SEED)).await?;
     let mut observers = telemetry.observers();
     observers.push(Arc::new(Doubts));
-    let update = Updater::without_default_observers(stage.through(line.port)?, observers)
+    let update = Headcount::builder(stage.through(line.port)?)
+        .without_default_observers()
+        .observers(observers)
+        .build()
         .update("orders")
         .task("ship_orders")
         .key(["o_orderkey"])

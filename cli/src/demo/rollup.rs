@@ -89,12 +89,12 @@ pub(super) async fn guarded(
         "2. With a guard: {TARGET} workers demanded, {MINIMUM} at the least, in at most 5 attempts. The pool is empty."
     ));
     let waits = Arc::new(WaitsForLock::default());
-    let mut builder = Headcount::builder(stage.endpoint.clone()).without_default_observers();
-    for observer in telemetry.observers() {
-        builder = builder.observer(observer);
-    }
-    let headcount =
-        builder.observer(Arc::new(Progress::new("   "))).observer(waits.clone()).connect().await?;
+    let headcount = Headcount::builder(stage.endpoint.clone())
+        .without_default_observers()
+        .observers(telemetry.observers())
+        .observer(Arc::new(Progress::new("   ")))
+        .observer(waits.clone())
+        .build();
 
     // An earlier run that died: its table is not committed, and never will be.
     let died = stage.endpoint.client("rollup of last night").await?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount::{ChunkSize, FailOn, Keys, Update, Updater};
+use headcount::{ChunkSize, FailOn, Headcount, Keys, Update};
 use serde::{Deserialize, Deserializer};
 
 use super::args::{Assignment, UpdateArgs, Value, chunk, fail_on, value_of};
@@ -203,8 +203,8 @@ impl Wanted {
     }
 
     /// The update.
-    pub(super) fn update(&self, updater: &Updater) -> Update {
-        let mut update = updater.update(&self.table).task(&self.task);
+    pub(super) fn update(&self, headcount: &Headcount) -> Update {
+        let mut update = headcount.update(&self.table).task(&self.task);
         update = update.key(self.key.iter().map(|column| column.trim()));
         for Assignment { column, value } in &self.set {
             update = match value {

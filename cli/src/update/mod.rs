@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headcount::event::UpdateOutcome;
-use headcount::{Keys, Observer, Update, Updated, Updater};
+use headcount::{Headcount, Keys, Observer, Update, Updated};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -102,7 +102,7 @@ impl<'a> FailedUpdate<'a> {
             chunks: 0,
             error: failed.to_string(),
             sqlstate: failed.error().and_then(headcount::Error::sqlstate),
-            fixes: failed.fixes().into_iter().map(output::typed).collect(),
+            fixes: failed.fixes().into_iter().map(super::names::typed).collect(),
         }
     }
 }
@@ -130,8 +130,8 @@ async fn execute(
         observers.push(Arc::new(Progress::new()) as Arc<dyn Observer>);
     }
     let stop = CancellationToken::new();
-    let updater = Updater::without_default_observers(endpoint, observers);
-    let update = wanted.update(&updater).stop(stop.clone());
+    let headcount = Headcount::builder(endpoint).without_default_observers().observers(observers).build();
+    let update = wanted.update(&headcount).stop(stop.clone());
     let result = match panics::caught(work(&update, wanted.source(), &stop, signals)).await {
         Ok(result) => result,
         Err(panic) => Err(panic.into()),

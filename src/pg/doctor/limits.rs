@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{Finding, fail, ok, text, warn};
+use crate::fix::Fix;
 use crate::pg::{Failure, plan};
 
 /// What ends statements, transactions and sessions by itself, and who has said so.
@@ -27,11 +28,7 @@ pub(super) async fn limits(client: &Client) -> Result<Vec<Finding>, Failure> {
         };
         let said = format!("{name} = {value} ({}) ends {effect}", said_by(source));
         // Many a server has one, with good reason.
-        if check == "lock timeout" {
-            ok(check, said)
-        } else {
-            warn(check, said, format!("SET LOCAL {name} = 0"))
-        }
+        if check == "lock timeout" { ok(check, said) } else { warn(check, said, Fix::set(name, 0)) }
     };
     Ok(rows.map(finding).collect())
 }
@@ -53,20 +50,20 @@ pub(super) fn pool(size: u32, workers: u32, processes: u32, target: u32, own: bo
     let pool = format!("{size} slots (max_parallel_workers = {workers}, max_worker_processes = {processes})");
     if size < target {
         let fix = match plan::raise_processes(processes.into(), workers.into(), target) {
-            Some(restart) => format!("{restart}, or demand fewer workers"),
-            None if own => format!("SET LOCAL max_parallel_workers = {target}"),
-            None => format!(
+            Some(restart) => Fix::sql(format!("{restart}, or demand fewer workers")),
+            None if own => Fix::set("max_parallel_workers", target),
+            None => Fix::sql(format!(
                 "ALTER SYSTEM SET max_parallel_workers = {target}; SELECT pg_reload_conf(); -- or more, or demand fewer \
                  workers"
-            ),
+            )),
         };
         return fail("pool", format!("{pool}, {target} workers are demanded"), fix);
     }
     if processes <= workers {
-        let fix = format!(
+        let fix = Fix::sql(format!(
             "ALTER SYSTEM SET max_worker_processes = {}; -- or more, and restart the server",
             workers + 4
-        );
+        ));
         return warn("pool", format!("{pool}; replication and extensions take from the same processes"), fix);
     }
     ok("pool", pool)
@@ -82,7 +79,7 @@ mod tests {
         let fix = |workers: u32, processes: u32, own| {
             let found = pool(workers.min(processes), workers, processes, 12, own);
             assert_eq!(found.level, Level::Fail);
-            found.fix.unwrap_or_default()
+            found.fix.unwrap().to_string()
         };
         let reload = "ALTER SYSTEM SET max_parallel_workers = 12; SELECT pg_reload_conf(); -- or more, or demand fewer workers";
         assert_eq!(fix(8, 16, false), reload);

@@ -18,6 +18,7 @@ use super::lexer::{Lexer, Token};
 use super::reason::{Reason, ReasonKind};
 use super::reasons::{number, size};
 use super::server::{self, Setting, Table, threshold_for, workers_for};
+use crate::fix::Fix;
 
 /// The least that a participant has of `maintenance_work_mem`, in its unit.
 const SHARE_KB: u64 = 32 * 1024;
@@ -230,10 +231,10 @@ impl Build {
         let method = &self.method;
         let fix = match self.builds {
             Builds::Together => None,
-            Builds::AloneBefore(version) => Some(format!(
-                "-- none on this server: PostgreSQL {version} is the first to build {method} indexes with workers"
-            )),
-            Builds::Alone => Some(format!("-- none: {method} indexes are built by the leader alone")),
+            Builds::AloneBefore(version) => Some(Fix::none(format!(
+                "PostgreSQL {version} is the first to build {method} indexes with workers"
+            ))),
+            Builds::Alone => Some(Fix::none(format!("{method} indexes are built by the leader alone"))),
         };
         if let Some(fix) = fix {
             let explanation = format!("the access method {method} builds in the leader alone");
@@ -246,9 +247,9 @@ impl Build {
                 "{} is a temporary table, which only the leader can read",
                 self.tables[0].name
             ),
-            fixes: vec![
-                "-- create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE".to_owned(),
-            ],
+            fixes: vec![Fix::advice(
+                "create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE",
+            )],
         })
     }
 
@@ -257,7 +258,7 @@ impl Build {
         let best = self.tables.iter().max_by_key(|table| (most(table, settings), table.bytes));
         let Some(table) = best.filter(|table| most(table, settings) < target) else { return Vec::new() };
         let name = &table.name;
-        let alter = format!("ALTER TABLE {name} SET (parallel_workers = {target})");
+        let alter = Fix::sql(format!("ALTER TABLE {name} SET (parallel_workers = {target})"));
         if let Some(own) = table.parallel_workers {
             let explanation = format!("{name} has the storage parameter parallel_workers = {own}");
             return vec![Reason { kind: ReasonKind::TableParallelWorkers, explanation, fixes: vec![alter] }];
@@ -269,7 +270,7 @@ impl Build {
             let mut fixes = vec![alter.clone()];
             let block = number(settings, "block_size").max(1);
             if let Some(pages) = threshold_for(pages(table, settings), target) {
-                fixes.push(format!("SET LOCAL min_parallel_table_scan_size = '{}kB'", pages * block / 1024));
+                fixes.push(Fix::set("min_parallel_table_scan_size", format!("{}kB", pages * block / 1024)));
             }
             let explanation = format!(
                 "{name} has {}: that counts for {sized} of {target} workers with min_parallel_table_scan_size = {}",
@@ -286,7 +287,7 @@ impl Build {
                 value("maintenance_work_mem")
             );
             let megabytes = u64::from(target).saturating_add(1).saturating_mul(SHARE_KB) / 1024;
-            let fixes = vec![format!("SET LOCAL maintenance_work_mem = '{megabytes}MB'"), alter];
+            let fixes = vec![Fix::set("maintenance_work_mem", format!("{megabytes}MB")), alter];
             reasons.push(Reason { kind: ReasonKind::MaintenanceMemory, explanation, fixes });
         }
         reasons

@@ -168,12 +168,9 @@ fn modes(words: &[String]) -> Vec<(&'static str, String)> {
 
 /// The options that are to be given in place of a statement.
 fn instead(options: &[(&str, String)]) -> String {
-    let option = |(name, value): &(&str, String)| {
-        let quote = if value.contains(' ') { "'" } else { "" };
-        format!("--set {quote}{name}={value}{quote}")
-    };
+    let option = |(name, value): &(&str, String)| format!("`settings.{name} = {value}`");
     let options: Vec<String> = options.iter().map(option).collect();
-    if options.is_empty() { String::new() } else { format!(", and say {}", options.join(" ")) }
+    if options.is_empty() { String::new() } else { format!(", and add {}", options.join(" ")) }
 }
 
 /// What the script would leave behind, or do to a transaction that is not its own, as a clause.
@@ -236,7 +233,7 @@ pub(super) fn flaw(script: &str, statements: &[Cut<'_>], manner: Manner) -> Opti
     }
     let place = role?.place(script);
     Some(format!(
-        "a role is left set{place}: write SET LOCAL ROLE in its place, say --set role=..., or end with RESET ROLE"
+        "a role is left set{place}: write SET LOCAL ROLE in its place, add `settings.role = ...`, or end with RESET ROLE"
     ))
 }
 
@@ -256,27 +253,33 @@ mod tests {
             let flaw = found(sql, Manner::Transaction).unwrap_or_else(|| panic!("nothing is said of {sql}"));
             assert!(flaw.starts_with("SET of the transaction's mode"), "{sql}: {flaw}");
             let expected =
-                if options.is_empty() { "leave it out".to_owned() } else { format!(", and say {options}") };
+                if options.is_empty() { "leave it out".to_owned() } else { format!(", and add {options}") };
             assert!(flaw.ends_with(&expected), "{sql}: {flaw}");
         };
-        check("set transaction isolation level serializable", "--set transaction_isolation=serializable");
+        check(
+            "set transaction isolation level serializable",
+            "`settings.transaction_isolation = serializable`",
+        );
         check(
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE; select 1",
-            "--set 'transaction_isolation=repeatable read' --set transaction_read_only=on --set transaction_deferrable=off",
+            "`settings.transaction_isolation = repeatable read` `settings.transaction_read_only = on` `settings.transaction_deferrable = off`",
         );
-        check("set local transaction_isolation = 'Serializable'", "--set transaction_isolation=serializable");
+        check(
+            "set local transaction_isolation = 'Serializable'",
+            "`settings.transaction_isolation = serializable`",
+        );
         check(
             "set transaction_isolation to 'repeatable read'",
-            "--set 'transaction_isolation=repeatable read'",
+            "`settings.transaction_isolation = repeatable read`",
         );
-        check("set transaction_deferrable = on", "--set transaction_deferrable=on");
+        check("set transaction_deferrable = on", "`settings.transaction_deferrable = on`");
         check(
             "set session characteristics as transaction isolation level serializable",
-            "--set transaction_isolation=serializable",
+            "`settings.transaction_isolation = serializable`",
         );
         check(
             "set default_transaction_isolation to serializable",
-            "--set transaction_isolation=serializable",
+            "`settings.transaction_isolation = serializable`",
         );
         check("set transaction snapshot '00000003-1'", "");
         let line =
@@ -298,7 +301,10 @@ mod tests {
         let begin =
             found("begin isolation level serializable; select 1; commit", Manner::Transaction).unwrap();
         assert!(begin.starts_with("BEGIN would end"), "{begin}");
-        assert!(begin.ends_with("leave it out, and say --set transaction_isolation=serializable"), "{begin}");
+        assert!(
+            begin.ends_with("leave it out, and add `settings.transaction_isolation = serializable`"),
+            "{begin}"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::server::{self, Setting};
 use super::tree::Tree;
 use super::vacuum::{Indexes, Vacuum};
 use super::{Failure, Inspection, Nature, Plan, Session, parse};
+use crate::fix::Fix;
 
 const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int";
 
@@ -66,13 +67,13 @@ impl Bound {
         if let Some(limit) = limit(settings).filter(|limit| limit.number() < f64::from(most)) {
             add(
                 format!("{} = {} (set by: {})", limit.name, limit.value, limit.source),
-                format!("SET LOCAL {} = {target}", limit.name),
+                Fix::set(&limit.name, target),
             );
         }
         if let Some(asked) = self.asked.filter(|asked| *asked < target) {
             add(
                 format!("VACUUM (PARALLEL {asked}) has no more workers than that"),
-                format!("-- write PARALLEL {target}"),
+                Fix::advice(format!("write PARALLEL {target}")),
             );
         }
         let least = settings.iter().find(|setting| setting.name == "min_parallel_index_scan_size");

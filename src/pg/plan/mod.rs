@@ -155,7 +155,7 @@ pub async fn explain(
     let transaction = client.transaction().await.map_err(|error| failed(error.into()))?;
     for (name, value) in settings {
         let set = transaction.execute("SELECT pg_catalog.set_config($1, $2, true)", &[name, value]).await;
-        set.map_err(|error| Error::setting(name, &error.into()))?;
+        set.map_err(|error| Error::setting(name, Failure::from(error).to_string()))?;
     }
     let explanation = describe(transaction.client(), sql, params, target).await.map_err(failed)?;
     transaction.rollback().await.map_err(|error| failed(error.into()))?;

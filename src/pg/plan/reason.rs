@@ -1,6 +1,7 @@
 //! A reason for fewer workers, as people and programs read it: a closed word, what stands in the way,
 //! and what to type.
 
+use crate::fix::Fix;
 use serde::Serialize;
 
 /// What keeps workers away, the hardest first.
@@ -93,10 +94,8 @@ pub struct Reason {
     pub kind: ReasonKind,
     /// What stands in the way, with names and numbers: a clause.
     pub explanation: String,
-    /// What helps, each by itself: SQL that can be pasted. Advice that is none is a comment (`-- ...`). A
-    /// `SET LOCAL name = value` belongs into the settings of the run
-    /// ([`Settings::settings`](crate::Settings::settings), `--set name=value`).
-    pub fixes: Vec<String>,
+    /// What helps, each by itself.
+    pub fixes: Vec<Fix>,
 }
 
 impl Reason {
@@ -117,21 +116,23 @@ impl Reason {
     /// The same where the session raises its ceiling itself, as far as it may.
     pub(crate) fn for_a_raised_ceiling(self) -> Self {
         self.instead_of_set(
-            "-- a larger --ceiling; where the role or the database has one of its own, --above-role or ALTER ROLE ... SET \
-             max_parallel_workers",
+            &Fix::advice("a larger `ceiling`; where the role or the database has one of its own, `above_role` or ALTER ROLE ... SET \
+             max_parallel_workers"),
         )
     }
 
     /// What is to be done where the session may not set its pool's size for itself.
-    fn instead_of_set(mut self, other: &str) -> Self {
-        for fix in self.fixes.iter_mut().filter(|fix| fix.starts_with("SET LOCAL max_parallel_workers =")) {
+    fn instead_of_set(mut self, other: &Fix) -> Self {
+        let sets_pool =
+            |fix: &&mut Fix| matches!(fix, Fix::SetLocal(all) if all[0].0 == "max_parallel_workers");
+        for fix in self.fixes.iter_mut().filter(sets_pool) {
             other.clone_into(fix);
         }
         self
     }
 
-    fn larger_pool(workers: u32) -> String {
-        format!("ALTER SYSTEM SET max_parallel_workers = {workers}; SELECT pg_reload_conf();")
+    fn larger_pool(workers: u32) -> Fix {
+        Fix::sql(format!("ALTER SYSTEM SET max_parallel_workers = {workers}; SELECT pg_reload_conf();"))
     }
 }
 

@@ -13,6 +13,7 @@ use super::server::{self, Setting, Table, threshold_for, workers_for};
 use super::text::{Kind, Text};
 use super::tree::Tree;
 use super::{Failure, Nature, Params, Plan};
+use crate::fix::Fix;
 
 /// Finds the reasons why `plan` cannot reach `target`, in the transaction that the plan was made in.
 pub(super) async fn diagnose(
@@ -29,7 +30,9 @@ pub(super) async fn diagnose(
             let serial = reason(
                 ReasonKind::SerialRefresh,
                 "REFRESH MATERIALIZED VIEW has no workers before PostgreSQL 14",
-                "-- make a table of the view's query with CREATE TABLE ... AS, or upgrade the server",
+                Fix::advice(
+                    "make a table of the view's query with CREATE TABLE ... AS, or upgrade the server",
+                ),
             );
             return Ok(Diagnosis { reasons: vec![serial], unseen: Vec::new() });
         }
@@ -74,8 +77,8 @@ struct Facts<'a> {
     probe: Probe,
 }
 
-fn reason(kind: ReasonKind, explanation: impl Into<String>, fix: impl Into<String>) -> Reason {
-    Reason { kind, explanation: explanation.into(), fixes: vec![fix.into()] }
+fn reason(kind: ReasonKind, explanation: impl Into<String>, fix: Fix) -> Reason {
+    Reason { kind, explanation: explanation.into(), fixes: vec![fix] }
 }
 
 pub(super) fn number(settings: &[Setting], name: &str) -> u64 {
@@ -111,7 +114,7 @@ fn pool_reason(settings: &[Setting], size: u32, target: u32) -> Option<Reason> {
     let (processes, workers) =
         (number(settings, "max_worker_processes"), number(settings, "max_parallel_workers"));
     let fix = raise_processes(processes, workers, target)
-        .unwrap_or_else(|| format!("SET LOCAL max_parallel_workers = {target}"));
+        .map_or_else(|| Fix::set("max_parallel_workers", target), Fix::Sql);
     let explanation = format!(
         "the pool has {size} slots: max_parallel_workers = {workers}, max_worker_processes = {processes}"
     );
@@ -138,18 +141,18 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::Unknown,
                 "the planner preferred a plan with fewer workers; no single cause was found",
-                format!(
-                    "-- compare with the plan under parallel_setup_cost = 0, parallel_tuple_cost = 0 \
+                Fix::advice(format!(
+                    "compare with the plan under parallel_setup_cost = 0, parallel_tuple_cost = 0 \
                      and ALTER TABLE ... SET (parallel_workers = {})",
                     self.target
-                ),
+                )),
             ));
         }
         reasons.sort_by_key(|reason| reason.kind);
         if self.is_hopeless(&reasons) {
             for fix in reasons.iter_mut().flat_map(|reason| &mut reason.fixes) {
-                if !fix.starts_with("-- ") {
-                    *fix = format!("-- and after that {fix}");
+                if fix.is_typed() {
+                    *fix = Fix::advice(format!("and after that {fix}"));
                 }
             }
         }
@@ -158,7 +161,7 @@ impl Facts<'_> {
 
     /// Whether nothing that can be typed helps by itself: the statement has to be another one first.
     fn is_hopeless(&self, reasons: &[Reason]) -> bool {
-        let advice = |reason: &Reason| reason.fixes.iter().all(|fix| fix.starts_with("-- "));
+        let advice = |reason: &Reason| reason.fixes.iter().all(|fix| !fix.is_typed());
         let has = |kind| reasons.iter().any(|reason| reason.kind == kind && advice(reason));
         let shared = self.tables.iter().any(|table| !table.temporary && !table.foreign);
         let alone =
@@ -185,21 +188,23 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::DataModifying,
                 "a statement that modifies rows, at its top or in a CTE, has no workers",
-                "-- collect the rows first with CREATE TABLE ... AS SELECT, which can have workers, then modify from that table",
+                Fix::advice("collect the rows first with CREATE TABLE ... AS SELECT, which can have workers, then modify from that table"),
             ));
         }
         if self.tree.has("LockRows") {
             reasons.push(reason(
                 ReasonKind::RowLocking,
                 "SELECT ... FOR UPDATE or FOR SHARE has no workers",
-                "-- leave out FOR UPDATE or FOR SHARE, or lock the rows in a statement of its own",
+                Fix::advice("leave out FOR UPDATE or FOR SHARE, or lock the rows in a statement of its own"),
             ));
         }
         if self.cursor {
             reasons.push(reason(
                 ReasonKind::Cursor,
                 "the query of a cursor has no workers",
-                "-- run the query itself, or CREATE TABLE ... AS it and declare the cursor on that table",
+                Fix::advice(
+                    "run the query itself, or CREATE TABLE ... AS it and declare the cursor on that table",
+                ),
             ));
         }
     }
@@ -223,7 +228,7 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::GatherLimit,
                 format!("max_parallel_workers_per_gather = {value} (set by: {source})"),
-                format!("SET LOCAL max_parallel_workers_per_gather = {target}"),
+                Fix::set("max_parallel_workers_per_gather", target),
             ));
         }
     }
@@ -236,7 +241,7 @@ impl Facts<'_> {
                 reasons.push(reason(
                     ReasonKind::NoTable,
                     "the plan reads no table, so there is nothing to share among workers",
-                    "-- none: the statement runs in the leader alone",
+                    Fix::none("the statement runs in the leader alone"),
                 ));
             }
             return;
@@ -250,7 +255,7 @@ impl Facts<'_> {
                 reasons.push(reason(
                     ReasonKind::TableParallelWorkers,
                     format!("{name} has the storage parameter parallel_workers = {workers}"),
-                    format!("ALTER TABLE {name} SET (parallel_workers = {target})"),
+                    Fix::sql(format!("ALTER TABLE {name} SET (parallel_workers = {target})")),
                 ));
             }
         }
@@ -275,13 +280,13 @@ impl Facts<'_> {
         let mut fixes = Vec::new();
         // The server's own catalogs are not to be altered.
         if !name.starts_with("pg_") {
-            fixes.push(format!("ALTER TABLE {name} SET (parallel_workers = {target})"));
+            fixes.push(Fix::sql(format!("ALTER TABLE {name} SET (parallel_workers = {target})")));
         }
         if let Some(pages) = threshold_for(pages, target) {
-            fixes.push(format!("SET LOCAL min_parallel_table_scan_size = '{}kB'", pages * block / 1024));
+            fixes.push(Fix::set("min_parallel_table_scan_size", format!("{}kB", pages * block / 1024)));
         }
         if fixes.is_empty() {
-            fixes.push("-- none: it is too small to be shared, and a catalog of the server's own".to_owned());
+            fixes.push(Fix::none("it is too small to be shared, and a catalog of the server's own"));
         }
         // Those that it does not count workers for may be larger.
         let largest = if self.tables.iter().all(|other| other.bytes <= table.bytes) {
@@ -303,7 +308,7 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::TemporaryTable,
                 format!("{name} is a temporary table, which only the leader can read"),
-                "-- create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE".to_owned(),
+                Fix::advice("create it with CREATE UNLOGGED TABLE instead of CREATE TEMPORARY TABLE"),
             ));
         }
         for table in self.tables.iter().filter(|table| table.foreign) {
@@ -311,15 +316,15 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::ForeignTable,
                 format!("{name} is a foreign table, which the leader reads"),
-                format!("-- copy it first: CREATE UNLOGGED TABLE ... AS SELECT * FROM {name}"),
+                Fix::advice(format!("copy it first: CREATE UNLOGGED TABLE ... AS SELECT * FROM {name}")),
             ));
         }
         if self.tree.has("CTE Scan") || self.tree.has("WorkTable Scan") {
             // A recursive one cannot be anything else.
             let advice = if self.tree.has("Recursive Union") {
-                "-- make the result of the recursive CTE a table first, and read that"
+                Fix::advice("make the result of the recursive CTE a table first, and read that")
             } else {
-                "-- write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first"
+                Fix::advice("write WITH name AS NOT MATERIALIZED (...), or make the CTE a table first")
             };
             reasons.push(reason(
                 ReasonKind::CteScan,
@@ -330,9 +335,9 @@ impl Facts<'_> {
         for routine in self.hazards.iter().filter(|routine| routine.hazard == Hazard::Restricted) {
             let name = &routine.name;
             let fix = if routine.builtin {
-                format!(
-                    "-- compute {name} in a later statement, or above the rows that workers should produce"
-                )
+                Fix::advice(format!(
+                    "compute {name} in a later statement, or above the rows that workers should produce"
+                ))
             } else {
                 mark_safe(routine)
             };
@@ -356,17 +361,17 @@ impl Facts<'_> {
                     "branches of a UNION ALL, or partitions, share the workers of one Gather, whose number follows \
                      the number of branches; tried: without Parallel Append the plan has {apart}"
                 ),
-                "SET LOCAL enable_parallel_append = off",
+                Fix::set("enable_parallel_append", "off"),
             ));
         }
         if self.probe.causes.contains(&Knob::Methods) {
             let off = self.settings.iter().filter(|setting| setting.name.starts_with("enable_"));
             let off: Vec<&str> = off.map(|setting| setting.name.as_str()).collect();
-            let fixes: Vec<String> = off.iter().map(|name| format!("SET LOCAL {name} = on")).collect();
+            let on = off.iter().map(|&name| (name.to_owned(), "on".to_owned())).collect();
             reasons.push(reason(
                 ReasonKind::MethodDisabled,
                 format!("{} off; tried: with that on, the plan has more workers", off.join(", ")),
-                fixes.join("; "),
+                Fix::SetLocal(on),
             ));
         }
         if self.probe.causes.contains(&Knob::Costs) {
@@ -381,7 +386,9 @@ impl Facts<'_> {
                     value("parallel_tuple_cost"),
                     self.tree.cost
                 ),
-                "SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0",
+                Fix::SetLocal(
+                    ["parallel_setup_cost", "parallel_tuple_cost"].map(|cost| (cost.into(), "0".into())).into(),
+                ),
             ));
         }
         let debug = self.setting("debug_parallel_query").or_else(|| self.setting("force_parallel_mode"));
@@ -389,7 +396,10 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::DebugParallelQuery,
                 format!("{} = {} runs a serial plan in one worker, as a test", debug.name, debug.value),
-                format!("-- leave {} off: its worker does the leader's work and shares none", debug.name),
+                Fix::advice(format!(
+                    "leave {} off: its worker does the leader's work and shares none",
+                    debug.name
+                )),
             ));
         }
     }
@@ -398,7 +408,7 @@ impl Facts<'_> {
 fn unsafe_function(routine: &Routine) -> Reason {
     let name = &routine.name;
     let fix = if routine.builtin {
-        format!("-- leave {name} out of the statement, or call it in a statement of its own")
+        Fix::advice(format!("leave {name} out of the statement, or call it in a statement of its own"))
     } else {
         mark_safe(routine)
     };
@@ -406,12 +416,14 @@ fn unsafe_function(routine: &Routine) -> Reason {
     reason(ReasonKind::UnsafeFunction, explanation, fix)
 }
 
-fn mark_safe(routine: &Routine) -> String {
+fn mark_safe(routine: &Routine) -> Fix {
     let name = &routine.name;
     if routine.aggregate {
-        return format!("-- CREATE OR REPLACE AGGREGATE {name} with PARALLEL = SAFE, if that is true of it");
+        return Fix::advice(format!(
+            "CREATE OR REPLACE AGGREGATE {name} with PARALLEL = SAFE, if that is true of it"
+        ));
     }
-    format!("ALTER FUNCTION {name} PARALLEL SAFE; -- if that is true of it")
+    Fix::sql(format!("ALTER FUNCTION {name} PARALLEL SAFE; -- if that is true of it"))
 }
 
 /// Bytes for people.

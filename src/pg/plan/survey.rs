@@ -24,6 +24,7 @@ use super::text::{Kind, Text};
 use super::{Diagnosis, Failure, Inspection, Nature, Params, Plan, Reason, ReasonKind};
 use super::{Session, diagnose, inspect, maintenance, parse, plan_in, strings_of};
 use crate::decide::script::StatementCapacity;
+use crate::fix::Fix;
 
 /// A statement, and what is known of its workers before it runs.
 #[derive(Debug, Clone, Serialize)]
@@ -158,7 +159,7 @@ impl Survey {
             diagnosis.reasons.push(Reason {
                 kind: ReasonKind::NoTable,
                 explanation: "no statement of it runs a query".to_owned(),
-                fixes: vec!["-- none: it runs in the leader alone".to_owned()],
+                fixes: vec![Fix::none("it runs in the leader alone")],
             });
         }
         diagnosis

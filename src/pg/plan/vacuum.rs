@@ -13,6 +13,7 @@ use super::Failure;
 use super::lexer::{Lexer, Token};
 use super::reason::{Reason, ReasonKind};
 use super::server::Setting;
+use crate::fix::Fix;
 
 /// The server's own words for a table that is not there.
 const LOOK_UP: &str = "SELECT name::pg_catalog.regclass FROM pg_catalog.unnest($1::text[]) AS name";
@@ -132,7 +133,7 @@ impl Indexes {
         Some(Reason {
             kind: ReasonKind::MaintenanceLimit,
             explanation: format!("{SHARE}: {} has {found}", self.table),
-            fixes: vec!["-- none: it runs in the leader alone".to_owned()],
+            fixes: vec![Fix::none("it runs in the leader alone")],
         })
     }
 
@@ -149,11 +150,11 @@ impl Indexes {
         let size = least.map_or("?", |setting| &setting.value);
         let most = self.most();
         let fix = if most >= target {
-            "SET LOCAL min_parallel_index_scan_size = 0".to_owned()
+            Fix::set("min_parallel_index_scan_size", 0)
         } else {
             let workers = if most == 1 { "worker" } else { "workers" };
             let with = if large < all { " with min_parallel_index_scan_size = 0" } else { "" };
-            format!("-- demand {most} {workers}{with}: there are no more indexes to share")
+            Fix::advice(format!("demand {most} {workers}{with}: there are no more indexes to share"))
         };
         let explanation =
             format!("{SHARE}: of the {all} of {table}, {large} have min_parallel_index_scan_size = {size}");

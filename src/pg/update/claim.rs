@@ -115,8 +115,7 @@ pub(crate) async fn refuse_locks(client: &Client, query: &str) -> Result<(), Err
     if !locks {
         return Ok(());
     }
-    let problem =
-        "the query (--keys-query) locks rows; leave the locking clause out: a claim locks them itself";
+    let problem = "the query of the keys locks rows; leave the locking clause out: a claim locks them itself";
     Err(Error::configuration("keys", problem))
 }
 

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::catalog::Table;
 use super::statement::Wish;
 use crate::error::{Error, Refusal};
+use crate::fix::Fix;
 use crate::pg::failure::Unfit;
 use crate::pg::privileges::quote;
 
@@ -54,11 +55,13 @@ pub(crate) struct Rights {
 pub(crate) fn refuse(why: Unfit, problem: impl Into<String>, role: &str) -> Error {
     let fixes = match why {
         Unfit::Standby => {
-            vec!["-- let --dsn lead to the primary, or name all hosts: the one that writes is found".into()]
+            vec![Fix::advice(
+                "let `endpoint` lead to the primary, or name all hosts: the one that writes is found",
+            )]
         }
         Unfit::ReadOnly => vec![
-            format!("ALTER ROLE {} SET default_transaction_read_only = off", quote(role)),
-            "-- or connect as a role that may write".into(),
+            Fix::sql(format!("ALTER ROLE {} SET default_transaction_read_only = off", quote(role))),
+            Fix::advice("or connect as a role that may write"),
         ],
     };
     Error::refused(Refusal::ReadOnly, problem, fixes)
@@ -121,7 +124,7 @@ impl Rights {
         Err(Error::refused(
             Refusal::MayNotUpdate,
             format!("role {role} lacks a right on {name}: {lacking}"),
-            vec![format!("GRANT {lacking} ON {name} TO {role}")],
+            vec![Fix::sql(format!("GRANT {lacking} ON {name} TO {role}"))],
         ))
     }
 }

@@ -52,16 +52,11 @@ async fn a_server_that_never_answers_does_not_keep_the_execution_beyond_its_limi
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_counts_from_when_the_execution_began_and_not_from_its_call() {
+async fn the_deadline_bounds_connecting_too_which_is_a_wait() {
     let waited = Duration::from_secs(2);
-    let began = Instant::now();
-    sleep(waited).await;
-    let mut recorder = ExecutionRecorder::new("rollup", Observers::default()).since(began);
-    let mut settings = Settings::new("rollup");
-    settings.deadline = Some(Duration::from_secs(3));
-    let mut script = Script::new(vec![act(4)]);
-    let driven = drive(&mut script, &mut recorder, &settings, &CancellationToken::new()).await;
-    let Err(error) = driven else { panic!("it takes longer") };
+    let script = Script { connecting: waited, ..Script::new(vec![act(4)]) };
+    let driven = play(script, |s| s.deadline = Some(Duration::from_secs(3))).await.result;
+    let error = driven.unwrap_err();
     assert!(error.is_deadline());
     let history = error.history().unwrap();
     assert_eq!((history.waited, history.wasted), (waited, Duration::from_secs(1)));

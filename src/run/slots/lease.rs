@@ -16,6 +16,7 @@ use crate::decide::backoff::Backoff;
 use crate::decide::reservation::{self, Granted, Launch, Reservation};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
+use crate::fix::Fix;
 use crate::pg::Failure;
 use crate::pg::label;
 use crate::pg::pooling::Pooling;
@@ -329,8 +330,8 @@ impl Lease {
     /// What gives it more slots than it has.
     pub(crate) fn more_slots(&self) -> &'static str {
         match self.held.as_ref().map(|held| held.grant.end) {
-            Some(Granted::Degraded) => "wait longer for all slots (--reserve-wait)",
-            _ => "let the fleet have more slots (--pool-size, max_parallel_workers)",
+            Some(Granted::Degraded) => "wait longer for all slots (`reserve_wait`)",
+            _ => "let the fleet have more slots (`pool_size`, max_parallel_workers)",
         }
     }
 
@@ -400,9 +401,8 @@ fn pooled(server: &str) -> Error {
     Error::refused(
         Refusal::PooledConnection,
         format!("a proxy at {server} pools transactions or statements, and slots are held by a session"),
-        vec![
-            "-- let --monitor-dsn lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy"
-                .to_owned(),
-        ],
+        vec![Fix::advice(
+            "let `monitor` lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy",
+        )],
     )
 }

@@ -17,6 +17,7 @@ use super::{Site, Update};
 use crate::decide::backoff::Backoff;
 use crate::decide::update::replay::Replay;
 use crate::error::{Error, Refusal};
+use crate::fix::Fix;
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
@@ -104,7 +105,7 @@ impl Update {
             return Err(Error::refused(
                 Refusal::ServerTooOld,
                 explanation,
-                vec!["-- upgrade the server".into()],
+                vec![Fix::advice("upgrade the server")],
             ));
         }
         check_functions(session.client()).await?;
@@ -261,6 +262,6 @@ async fn refuse_pooling(client: &Client, site: &Site, options: &Options) -> Resu
         }
         sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
     };
-    let fix = "-- let --dsn lead to the server itself, or to a pool with pool_mode = session";
-    Err(Error::refused(Refusal::PooledConnection, explanation, vec![fix.to_owned()]))
+    let fix = Fix::advice("let `endpoint` lead to the server itself, or to a pool with pool_mode = session");
+    Err(Error::refused(Refusal::PooledConnection, explanation, vec![fix]))
 }

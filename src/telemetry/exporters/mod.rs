@@ -372,6 +372,6 @@ fn log_layer(options: LogOptions) -> Result<BoxedLayer, Error> {
 fn no_otlp(option: Option<&str>, _: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
     match option {
         None => Ok(()),
-        Some(_) => Err(Error::configuration("--otlp", "this program was built without the feature `otlp`")),
+        Some(_) => Err(Error::configuration("otlp", "this program was built without the feature `otlp`")),
     }
 }

@@ -63,7 +63,7 @@ impl Otlp {
     ///
     /// A configuration error that names `--otlp`.
     pub fn start(target: &Target, lost: Counter) -> Result<Self, Error> {
-        let wrong = |problem: String| Error::configuration("--otlp", problem);
+        let wrong = |problem: String| Error::configuration("otlp", problem);
         let builder = opentelemetry_otlp::SpanExporter::builder();
         let exporter = if target.grpc {
             let mut builder = builder
@@ -143,7 +143,7 @@ fn blocking_client(tls: bool) -> Result<reqwest::blocking::Client, Error> {
     let limit = millis.map_or(EXPORT_TIMEOUT, Duration::from_millis);
     std::thread::spawn(move || http::blocking_client(tls).timeout(limit).build())
         .join()
-        .map_err(|_| Error::configuration("--otlp", "no HTTP client could be made"))?
+        .map_err(|_| Error::configuration("otlp", "no HTTP client could be made"))?
         .map_err(|error| Error::other("cannot make an HTTP client", error.without_url()))
 }
 

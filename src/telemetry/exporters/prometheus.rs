@@ -61,7 +61,7 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, Error> {
     }
     text.replace("localhost:", "127.0.0.1:").parse().map_err(|_| {
         Error::configuration(
-            "--listen",
+            "listen",
             format!("`{text}` is not ADDRESS:PORT, as in 127.0.0.1:9187, nor a port"),
         )
     })
@@ -82,7 +82,7 @@ impl Listener {
     /// A configuration error that names `--listen` if the address cannot be had.
     pub async fn start(address: SocketAddr, handle: PrometheusHandle) -> Result<Self, Error> {
         let refused = |error: std::io::Error| {
-            Error::configuration("--listen", format!("cannot listen on {address}: {error}"))
+            Error::configuration("listen", format!("cannot listen on {address}: {error}"))
         };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -162,7 +162,7 @@ mod tests {
     fn what_is_no_address_is_a_configuration_error_that_names_the_option() {
         let error = parse_listen("nonsense:99999").unwrap_err();
         assert!(error.is_configuration());
-        assert!(error.to_string().starts_with("--listen: "), "{error}");
+        assert!(error.to_string().starts_with("listen: "), "{error}");
     }
 
     #[tokio::test]
@@ -172,6 +172,6 @@ mod tests {
         assert_ne!(first.address().port(), 0);
         let error = Listener::start(first.address(), handle).await.unwrap_err();
         assert!(error.is_configuration());
-        assert!(error.to_string().starts_with("--listen: cannot listen on 127.0.0.1:"), "{error}");
+        assert!(error.to_string().starts_with("listen: cannot listen on 127.0.0.1:"), "{error}");
     }
 }

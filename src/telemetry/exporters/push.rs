@@ -29,7 +29,7 @@ impl Push {
     ///
     /// A configuration error that names `--push`, without the URL, which may hold a password.
     pub fn new(url: &str, task: &str, limit: Duration) -> Result<Self, Error> {
-        let wrong = |problem: &str| Error::configuration("--push", problem);
+        let wrong = |problem: &str| Error::configuration("push", problem);
         if http::may_hide_a_password(url) {
             return Err(wrong(
                 "`/`, `?` and `#` in a user or password are written %2F, %3F and %23; `@` elsewhere %40",
@@ -120,7 +120,7 @@ mod tests {
             let error = Push::new(url, "a", Duration::from_secs(1)).unwrap_err();
             assert!(error.is_configuration());
             assert!(
-                error.to_string().starts_with("--push: ") && !error.to_string().contains("secret"),
+                error.to_string().starts_with("push: ") && !error.to_string().contains("secret"),
                 "{error}"
             );
         }

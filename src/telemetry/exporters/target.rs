@@ -49,7 +49,7 @@ impl Target {
         if option.is_none() && exporters.is_some() && !asked {
             return Ok(None);
         }
-        let found = (option.map(|url| (url.to_owned(), "--otlp")))
+        let found = (option.map(|url| (url.to_owned(), "otlp")))
             .or_else(|| env(TRACES).map(|url| (url, TRACES)))
             .or_else(|| env(ALL).map(|url| (url, ALL)));
         let protocol = protocol(env)?;
@@ -179,7 +179,7 @@ mod tests {
             let get = |key: &str| (key == name).then(|| value.to_owned());
             Target::resolve(option, get).unwrap_err().to_string()
         };
-        assert!(refused(Some("h:4317"), "", "").starts_with("--otlp: "));
+        assert!(refused(Some("h:4317"), "", "").starts_with("otlp: "));
         let text = refused(None, "OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://me:secret@h");
         assert!(text.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ") && !text.contains("secret"), "{text}");
         assert!(refused(Some("http://h"), "OTEL_EXPORTER_OTLP_PROTOCOL", "http/json").contains("http/json"));

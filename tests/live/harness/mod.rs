@@ -41,6 +41,11 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     within.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"))
 }
 
+/// Fixes as they are shown.
+pub(crate) fn texts(fixes: &[headcount::Fix]) -> Vec<String> {
+    fixes.iter().map(ToString::to_string).collect()
+}
+
 /// The error and all its causes, as a command prints them.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
