@@ -285,8 +285,8 @@ pub enum Event {
         /// The outcome.
         resolution: Resolution,
     },
-    /// A commit whose answer was lost took effect, but may be missing on a synchronous standby, because the wait for it
-    /// may have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
+    /// A commit took effect, but may be missing on a synchronous standby, because the wait for it was cancelled, or may
+    /// have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
     CommitUnreplicated,
     /// The monitor polled the server, for all attempts that it watches.
     MonitorPolled {

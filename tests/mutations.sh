@@ -224,8 +224,8 @@ mutant 'a crash takes back what it has cut off' src/decide/update/survival.rs \
     'Some(_) if now.at >= Some(written) => Survival::Told,'
 mutant 'an id that is given out again is not believed' src/decide/update/survival.rs \
     "$EFFECTS" \
-    '(Survival::Told, Status::Committed, Replay::Safe) => Status::Unknown,' \
-    '(Survival::Told, Status::Committed, Replay::Safe) => Status::Committed,'
+    '(Survival::Told, Status::Committed | Status::InProgress) => Status::Unknown,' \
+    '(Survival::Told, Status::InProgress) => Status::Unknown,'
 mutant 'a key that may be done, and cannot be read, has not failed' src/decide/update/chunk_state.rs \
     "$EFFECTS" \
     'self.over(if self.unsure { Next::Unresolved } else { Next::GiveUp })' \

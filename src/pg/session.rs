@@ -12,6 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::Endpoint;
+use super::heard::Heard;
 use super::{Failure, backend_key, label, privileges};
 
 /// The oldest server with `pg_stat_activity.leader_pid`.
@@ -36,6 +37,8 @@ pub(crate) struct Session {
     /// Whether somebody between has lent it its backend ([`backend_key`]), and may lend another one for the next
     /// transaction: a statement that was prepared is not found there, or is somebody else's.
     pub(crate) lent: bool,
+    /// What its server says beside its answers.
+    pub(crate) heard: Heard,
 }
 
 /// Who am I; and, since 14, stop my statement when my client dies: not where the backend is a proxy's, and may be
@@ -139,7 +142,8 @@ impl Session {
         pooled: Option<String>,
         stands_by: bool,
     ) -> Result<Self, Failure> {
-        let (client, driver) = endpoint.open(name).await?;
+        let heard = Heard::default();
+        let (client, driver) = endpoint.open_heard(name, &heard).await?;
         let key = backend_key::process_id(&client).await;
         let facts: [(&(dyn ToSql + Sync), Type); 3] =
             [(&key, Type::INT4), (&pooled, Type::TEXT), (&stands_by, Type::BOOL)];
@@ -155,7 +159,7 @@ impl Session {
         let identity = Identity { pid: row.get(0), started };
         let version = row.get(2);
         let lent = key.is_some_and(|key| key != identity.pid);
-        Ok(Self { client, driver, identity, version, lent })
+        Ok(Self { client, driver, identity, version, lent, heard })
     }
 
     pub(crate) const fn client(&self) -> &Client {

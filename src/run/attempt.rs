@@ -311,7 +311,12 @@ pub(crate) async fn commit<S: Executor>(
     committing: &Committing,
 ) -> Result<Result<(), Failure>, Error> {
     match executor.commit(committing).await {
-        Ok(()) => Ok(Ok(())),
+        Ok(waited) => {
+            if !waited {
+                recorder.observe(&Event::CommitUnreplicated);
+            }
+            Ok(Ok(()))
+        }
         Err(CommitError::Failed(failure)) => Ok(Err(failure)),
         Err(CommitError::InDoubt { xid, cause }) => {
             recorder.observe(&Event::CommitInDoubt);

@@ -224,8 +224,8 @@ pub(crate) trait Executor {
     /// meant, as the monitor saw it.
     async fn stop(&self, method: CancelMethod, statement: Option<i64>) -> CancelResult;
 
-    /// Commits; an answer that is late is a lost one.
-    async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError>;
+    /// Commits; an answer that is late is a lost one. Returns whether nobody cancelled its wait for a synchronous standby.
+    async fn commit(&mut self, committing: &Committing) -> Result<bool, CommitError>;
 
     /// Learns the fate of a commit in doubt.
     async fn resolve(&mut self, xid: &str) -> Resolution;

@@ -102,9 +102,9 @@ where
         self.guard.inner.monitor.stop_statement(self.leader, method, statement).await
     }
 
-    async fn commit(&mut self, _: &Committing) -> Result<(), CommitError> {
+    async fn commit(&mut self, _: &Committing) -> Result<bool, CommitError> {
         self.running = false;
-        Ok(())
+        Ok(true)
     }
 
     async fn resolve(&mut self, _xid: &str) -> Resolution {

@@ -364,7 +364,7 @@ impl<W: Work> Executor for OwnedSession<W> {
         timeout(LOOK_LIMIT, asking).await.ok()?
     }
 
-    async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError> {
+    async fn commit(&mut self, committing: &Committing) -> Result<bool, CommitError> {
         let client = self.guard.client().map_err(CommitError::Failed)?;
         let late = || Failure::lost("the server did not answer in time");
         if !self.guard.settings.transaction {
@@ -375,8 +375,9 @@ impl<W: Work> Executor for OwnedSession<W> {
                 Err(failure) if failure.sqlstate() == Some("25P02") => Err(CommitError::Failed(left_open())),
                 Ok(_) | Err(_) => {
                     self.guard.unset().await;
+                    let waited = self.guard.has_waited();
                     self.guard.rest();
-                    Ok(())
+                    Ok(waited)
                 }
             };
         }
@@ -404,8 +405,9 @@ impl<W: Work> Executor for OwnedSession<W> {
                 return Err(CommitError::InDoubt { xid, cause });
             }
         }
+        let waited = self.guard.has_waited();
         self.guard.rest();
-        Ok(())
+        Ok(waited)
     }
 
     async fn resolve(&mut self, xid: &str) -> Resolution {

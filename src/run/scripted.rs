@@ -237,12 +237,12 @@ impl Executor for Script {
         CancelResult::Sent
     }
 
-    async fn commit(&mut self, committing: &Committing) -> Result<(), CommitError> {
+    async fn commit(&mut self, committing: &Committing) -> Result<bool, CommitError> {
         match self.act().commit {
-            Commit::Works => Ok(()),
+            Commit::Works => Ok(true),
             Commit::Takes(time) => {
                 let in_doubt = || CommitError::InDoubt { xid: "742".into(), cause: lost() };
-                committing.answer(sleep(time)).await.ok_or_else(in_doubt)
+                committing.answer(sleep(time)).await.map(|()| true).ok_or_else(in_doubt)
             }
             Commit::InDoubt(_) => Err(CommitError::InDoubt { xid: "742".into(), cause: lost() }),
         }

@@ -116,6 +116,11 @@ impl SessionGuard {
         Ok(session.client())
     }
 
+    /// Whether nobody has cancelled a wait of the session for a synchronous standby since it was last asked.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| !session.heard.take_unreplicated())
+    }
+
     /// What the session says of itself. One that is kept for other jobs demands nothing when this is over.
     fn application_name(&self, attempt: Option<u32>) -> String {
         let demands = attempt.is_some() || !self.inner.keeps_sessions();

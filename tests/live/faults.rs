@@ -354,6 +354,28 @@ async fn a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that() {
     assert!(bench.recorder.find(|event| *event == Event::CommitUnreplicated).is_some());
 }
 
+/// COMMIT is answered as ever then; a warning of the server says it.
+#[tokio::test]
+async fn a_commit_whose_wait_for_a_standby_somebody_cancelled_is_told_as_that() {
+    let settings = [("synchronous_standby_names", "nobody"), ("synchronous_commit", "local")];
+    let bench = Bench::alone_with(main_version(), &settings).await;
+    for transaction in [true, false] {
+        let mut job = bench.job().await.minimum(0).set("synchronous_commit", "on");
+        job.settings_mut().plan_shortfall = headcount::PlanShortfall::Ignore;
+        job.settings_mut().transaction = transaction;
+        let cancelling = async {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+            eventually("it waits for the standby", async || bench.number(waits).await == 1).await;
+            bench.run("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+        };
+        let insert = "INSERT INTO log VALUES ('work')";
+        let (run, ()) = tokio::join!(soon("the execution", job.execute(insert, &[])), cancelling);
+        assert!(run.unwrap().unreplicated, "in a transaction of ours: {transaction}");
+    }
+    assert_eq!(bench.number("SELECT count(*) FROM log").await, 2, "on this server both are there");
+    assert_eq!(bench.recorder.count(|event| *event == Event::CommitUnreplicated), 2);
+}
+
 async fn a_dropped_future_is_cancelled_rolled_back_and_cleaned_up(major: u32) {
     let bench = Bench::new(major).await;
     let headcount = bench.headcount().await;

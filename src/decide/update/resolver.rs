@@ -17,7 +17,6 @@ use super::chunk::Chunk;
 use super::counted::Counted;
 use super::life::{Life, Mark};
 use super::material::Material;
-use super::replay::Replay;
 use super::survival::{Survival, fate};
 
 /// What the server says of a transaction (`pg_xact_status`).
@@ -100,10 +99,10 @@ pub fn question(mark: Mark, life: Option<&Life>, now: &Life) -> Question {
 
 /// What became of it, given what the server says.
 #[must_use]
-pub fn answer(mark: Mark, life: Option<&Life>, now: &Life, says: Status, replay: Replay) -> Status {
+pub fn answer(mark: Mark, life: Option<&Life>, now: &Life, says: Status) -> Status {
     match life {
         Some(life) if life.is_same(now) => says,
-        Some(life) => fate(now.survival(life, mark.written), says, now.is_akin(life), replay),
+        Some(life) => fate(now.survival(life, mark.written), says, now.is_akin(life)),
         None => Status::Unknown,
     }
 }

@@ -16,13 +16,12 @@
 //! One thing does not show: that the log has ended twice since, a crash before another crash, say, and no session in
 //! between. The first may have lost the commit, and the second ended behind it, on a log that has grown since and
 //! given the id to somebody else. What was flushed is above that. What was not is believed where the server says that
-//! it is not there, which is true either way; where it says that it is, the rows are read again, if they may be
-//! ([`fate`]).
+//! it is not there, which is true either way. Where it says that it is, that is no proof ([`fate`]): the rows are read
+//! again, and where that could do the work twice it is unresolved.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::replay::Replay;
 use super::resolver::Status;
 
 /// A position in the write-ahead log (`pg_lsn`).
@@ -100,17 +99,15 @@ pub fn survival(before: &History, now: &History, written: Option<Lsn>) -> Surviv
 /// What became of a commit of an earlier life that no flush has covered, where the present server `says` so of its id.
 /// `akin`: both are of one cluster, as far as they tell.
 #[must_use]
-pub const fn fate(survival: Survival, says: Status, akin: bool, replay: Replay) -> Status {
-    match (survival, says, replay) {
-        (Survival::Gone, ..) => Status::Aborted,
-        // The log may have ended twice since.
-        (Survival::Told, Status::Committed, Replay::Safe) => Status::Unknown,
-        // What is in progress here is another transaction.
-        (Survival::Told, Status::InProgress, _) => Status::Unknown,
-        (Survival::Told, status, _) => status,
+pub const fn fate(survival: Survival, says: Status, akin: bool) -> Status {
+    match (survival, says) {
+        (Survival::Gone, _) => Status::Aborted,
+        // The log may have ended twice since, and what is committed or in progress here be another transaction.
+        (Survival::Told, Status::Committed | Status::InProgress) => Status::Unknown,
+        (Survival::Told, status) => status,
         // Of the same cluster only that it is not there is certain: the id may be another transaction's.
-        (Survival::Unknown, Status::Aborted, _) if akin => Status::Aborted,
-        (Survival::Unknown, ..) => Status::Unknown,
+        (Survival::Unknown, Status::Aborted) if akin => Status::Aborted,
+        (Survival::Unknown, _) => Status::Unknown,
     }
 }
 
@@ -171,20 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_of_an_earlier_life_is_believed_only_where_nothing_can_be_read() {
+    fn of_a_commit_of_an_earlier_life_only_that_it_is_not_there_is_believed() {
         use Status::{Aborted, Committed, InProgress, Unknown};
-        for replay in [Replay::Safe, Replay::Unsafe] {
-            for says in [Committed, Aborted, InProgress, Unknown] {
-                assert_eq!(fate(Survival::Gone, says, true, replay), Aborted);
-                let expected = if says == Aborted { Aborted } else { Unknown };
-                assert_eq!(fate(Survival::Unknown, says, true, replay), expected);
-                assert_eq!(fate(Survival::Unknown, says, false, replay), Unknown);
+        for says in [Committed, Aborted, InProgress, Unknown] {
+            assert_eq!(fate(Survival::Gone, says, true), Aborted);
+            let expected = if says == Aborted { Aborted } else { Unknown };
+            for survival in [Survival::Told, Survival::Unknown] {
+                assert_eq!(fate(survival, says, true), expected);
             }
-            assert_eq!(fate(Survival::Told, InProgress, true, replay), Unknown);
-            assert_eq!(fate(Survival::Told, Aborted, true, replay), Aborted);
+            assert_eq!(fate(Survival::Unknown, says, false), Unknown);
         }
-        assert_eq!(fate(Survival::Told, Committed, true, Replay::Safe), Unknown);
-        assert_eq!(fate(Survival::Told, Committed, true, Replay::Unsafe), Committed);
     }
 
     #[test]

@@ -277,11 +277,6 @@ impl Line {
     }
 
     pub(super) fn end_life(&mut self, how: Trouble) {
-        // What a second end leaves of the first, nobody can say: see `mod.rs`.
-        let has_missed = |of: u32| of != 0 && of != self.world.life;
-        if self.kind.counts() && (has_missed(self.side.of) || has_missed(self.other_of)) {
-            return;
-        }
         self.tape.say("the server's life ends", how);
         match how {
             Failover | FailoverBehind => self.world.fail_over(&mut self.tape),

@@ -8,10 +8,8 @@
 //! happened: answers in any order, time, signals. After each history, and a crash or a failover at its end, the
 //! report is compared with the table.
 //!
-//! Four things are known not to hold, and are kept out:
+//! Three things are known not to hold, and are kept out:
 //!
-//! - Of work that counts twice when it is done twice, a commit in doubt is believed on the word of a server whose log may
-//!   have ended twice since ([`survival`](crate::decide::update::survival)).
 //! - Where each COMMIT waits for the disk, rows that others have changed and not flushed count as they are found.
 //! - A claimed row that somebody else has changed is stale, and claimed again if a failover takes that change back.
 //! - A second line of a key keeps its class when the first is taken back after a failover.

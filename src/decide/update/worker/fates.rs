@@ -103,7 +103,7 @@ impl<M: Material> Worker<'_, M> {
         let is_patient = self.resolver.is_patient(turn.moment.now, self.settings.reconnect_wait, self.end());
         for (doubt, says) in doubts.into_iter().zip(fates) {
             let attempt = &doubt.chunk.attempt;
-            let status = answer(attempt.mark, attempt.life.as_deref(), &life, says, self.settings.replay);
+            let status = answer(attempt.mark, attempt.life.as_deref(), &life, says);
             self.on_status(doubt, status, is_patient, turn);
         }
     }
