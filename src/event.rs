@@ -181,6 +181,8 @@ pub enum Event {
         end: Admitted,
         /// The pool, if it can be seen.
         pool: Option<Pool>,
+        /// The processes of the server that can run workers (`max_worker_processes`), if they can be seen.
+        processes: Option<Pool>,
     },
     /// The statement is about to be sent.
     AttemptStarted {

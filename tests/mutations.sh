@@ -63,15 +63,27 @@ mutant 'what was proven outweighs what was not' src/decide/attempt.rs \
 mutant 'what one statement was accepted with counts for all' src/decide/script.rs \
     core:what_one_statement_of_several_was_accepted_with_counts_for_all \
     'worst.into_iter().chain(self.least)' 'worst.into_iter().chain(None)'
-mutant 'a plan that met no room at any look is suspect' src/decide/verdict.rs \
+mutant 'a plan that met no room at any look is suspect' src/decide/verdict/ending.rs \
     core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
     'known if !self.saw_room && ' 'known if false && '
-mutant 'room at some look clears a short statement' src/decide/verdict.rs \
+mutant 'room at some look clears a short statement' src/decide/verdict/ending.rs \
     core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
     'known if !self.saw_room && ' 'known if '
-mutant 'a long unknown statement may have starved at its launch' src/decide/verdict.rs \
+mutant 'a long unknown statement may have starved at its launch' src/decide/verdict/ending.rs \
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
     'None if long && !self.left.is_known()' 'None if false'
+mutant 'the last attempt tells of a later launch below the target' src/decide/verdict.rs \
+    core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
+    'size < required || (size < self.demand.target && !launch.accepted)' 'size < required'
+mutant 'what has run short is not missed afterwards' src/decide/verdict.rs \
+    core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
+    'self.left.ran_short(needed);' ''
+mutant 'a launch that nobody saw behind a full pool is unproven' src/decide/verdict/ending.rs \
+    core:a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven \
+    'self.unmet && self.left_crowded &&' 'false && self.left_crowded &&'
+mutant 'where nobody sees the room, a missing worker is not called early' src/decide/verdict/ending.rs \
+    core:where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not_early \
+    '!self.saw_pool && may_have' 'false && may_have'
 mutant 'what calls functions is looked at' src/decide/script.rs \
     core-unit:one_that_calls_what_may_have_workers_is_not_bounded_by_its_plan \
     'statement.most.filter(|_| !statement.calls)' 'statement.most'

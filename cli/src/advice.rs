@@ -211,7 +211,14 @@ fn hopeless(failed: &Failed) -> bool {
 
 /// What helps against a pool that others hold: workers that they cannot take. The processes decide how.
 pub(crate) fn held_by_others<T>(run: &Execution<T>) -> String {
-    let others = "others held the pool (`headcount watch` shows who)";
+    let mut short = run.attempts.iter().filter(|attempt| attempt.short_launches > 0).peekable();
+    // The slot of a worker is free a moment after it has gone.
+    let others = if short.peek().is_some() && short.all(|attempt| attempt.workers >= run.target_workers) {
+        "others held the pool, or the workers of its own launch before had not given their slots back yet (`headcount watch` \
+         shows who)"
+    } else {
+        "others held the pool (`headcount watch` shows who)"
+    };
     let Some(ceiling) = &run.ceiling else { return format!("{others}: start at another time") };
     if run.rung == Some(Rung::Ceiling) && ceiling.workers + LEAVE < ceiling.processes {
         return format!(

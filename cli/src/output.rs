@@ -179,10 +179,11 @@ fn reached(run: &Execution<u64>, max_attempts: u32) -> String {
         Outcome::BelowMinimum => format!("below the minimum of {}", run.min_workers),
         _ => run.outcome.as_str().to_owned(),
     };
-    let rows = run.value.map(|rows| format!(", {rows} rows")).unwrap_or_default();
+    let rows = run.value.map(|rows| format!(", {}", count(rows, "row"))).unwrap_or_default();
     let (short, unjudged) = (short_launches(run), unjudged(run));
     format!(
-        "{task}: {achieved} of {target} workers, {outcome}, at attempt {attempt_count} of {max_attempts}{rows}{short}{unjudged}"
+        "{task}: {achieved} of {}, {outcome}, at attempt {attempt_count} of {max_attempts}{rows}{short}{unjudged}",
+        count(u64::from(*target), "worker")
     )
 }
 
@@ -339,6 +340,11 @@ fn under_launched<T>(run: &Execution<T>) -> String {
              workers start slowly"
         ),
     }
+}
+
+/// A number of things: `1 key`, `2 keys`.
+pub(crate) fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 /// A duration as people say it.

@@ -219,9 +219,9 @@ impl Story {
                     }
                 })
             }
-            Event::AdmissionEnded { waited, end, pool, .. } => {
+            Event::AdmissionEnded { waited, end, pool, processes, .. } => {
                 self.pool = pool.or(self.pool);
-                admitted(*waited, *end, *pool)
+                admitted(*waited, *end, *pool, *processes)
             }
             Event::AttemptStarted { attempt, max_attempts, pid, .. } => {
                 (self.attempt, self.max_attempts, self.workers) = (*attempt, *max_attempts, 0);

@@ -83,13 +83,19 @@ pub fn classify(signal: Signal<'_>) -> FailureClass {
     }
 }
 
+/// What `PgBouncer` refuses, and will go on to.
+const REFUSED: [&str; 4] =
+    ["unsupported startup parameter", "authentication failed", "no such user", "no such database"];
+
 fn by_code(code: &str, message: &str) -> FailureClass {
     match code {
         "40001" | "40P01" | "55P03" => FailureClass::NewTransaction,
         "55000" if message.contains("failed to initialize") => FailureClass::NewTransaction,
         // Shut down, crashed; idle, idle in a transaction, or in one, for longer than allowed.
         "57P01" | "57P02" | "57P05" | "25P03" | "25P04" => FailureClass::NewSession,
-        "57P03" | "53300" | "53000" | "53200" | "53400" => FailureClass::NewSessionLater,
+        "57P03" | "53300" | "53000" | "53200" => FailureClass::NewSessionLater,
+        // A proxy's word for everything (`PgBouncer`, whose messages are English everywhere): of what it says, this stays.
+        "08P01" if REFUSED.iter().any(|words| message.contains(words)) => FailureClass::Never,
         _ if code.starts_with("08") => FailureClass::NewSession,
         _ => FailureClass::Never,
     }
@@ -113,12 +119,35 @@ mod tests {
         {
             check(code, FailureClass::NewSession);
         }
-        for code in ["57P03", "53300", "53000", "53200", "53400"] {
+        for code in ["57P03", "53300", "53000", "53200"] {
             check(code, FailureClass::NewSessionLater);
         }
-        for code in ["22012", "23505", "25006", "28P01", "42P01", "42601", "53100", "58030", "57014", "XX000"]
-        {
+        // 53400 is temp_file_limit's, and repeats.
+        for code in [
+            "22012", "23505", "25006", "28P01", "42P01", "42601", "53100", "53400", "58030", "57014", "XX000",
+        ] {
             check(code, FailureClass::Never);
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_refuses_for_good_is_not_asked_for_again_and_a_server_that_it_cannot_reach_is() {
+        let class =
+            |message| classify(Signal::SqlState { code: "08P01", message, survived: false }).is_retryable();
+        for message in [
+            "unsupported startup parameter: options",
+            "unsupported startup parameter in options: work_mem",
+            "\"trust\" authentication failed",
+            "password authentication failed for user \"batch\"",
+            "no such user: batch",
+            "no such database: sales",
+        ] {
+            assert!(!class(message), "{message}");
+        }
+        for message in
+            ["server login has been failing, try again later (server_login_retry)", "query_wait_timeout"]
+        {
+            assert!(class(message), "{message}");
         }
     }
 

@@ -177,6 +177,11 @@ impl Left {
         launches.map(|launch| launch.workers).max().filter(|&workers| workers > 0)
     }
 
+    /// One that needed so many workers has run, with fewer.
+    pub(super) fn ran_short(&mut self, needed: u32) {
+        self.use_up(needed);
+    }
+
     /// The largest one is not awaited any more.
     pub(super) fn forget_largest(&mut self) {
         let Some(launches) = self.0.as_mut() else { return };
@@ -293,6 +298,7 @@ impl Lately {
 
 /// One launch, from its first worker on.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that were seen, each by itself")]
 pub(super) struct Launch {
     grown_at: Duration,
     pub(super) size: u32,
@@ -307,6 +313,8 @@ pub(super) struct Launch {
     /// Workers may have come and gone before the first tick.
     unsure: bool,
     pub(super) settled: bool,
+    /// Whether the attempt was accepted with it: what it lacks is told by that.
+    pub(super) accepted: bool,
 }
 
 /// What a launch turned out to be.
@@ -331,6 +339,7 @@ impl Launch {
             unseen: false,
             unsure: gap > LONGEST_GAP.max(2 * settle),
             settled: false,
+            accepted: false,
         };
         launch.grow(at, workers, room);
         launch

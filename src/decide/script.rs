@@ -125,7 +125,7 @@ pub struct Evidence {
     pub concurrent_unproven: bool,
     /// The most workers that the plans of what was judged can have, up to the target.
     pub within: u32,
-    /// Whether some of the launches were not known beforehand: one that nobody saw may have had no worker.
+    /// Whether some of the launches were not known beforehand, or not seen: one that nobody saw may have had no worker.
     unknown: bool,
     /// Whether launches that nobody could foresee may have had no worker.
     pub launches_unproven: bool,
@@ -135,7 +135,7 @@ impl Evidence {
     /// A statement ended, or was stopped.
     pub fn take(&mut self, window: &Window, target: u32) {
         self.within = self.within.max(window.target());
-        self.unknown |= window.demand.is_of_unknown();
+        self.unknown |= window.demand.is_of_unknown() || window.has_unmet_launches();
         // Of what can have no workers nothing was demanded, and it proves nothing of the others.
         self.verdicts.extend(window.verdict().filter(|_| window.target() > 0));
         self.had_nothing_to_have |= window.target() == 0 && window.verdict() == Some(Verdict::Enough);

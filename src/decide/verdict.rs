@@ -24,6 +24,8 @@
 //!    └──┴── ... while blind ─────────────> Unverified
 //! ```
 
+mod ending;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -115,10 +117,15 @@ pub struct Window {
     active: Duration,
     /// Active time without a worker and without room, up to now.
     lacking: Duration,
+    /// Active time without a worker, up to now; and whether the last ones had left no room.
+    alone: Duration,
+    left_crowded: bool,
     last: Option<Tick>,
     launched: bool,
     shortfall: Option<Shortfall>,
     short_launches: u32,
+    /// What was lacking where a launch had less than what was required.
+    condemned: Option<ShortReason>,
     concurrent_unproven: bool,
     blind: bool,
     saw_pool: bool,
@@ -130,6 +137,8 @@ pub struct Window {
     /// Why a launch of the plan had no worker, if it came at all.
     suspicion: Option<ShortReason>,
     launches_unproven: bool,
+    /// Whether a launch that the plan has for certain, and that is no small part of it, was never seen.
+    unmet: bool,
     verdict: Option<Verdict>,
 }
 
@@ -149,10 +158,13 @@ impl Window {
             reached: 0,
             active: Duration::ZERO,
             lacking: Duration::ZERO,
+            alone: Duration::ZERO,
+            left_crowded: false,
             last: None,
             launched: false,
             shortfall: None,
             short_launches: 0,
+            condemned: None,
             concurrent_unproven: false,
             blind: false,
             saw_pool: false,
@@ -161,6 +173,7 @@ impl Window {
             lacked: None,
             suspicion: None,
             launches_unproven: false,
+            unmet: false,
             verdict: None,
         }
     }
@@ -198,6 +211,18 @@ impl Window {
         self.shortfall
     }
 
+    /// Whether such a launch has what this attempt requires all the same: the last may have less than the target.
+    #[must_use]
+    pub const fn accepts(&self, short: Shortfall) -> bool {
+        short.got > 0 && short.got >= self.demand.required
+    }
+
+    /// What was lacking where a launch was proven to have less than this attempt requires.
+    #[must_use]
+    pub const fn condemned(&self) -> Option<ShortReason> {
+        self.condemned
+    }
+
     /// Launches that were proven short.
     #[must_use]
     pub const fn short_launches(&self) -> u32 {
@@ -214,10 +239,17 @@ impl Window {
     /// Whether launches may have had no worker at all, and nobody can tell. Those that nobody can foresee (CALL, DO,
     /// functions, a Gather below a nested loop): the statement ran without a worker while there was no room, for as long
     /// as would have condemned it, or was long and met a full pool before it had any; it may as well have had no launch
-    /// then. Or those of a plan: the statement was too short to be condemned, and there was no room at any look.
+    /// then. Or those of a plan: the statement was too short to be condemned, and there was no room at any look; or one
+    /// that nobody saw came right after another whose workers had left no room. Or all of them, where nobody saw the room.
     #[must_use]
     pub const fn has_unproven_launches(&self) -> bool {
         self.launches_unproven
+    }
+
+    /// Whether a launch of the plan that was to take a tenth of the time or more was never seen.
+    #[must_use]
+    pub const fn has_unmet_launches(&self) -> bool {
+        self.unmet
     }
 
     /// Why a launch of the plan had no worker, if it came at all: there was no room at any look at a statement that ended
@@ -305,28 +337,6 @@ impl Window {
         }
     }
 
-    /// A statement none of whose launches had a worker that anybody saw, while there was no room at some look. If it ran
-    /// for long, the launch of its plan came at that moment.
-    fn judge_end(&mut self) {
-        let Patience::Prompt { launch_wait, .. } = self.patience else { return };
-        let open = self.verdict.is_none() && !self.blind && !self.launched && self.demand.required > 0;
-        let Some(reason) = self.lacked.filter(|_| open) else { return };
-        let long = self.active >= launch_wait;
-        match self.left.largest(|launch| launch.heavy && launch.once) {
-            Some(needed) if long => {
-                self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
-            }
-            known if !self.saw_room && (known.is_some() || !self.left.is_known()) => {
-                self.launches_unproven = true;
-                // What may have workers for certain.
-                let planned = known.is_some() || self.demand.at_once.is_some_and(|most| most > 0);
-                self.suspicion = planned.then_some(reason);
-            }
-            None if long && !self.left.is_known() => self.launches_unproven = true,
-            _ => {}
-        }
-    }
-
     /// Active time: waiting for a lock is none.
     fn spend(&mut self, tick: &Tick, room: Room) {
         let lacks = tick.workers == 0 && room.lack().is_some();
@@ -341,6 +351,11 @@ impl Window {
             let passed = tick.at.saturating_sub(last.at);
             self.active += passed;
             self.lacking += passed;
+            self.alone += passed;
+        }
+        if tick.workers > 0 {
+            self.alone = Duration::ZERO;
+            self.left_crowded = room.lack().is_some();
         }
         if !lacks {
             self.lacking = Duration::ZERO;
@@ -390,10 +405,11 @@ impl Window {
         let finding = launch.judge(at, settle, &self.left)?;
         let size = launch.size;
         match finding {
-            // What has enough is whole to us, however much its plan would have liked.
-            Finding::Short(reason) if size < required => {
+            // The last attempt may have less than the target: that is told, and is no reason to reject it.
+            Finding::Short(reason) if size < required || (size < self.demand.target && !launch.accepted) => {
                 launch.settled = true;
                 let needed = self.left.next_above(size, self.demand.target)?;
+                self.left.ran_short(needed);
                 Some(Shortfall { reason, got: size, needed })
             }
             _ if !launch.takes(at, settle) => {
@@ -440,6 +456,9 @@ impl Window {
         if tick.workers < required && launch < required {
             return false;
         }
+        if let Some(launch) = &mut self.launch {
+            launch.accepted = true;
+        }
         // Those that left again before all were there were workers of it, too.
         self.reached = self.reached.max(required);
         let most = self.demand.at_once.unwrap_or(u32::MAX);
@@ -449,6 +468,9 @@ impl Window {
 
     fn suffer(&mut self, short: Shortfall) {
         self.short_launches += 1;
+        if !self.accepts(short) {
+            self.condemned.get_or_insert(short.reason);
+        }
         let target = self.demand.target;
         if self.shortfall.is_none_or(|worst| short.of_target(target) < worst.of_target(target)) {
             self.shortfall = Some(short);

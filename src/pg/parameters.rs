@@ -161,7 +161,7 @@ fn check_encoding(lookup: &Lookup<'_>) -> Result<(), Error> {
     if ["utf8", "unicode", "auto"].contains(&plain.as_str()) {
         return Ok(());
     }
-    let problem = "texts are sent and read as UTF-8 here: convert files to it (iconv -t UTF-8), and set UTF8 or leave this out";
+    let problem = "texts are sent and read as UTF-8 here: convert files to it (iconv -f ... -t UTF-8), and set UTF8 or leave this out";
     Err(lookup.wrong("client_encoding", problem))
 }
 

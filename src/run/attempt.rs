@@ -256,7 +256,7 @@ impl<'a> Steps<'a> {
         let finish = race.run(&*executor, at..at + 1, recorder).await;
         self.pool_seen |= race.pool_seen;
         self.evidence.take(&race.window, requirement.target);
-        let short = race.window.shortfall().map(|short| short.reason).or(race.window.suspicion());
+        let short = race.window.condemned().or(race.window.suspicion());
         self.window = Some(race.window);
         match (finish, short) {
             (Finish::Kept(_, Verdict::Short(reason)), _) if settings.strict => Finish::Rejected(reason),

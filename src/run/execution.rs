@@ -320,7 +320,7 @@ async fn admit<S: Executor>(
         };
         let waited = began.elapsed();
         if let Some(end) = admission.on_look(waited, pool, processes) {
-            recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool });
+            recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool, processes });
             return;
         }
         if let (false, true, Some(pool)) = (announced, admission.lacks_room(), pool) {

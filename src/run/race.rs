@@ -102,7 +102,9 @@ impl<'a> Race<'a> {
                         _ => executor.accept(),
                     }
                 }
-                Some(News::LaterLaunch(short)) if self.entry.settings.every_launch => {
+                Some(News::LaterLaunch(short))
+                    if self.entry.settings.every_launch && !self.window.accepts(short) =>
+                {
                     return self.reject(executor, work, short.reason, recorder).await;
                 }
                 Some(News::LaterLaunch(_)) | None => {}

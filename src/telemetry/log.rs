@@ -102,7 +102,7 @@ impl Observer for Log {
                 let free_processes = processes.map(Pool::free);
                 debug!(target: TARGET, task, attempt, required_workers = required, pool_used = used, pool_size = size, free_processes, autovacuum, "waiting for room in the pool");
             }
-            Event::AdmissionEnded { attempt, waited, end, pool: _ } => {
+            Event::AdmissionEnded { attempt, waited, end, .. } => {
                 admitted(task, *attempt, *waited, *end);
             }
             Event::AttemptStarted { attempt, max_attempts, required, pid, backend_start: _ } => {

@@ -56,7 +56,7 @@ fn code_7_says_that_it_is_done_and_not_to_be_repeated() {
     let lines: Vec<&str> = ran.out.lines().collect();
     assert_eq!(
         lines[0],
-        "adhoc: 0 of 4 workers, finished below the minimum of 2, at attempt 1 of 5, 1 rows, 1 launch was short"
+        "adhoc: 0 of 4 workers, finished below the minimum of 2, at attempt 1 of 5, 1 row, 1 launch was short"
     );
     assert!(lines[2].contains("do not run it again; others held the pool"), "{}", ran.out);
 }

@@ -306,6 +306,60 @@ fn a_worker_that_starts_late_is_no_launch_of_its_own() {
 }
 
 #[test]
+fn the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it() {
+    for plan in [Demand::of(2, &[4, 4]), Demand::unknown(2)] {
+        let mut window = Window::new(Demand { target: 4, ..plan }, PROMPT);
+        show(&mut window, (0, 0), &[1, 2, 3, 4], Some((4, 4))).unwrap();
+        assert_eq!(show(&mut window, (10, 500), &[1, 2, 3, 4], Some((4, 4))), None);
+        let (_, news) = show(&mut window, (510, 900), &[5, 6], Some((4, 4))).unwrap();
+        let short = Shortfall { reason: ShortReason::PoolExhausted, got: 2, needed: 4 };
+        assert_eq!(news, News::LaterLaunch(short));
+        assert!(window.accepts(short) && window.condemned().is_none());
+        // What has run is not missed when the rest is serial.
+        assert_eq!(show(&mut window, (910, 60_000), &[], Some((4, 4))), None);
+        assert_eq!((window.achieved(), window.short_launches()), (2, 1));
+    }
+}
+
+/// The workers of the first give their slots back a moment after they have gone.
+#[test]
+fn a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven() {
+    let end = |planned: &[u32], pool: (u32, u32), serial: u64| {
+        let mut window = Window::new(Demand::of(4, planned), PROMPT);
+        show(&mut window, (0, 0), &[1, 2, 3, 4], Some(pool)).unwrap();
+        assert_eq!(show(&mut window, (10, 500), &[1, 2, 3, 4], Some(pool)), None);
+        assert_eq!(show(&mut window, (510, 500 + serial), &[], Some((0, pool.1))), None);
+        assert_eq!(window.on_end(), Verdict::Enough);
+        let mut evidence = Evidence::default();
+        evidence.take(&window, 4);
+        (window.has_unproven_launches(), evidence.is_doubtful())
+    };
+    assert_eq!(end(&[4, 4], (4, 4), 2000), (true, true));
+    assert_eq!(
+        end(&[4, 4], (4, 8), 2000),
+        (false, true),
+        "there was room for it: the server's counters may tell"
+    );
+    assert_eq!(end(&[4], (4, 4), 2000), (false, false), "there was no other");
+    assert_eq!(end(&[4, 4], (4, 4), 20), (false, true), "no time for it to be the one that ran alone");
+}
+
+#[test]
+fn where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not_early() {
+    let end = |demand: Demand, pids: &[i32], until: u64| {
+        let mut window = Window::new(demand, PROMPT);
+        assert_eq!(show(&mut window, (0, until), pids, None), None);
+        assert_eq!(window.on_end(), Verdict::FinishedEarly);
+        window.has_unproven_launches()
+    };
+    assert!(end(Demand::of(4, &[4]), &[], 400), "it was looked at forty times");
+    assert!(end(Demand::unknown(4), &[], 3000));
+    assert!(end(Demand::unknown(3), &[1, 2], 3000));
+    assert!(!end(Demand::of(4, &[4]), &[], 20), "too short to have seen its workers start");
+    assert!(!end(Demand::of(4, &[]), &[], 400), "it has none");
+}
+
+#[test]
 fn a_launch_that_may_run_again_is_missed_if_it_never_came() {
     let again = PlannedLaunch { once: false, ..4.into() };
     let planned = Some(vec![4.into(), again]);

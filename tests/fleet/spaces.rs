@@ -67,7 +67,7 @@ async fn a_database_where_no_slots_can_be_held_is_named_with_the_field() {
         let ended = lab.job_at(&batch, "lost", &rows_of(1), &reserve).end().await;
         assert_eq!(ended.code, Some(2), "{ended:#?}");
         let error = ended.json["error"].as_str().unwrap();
-        assert!(error.contains("reserve_database") && error.contains(database), "{error}");
+        assert!(error.contains("--reserve-database") && error.contains(database), "{error}");
         assert!(error.contains(cause), "{error}");
     }
     lab.server.stop().await.unwrap();

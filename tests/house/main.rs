@@ -136,6 +136,25 @@ fn the_library_prints_nothing() {
     check("src", &["println!", "eprintln!", "print!("], &[]);
 }
 
+/// In a database where parallel plans cost nothing, a question about the pool would take workers of it.
+#[test]
+fn our_joins_of_the_catalog_take_no_workers() {
+    let mut checked = 0;
+    for (path, text) in sources("src/pg") {
+        let code = code(&text);
+        for query in code.split("const ").skip(1).filter_map(|rest| rest.split_once(": &str =")) {
+            let query = query.1.split(";\n\n").next().unwrap_or_default();
+            if query.contains("JOIN pg_catalog.pg_") {
+                // Which is what keeps such a query from them: a function that is parallel unsafe.
+                let serial = query.contains("serial!()") || query.contains("set_config(");
+                assert!(serial, "{}: {query}", path.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 5, "{checked}");
+}
+
 /// Its user may have no command line: it names its own options, and the command translates (`cli/src/names.rs`).
 #[test]
 fn the_library_names_no_option_of_the_command() {

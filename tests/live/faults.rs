@@ -366,7 +366,9 @@ async fn a_commit_whose_wait_for_a_standby_somebody_cancelled_is_told_as_that() 
         let cancelling = async {
             let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
             eventually("it waits for the standby", async || bench.number(waits).await == 1).await;
-            bench.run("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+            bench
+                .run("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+                .await;
         };
         let insert = "INSERT INTO log VALUES ('work')";
         let (run, ()) = tokio::join!(soon("the execution", job.execute(insert, &[])), cancelling);

@@ -92,6 +92,7 @@ async fn what_is_no_csv_is_refused_with_file_and_line_before_anything_is_changed
     .await;
     check(paid, b"id,note\n1,a\n2,M\xfcller\n", "line 3, column note: byte 0xfc is not UTF-8").await;
     check(paid, b"\xff\xfei\0d\0\n\x001\0", "line 1: this is UTF-16").await;
+    check(paid, b"\x1f\x8b\x08\0\n", "line 1: this is compressed (gzip)").await;
     check(paid, b"id,note\n1,a\n2,b\0c\n", "line 3, column note: a zero byte").await;
     check(paid, b"1\n2\n3,50\n", "line 3: 2 fields in place of one key").await;
     check(paid, b"1\n\"2\n3\n", "line 2, field 1: the quote that opens").await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use headcount::event::{Admitted, CancelMethod, CancelResult, Granted, Pool, Resolution, Slots};
 use headcount::{Ceiling, Raise};
 
-use crate::output::time_text;
+use crate::output::{count, time_text};
 
 /// Which statement of a script it is about.
 pub(super) fn of(statement: Option<u32>) -> String {
@@ -53,7 +53,12 @@ pub(super) fn reserved(
     }
 }
 
-pub(super) fn admitted(waited: Duration, end: Admitted, pool: Option<Pool>) -> Option<String> {
+pub(super) fn admitted(
+    waited: Duration,
+    end: Admitted,
+    pool: Option<Pool>,
+    processes: Option<Pool>,
+) -> Option<String> {
     let waited_text = time_text(waited);
     match (end, pool) {
         (Admitted::Room, Some(pool)) => {
@@ -62,7 +67,14 @@ pub(super) fn admitted(waited: Duration, end: Admitted, pool: Option<Pool>) -> O
             } else {
                 format!(" after {waited_text}")
             };
-            Some(format!("the pool has room{waited}: {} of {} slots are in use", pool.used, pool.size))
+            let scarce = processes.filter(|processes| processes.free() < pool.free());
+            Some(match scarce {
+                Some(Pool { used, size }) => format!(
+                    "starting{waited}: {used} of {size} processes (max_worker_processes) are in use, {} can start",
+                    count(u64::from(size.saturating_sub(used)), "worker")
+                ),
+                None => format!("the pool has room{waited}: {} of {} slots are in use", pool.used, pool.size),
+            })
         }
         (Admitted::TimedOut, _) => {
             Some(format!("the pool still has too little room after {waited_text}; starting all the same"))

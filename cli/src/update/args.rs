@@ -198,9 +198,19 @@ fn is_backslashes(text: &str) -> bool {
 impl Assignment {
     /// What is probably not meant so.
     pub(super) fn doubt(&self) -> Option<String> {
+        const MOVING: [&str; 5] = ["now", "now()", "today", "tomorrow", "yesterday"];
         let Self { column, value: Value::Text(text) } = self else { return None };
-        text.eq_ignore_ascii_case("null").then(|| {
-            format!("{column}={text} is a text of four letters; NULL is written \\N: '{column}=\\N'")
+        let is = |word: &&str| text.trim().eq_ignore_ascii_case(word);
+        if is(&"null") {
+            return Some(format!(
+                "{column}={text} is a text of four letters; NULL is written \\N: '{column}=\\N'"
+            ));
+        }
+        MOVING.iter().any(is).then(|| {
+            format!(
+                "{column}={text} is another time in each run: if this one has to be repeated, rows that are done are not \
+                 `already`, but updated again, or stale with --expect; write the time itself"
+            )
         })
     }
 }
@@ -256,5 +266,16 @@ mod tests {
         assert_eq!(doubt("a=NULL").as_deref(), Some(expected));
         assert!(doubt("a=null").is_some());
         assert!([r"a=\N", "a=", "a=nul", "a=@NULL"].iter().all(|text| doubt(text).is_none()));
+    }
+
+    #[test]
+    fn a_time_that_moves_is_asked_about() {
+        let doubt = |text| assignment(text).unwrap().doubt();
+        assert!(
+            ["at=now", "at=NOW", "at=now()", "at=today"].iter().all(|text| {
+                doubt(text).is_some_and(|doubt| doubt.contains("is another time in each run"))
+            })
+        );
+        assert!(["at=2026-11-27 02:00+00", "at=nowhere", "at=@now"].iter().all(|text| doubt(text).is_none()));
     }
 }

@@ -19,7 +19,7 @@ use super::advice::{about_limit, explained_update};
 use super::args::Words;
 use super::exit::{self, Failed};
 use super::object;
-use super::output::{self, say, time_text};
+use super::output::{self, count, say, time_text};
 use super::panics;
 use super::run::endpoint;
 use super::signals::Signals;
@@ -171,10 +171,13 @@ fn summary(report: &Updated, rejects: Option<&Path>) -> Vec<String> {
             "{task}: {outcome}{would}: {updated} updated, {already} already, {stale} stale, {missing} missing, {failed} failed"
         ),
         format!(
-            "Time: {} for {keys} keys in {chunks} chunks ({rate:.0}/s); {} chunks tried again, {} new sessions, {doubts} commits in doubt",
+            "Time: {} for {} in {} ({rate:.0}/s); {} tried again, {}, {} in doubt",
             time_text(report.took),
-            report.retried_chunks,
-            report.reconnects,
+            count(*keys, "key"),
+            count(*chunks, "chunk"),
+            count(report.retried_chunks, "chunk"),
+            count(report.reconnects, "new session"),
+            count(doubts, "commit"),
         ),
     ];
     lines.extend(report.error.iter().map(|error| format!("Stopped: {error}")));

@@ -7,7 +7,7 @@ use headcount::event::{ChunkEnd, Resolution, Scope};
 use headcount::{Event, Observer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::{say, time_text};
+use crate::output::{count, say, time_text};
 use crate::progress::console_is_terminal;
 
 /// Troubles that get a line of their own; the others are counted.
@@ -85,13 +85,14 @@ impl Story {
                     self.failed += u64::from(facts.size);
                     let keys = facts.keys.as_ref().map(|keys| format!(": {keys}")).unwrap_or_default();
                     format!(
-                        "chunk {}: {} keys given up (SQLSTATE {}){keys}",
+                        "chunk {}: {} given up (SQLSTATE {}){keys}",
                         facts.chunk,
-                        facts.size,
+                        count(facts.size.into(), "key"),
                         code.as_str()
                     )
                 }
             },
+            Event::StartHindered { cause, .. } => format!("cannot start yet: {cause}; trying again"),
             Event::SessionLost { sqlstate } => format!("connection lost (SQLSTATE {})", sqlstate.as_str()),
             Event::SessionRestored { .. } => "connected again".to_owned(),
             Event::CommitInDoubt => "the answer to COMMIT was lost; asking what became of it".to_owned(),

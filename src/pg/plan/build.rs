@@ -30,13 +30,17 @@ const LEAST_PAGES: u64 = 10;
 const UNKNOWN_VERSION: i32 = 200_000;
 
 /// The tables that have storage, and the server's version.
-const TABLES: &str = "
-    WITH named AS (SELECT pg_catalog.to_regclass($1) AS oid)
+const TABLES: &str = concat!(
+    "
+    WITH ",
+    serial!(),
+    ", named AS (SELECT pg_catalog.to_regclass($1) AS oid)
     SELECT n.nspname::text, c.relname::text
     FROM (SELECT oid FROM named UNION SELECT relid FROM named, pg_catalog.pg_partition_tree(named.oid)) AS parts
     JOIN pg_catalog.pg_class c ON c.oid = parts.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'm')";
+    WHERE c.relkind IN ('r', 'm')",
+);
 
 /// CREATE INDEX, as far as tokens tell.
 #[derive(Debug, PartialEq, Eq)]

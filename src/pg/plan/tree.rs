@@ -146,11 +146,13 @@ fn cost(node: &Map<String, Value>) -> f64 {
 
 /// Whether a node may run a child more than once.
 fn repeats(kind: &str, child: &Map<String, Value>) -> bool {
-    let relation = child.get("Parent Relationship").and_then(Value::as_str);
-    // The outer side of a nested loop is read once, the inner one for each of its rows.
-    relation == Some("SubPlan")
-        || kind == "Recursive Union"
-        || (kind == "Nested Loop" && relation != Some("Outer"))
+    match child.get("Parent Relationship").and_then(Value::as_str) {
+        // A subquery without outer references, or a CTE, wherever it hangs: its result is kept.
+        Some("InitPlan") => false,
+        Some("SubPlan") => true,
+        // The outer side of a nested loop is read once, the inner one for each of its rows.
+        relation => kind == "Recursive Union" || (kind == "Nested Loop" && relation != Some("Outer")),
+    }
 }
 
 fn planned(node: &Map<String, Value>) -> Option<u32> {
@@ -202,15 +204,19 @@ fn combine(kind: &str, own: u32, members: &[Workers], others: u32, again: bool) 
 mod tests {
     use super::*;
 
-    /// A plan in short: `kind(children)`; `Gather4` has four workers; a leading `!` marks a subplan.
+    /// A plan in short: `kind(children)`; `Gather4` has four workers; a leading `!` marks a subplan, `@` an initplan.
     fn plan(text: &str) -> String {
         fn node(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Value {
             let mut name = String::new();
             while let Some(c) = chars.next_if(|c| !matches!(c, '(' | ')' | ',')) {
                 name.push(c);
             }
-            let relation = if name.starts_with('!') { "SubPlan" } else { "Outer" };
-            let name = name.trim_start_matches('!').trim();
+            let relation = match name.chars().next() {
+                Some('!') => "SubPlan",
+                Some('@') => "InitPlan",
+                _ => "Outer",
+            };
+            let name = name.trim_start_matches(['!', '@']).trim();
             let workers = name.trim_start_matches(|c: char| !c.is_ascii_digit());
             let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
             let mut node_json = serde_json::json!({ "Node Type": kind, "Parent Relationship": relation });
@@ -280,6 +286,13 @@ mod tests {
         check("Append(Gather2,!Gather1,Gather2)", 3);
         check("Result(!Append(Gather2,Gather2))", 4);
         check("Nested Loop(Seq Scan,Append(Gather2,Gather2))", 4);
+    }
+
+    #[test]
+    fn what_hangs_at_a_nested_loop_as_an_initplan_runs_once_and_its_inner_side_again_and_again() {
+        let tree = Tree::read(&plan("Nested Loop(Gather2,Gather3,@Gather4,!Gather1)")).unwrap();
+        let again: Vec<(u32, bool)> = tree.planned.iter().map(|it| (it.workers, !it.once)).collect();
+        assert_eq!(again, [(2, false), (3, true), (4, false), (1, true)]);
     }
 
     #[test]

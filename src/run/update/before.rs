@@ -17,6 +17,7 @@ use super::{Site, Update};
 use crate::decide::backoff::Backoff;
 use crate::decide::update::replay::Replay;
 use crate::error::{Error, Refusal};
+use crate::event::{Event, Observer as _, Scope};
 use crate::fix::Fix;
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
@@ -211,6 +212,8 @@ async fn open_session(
     known: bool,
 ) -> Result<Session, Error> {
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
+    let began = Instant::now();
+    let scope = Scope { task: options.task.as_str().into() };
     let mut failures = 0;
     let mut last = None;
     loop {
@@ -231,7 +234,11 @@ async fn open_session(
         // A server that refuses connections from the start is more likely a wrong address.
         let hopeless = (failure.sqlstate().is_none() && !known) || !failure.is_retryable();
         match backoff.delay_within(left, failures, fastrand::f64()) {
-            Some(pause) if !hopeless && !options.stop.is_cancelled() => sleep(pause).await,
+            Some(pause) if !hopeless && !options.stop.is_cancelled() => {
+                let event = Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() };
+                site.observers.observe(&scope, &event);
+                sleep(pause).await;
+            }
             _ => return Err(Error::connect(site.endpoint.describe(), failure)),
         }
         last = Some(failure);

@@ -80,6 +80,7 @@ pub(super) enum FaultKind {
     CarriageReturn,
     NotUtf8(u8),
     Utf16,
+    Gzip,
     Nul,
     /// `quoted`: a quote was open.
     TooLong {
@@ -103,9 +104,10 @@ impl fmt::Display for FaultKind {
                  quotes",
             ),
             Self::NotUtf8(byte) => {
-                write!(f, "byte 0x{byte:02x} is not UTF-8; convert the input (`iconv -t UTF-8`)")
+                write!(f, "byte 0x{byte:02x} is not UTF-8; convert the input from what it is in (`iconv -f WINDOWS-1252 -t UTF-8`, for example)")
             }
             Self::Utf16 => f.write_str("this is UTF-16; convert the input to UTF-8 (`iconv -f UTF-16 -t UTF-8`)"),
+            Self::Gzip => f.write_str("this is compressed (gzip); unpack it first, as with `gunzip -c`"),
             Self::Nul => f.write_str("a zero byte, which no text of PostgreSQL can hold"),
             Self::TooLong { quoted } => {
                 let why = if *quoted { "a quote may never be closed" } else { "a line end may be missing" };
@@ -275,6 +277,9 @@ impl Records {
     fn drop_mark(&mut self) -> Result<(), Fault> {
         if self.raw.starts_with(&[0xff, 0xfe]) || self.raw.starts_with(&[0xfe, 0xff]) {
             return Err(Fault { line: 1, field: None, kind: FaultKind::Utf16 });
+        }
+        if self.raw.starts_with(&[0x1f, 0x8b]) {
+            return Err(Fault { line: 1, field: None, kind: FaultKind::Gzip });
         }
         if self.raw.starts_with(MARK) {
             self.raw.drain(..MARK.len());

@@ -1,0 +1,58 @@
+//! What a statement's end says of launches that nobody saw.
+
+use std::time::Duration;
+
+use super::{Patience, Verdict, Window};
+use crate::decide::launch::Shortfall;
+
+impl Window {
+    /// What became of launches that nobody saw.
+    pub(super) fn judge_end(&mut self) {
+        let Patience::Prompt { settle, launch_wait } = self.patience else { return };
+        if self.blind || self.demand.required == 0 {
+            return;
+        }
+        if self.verdict == Some(Verdict::Enough) {
+            return self.judge_rest(settle);
+        }
+        self.judge_absent(launch_wait);
+        // Where nobody sees the room, workers are all there is to see.
+        let looked = if self.launched { launch_wait } else { settle };
+        let may_have = self.left.largest(|_| true).is_some() || self.demand.is_of_unknown();
+        self.launches_unproven |=
+            self.verdict.is_none() && !self.saw_pool && may_have && self.active >= looked;
+    }
+
+    /// After "enough": a launch of the plan that nobody saw, though it was to take a tenth of the time or more. It may
+    /// never have come, or was over between two looks; but where the workers before it had left no room, which they give
+    /// back a moment after they have gone, it may have had none.
+    fn judge_rest(&mut self, settle: Duration) {
+        if let Some(launch) = self.launch.as_ref().filter(|launch| !launch.settled) {
+            launch.retire(&mut self.left, self.demand.required, launch.is_whole());
+        }
+        self.unmet = self.left.largest(|launch| launch.heavy && launch.once).is_some();
+        let alone = self.alone;
+        self.launches_unproven |= self.unmet && self.left_crowded && alone >= settle.max(self.active / 10);
+    }
+
+    /// A statement none of whose launches had a worker that anybody saw, while there was no room at some look. If it ran
+    /// for long, the launch of its plan came at that moment.
+    fn judge_absent(&mut self, launch_wait: Duration) {
+        let open = self.verdict.is_none() && !self.launched;
+        let Some(reason) = self.lacked.filter(|_| open) else { return };
+        let long = self.active >= launch_wait;
+        match self.left.largest(|launch| launch.heavy && launch.once) {
+            Some(needed) if long => {
+                self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
+            }
+            known if !self.saw_room && (known.is_some() || !self.left.is_known()) => {
+                self.launches_unproven = true;
+                // What may have workers for certain.
+                let planned = known.is_some() || self.demand.at_once.is_some_and(|most| most > 0);
+                self.suspicion = planned.then_some(reason);
+            }
+            None if long && !self.left.is_known() => self.launches_unproven = true,
+            _ => {}
+        }
+    }
+}
