@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::fix::Fix;
 use crate::pg::Failure;
-use crate::report::Execution;
+use crate::report::{Execution, Updated};
 
 /// A cause of any type, as [`std::error::Error::source`] returns it.
 pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
@@ -21,6 +21,13 @@ pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 const CLEANUP: &str = "the cleanup";
 
 /// Why a run failed. Its kind can be asked for with the `is_*` methods; [`chain`](Self::chain) is the whole message.
+///
+/// ```
+/// use headcount::server::Endpoint;
+///
+/// let error = Endpoint::from_dsn("postgres://batch@localhost:port/sales").unwrap_err();
+/// assert!(error.is_configuration() && !error.is_retryable());
+/// ```
 pub struct Error {
     kind: Box<Kind>,
     history: Option<Box<Execution<()>>>,
@@ -47,11 +54,23 @@ enum Kind {
     InDoubt { xid: String, source: Source },
     #[error("{0}")]
     Stuck(String),
+    #[error("{}: {} of {} workers, below the minimum of {}", .0.task, .0.achieved_workers, .0.target_workers, .0.min_workers)]
+    BelowMinimum(Execution<()>),
+    #[error("{0}")]
+    Incomplete(String),
     #[error("{doing}")]
     Other { doing: String, source: Source },
 }
 
 /// Why a run was refused before its first attempt. [`as_str`](Self::as_str) is the metric label.
+///
+/// ```no_run
+/// # fn report(error: &headcount::Error) {
+/// if error.refusal() == Some(headcount::Refusal::PlanTooNarrow) {
+///     error.fixes().iter().for_each(|fix| println!("{fix}"));
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -136,6 +155,21 @@ impl Error {
 
     pub(crate) fn stuck(what: impl Into<String>) -> Self {
         Kind::Stuck(what.into()).into()
+    }
+
+    pub(crate) fn below_minimum(run: Execution<()>) -> Self {
+        Self { history: Some(Box::new(run.clone())), ..Kind::BelowMinimum(run).into() }
+    }
+
+    pub(crate) fn incomplete(report: &Updated) -> Self {
+        let Updated { task, outcome, keys, failed, stale, missing, left, .. } = report;
+        let left = left.map(|left| format!(", {left} left")).unwrap_or_default();
+        let why = report.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        Kind::Incomplete(format!(
+            "{task}: {}, of {keys} keys {failed} failed, {stale} stale, {missing} missing{left}{why}",
+            outcome.as_str().replace('_', " ")
+        ))
+        .into()
     }
 
     pub(crate) fn other(doing: impl Into<String>, source: impl Into<Source>) -> Self {
@@ -262,6 +296,18 @@ impl Error {
             Kind::Connect { source, .. } | Kind::Sql { source, .. } => source.class().needs_longer(),
             _ => false,
         }
+    }
+
+    /// Whether no attempt reached the workers that it required ([`Execution::required`]).
+    #[must_use]
+    pub fn is_below_minimum(&self) -> bool {
+        matches!(*self.kind, Kind::BelowMinimum(_))
+    }
+
+    /// Whether a chunked update does not count as done ([`Updated::complete`]).
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        matches!(*self.kind, Kind::Incomplete(_))
     }
 
     /// Whether the deadline passed.

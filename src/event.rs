@@ -25,6 +25,13 @@ pub use self::sqlstate::SqlState;
 pub use self::update::{ChunkEnd, ChunkFacts, RowCounts, UpdateFacts, UpdateOutcome};
 
 /// One thing that happened. Inside the crate every observer matches it without a wildcard.
+///
+/// ```
+/// use headcount::Event;
+///
+/// let lost = |event: &Event| matches!(event, Event::MonitorLost { .. } | Event::SessionLost { .. });
+/// assert!(!lost(&Event::CommitInDoubt));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {

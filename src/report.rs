@@ -8,12 +8,21 @@ use crate::decide::attempt::Outcome;
 pub use crate::decide::ceiling::{Ceiling, Rung};
 use crate::decide::reason::ShortReason;
 pub use crate::decide::update::ending::UpdateOutcome;
+use crate::error::Error;
 use crate::event::AttemptVerdict;
 
 /// The result and history of a guarded query that ended without an error. Check [`outcome`](Self::outcome): too few
 /// workers is no error.
 ///
 /// It serialises to the object that `headcount run --json` prints. Times are seconds, as numbers.
+///
+/// ```no_run
+/// # fn report(run: headcount::Execution<u64>) -> Result<(), headcount::Error> {
+/// println!("{} of {} workers in {} attempts", run.achieved_workers, run.target_workers, run.attempt_count);
+/// let rows = run.required()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Execution<T> {
@@ -80,6 +89,14 @@ pub struct Execution<T> {
 }
 
 /// One attempt of an execution.
+///
+/// ```no_run
+/// # fn report(run: &headcount::Execution<u64>) {
+/// for lost in run.attempts.iter().filter(|attempt| !attempt.accepted) {
+///     println!("attempt {}: {} workers, {}", lost.attempt, lost.workers, lost.verdict.as_str());
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -122,6 +139,17 @@ pub struct Attempt {
 }
 
 impl<T> Execution<T> {
+    /// The result of a run that reached the minimum, or was kept all the same ([`Outcome::FinishedShort`]).
+    ///
+    /// # Errors
+    /// [`Error::is_below_minimum`]; [`Error::history`] has the attempts.
+    pub fn required(mut self) -> Result<T, Error> {
+        match self.value.take() {
+            Some(value) => Ok(value),
+            None => Err(Error::below_minimum(self.with_value(None))),
+        }
+    }
+
     /// The same history with another result.
     pub(crate) fn with_value<U>(self, value: Option<U>) -> Execution<U> {
         Execution {
@@ -156,6 +184,14 @@ impl<T> Execution<T> {
 /// The result of a chunked update. Each key is in exactly one class.
 ///
 /// It serialises to the object that `headcount update --json` prints. Times are seconds, as numbers.
+///
+/// ```no_run
+/// # fn report(report: headcount::Updated) -> Result<(), headcount::Error> {
+/// println!("{} updated, {} already, {} stale", report.updated, report.already, report.stale);
+/// report.complete()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Updated {
@@ -213,9 +249,25 @@ impl Updated {
     pub const fn is_complete(&self) -> bool {
         self.complete
     }
+
+    /// The same report, if it [counts as done](Self::is_complete).
+    ///
+    /// # Errors
+    /// [`Error::is_incomplete`], with the numbers of the report.
+    pub fn complete(self) -> Result<Self, Error> {
+        if self.complete { Ok(self) } else { Err(Error::incomplete(&self)) }
+    }
 }
 
 /// Commits whose answer was lost, by outcome.
+///
+/// ```no_run
+/// # fn report(report: &headcount::Updated) {
+/// if report.in_doubt.unresolved > 0 {
+///     println!("look at the rows of: {:?}", report.failures);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InDoubt {
@@ -235,6 +287,14 @@ pub struct InDoubt {
 }
 
 /// Keys that failed together.
+///
+/// ```no_run
+/// # fn report(report: &headcount::Updated) {
+/// for failure in &report.failures {
+///     println!("{}: {}", failure.keys.join(" "), failure.reason);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct KeyFailure {

@@ -9,6 +9,12 @@ use crate::error::{Error, human};
 use crate::pg::plan;
 
 /// The number of workers that the last attempt must have.
+///
+/// ```
+/// use headcount::Minimum;
+///
+/// assert_eq!((Minimum::Percent(50).of(5), Minimum::Usual.of(1)), (3, 1));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Minimum {
@@ -34,6 +40,12 @@ impl Minimum {
 }
 
 /// How attempts are judged and timed.
+///
+/// ```no_run
+/// # fn job(headcount: &headcount::Headcount) {
+/// let job = headcount.task("as_before").policy(headcount::Policy::Classic);
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Policy {
@@ -48,6 +60,12 @@ pub enum Policy {
 }
 
 /// What to do if the plan cannot reach the target.
+///
+/// ```no_run
+/// # fn job(headcount: &headcount::Headcount) {
+/// let job = headcount.task("close_day").plan_shortfall(headcount::PlanShortfall::Refuse);
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum PlanShortfall {
@@ -63,6 +81,17 @@ pub enum PlanShortfall {
 }
 
 /// The options of one guarded query. [`Settings::new`] sets the defaults.
+///
+/// ```
+/// use headcount::{Minimum, Settings};
+///
+/// let mut settings = Settings::new("close_day");
+/// settings.min_workers = Minimum::Percent(75);
+/// settings.deadline = Some(std::time::Duration::from_secs(3600));
+/// assert!(settings.validate().is_ok());
+/// settings.target_workers = 2000;
+/// assert_eq!(settings.validate().unwrap_err().field(), Some("target_workers"));
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 #[allow(clippy::struct_excessive_bools, reason = "options of their own, each with its sentence")]

@@ -18,6 +18,13 @@ use super::failure::FailureClass;
 use super::verdict::{ShortReason, Verdict};
 
 /// How an execution ended, short of an error.
+///
+/// ```
+/// use headcount::Outcome;
+///
+/// assert!(Outcome::AboveMinimum.is_accepted() && !Outcome::BelowMinimum.is_accepted());
+/// assert_eq!(Outcome::FinishedShort.as_str(), "finished_short");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -12,6 +12,16 @@ use serde::Serialize;
 pub const LEAVE: u32 = 2;
 
 /// How an execution comes by its workers, the surest way first.
+///
+/// ```no_run
+/// # fn report(run: &headcount::Execution<u64>) {
+/// use headcount::Rung;
+///
+/// if run.rung == Some(Rung::Wait) {
+///     println!("others can take its workers: `headcount doctor` shows how to keep some free");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -43,6 +53,12 @@ impl Rung {
 }
 
 /// How far a session raises its own ceiling of parallel workers.
+///
+/// ```no_run
+/// # fn job(headcount: &headcount::Headcount) {
+/// let job = headcount.task("close_day").ceiling(headcount::Raise::Auto);
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Raise {
     /// As far as it may.
@@ -52,6 +68,14 @@ pub enum Raise {
 }
 
 /// The ceiling of one session, and what it is made of.
+///
+/// ```no_run
+/// # fn report(run: &headcount::Execution<u64>) {
+/// if let Some(ceiling) = &run.ceiling {
+///     println!("{} workers of all sessions together, {} processes", ceiling.workers, ceiling.processes);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ceiling {
     /// `max_parallel_workers` of the session, as the statement runs with it.

@@ -12,6 +12,21 @@ pub struct Scope {
 }
 
 /// Receives every event of the executions it was given to.
+///
+/// ```
+/// use headcount::event::Scope;
+/// use headcount::{Event, Observer};
+///
+/// struct Pager;
+///
+/// impl Observer for Pager {
+///     fn observe(&self, scope: &Scope, event: &Event) {
+///         if let Event::LaunchShort { short, .. } = event {
+///             println!("{}: a launch had {} of {} workers", scope.task, short.got, short.needed);
+///         }
+///     }
+/// }
+/// ```
 pub trait Observer: Send + Sync {
     /// A task was configured and may run later. Called so that its counters can be exported as 0.
     fn announce(&self, _scope: &Scope) {}

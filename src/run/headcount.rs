@@ -28,6 +28,14 @@ const PATIENCE: Patience = Patience { attempts: 5, retry_delay: Duration::from_s
 ///
 /// If the future of a job is dropped, or the last clone, running statements are cancelled;
 /// [`shutdown`](Self::shutdown) waits until that is done. It needs a tokio runtime with time and I/O enabled.
+///
+/// ```no_run
+/// # async fn job() -> Result<(), headcount::Error> {
+/// let headcount = headcount::Headcount::connect("postgres://batch@localhost/sales").await?;
+/// let rows = headcount.task("close_day").execute("INSERT INTO days SELECT * FROM closing", &[]).await?.required()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Headcount {
     inner: Arc<Inner>,
@@ -51,6 +59,19 @@ pub(crate) struct Inner {
 }
 
 /// The options of a [`Headcount`]; made by [`Headcount::builder`].
+///
+/// ```no_run
+/// # fn service() -> Result<(), headcount::Error> {
+/// use headcount::{Headcount, server::Endpoint};
+///
+/// // A service keeps two sessions, and watches past its proxy.
+/// let headcount = Headcount::builder(Endpoint::from_dsn("host=pooler dbname=sales")?)
+///     .monitor(Endpoint::from_dsn("host=primary dbname=sales")?)
+///     .keep_sessions(2)
+///     .build();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Builder {
     endpoint: Endpoint,
     monitor: Option<Endpoint>,

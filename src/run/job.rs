@@ -32,6 +32,15 @@ use crate::telemetry::spans;
 /// The future of every method may be dropped at any await. Then the statement is cancelled on the server and
 /// rolled back, and the cleanup runs, in a task that [`Headcount::shutdown`](super::Headcount::shutdown)
 /// waits for. A token given to [`stop`](Self::stop) does the same while the call waits, and the call returns the history.
+///
+/// ```no_run
+/// # async fn job(headcount: &headcount::Headcount) -> Result<(), headcount::Error> {
+/// let job = headcount.task("rollup").target(8).minimum(4).set("work_mem", "256MB").cleanup("DROP TABLE IF EXISTS part");
+/// let run = job.execute("CREATE TABLE part AS SELECT region, sum(price) FROM orders GROUP BY 1", &[]).await?;
+/// assert!(run.achieved_workers >= 4);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Job {
     inner: Arc<Inner>,

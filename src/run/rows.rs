@@ -32,6 +32,18 @@ use crate::report::Execution;
 ///
 /// Read them with [`next`](Self::next), then call [`finish`](Self::finish) to commit. If they are dropped before, the
 /// statement is cancelled and rolled back.
+///
+/// ```no_run
+/// # async fn job(headcount: &headcount::Headcount) -> Result<(), headcount::Error> {
+/// let run = headcount.task("report").query("SELECT region, count(*) FROM orders GROUP BY 1", &[]).await?;
+/// let mut rows = run.required()?;
+/// while let Some(row) = rows.next().await? {
+///     println!("{}: {}", row.get::<_, String>(0), row.get::<_, i64>(1));
+/// }
+/// rows.finish().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Rows {
     leader: OwnedSession<Nothing>,
     flow: Flow,

@@ -155,6 +155,30 @@ fn our_joins_of_the_catalog_take_no_workers() {
     assert!(checked > 5, "{checked}");
 }
 
+#[test]
+fn each_item_of_the_librarys_index_has_an_example() {
+    let index = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let uses = index.split("pub use ").skip(1).map(|rest| rest.split(';').next().unwrap());
+    let names: Vec<String> = uses
+        .flat_map(|path| path.rsplit("::").next().unwrap().trim_matches(['{', '}']).split(','))
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
+    assert!(names.len() > 20 && names.len() < 40, "it fits on a page: {names:?}");
+    let sources = sources("src");
+    for name in names {
+        let kinds = ["struct", "enum", "trait"].map(|kind| format!("pub {kind} {name}"));
+        let shown = sources.iter().any(|(_, text)| {
+            let places = kinds.iter().flat_map(|item| text.match_indices(item.as_str()));
+            places.map(|(place, _)| &text[..place]).any(|before| {
+                let own = before.rsplit("\n\n").next().unwrap_or_default();
+                own.contains("/// ```")
+            })
+        });
+        assert!(shown, "{name}");
+    }
+}
+
 /// Its user may have no command line: it names its own options, and the command translates (`cli/src/names.rs`).
 #[test]
 fn the_library_names_no_option_of_the_command() {

@@ -259,6 +259,8 @@ async fn what_a_script_calls_is_judged_though_its_plan_shows_no_workers(major: u
     let _hog = bench.hog(POOL - 1).await;
     let run = job.execute_script(sql).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1), "{run:?}");
+    let error = run.required().unwrap_err();
+    assert!(error.is_below_minimum() && error.history().is_some_and(|run| run.attempt_count == 1), "{error}");
     let behind = eager(bench.job().await).attempts(1);
     let run = behind.execute_script(&format!("{FIRST} SELECT rollup()")).await.unwrap();
     assert_eq!((run.outcome, run.target_met), (Outcome::BelowMinimum, false), "{run:?}");

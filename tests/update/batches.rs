@@ -109,6 +109,8 @@ async fn an_error_that_the_closure_swallows_does_not_pass_for_a_commit() {
         .unwrap();
     assert_eq!(report.updated, 0);
     assert!(!report.is_complete());
+    let error = report.complete().unwrap_err();
+    assert!(error.is_incomplete() && error.to_string().starts_with("careless: incomplete, of "), "{error}");
 }
 
 #[tokio::test]

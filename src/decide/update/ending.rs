@@ -7,6 +7,10 @@
 use serde::Serialize;
 
 /// How a chunked update ended.
+///
+/// ```
+/// assert_eq!(headcount::UpdateOutcome::AllMissing.as_str(), "all_missing");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -55,6 +59,15 @@ impl UpdateOutcome {
 }
 
 /// What makes an update count as failed although no key failed.
+///
+/// ```no_run
+/// # fn job(headcount: &headcount::Headcount) {
+/// use headcount::FailOn;
+///
+/// // A row that somebody else has changed meanwhile is to be looked at, an empty export is not.
+/// let update = headcount.update("orders").fail_on([FailOn::Stale, FailOn::AllMissing]);
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailOn {

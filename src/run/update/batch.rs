@@ -22,6 +22,21 @@ use crate::telemetry::spans;
 
 /// Runs your own closure on chunks of items, one transaction per chunk. Retries, lost connections and lost answers to
 /// COMMIT are handled as in an [`Update`](super::Update).
+///
+/// ```no_run
+/// # async fn job(headcount: &headcount::Headcount) -> Result<(), headcount::Error> {
+/// use futures_util::{FutureExt, stream};
+///
+/// let invoices = stream::iter(1..=10_000_i64);
+/// headcount.batch("invoices").run(invoices, |client, ids| {
+///     async move {
+///         client.execute("INSERT INTO sent SELECT unnest($1::bigint[]) ON CONFLICT DO NOTHING", &[&ids]).await.map(drop)
+///     }
+///     .boxed()
+/// }).await?.complete()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Batch {
     site: Site,

@@ -94,6 +94,17 @@ impl Site {
 /// The future of [`run`](Self::run) may be dropped at any await: what is in flight is rolled back by the
 /// server, or has taken effect. Running the same update again finishes the rest: rows that were done
 /// are *already*.
+///
+/// ```no_run
+/// # async fn job(headcount: &headcount::Headcount) -> Result<(), headcount::Error> {
+/// use headcount::Keys;
+///
+/// let update = headcount.update("orders").key(["id"]).set("status", "submitted").expect("status", "new");
+/// let report = update.run(Keys::file("submitted.csv")).await?.complete()?;
+/// println!("{} updated, {} were done before", report.updated, report.already);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Update {
     site: Site,

@@ -16,6 +16,14 @@ use crate::error::Error;
 use crate::settings::{check_task, duration, within};
 
 /// The number of keys per chunk, which is one transaction.
+///
+/// ```no_run
+/// # fn job(headcount: &headcount::Headcount) {
+/// use headcount::ChunkSize;
+///
+/// let update = headcount.update("orders").chunk(ChunkSize::Auto);
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkSize {
     /// This many; 1 to 10,000.

@@ -83,6 +83,14 @@ impl Wanted {
 /// Whatever does not fit is an error that names its line: a quote that is never closed, a row with a field too few or
 /// too many, another separator, a line longer than 16 MiB. A file is read to its end before anything is changed. Of
 /// a pipe so are the first 10,000 keys, as far as they come within 200 ms; an error further on stops the run.
+///
+/// ```
+/// use headcount::Keys;
+///
+/// let few = Keys::rows([17, 42]);
+/// let export = Keys::file("/var/spool/export/submitted.csv");
+/// let found = Keys::query("SELECT id FROM orders WHERE shipped_at < now() - interval '1 day'");
+/// ```
 pub struct Keys {
     pub(super) source: Source,
 }

@@ -1,6 +1,12 @@
 //! What a key may be given as in the library.
 
 /// A row of the input, as texts that the server casts to the columns' types.
+///
+/// ```
+/// use headcount::Keys;
+///
+/// let composite = Keys::rows([("DE", 17), ("FR", 4)]);
+/// ```
 pub trait Row {
     /// One field per column; `None` is NULL.
     fn fields(self) -> Box<[Option<Box<str>>]>;
