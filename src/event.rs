@@ -4,7 +4,6 @@
 //! report are all made from events, so they cannot disagree. An [`Observer`] is synchronous, infallible and
 //! cheap; it is called on the job's own task.
 
-mod answer;
 mod execution;
 mod observer;
 mod sqlstate;
@@ -16,9 +15,10 @@ pub use crate::decide::admission::Admitted;
 pub use crate::decide::ceiling::{Ceiling, Raise, Rung};
 pub use crate::decide::launch::Shortfall;
 pub use crate::decide::reservation::{Granted, Slots};
+pub use crate::decide::stopping::{CancelMethod, CancelResult};
+pub use crate::decide::update::resolver::Resolution;
 pub use crate::decide::verdict::{LeaderState, Pool, ShortReason, Tick, Verdict};
 
-pub use self::answer::{CancelMethod, CancelResult, Resolution};
 pub use self::execution::{AttemptEnd, AttemptFacts, AttemptVerdict, Cause, ExecutionFacts, FailReason};
 pub use self::observer::{Observer, Observers, Scope};
 pub use self::sqlstate::SqlState;

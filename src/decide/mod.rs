@@ -16,6 +16,7 @@ pub mod pace;
 pub mod reason;
 pub mod reservation;
 pub mod script;
+pub mod stopping;
 pub mod tick;
 pub mod update;
 pub mod verdict;

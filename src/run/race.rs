@@ -16,18 +16,12 @@ use super::recorder::ExecutionRecorder;
 use crate::decide::launch::Demand;
 use crate::decide::pace;
 use crate::decide::script::StatementCapacity;
+use crate::decide::stopping::{Next, Stopping};
 use crate::decide::verdict::{LeaderState, News, ShortReason, Verdict, Window};
-use crate::event::{CancelMethod, CancelResult, Event};
+use crate::event::{CancelResult, Event};
 use crate::pg::Failure;
 use crate::settings::{Policy, Settings};
 
-/// Between two requests to cancel, when the leader was between two statements at the first one.
-const CANCEL_AGAIN: Duration = Duration::from_millis(20);
-/// The same when the signal was sent: a statement that ended at that moment left it without effect, and
-/// a closure may have sent its next one since.
-const SIGNALLED: Duration = Duration::from_millis(500);
-/// Requests that may miss another client's statement before it is taken for ended.
-const MISSES: u32 = 3;
 /// How the race ended.
 pub(crate) enum Finish<T> {
     /// The statement ended, or its rows may be handed over: the result is kept.
@@ -178,7 +172,7 @@ impl<'a> Race<'a> {
         );
     }
 
-    /// Stops a short statement: cancel, then terminate. The statement's future is not polled while a
+    /// Stops a short statement, as [`stopping`](crate::decide::stopping) says. The statement's future is not polled while a
     /// request is under way, so nothing new can reach the leader before the server has answered. A
     /// result that arrives all the same is kept: it is paid for.
     async fn reject<S: Executor>(
@@ -188,33 +182,29 @@ impl<'a> Race<'a> {
         reason: ShortReason,
         recorder: &mut ExecutionRecorder,
     ) -> Finish<S::Value> {
-        let (mut sent, mut missed) = (false, 0);
         let Entry { attempt, settings, .. } = self.entry;
-        for method in [CancelMethod::Cancel, CancelMethod::Terminate] {
-            let until = Instant::now() + settings.cancel_grace;
-            while Instant::now() < until {
-                let result = executor.stop(method, self.statement).await;
-                recorder.observe(&Event::CancelAnswered { attempt, method, result });
-                if result == CancelResult::Missed && executor.has_started() {
-                    executor.accept();
-                }
-                sent |= result == CancelResult::Sent;
-                missed += u32::from(result == CancelResult::Missed);
-                if S::STOPS_ONE_STATEMENT && !sent && missed >= MISSES {
-                    // It has ended, and what runs there now is none of ours to stop.
+        let began = Instant::now();
+        let mut stopping = Stopping::new(Duration::ZERO, settings.cancel_grace, S::STOPS_ONE_STATEMENT);
+        while let Some(method) = stopping.ask(began.elapsed()) {
+            let result = executor.stop(method, self.statement).await;
+            recorder.observe(&Event::CancelAnswered { attempt, method, result });
+            if result == CancelResult::Missed && executor.has_started() {
+                executor.accept();
+            }
+            let again = match stopping.on_answer(began.elapsed(), result) {
+                Next::WaitUntil(again) => began + again,
+                Next::Over => {
                     return match work.await {
                         Ok(value) => Finish::Kept(value, Verdict::Short(reason)),
                         Err(failure) => Finish::Failed(failure),
                     };
                 }
-                let patience = if result == CancelResult::Sent { SIGNALLED } else { CANCEL_AGAIN };
-                let again = until.min(Instant::now() + patience);
-                match timeout_at(again, &mut work).await {
-                    Ok(Ok(value)) => return Finish::Kept(value, Verdict::Short(reason)),
-                    Ok(Err(_)) if sent => return Finish::Rejected(reason),
-                    Ok(Err(failure)) => return Finish::Failed(failure),
-                    Err(_) => {}
-                }
+            };
+            match timeout_at(again, &mut work).await {
+                Ok(Ok(value)) => return Finish::Kept(value, Verdict::Short(reason)),
+                Ok(Err(_)) if stopping.was_sent() => return Finish::Rejected(reason),
+                Ok(Err(failure)) => return Finish::Failed(failure),
+                Err(_) => {}
             }
         }
         Finish::Stuck
