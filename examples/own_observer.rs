@@ -34,6 +34,6 @@ async fn main() -> Result<(), Error> {
     while let Some(row) = rows.next().await? {
         println!("{}: {}", row.get::<_, &str>(0), row.get::<_, i64>(1));
     }
-    rows.finish().await?;
+    rows.finish().await?.required()?;
     Ok(())
 }

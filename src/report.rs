@@ -25,6 +25,7 @@ use crate::event::AttemptVerdict;
 /// ```
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
+#[must_use = "it may have ended below its minimum: look at `outcome`, or call `required`"]
 pub struct Execution<T> {
     /// The configured name of the task.
     pub task: String,

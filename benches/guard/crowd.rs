@@ -40,7 +40,7 @@ pub async fn measure(server: &Server, table: &mut Table, seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let spent = monitors.iter().map(|&pid| cpu(pid)).sum::<Duration>() - before;
     for run in runs {
-        run.await.unwrap().unwrap();
+        run.await.unwrap().unwrap().required().unwrap();
     }
     table.row(
         "monitor backend, 100 guarded queries",

@@ -396,7 +396,7 @@ async fn a_result_that_arrives_during_its_cancel_is_kept() {
 async fn without_sight_nothing_is_cancelled_and_the_result_is_unverified() {
     let blind = Act { sighted: false, ..act(0) };
     let words = ["attempt 1 required 4", "unverified 0", "ended unverified", "unverified"];
-    check(vec![blind], &words).await.result.unwrap();
+    check(vec![blind], &words).await.result.unwrap().required().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,7 +422,7 @@ async fn a_lost_session_uses_up_an_attempt_and_is_replaced() {
 async fn a_commit_in_doubt_that_took_effect_is_not_repeated() {
     let doubtful = Act { commit: Commit::InDoubt(Resolution::Committed), ..act(4) };
     let words = ["attempt 1 required 4", "enough 4", "in doubt", "committed", "ended enough", "on_target"];
-    check(vec![doubtful], &words).await.result.unwrap();
+    check(vec![doubtful], &words).await.result.unwrap().required().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

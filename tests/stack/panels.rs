@@ -30,7 +30,7 @@ async fn run_blind(service: &Service, crowded: &Crowded, prometheus: &Program) {
         crowded.leave(neighbour).await;
     };
     let (run, ()) = tokio::join!(job.execute(STATEMENT, &[]), cutting);
-    run.unwrap();
+    run.unwrap().required().unwrap();
     prometheus.eventually("absent(task:headcount_monitor_blind_seconds:open)").await;
 }
 

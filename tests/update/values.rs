@@ -202,7 +202,7 @@ async fn a_value_survives_its_way_through_text_whatever_the_role_prefers(major: 
     }
     // A text from elsewhere is read as the role has it: the second of January.
     let update = updater(&shop.dsn(), vec![]).update("typed").key(["v"]).set("at", "02/01/2024 00:00+00");
-    update.run(Keys::rows(["1"])).await.unwrap();
+    update.run(Keys::rows(["1"])).await.unwrap().complete().unwrap();
     assert_eq!(shop.text("SELECT (at AT TIME ZONE 'UTC')::date::text FROM typed").await, "2024-01-02");
     // Also where commits wait for a common flush.
     shop.run("CREATE TABLE e (id int PRIMARY KEY, status text); INSERT INTO e SELECT n, 'new' FROM generate_series(1, 500) n").await;

@@ -131,7 +131,7 @@ async fn acts(
     if run.outcome.is_accepted() {
         tell(&format!("   {}.", rollup::proof(stage).await?));
     }
-    orders::shipped(stage, telemetry, signals).await?;
+    orders::shipped(stage, telemetry, signals).await?.complete()?;
     tell("4. What /metrics says about it:");
     for line in telling_metrics(&telemetry.render()) {
         tell(&format!("   {line}"));
