@@ -25,7 +25,8 @@
 //! - Unix, PostgreSQL 13 or later, and a tokio runtime with time and I/O enabled.
 //! - Spans and log lines go to the current `tracing` subscriber, metrics to the global `metrics` recorder.
 //!   The library installs neither: the feature `exporters` has both for programs that need them.
-//! - The observers of spans rely on [`tracing::Span::current`].
+//! - [`telemetry::SpanAttributes`] writes to [`tracing::Span::current`]: events are given to observers inside the
+//!   library's own spans.
 //!
 //! # One execution
 //!
@@ -44,7 +45,7 @@
 //!
 //! # Layers
 //!
-//! | folder | what it is | may name |
+//! | module | what it is | may name |
 //! |---|---|---|
 //! | `decide` | the pure core: facts and time in, decisions out | nothing else |
 //! | [`event`] | what happened, and the observers that hear of it | `decide`'s value types |
@@ -52,6 +53,22 @@
 //! | [`telemetry`] | observers: metrics, spans, log lines, exporters | `decide`, `event` |
 //! | [`server`] | questions to a server besides running work on it | `pg` |
 //! | `run` | the drivers behind [`Headcount`], [`Job`] and [`Rows`] | all of the above |
+//! | [`settings`], `report`, `error`, `fix` | options, results, errors | any of them may be named but by `decide` |
+//!
+//! Where to look:
+//!
+//! | question | file |
+//! |---|---|
+//! | When is an attempt short? | `decide/verdict.rs`, its launches `decide/launch.rs` |
+//! | Which SQL counts workers? | `workers!` in `pg/mod.rs` |
+//! | What makes a cancel safe? | `pg/cancel.rs`; when to terminate: `decide/stopping.rs` |
+//! | How is a commit in doubt resolved? | `pg/xact.rs`; what the answer is worth: `decide/update/resolver.rs` |
+//! | Where is exit code 5 decided? | `Tally::end` in `decide/update/ending.rs`; all codes: `cli/src/exit.rs` |
+//! | Where is wasted time fed into metrics? | `telemetry/metrics.rs` |
+//! | Where to add a reason for a narrow plan? | `pg/plan/reasons.rs` finds them, `pg/plan/reason.rs` names them |
+//! | Where is `sslmode=verify-full`? | `pg/tls.rs` |
+//! | What orders the queue for slots? | `pg/slots.rs` (an advisory lock); who may take: `decide/reservation.rs` |
+//! | Where to add an exporter? | `telemetry/exporters/mod.rs` |
 //!
 //! The command is a package of its own, `headcount-cli` in `cli/`. It uses this crate's public API only.
 //!
@@ -68,7 +85,7 @@
 //! - Too few workers is an [`Outcome`], not an error.
 //! - The library prints nothing and installs nothing global.
 
-#[allow(unreachable_pub, reason = "its tests and the fleet example build it alone")]
+#[allow(unreachable_pub, reason = "tests/core and examples/fleet include it by path")]
 mod decide;
 mod error;
 pub mod event;

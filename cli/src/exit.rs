@@ -11,7 +11,7 @@ use headcount::{Error, Fix, Outcome};
 use super::names;
 use super::panics::Panic;
 
-/// Done, on target or above the minimum.
+/// Done and kept, with any outcome that has no code of its own.
 pub(crate) const DONE: u8 = 0;
 /// The SQL, the connection or a commit failed for good, or the deadline passed.
 pub(crate) const FAILED: u8 = 1;
@@ -21,7 +21,8 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const BELOW_MINIMUM: u8 = 3;
 /// Refused before running.
 pub(crate) const REFUSED: u8 = 4;
-/// Some keys of an update failed or are left.
+/// An update does not count as complete; chosen in [`update`](super::update), by what
+/// [`Updated::is_complete`](headcount::Updated::is_complete) says.
 pub(crate) const INCOMPLETE: u8 = 5;
 
 /// It is done, but what it had to print could not be written to standard output.
@@ -39,13 +40,13 @@ pub(crate) const fn code_of(outcome: Outcome) -> u8 {
     }
 }
 
-/// A panic: a mistake of this program's own. It is what a program of Rust's ends with by itself.
+/// A panic, a bug of this program: Rust's own code for it.
 pub(crate) const PANICKED: u8 = 101;
 
 /// Why a command has no result.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// What was typed, or stands in a job file, cannot be meant.
+    /// What was typed, or stands in a job file, is not valid.
     Usage(String),
     /// The library's error, and what else would help.
     Library { error: Box<Error>, fixes: Vec<Fix> },

@@ -81,7 +81,7 @@ pub enum Patience {
         /// Active time without one worker, while there is no room or it is not seen, before that is blamed.
         launch_wait: Duration,
     },
-    /// The origin's timing: no look before `wait`, short at the first look at or after `window`.
+    /// The timing of the Java executor that Headcount replaces: no look before `wait`, short at the first look at or after `window`.
     Classic {
         /// Time before the first look.
         wait: Duration,

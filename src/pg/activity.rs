@@ -1,7 +1,8 @@
 //! What the monitor sees: the leaders it watches, their workers, and the pool.
 //!
 //! One statement a tick answers for all watched leaders, however many. It is sent in autocommit: the
-//! view stands still inside a transaction (manual, "The Cumulative Statistics System"). Workers are
+//! view stands still inside a transaction (manual, "The Cumulative Statistics System"). Workers (counted by the macro
+//! `workers!` of [`pg`](super)) are
 //! processes that really run (`backend_type = 'parallel worker'` with our `leader_pid`), which is
 //! stricter than "Workers Launched", the number that were registered.
 

@@ -19,7 +19,8 @@ macro_rules! pool {
 }
 
 /// The parallel workers of each leader, among the rows of `pg_stat_activity` or what was read of it: processes that
-/// really run. This is the only SQL that counts workers.
+/// really run. All that counts workers uses this, but for `activity::left`, which asks whether those of a backend that was
+/// stopped are gone.
 macro_rules! workers {
     ($activity:literal) => {
         concat!(

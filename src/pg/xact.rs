@@ -36,9 +36,8 @@ impl Standing {
     /// Asks the session. Fails inside a transaction that is aborted, where COMMIT itself would roll back and not say
     /// so.
     ///
-    /// A statement alone, by the simple protocol, begins its transaction at the moment that it begins itself
-    /// (postgres.c); one inside a block finds that begun before. The driver does not tell what the protocol says of
-    /// it.
+    /// Outside a transaction block `now()` is `statement_timestamp()` (postgres.c); inside one it is earlier.
+    /// tokio-postgres does not expose the transaction status that the protocol has.
     pub(crate) async fn of(client: &Client) -> Result<Self, Failure> {
         const STANDING: &str = "SELECT pg_catalog.now() <> pg_catalog.statement_timestamp(), \
              pg_catalog.pg_current_xact_id_if_assigned()::text, \
@@ -123,7 +122,7 @@ pub(crate) async fn statuses(client: &Client, xids: &[u64]) -> Result<Vec<Status
         Err(failure) if failure.is_connection_lost() => return Err(failure),
         Err(_) => {}
     }
-    // Where it says nothing of one, it says nothing of all.
+    // One unknown id makes the whole query fail: ask one by one.
     let mut statuses = Vec::new();
     for xid in &xids {
         statuses.push(match status(client, xid).await {

@@ -185,7 +185,7 @@ impl Observer for Metrics {
             Event::ExecutionEnded(facts) => self.with_task(scope, |task| self.execution_ended(task, facts)),
             Event::ChunkEnded(facts) => self.with_task(scope, |task| chunk_ended(task, facts)),
             Event::UpdateEnded(facts) => self.with_task(scope, |task| self.update_ended(task, facts)),
-            // Counted where they end: slots that are kept are reserved.
+            // Counted by the events that end them: slots that are kept stay in the gauge until they are released.
             Event::ExecutionStarted { .. }
             | Event::ReservationQueued { .. }
             | Event::ReservationShort { .. }

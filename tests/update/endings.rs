@@ -99,18 +99,18 @@ async fn the_last_line_says_how_many_keys_were_left_alone_and_where_to_see_them(
         let told = text(&output.stdout);
         assert_eq!(told.lines().last(), Some(expected), "{told}{}", text(&output.stderr));
     };
-    let look = "look whether the keys, and what is expected, are the right ones";
-    let list = format!("the same with --rejects FILE lists them; {look}");
+    let look = "check the keys and the expected values";
+    let list = format!("run it with --rejects FILE to list them, and {look}");
     check("1\n2\n", &[], "Every key is accounted for; nothing to do").await;
     check("1\n3\n8\n9\n", &[], &format!("Every key is accounted for; 1 is stale and 2 missing: {list}"))
         .await;
     check("1\n9\n", &[], &format!("Every key is accounted for; 1 is missing: {list}")).await;
-    check("3\n4\n", &[], &format!("No row holds what is expected; 2 are stale: {list}")).await;
+    check("3\n4\n", &[], &format!("No row has the expected values; 2 are stale: {list}")).await;
     let rejects = folder.path().join("left.csv");
     let rejects = rejects.to_str().unwrap();
-    let expected = format!("Every key is accounted for; 2 are stale: {rejects} has them, {look}");
+    let expected = format!("Every key is accounted for; 2 are stale: {rejects} lists them; {look}");
     check("1\n3\n4\n", &["--rejects", rejects], &expected).await;
-    let again = "Run the same again once the cause is gone; what is done stays done";
+    let again = "Run the same command again once the cause is gone; what is done stays done";
     check("1\nx\ny\n", &[], again).await;
     check("1\na\nb\nc\nd\n", &[], &format!("{again} (with --rejects FILE it lists all that fail)")).await;
     check("1\na\nb\nc\nd\n", &["--rejects", rejects], again).await;

@@ -204,9 +204,9 @@ fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
     let nothing = match report.outcome {
         UpdateOutcome::Empty => Some("There was no key"),
         UpdateOutcome::AllMissing => Some("No row has any of the keys"),
-        UpdateOutcome::AllStale => Some("No row holds what is expected"),
+        UpdateOutcome::AllStale => Some("No row has the expected values"),
         UpdateOutcome::SomeMissing => Some("Some keys have no row"),
-        UpdateOutcome::SomeStale => Some("Some rows do not hold what is expected"),
+        UpdateOutcome::SomeStale => Some("Some rows do not have the expected values"),
         _ => None,
     };
     match (nothing, report.left) {
@@ -219,17 +219,18 @@ fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
         }
         (Some(what), _) => {
             format!(
-                "{what}: look whether the keys and the table are the right ones; if it may be so, --fail-on none"
+                "{what}: check that the keys and the table are right; if this is expected, use --fail-on none"
             )
         }
         (None, Some(0)) => {
             let told = report.failures.len().min(TOLD) as u64;
             let others = rejects.is_none() && report.failed > told;
             let others = if others { " (with --rejects FILE it lists all that fail)" } else { "" };
-            format!("Run the same again once the cause is gone; what is done stays done{others}")
+            format!("Run the same command again once the cause is gone; what is done stays done{others}")
         }
-        (None, Some(left)) => format!("{left} keys are left; run the same again to finish them"),
-        (None, None) => "Some keys may be left; run the same again to finish them".to_owned(),
+        (None, Some(1)) => "1 key is left; run the same command again to finish it".to_owned(),
+        (None, Some(left)) => format!("{left} keys are left; run the same command again to finish them"),
+        (None, None) => "Some keys may be left; run the same command again to finish them".to_owned(),
     }
 }
 
@@ -246,9 +247,9 @@ fn left_alone(report: &Updated) -> Option<String> {
 }
 
 fn look_at_them(rejects: Option<&Path>) -> String {
-    let look = "look whether the keys, and what is expected, are the right ones";
+    let look = "check the keys and the expected values";
     match rejects {
-        Some(path) => format!("{} has them, {look}", path.display()),
-        None => format!("the same with --rejects FILE lists them; {look}"),
+        Some(path) => format!("{} lists them; {look}", path.display()),
+        None => format!("run it with --rejects FILE to list them, and {look}"),
     }
 }

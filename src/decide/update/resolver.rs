@@ -1,12 +1,12 @@
-//! The one resolver of commits in doubt.
+//! What became of commits in doubt. [`pg::xact`](crate::pg::xact) asks the server; this says what its answer is worth.
 //!
-//! Three kinds of commits are asked after, each on the session that there is now:
+//! An update asks after three kinds of commits, each on the session that there is now:
 //!
-//! | commit | what is not known | where the server's word is worth nothing |
+//! | commit | question | if the server's answer proves nothing |
 //! |---|---|---|
-//! | its answer was lost | whether it took effect | unknown: read again, or unresolved |
-//! | answered, not flushed, in an earlier life | whether it is still there | the same |
-//! | counted, in an earlier life | whether this server has it | the same; it was flushed, so "committed" is believed |
+//! | its answer was lost | did it take effect? | the rows are compared again, or it is unresolved |
+//! | answered, not flushed, before a restart | is it still there? | the rows are compared again, or it is unresolved |
+//! | reported, before a restart or failover | does this server have it? | as above; it was flushed, so "committed" is believed |
 //!
 //! Unknown is never taken for aborted: that would do work twice.
 

@@ -1,5 +1,5 @@
 //! A reason for fewer workers, as people and programs read it: a closed word, what stands in the way,
-//! and what to type.
+//! and what helps. The rules that find the reasons are in [`reasons`](super::reasons).
 
 use crate::fix::Fix;
 use serde::Serialize;

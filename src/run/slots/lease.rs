@@ -47,15 +47,15 @@ struct Held {
     lingering: Vec<LingeringBackend>,
 }
 
-/// Whether fewer slots than all that are wanted will do after a patience.
+/// Whether fewer slots than the statement wants are accepted after [`Settings::degrade_after`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PartialGrantPolicy {
-    /// They will.
-    No,
-    /// They did not: the plan within them could not have the minimum. The wait goes on for what was left of it.
-    Resumes(Duration),
-    /// They have not before.
-    Yes,
+enum PartialGrant {
+    /// They are.
+    Accepted,
+    /// They were refused: the plan within them could not have the minimum. The wait goes on for what was left of it.
+    RefusedNow(Duration),
+    /// They were refused before, and are not accepted any more.
+    Refused,
 }
 
 /// The slots of one execution, before it has any, while it holds them, and after it lost them.
@@ -67,7 +67,7 @@ pub(crate) struct Lease {
     leader: i32,
     /// Given back when this is dropped.
     held: Option<Held>,
-    insistence: PartialGrantPolicy,
+    partial_grant: PartialGrant,
 }
 
 /// The server's queue, as one execution stands in it. A wait that is broken off leaves the queue at
@@ -140,11 +140,11 @@ impl Slots for Lease {
 
     fn insist(&mut self) -> bool {
         let left = self.held.as_ref().map_or(Duration::ZERO, |held| held.left);
-        if self.insistence != PartialGrantPolicy::No || left.is_zero() {
+        if self.partial_grant != PartialGrant::Accepted || left.is_zero() {
             return false;
         }
         self.held = None;
-        self.insistence = PartialGrantPolicy::Resumes(left);
+        self.partial_grant = PartialGrant::RefusedNow(left);
         true
     }
 
@@ -159,7 +159,7 @@ impl Lease {
     /// No slots yet.
     pub(crate) fn new(inner: Arc<Inner>, settings: Arc<Settings>) -> Self {
         let waiting = Engagement::new(inner.clone(), settings.task.as_str().into());
-        Self { inner, settings, waiting, leader: 0, held: None, insistence: PartialGrantPolicy::No }
+        Self { inner, settings, waiting, leader: 0, held: None, partial_grant: PartialGrant::Accepted }
     }
 
     /// Moves the slots out; what is left holds none.
@@ -170,7 +170,7 @@ impl Lease {
             waiting: self.waiting.take(),
             leader: self.leader,
             held: self.held.take(),
-            insistence: self.insistence,
+            partial_grant: self.partial_grant,
         }
     }
 
@@ -187,12 +187,12 @@ impl Lease {
         recorder: &mut ExecutionRecorder,
     ) -> Result<Grant, Error> {
         let began = Instant::now();
-        let limit = match self.insistence {
-            PartialGrantPolicy::Resumes(left) => left,
-            PartialGrantPolicy::No | PartialGrantPolicy::Yes => self.settings.reserve_wait,
+        let limit = match self.partial_grant {
+            PartialGrant::RefusedNow(left) => left,
+            PartialGrant::Accepted | PartialGrant::Refused => self.settings.reserve_wait,
         };
-        if self.insistence != PartialGrantPolicy::No {
-            self.insistence = PartialGrantPolicy::Yes;
+        if self.partial_grant != PartialGrant::Accepted {
+            self.partial_grant = PartialGrant::Refused;
         }
         let (mut tries, mut told) = (0, None);
         loop {
@@ -233,7 +233,7 @@ impl Lease {
         };
         self.check_pool(launch, session.pool)?;
         let Settings { degrade_after, priority, .. } = *self.settings;
-        let degrade_after = degrade_after.filter(|_| self.insistence == PartialGrantPolicy::No);
+        let degrade_after = degrade_after.filter(|_| self.partial_grant == PartialGrant::Accepted);
         let minimum = self.settings.minimum();
         let wish = Reservation::new(launch, target, minimum, limit, degrade_after).with_priority(priority);
         // Before 14 a server does not notice that who waits in its queue has died. A wait that is broken off stays

@@ -1,7 +1,8 @@
 //! The wait for slots: in the queue, at its head, until they are taken or the wait is over.
 //!
 //! [`decide::reservation`](crate::decide::reservation) decides at each look; this waits, looks and takes, and
-//! says what happens. It knows a queue as a trait: the server's is in [`lease`](super::lease), a test's below.
+//! says what happens. It knows a queue as a trait: the server's is in [`pg::slots`](crate::pg::slots), which also keeps its
+//! order (that of an advisory lock), a test's below.
 
 use std::time::Duration;
 
