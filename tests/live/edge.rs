@@ -13,7 +13,7 @@ use headcount::server::{Endpoint, ServerFacts};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use testkit::server::{Builder, PrivateServer, Shutdown};
 
-use crate::versions::{Part, programs, version_with, versions};
+use crate::versions::{Part, programs, skip, version_with, versions};
 
 async fn ask(dsn: &str, query: &str) -> String {
     let (client, connection) = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await.unwrap();
@@ -343,6 +343,10 @@ async fn each_sslmode_keeps_its_promise_on_every_version_built_with_tls() {
         }
         server.stop().await.unwrap();
         tried += 1;
+    }
+    // `make matrix` names one version, which may be built without.
+    if tried == 0 && versions().len() == 1 {
+        return skip("the named server is built without TLS");
     }
     assert!(tried > 0, "no installed server is built with TLS");
 }
