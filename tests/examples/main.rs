@@ -22,7 +22,15 @@ async fn server() -> PrivateServer {
     let server = PrivateServer::builder().setting("max_parallel_workers", "8").start().await.unwrap();
     let headcount =
         headcount::Headcount::builder(Endpoint::from_dsn(&server.dsn()).unwrap()).connect().await.unwrap();
-    headcount.task("setup").target(1).minimum(0).execute_script(MEASUREMENTS).await.unwrap().required().unwrap();
+    headcount
+        .task("setup")
+        .target(1)
+        .minimum(0)
+        .execute_script(MEASUREMENTS)
+        .await
+        .unwrap()
+        .required()
+        .unwrap();
     server
 }
 

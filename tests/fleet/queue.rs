@@ -3,7 +3,7 @@
 use headcount::server::fleet::Fleet;
 
 use crate::lab::{Lab, holders, queue, rows_of};
-use crate::versions::{main_version, oldest_and_newest};
+use crate::versions::{main_version, main_version_from, oldest_and_newest};
 
 #[tokio::test]
 async fn six_jobs_of_four_workers_share_a_pool_of_six_and_waste_nothing() {
@@ -121,7 +121,8 @@ async fn two_clusters_do_not_disturb_each_other() {
 
 #[tokio::test]
 async fn a_timeout_for_idle_sessions_ends_no_wait_and_blinds_no_monitor() {
-    let lab = Lab::start(main_version()).await;
+    let Some(major) = main_version_from(14) else { return };
+    let lab = Lab::start(major).await;
     lab.client.batch_execute("ALTER ROLE postgres SET idle_session_timeout = '200ms'").await.unwrap();
     let holder = lab.holder().await;
     let next = lab.queued("next", 1).await;
