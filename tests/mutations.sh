@@ -80,7 +80,7 @@ mutant 'what has run short is not missed afterwards' src/decide/verdict.rs \
     'self.left.ran_short(needed);' ''
 mutant 'a launch that nobody saw behind a full pool is unproven' src/decide/verdict/ending.rs \
     core:a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven \
-    'self.unmet && self.left_crowded &&' 'false && self.left_crowded &&'
+    'self.unmet && left_crowded &&' 'false && left_crowded &&'
 mutant 'where nobody sees the room, a missing worker is not called early' src/decide/verdict/ending.rs \
     core:where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not_early \
     '!self.saw_pool && may_have' 'false && may_have'

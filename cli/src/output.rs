@@ -294,10 +294,18 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             if run.attempts.last().is_some_and(|last| last.launches_unproven && last.workers == 0) =>
         {
             format!(
-                "It is done and kept; it ran without a worker while the pool was full, and nobody can tell whether it asked \
-                 for any; {}",
+                "It is done and kept; it ran without a worker while the pool was full, or was not to be seen (GRANT \
+                 pg_read_all_stats), and nobody can tell whether it asked for any; {}",
                 held_by_others(run)
             )
+        }
+        Outcome::Unverified
+            if run
+                .attempts
+                .last()
+                .is_some_and(|last| last.launches_unproven && last.achieved < run.target_workers) =>
+        {
+            format!("It is done and kept; {}", under_launched(run))
         }
         Outcome::Unverified if run.attempts.last().is_some_and(|last| last.launches_unproven) => format!(
             "It is done and kept; its first launch had its workers, and later ones may have had none: for a time it ran \
@@ -335,9 +343,8 @@ fn under_launched<T>(run: &Execution<T>) -> String {
             format!("the plan has {planned} workers and no more: `headcount explain` says why")
         }
         None => format!(
-            "{best} of {target} workers started, and this role does not see whether others held the pool: let the \
-             monitor see it with GRANT pg_read_all_stats (`headcount doctor` says to whom), or raise --settle where \
-             workers start slowly"
+            "{best} of {target} workers were seen, and this role does not see whether others held the pool: let the \
+             monitor see it with GRANT pg_read_all_stats (`headcount doctor` says to whom)"
         ),
     }
 }

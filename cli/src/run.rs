@@ -38,7 +38,7 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
             let code = exit::code_of(run.outcome);
             if args.json {
                 object::print_result(&run, code);
-            } else if !(words.quiet && code == exit::DONE) {
+            } else if !(words.quiet && code == exit::DONE && !run.unreplicated) {
                 output::print(&output::summary(&run, settings.max_attempts, settings.transaction).join("\n"));
             }
             code

@@ -12,6 +12,7 @@
 //! - Room at every tick of its bracket: the launch is whole, whatever was planned.
 //! - No room, and launches of the plan explain the size: ambiguous.
 //! - No room, and nothing explains the size: short.
+//! - Room that cannot be seen proves nothing: a worker without work is gone within a tick. It stays open.
 //! - Launches that are not known (CALL, DO, functions, maintenance, closures): short only by the bracket.
 //!
 //! The bracket reaches from the first tick of the launch to two ticks after its last new worker. A size that
@@ -27,10 +28,8 @@ use super::verdict::{Pool, ShortReason};
 
 /// Ticks after the last new worker until a launch is complete.
 const COMPLETE: u32 = 2;
-/// Where room cannot be seen, a launch is given this many times `settle` for its other workers.
-const SLOW_STARTS: u32 = 5;
 /// A gap between two ticks that is longer than this, and than twice `settle`, may have hidden workers.
-const LONGEST_GAP: Duration = Duration::from_millis(250);
+pub(super) const LONGEST_GAP: Duration = Duration::from_millis(250);
 
 /// A launch that the plan may make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -396,9 +395,8 @@ impl Launch {
             return settled.then_some(match (self.wide, self.unseen) {
                 _ if self.unsure => Finding::Ambiguous,
                 (Some(reason), _) => Finding::Short(reason),
-                // Nothing but the number speaks against it, and a busy machine is slow to start the others.
-                (None, true) if quiet_for < SLOW_STARTS * settle => return None,
-                (None, true) => Finding::Short(ShortReason::UnderLaunched),
+                // Nothing but the number speaks against it: others may have started, and gone between two ticks.
+                (None, true) => Finding::Ambiguous,
                 (None, false) => Finding::Whole,
             });
         }

@@ -9,7 +9,7 @@ pub enum ShortReason {
     PoolExhausted,
     /// The pool had free slots, and the server had no process left (`max_worker_processes`).
     ProcessesExhausted,
-    /// Fewer started than any launches of the plan, and room cannot be seen.
+    /// Fewer started than were asked for, as the server's own counters say (18 and later), or the policy `classic`.
     UnderLaunched,
     /// Not one worker started in the time given, and room cannot be seen.
     NoLaunch,

@@ -117,9 +117,11 @@ pub struct Window {
     active: Duration,
     /// Active time without a worker and without room, up to now.
     lacking: Duration,
-    /// Active time without a worker, up to now; and whether the last ones had left no room.
+    /// Active time without a worker, up to now.
     alone: Duration,
-    left_crowded: bool,
+    /// When a worker was seen last, and when there was no room beside one.
+    seen_at: Option<Duration>,
+    crowded_at: Option<Duration>,
     last: Option<Tick>,
     launched: bool,
     shortfall: Option<Shortfall>,
@@ -159,7 +161,8 @@ impl Window {
             active: Duration::ZERO,
             lacking: Duration::ZERO,
             alone: Duration::ZERO,
-            left_crowded: false,
+            seen_at: None,
+            crowded_at: None,
             last: None,
             launched: false,
             shortfall: None,
@@ -355,7 +358,8 @@ impl Window {
         }
         if tick.workers > 0 {
             self.alone = Duration::ZERO;
-            self.left_crowded = room.lack().is_some();
+            self.seen_at = Some(tick.at);
+            self.crowded_at = room.lack().map(|_| tick.at).or(self.crowded_at);
         }
         if !lacks {
             self.lacking = Duration::ZERO;

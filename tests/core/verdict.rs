@@ -83,9 +83,9 @@ fn a_launch_with_room_at_every_look_is_whole_whatever_was_planned() {
 }
 
 #[test]
-fn a_size_that_no_launch_explains_is_under_launched_where_room_cannot_be_seen() {
-    // Starting the others may take a busy machine half a second.
-    check(4, &held(0, 2000, 2, None), Some((500, Verdict::Short(ShortReason::UnderLaunched))));
+fn a_size_that_no_launch_explains_proves_nothing_where_room_cannot_be_seen() {
+    // The others may have had no work, and gone between two looks.
+    check(4, &held(0, 10_000, 2, None), None);
 }
 
 #[test]
@@ -327,7 +327,9 @@ fn a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven() {
     let end = |planned: &[u32], pool: (u32, u32), serial: u64| {
         let mut window = Window::new(Demand::of(4, planned), PROMPT);
         show(&mut window, (0, 0), &[1, 2, 3, 4], Some(pool)).unwrap();
-        assert_eq!(show(&mut window, (10, 500), &[1, 2, 3, 4], Some(pool)), None);
+        assert_eq!(show(&mut window, (10, 480), &[1, 2, 3, 4], Some(pool)), None);
+        // They do not all go at once.
+        assert_eq!(show(&mut window, (490, 500), &[3], Some((1, pool.1))), None);
         assert_eq!(show(&mut window, (510, 500 + serial), &[], Some((0, pool.1))), None);
         assert_eq!(window.on_end(), Verdict::Enough);
         let mut evidence = Evidence::default();
@@ -355,6 +357,7 @@ fn where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not
     assert!(end(Demand::of(4, &[4]), &[], 400), "it was looked at forty times");
     assert!(end(Demand::unknown(4), &[], 3000));
     assert!(end(Demand::unknown(3), &[1, 2], 3000));
+    assert!(end(Demand::of(4, &[4]), &[1], 400), "one of four");
     assert!(!end(Demand::of(4, &[4]), &[], 20), "too short to have seen its workers start");
     assert!(!end(Demand::of(4, &[]), &[], 400), "it has none");
 }

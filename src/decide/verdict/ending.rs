@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Patience, Verdict, Window};
-use crate::decide::launch::Shortfall;
+use crate::decide::launch::{LONGEST_GAP, Shortfall};
 
 impl Window {
     /// What became of launches that nobody saw.
@@ -17,10 +17,9 @@ impl Window {
         }
         self.judge_absent(launch_wait);
         // Where nobody sees the room, workers are all there is to see.
-        let looked = if self.launched { launch_wait } else { settle };
         let may_have = self.left.largest(|_| true).is_some() || self.demand.is_of_unknown();
         self.launches_unproven |=
-            self.verdict.is_none() && !self.saw_pool && may_have && self.active >= looked;
+            self.verdict.is_none() && !self.saw_pool && may_have && self.active >= settle;
     }
 
     /// After "enough": a launch of the plan that nobody saw, though it was to take a tenth of the time or more. It may
@@ -31,8 +30,12 @@ impl Window {
             launch.retire(&mut self.left, self.demand.required, launch.is_whole());
         }
         self.unmet = self.left.largest(|launch| launch.heavy && launch.once).is_some();
-        let alone = self.alone;
-        self.launches_unproven |= self.unmet && self.left_crowded && alone >= settle.max(self.active / 10);
+        // They do not all go at the same tick.
+        let near = |(crowded, seen): (Duration, Duration)| {
+            seen.saturating_sub(crowded) <= LONGEST_GAP.max(2 * settle)
+        };
+        let left_crowded = self.crowded_at.zip(self.seen_at).is_some_and(near);
+        self.launches_unproven |= self.unmet && left_crowded && self.alone >= settle.max(self.active / 10);
     }
 
     /// A statement none of whose launches had a worker that anybody saw, while there was no room at some look. If it ran
