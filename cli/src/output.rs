@@ -153,7 +153,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// The three lines of a run that ended without an error.
 pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> [String; 3] {
-    let mut meaning = meaning(run, in_transaction);
+    let mut meaning = meaning(run, max_attempts, in_transaction);
     if run.unreplicated {
         meaning.push_str(
             "; it is committed on this server, and nobody knows whether its synchronous standby has it: a failover may undo it",
@@ -245,7 +245,7 @@ pub(crate) fn was_short(attempts: &[Attempt], reason: ShortReason) -> bool {
     told.flatten().any(|told| told == reason)
 }
 
-fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
+fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> String {
     let any = |reason| was_short(&run.attempts, reason);
     let (started, held);
     let blame = if run.reserved_slots == Some(0) {
@@ -279,6 +279,11 @@ fn meaning(run: &Execution<u64>, in_transaction: bool) -> String {
             };
             format!("{undone}; {blame}, or accept less with --min")
         }
+        // Nothing proved that it lacked a worker.
+        Outcome::AboveMinimum if run.short_launches == 0 && run.attempt_count == max_attempts => format!(
+            "It is done and kept: the last attempt is accepted as soon as it has the minimum, and may have had more; if not, \
+             {blame}"
+        ),
         Outcome::AboveMinimum => format!("It is done and kept, only slower than it could be; {blame}"),
         Outcome::FinishedShort => format!(
             "It is done and kept, with fewer workers than the minimum: do not run it again; {blame} \
