@@ -1,10 +1,13 @@
 //! Each launch is judged by itself: small ones, late ones, several at once, one after the other; statement by
 //! statement in a script; in a server that has no process left.
 
-use headcount::event::{AttemptVerdict, ShortReason};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount::event::{AttemptVerdict, CancelMethod, CancelResult, ShortReason};
 use headcount::{Error, Event, Execution, Job, Outcome};
 
-use crate::harness::{Bench, Hog, POOL, chain, client, eventually, on_each_version, quick, soak_runs};
+use crate::harness::{Bench, Hog, POOL, Proxy, chain, client, eventually, on_each_version, quick, soak_runs};
 
 on_each_version! {
     small_gathers_before_the_main_one_are_no_starved_large_one,
@@ -529,29 +532,36 @@ async fn processes_that_replication_holds_are_named(major: u32) {
 }
 
 async fn a_request_to_cancel_another_clients_statement_never_hits_its_next_one(major: u32) {
-    /// The statement has to end between the look and the request.
-    const TRIES: u32 = 32;
     let bench = sized(major).await;
     let hog = bench.hog(POOL - 1).await;
-    let other = bench.client().await;
+    let other = Arc::new(bench.client().await);
     other.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
     let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-    let job = bench.job().await.attempts(1);
-    let (mut stopped, mut kept) = (0, 0);
-    for naps in (0..TRIES).map(|n| 1 + n % 4) {
-        // One short statement after the other, each sent as soon as the last has ended.
-        let watched = job.watch(pid, async || {
-            let first = other.query(&*format!("SELECT count(*) FROM t4 WHERE nap(id, {naps})"), &[]).await;
-            let next = other.query("SELECT count(*) FROM log, pg_sleep(0.05)", &[]).await;
+    // The request is under way for longer than the statement that is meant.
+    let proxy = Proxy::start(bench.server().port()).await;
+    proxy.slow_cancels(Duration::from_millis(700));
+    let headcount = bench.headcount_at(&bench.dsn(), &bench.dsn_of("postgres", proxy.port())).await;
+    let job = quick(headcount.task("late")).attempts(1);
+    let watched = job.watch(pid, || {
+        let other = other.clone();
+        // A client of its own: nobody has it wait for the answer to our request.
+        let statements = tokio::spawn(async move {
+            let first = other.query("SELECT count(*) FROM t4 WHERE nap(id, 4)", &[]).await;
+            let next = other.query("SELECT pg_sleep(1)", &[]).await;
             assert!(next.is_ok(), "the next statement was hit: {next:?}");
             first.map(drop)
         });
-        match watched.await.unwrap().outcome {
-            Outcome::BelowMinimum => stopped += 1,
-            _ => kept += 1,
-        }
-    }
-    assert_eq!(stopped + kept, TRIES);
+        async move { statements.await.unwrap() }
+    });
+    let run = watched.await.unwrap();
+    assert!(run.outcome.is_accepted(), "it had ended by itself: {run:?}");
+    let missed = |event: &Event| {
+        matches!(
+            event,
+            Event::CancelAnswered { result: CancelResult::Missed, method: CancelMethod::Cancel, .. }
+        )
+    };
+    assert!(bench.recorder.count(missed) > 0, "the request came too late");
     hog.release().await;
     bench.nothing_is_left_behind().await;
 }

@@ -2,10 +2,14 @@
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::sleep;
+
+const CANCEL: &[u8] = b"pg_cancel_backend";
 
 /// What happens to the next COMMIT that comes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ struct Control {
     /// Whether new connections are closed at once.
     refusing: watch::Sender<bool>,
     fault: Mutex<Option<CommitFault>>,
+    /// How long a request to cancel is under way.
+    slow_cancels: watch::Sender<Duration>,
     /// The server's ends of lines that were cut on our side only.
     held: Mutex<Vec<TcpStream>>,
 }
@@ -54,6 +60,7 @@ impl Proxy {
             cuts: watch::Sender::default(),
             refusing: watch::Sender::new(false),
             fault: Mutex::default(),
+            slow_cancels: watch::Sender::default(),
             held: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, control.clone()));
@@ -82,6 +89,11 @@ impl Proxy {
     /// Lets the next COMMIT, of whichever session, come to harm.
     pub(crate) fn break_next_commit(&self, fault: CommitFault) {
         *self.control.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    /// Requests to cancel (`pg_cancel_backend`) take that long to reach the server.
+    pub(crate) fn slow_cancels(&self, by: Duration) {
+        self.control.slow_cancels.send_replace(by);
     }
 
     fn cut_with(&self, server_notices: bool) {
@@ -125,6 +137,10 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, control: Arc<Contro
                             let _ = server.read(&mut down).await;
                             return;
                         }
+                    }
+                    if up[..n].windows(CANCEL.len()).any(|part| part == CANCEL) {
+                        let by = *control.slow_cancels.borrow();
+                        sleep(by).await;
                     }
                     if server.write_all(&up[..n]).await.is_err() {
                         return;
