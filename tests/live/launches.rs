@@ -2,7 +2,6 @@
 //! statement in a script; in a server that has no process left.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use headcount::event::{AttemptVerdict, CancelMethod, CancelResult, ShortReason};
 use headcount::{Error, Event, Execution, Job, Outcome};
@@ -537,9 +536,9 @@ async fn a_request_to_cancel_another_clients_statement_never_hits_its_next_one(m
     let other = Arc::new(bench.client().await);
     other.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
     let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-    // The request is under way for longer than the statement that is meant.
+    // The request is under way until the statement that is meant has ended, and the next one runs.
     let proxy = Proxy::start(bench.server().port()).await;
-    proxy.slow_cancels(Duration::from_millis(700));
+    proxy.hold_cancels(true);
     let headcount = bench.headcount_at(&bench.dsn(), &bench.dsn_of("postgres", proxy.port())).await;
     let job = quick(headcount.task("late")).attempts(1);
     let watched = job.watch(pid, || {
@@ -553,7 +552,15 @@ async fn a_request_to_cancel_another_clients_statement_never_hits_its_next_one(m
         });
         async move { statements.await.unwrap() }
     });
-    let run = watched.await.unwrap();
+    let late = async {
+        let next = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND query = 'SELECT pg_sleep(1)'"
+        );
+        eventually("the next statement runs", async || bench.number(&next).await == 1).await;
+        proxy.hold_cancels(false);
+    };
+    let (run, ()) = tokio::join!(watched, late);
+    let run = run.unwrap();
     assert!(run.outcome.is_accepted(), "it had ended by itself: {run:?}");
     let missed = |event: &Event| {
         matches!(

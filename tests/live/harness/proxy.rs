@@ -2,12 +2,10 @@
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
 
 const CANCEL: &[u8] = b"pg_cancel_backend";
 
@@ -37,8 +35,8 @@ struct Control {
     /// Whether new connections are closed at once.
     refusing: watch::Sender<bool>,
     fault: Mutex<Option<CommitFault>>,
-    /// How long a request to cancel is under way.
-    slow_cancels: watch::Sender<Duration>,
+    /// Whether requests to cancel are held up.
+    holds_cancels: watch::Sender<bool>,
     /// The server's ends of lines that were cut on our side only.
     held: Mutex<Vec<TcpStream>>,
 }
@@ -60,7 +58,7 @@ impl Proxy {
             cuts: watch::Sender::default(),
             refusing: watch::Sender::new(false),
             fault: Mutex::default(),
-            slow_cancels: watch::Sender::default(),
+            holds_cancels: watch::Sender::default(),
             held: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, control.clone()));
@@ -91,9 +89,9 @@ impl Proxy {
         *self.control.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
     }
 
-    /// Requests to cancel (`pg_cancel_backend`) take that long to reach the server.
-    pub(crate) fn slow_cancels(&self, by: Duration) {
-        self.control.slow_cancels.send_replace(by);
+    /// Holds requests to cancel (`pg_cancel_backend`) up, or lets them through.
+    pub(crate) fn hold_cancels(&self, holds: bool) {
+        self.control.holds_cancels.send_replace(holds);
     }
 
     fn cut_with(&self, server_notices: bool) {
@@ -139,8 +137,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, control: Arc<Contro
                         }
                     }
                     if up[..n].windows(CANCEL.len()).any(|part| part == CANCEL) {
-                        let by = *control.slow_cancels.borrow();
-                        sleep(by).await;
+                        let _ = control.holds_cancels.subscribe().wait_for(|holds| !holds).await;
                     }
                     if server.write_all(&up[..n]).await.is_err() {
                         return;
