@@ -77,7 +77,7 @@ mutant 'the last attempt tells of a later launch below the target' src/decide/ve
     'size < required || (size < self.demand.target && !launch.accepted)' 'size < required'
 mutant 'what has run short is not missed afterwards' src/decide/verdict.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
-    'self.left.ran_short(needed);' ''
+    'self.left.use_up(needed);' ''
 mutant 'a launch that nobody saw behind a full pool is unproven' src/decide/verdict/ending.rs \
     core:a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven \
     'self.unmet && left_crowded &&' 'false && left_crowded &&'

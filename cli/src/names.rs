@@ -6,21 +6,18 @@
 use headcount::{Error, Fix};
 
 /// Where the option has another name than the library's. The others have the same, with hyphens.
-const RENAMED: [(&str, &str); 10] = [
+const RENAMED: [(&str, &str); 7] = [
     ("endpoint", "--dsn"),
-    ("expect", "--expect"),
     ("max_attempts", "--attempts"),
     ("min_workers", "--min"),
     ("monitor", "--monitor-dsn"),
-    ("query", "--keys-query"),
     ("settings", "--set"),
     ("target_workers", "--target"),
-    ("transaction", "--no-transaction"),
     ("version", "--version-column"),
 ];
 
 /// Those that differ in hyphens alone, or not at all.
-const SAME: [&str; 25] = [
+const SAME: [&str; 26] = [
     "above_role",
     "admission_wait",
     "cancel_grace",
@@ -31,6 +28,7 @@ const SAME: [&str; 25] = [
     "deadline",
     "degrade_after",
     "every_launch",
+    "expect",
     "launch_wait",
     "leave",
     "listen",

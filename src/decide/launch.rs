@@ -176,11 +176,6 @@ impl Left {
         launches.map(|launch| launch.workers).max().filter(|&workers| workers > 0)
     }
 
-    /// One that needed so many workers has run, with fewer.
-    pub(super) fn ran_short(&mut self, needed: u32) {
-        self.use_up(needed);
-    }
-
     /// The largest one is not awaited any more.
     pub(super) fn forget_largest(&mut self) {
         let Some(launches) = self.0.as_mut() else { return };
@@ -247,7 +242,7 @@ impl Left {
 
     /// Whole launches with that many workers have run: those that run once are no longer left. A launch that
     /// had all it needed, and fewer than its plan, is the smallest one that is large enough.
-    fn use_up(&mut self, size: u32) {
+    pub(super) fn use_up(&mut self, size: u32) {
         let places = self.parts_of(size);
         let Some(launches) = self.0.as_mut() else { return };
         let smallest = || {

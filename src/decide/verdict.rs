@@ -413,7 +413,8 @@ impl Window {
             Finding::Short(reason) if size < required || (size < self.demand.target && !launch.accepted) => {
                 launch.settled = true;
                 let needed = self.left.next_above(size, self.demand.target)?;
-                self.left.ran_short(needed);
+                // It has run, with fewer.
+                self.left.use_up(needed);
                 Some(Shortfall { reason, got: size, needed })
             }
             _ if !launch.takes(at, settle) => {

@@ -382,7 +382,8 @@ async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failu
     let judged = |check, right: Result<(), Error>, good: String| match right {
         Ok(()) => ok(check, good),
         Err(error) => {
-            Finding { fix: error.fixes().first().cloned(), ..fail(check, plain(&error), Fix::none("")) }
+            let fix = error.fixes().first().cloned();
+            Finding { check, level: Level::Fail, text: plain(&error), fix }
         }
     };
     let mut findings = vec![

@@ -69,9 +69,11 @@ pub(super) fn admitted(
             };
             let scarce = processes.filter(|processes| processes.free() < pool.free());
             Some(match scarce {
-                Some(Pool { used, size }) => format!(
-                    "starting{waited}: {used} of {size} processes (max_worker_processes) are in use, {} can start",
-                    count(u64::from(size.saturating_sub(used)), "worker")
+                Some(processes) => format!(
+                    "starting{waited}: {} of {} processes (max_worker_processes) are in use, {} can start",
+                    processes.used,
+                    processes.size,
+                    count(u64::from(processes.free()), "worker")
                 ),
                 None => format!("the pool has room{waited}: {} of {} slots are in use", pool.used, pool.size),
             })
