@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::decide::admission::Admission;
 use crate::decide::attempt::Outcome;
-use crate::decide::attempt::{Attempts, Ended, Next, Pause, Spacing};
+use crate::decide::attempt::{Attempts, Ended, Finished, Next, Pause, Spacing};
 use crate::decide::launch::Demand;
 use crate::decide::reservation::{Launch, Move, Reservation, Slots, Use, outsiders};
 use crate::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
@@ -369,13 +369,13 @@ impl World {
         let job = &mut self.jobs[n];
         let workers = job.workers;
         let verdict = job.window.as_mut().map_or(Verdict::FinishedEarly, Window::on_end);
-        let ended = Ended::Finished {
+        let ended = Ended::Finished(Finished {
             verdict,
             achieved: workers,
             short: false,
             unproven: false,
             within: job.plan.target,
-        };
+        });
         let Next::Accept(outcome) = job.attempts.on_ended(ended, true, draw) else {
             unreachable!("what finished is kept")
         };

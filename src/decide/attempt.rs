@@ -86,22 +86,26 @@ impl Outcome {
     }
 }
 
+/// What was seen of an attempt that finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// What was proven.
+    pub verdict: Verdict,
+    /// Workers achieved, measured against the target.
+    pub achieved: u32,
+    /// Whether a launch was proven short.
+    pub short: bool,
+    /// Whether launches may have had no worker, and nobody can tell.
+    pub unproven: bool,
+    /// The most workers that the plans of what was judged can have, up to the target.
+    pub within: u32,
+}
+
 /// How one attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// The statement's result is there and was not given up.
-    Finished {
-        /// What was proven.
-        verdict: Verdict,
-        /// Workers achieved, measured against the target.
-        achieved: u32,
-        /// Whether a launch was proven short.
-        short: bool,
-        /// Whether launches may have had no worker, and nobody can tell.
-        unproven: bool,
-        /// The most workers that the plans of what was judged can have, up to the target.
-        within: u32,
-    },
+    Finished(Finished),
     /// It was short and was cancelled; with the most workers seen.
     Rejected(ShortReason, u32),
     /// It failed by itself.
@@ -229,12 +233,9 @@ impl Attempts {
     /// `draw` is in `0.0..1.0`, for the jitter.
     pub fn on_ended(&mut self, ended: Ended, admission_sees: bool, draw: f64) -> Next {
         match ended {
-            Ended::Finished { verdict, achieved, short, unproven, within } => {
-                self.best = self.best.max(achieved);
-                // What was proven outweighs what was not.
-                let open = unproven && !short && !matches!(verdict, Verdict::Short(_));
-                let outcome = || self.outcome(verdict, achieved, short, within);
-                Next::Accept(if open { Outcome::Unverified } else { outcome() })
+            Ended::Finished(finished) => {
+                self.best = self.best.max(finished.achieved);
+                Next::Accept(self.outcome(finished))
             }
             Ended::Rejected(reason, workers) => {
                 self.best = self.best.max(workers);
@@ -250,7 +251,14 @@ impl Attempts {
         }
     }
 
-    const fn outcome(&self, verdict: Verdict, achieved: u32, short: bool, within: u32) -> Outcome {
+    /// What an attempt that finished is accepted as.
+    #[must_use]
+    pub const fn outcome(&self, finished: Finished) -> Outcome {
+        let Finished { verdict, achieved, short, unproven, within } = finished;
+        // What was proven outweighs what was not.
+        if unproven && !short && !matches!(verdict, Verdict::Short(_)) {
+            return Outcome::Unverified;
+        }
         if short || matches!(verdict, Verdict::Short(_)) {
             return Outcome::short(achieved, self.minimum);
         }

@@ -406,6 +406,11 @@ impl Launch {
         self.near.is_none() && !self.unseen && !self.unsure
     }
 
+    /// There was room at every tick around it, as far as a bracket may reach; or it is settled, and was looked at before.
+    pub(super) const fn may_be_whole(&self) -> bool {
+        self.settled || (self.wide.is_none() && !self.unseen && !self.unsure)
+    }
+
     /// It is over: what ran of the plan is no longer left.
     pub(super) fn retire(&self, left: &mut Left, required: u32, whole: bool) {
         if whole || (required > 0 && self.size >= required) {

@@ -137,7 +137,7 @@ impl Evidence {
         self.within = self.within.max(window.target());
         self.unknown |= window.demand.is_of_unknown() || window.has_unmet_launches();
         // Of what can have no workers nothing was demanded, and it proves nothing of the others.
-        self.verdicts.extend(window.verdict().filter(|_| window.target() > 0));
+        self.verdicts.extend(window.proven().filter(|_| window.target() > 0));
         self.had_nothing_to_have |= window.target() == 0 && window.verdict() == Some(Verdict::Enough);
         self.see(window.most_workers());
         self.reached = self.reached.max(window.reached());

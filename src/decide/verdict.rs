@@ -129,6 +129,8 @@ pub struct Window {
     /// What was lacking where a launch had less than what was required.
     condemned: Option<ShortReason>,
     concurrent_unproven: bool,
+    /// Whether there was room for more around the launch that the attempt was accepted with.
+    accepted_with_room: bool,
     blind: bool,
     saw_pool: bool,
     saw_no_room: bool,
@@ -169,6 +171,7 @@ impl Window {
             short_launches: 0,
             condemned: None,
             concurrent_unproven: false,
+            accepted_with_room: false,
             blind: false,
             saw_pool: false,
             saw_no_room: false,
@@ -267,7 +270,7 @@ impl Window {
     pub fn accepted_share(&self, target: u32) -> Option<u32> {
         let Demand { required, target: wanted, .. } = self.demand;
         let may_have = self.launched || self.demand.at_once.is_some_and(|most| most > 0);
-        let lowered = self.verdict == Some(Verdict::Enough) && required < wanted && may_have;
+        let lowered = self.proven() == Some(Verdict::Enough) && required < wanted && may_have;
         lowered.then(|| self.reached().min(wanted) * target / wanted)
     }
 
@@ -277,11 +280,24 @@ impl Window {
         self.verdict
     }
 
+    /// The verdict as it stands when the statement has ended. A last attempt is accepted as soon as it has the minimum: where
+    /// fewer than the target were seen, and there was room for more all around that launch, nothing proves that it had
+    /// fewer, as nothing would in any other attempt.
+    #[must_use]
+    pub fn proven(&self) -> Option<Verdict> {
+        let open = self.accepted_with_room && self.reached() < self.demand.target;
+        self.verdict.map(|verdict| match verdict {
+            Verdict::Enough if open => Verdict::FinishedEarly,
+            verdict => verdict,
+        })
+    }
+
     /// The monitor lost its connection, or its right to see.
     pub fn on_blind(&mut self) {
         self.blind = true;
         self.last = None;
         self.lacking = Duration::ZERO;
+        self.accepted_with_room = false;
         self.lately.clear();
         if let Some(launch) = &mut self.launch {
             launch.doubt();
@@ -318,6 +334,7 @@ impl Window {
         self.spend(&tick, room);
         let new = self.meet(tick.at, pids, settle);
         self.follow(tick.at, new, room, settle);
+        self.accepted_with_room &= self.launch.as_ref().is_none_or(Launch::may_be_whole);
         let short =
             self.judge_launch(tick.at, settle).or_else(|| self.judge_absence(&tick, room, launch_wait));
         self.lately.note(tick.at, room, settle);
@@ -463,6 +480,7 @@ impl Window {
         }
         if let Some(launch) = &mut self.launch {
             launch.accepted = true;
+            self.accepted_with_room = launch.may_be_whole();
         }
         // Those that left again before all were there were workers of it, too.
         self.reached = self.reached.max(required);

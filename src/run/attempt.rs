@@ -7,7 +7,7 @@ use super::committing::Committing;
 use super::executor::{CommitError, Executor, PlanCapacity};
 use super::race::{Entry, Finish, Race};
 use super::recorder::ExecutionRecorder;
-use crate::decide::attempt::Ended;
+use crate::decide::attempt::{Attempts, Ended, Finished};
 use crate::decide::counters::LaunchCounters;
 use crate::decide::script::{Evidence, Requirement, Script};
 use crate::decide::verdict::{ShortReason, Verdict, Window};
@@ -50,6 +50,7 @@ pub(crate) struct OpenAttempt {
     pub(crate) facts: AttemptFacts,
     pub(crate) window: Window,
     pub(crate) capacity: PlanCapacity,
+    pub(crate) attempts: Attempts,
 }
 
 /// What an attempt is, and what it is judged by.
@@ -58,6 +59,7 @@ pub(crate) struct Course<'a> {
     pub(crate) capacity: &'a PlanCapacity,
     pub(crate) number: u32,
     pub(crate) requirement: Requirement,
+    pub(crate) attempts: &'a Attempts,
     pub(crate) resume: &'a Resume,
     pub(crate) committing: &'a Committing,
 }
@@ -149,9 +151,9 @@ pub(crate) async fn play<S: Executor>(
     }
     let kept = match (kept, window) {
         (Kept::Flowing(value, verdict), Some(window)) => {
-            let ended = finished(&facts, verdict);
-            let capacity = course.capacity.clone();
-            let open = Some(OpenAttempt { span: Span::current(), began, facts, window, capacity });
+            let ended = Ended::Finished(finished(&facts, verdict));
+            let (capacity, attempts) = (course.capacity.clone(), course.attempts.clone());
+            let open = Some(OpenAttempt { span: Span::current(), began, facts, window, capacity, attempts });
             return Ok(Played { ended, value: Some(value), failure: None, pool_seen, open, resume });
         }
         (kept, _) => kept,
@@ -291,7 +293,7 @@ fn close<T>(recorder: &mut ExecutionRecorder, facts: AttemptFacts, kept: Kept<T>
     recorder.observe(&Event::AttemptEnded(facts));
     let (ended, value, failure) = match kept {
         Kept::Value(value, verdict) | Kept::Flowing(value, verdict) => {
-            (finished(&facts, verdict), Some(value), None)
+            (Ended::Finished(finished(&facts, verdict)), Some(value), None)
         }
         Kept::Nothing(reason) => (Ended::Rejected(reason, facts.workers), None, None),
         Kept::Failed(failure) => (Ended::Failed(failure.class()), None, Some(failure)),
@@ -299,9 +301,9 @@ fn close<T>(recorder: &mut ExecutionRecorder, facts: AttemptFacts, kept: Kept<T>
     Played { ended, value, failure, pool_seen: false, open: None, resume: Resume::default() }
 }
 
-const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Ended {
+pub(super) const fn finished(facts: &AttemptFacts, verdict: Verdict) -> Finished {
     let AttemptFacts { achieved, within, launches_unproven: unproven, .. } = *facts;
-    Ended::Finished { verdict, achieved, short: facts.short_launches > 0, unproven, within }
+    Finished { verdict, achieved, short: facts.short_launches > 0, unproven, within }
 }
 
 /// Commits, and resolves a commit in doubt. The inner failure means that it did not take effect.

@@ -138,8 +138,15 @@ async fn attempts<S: Executor>(
         let span = executor.span(number);
         let (target, minimum) = (attempts.target(), attempts.minimum());
         let requirement = Requirement { required, target, minimum };
-        let course =
-            Course { settings, capacity: &plan.capacity, number, requirement, resume: &resume, committing };
+        let course = Course {
+            settings,
+            capacity: &plan.capacity,
+            number,
+            requirement,
+            attempts: &attempts,
+            resume: &resume,
+            committing,
+        };
         let played = play(executor, recorder, &course, &mut lost).instrument(span).await?;
         let Played { ended, value, failure, pool_seen, open, resume: next } = played;
         resume = next;

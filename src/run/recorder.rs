@@ -114,11 +114,6 @@ impl ExecutionRecorder {
         }
     }
 
-    /// The target and the minimum, as the plan can have them.
-    pub(crate) const fn demanded(&self) -> (u32, u32) {
-        (self.target, self.minimum)
-    }
-
     /// When the execution began.
     pub(crate) const fn started(&self) -> Instant {
         self.started

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_postgres::Row;
 use tracing::{Instrument, Span};
 
-use super::attempt::{OpenAttempt, commit};
+use super::attempt::{OpenAttempt, commit, finished};
 use super::clearing::cleared;
 use super::committing::Committing;
 use super::executor::Executor;
@@ -217,13 +217,13 @@ impl Rows {
 
     /// The outcome, with what was seen while the rows flowed.
     fn settle(&mut self, open: &mut OpenAttempt) {
-        let (target, minimum) = self.recorder.demanded();
+        open.window.on_end();
         let mut evidence = Evidence::default();
-        evidence.take(&open.window, target);
+        evidence.take(&open.window, open.attempts.target());
         open.facts.take(&evidence);
-        if evidence.shortfall().is_some() {
-            self.outcome = Outcome::short(evidence.achieved(), minimum);
-        }
+        let verdict = evidence.verdict();
+        open.facts.end = AttemptEnd::Accepted(verdict);
+        self.outcome = open.attempts.outcome(finished(&open.facts, verdict));
     }
 
     /// The limit that has passed, while the statement is not over.

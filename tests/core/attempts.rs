@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
+use crate::decide::attempt::{Attempts, Ended, Finished, Next, Outcome, Pause, Spacing};
 use crate::decide::failure::FailureClass;
 use crate::decide::verdict::{ShortReason, Verdict};
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn a_single_attempt_is_the_last() {
 }
 
 fn finished(verdict: Verdict, achieved: u32, short: bool) -> Ended {
-    Ended::Finished { verdict, achieved, short, unproven: false, within: 4 }
+    Ended::Finished(Finished { verdict, achieved, short, unproven: false, within: 4 })
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn the_outcome_follows_the_workers_and_the_verdict() {
 #[test]
 fn launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage() {
     let outcome = |verdict, achieved, short| {
-        let ended = Ended::Finished { verdict, achieved, short, unproven: true, within: 4 };
+        let ended = Ended::Finished(Finished { verdict, achieved, short, unproven: true, within: 4 });
         attempts().on_ended(ended, true, 0.0)
     };
     assert_eq!(outcome(Verdict::Enough, 4, false), Next::Accept(Outcome::Unverified));
@@ -74,7 +74,8 @@ fn what_a_lowered_target_allows_is_never_on_target() {
     assert_eq!(Attempts::new(4, 2, 1, SPACING).lowered_to(3).begin(), (1, 2));
     // Of a script that is known as it runs.
     for verdict in [Verdict::Enough, Verdict::FinishedEarly] {
-        let ended = Ended::Finished { verdict, achieved: 1, short: false, unproven: false, within: 1 };
+        let ended =
+            Ended::Finished(Finished { verdict, achieved: 1, short: false, unproven: false, within: 1 });
         assert_eq!(self::attempts().on_ended(ended, true, 0.0), Next::Accept(Outcome::Lowered));
     }
 }

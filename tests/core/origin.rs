@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decide::attempt::{Attempts, Ended, Next, Outcome, Pause, Spacing};
+use crate::decide::attempt::{Attempts, Ended, Finished, Next, Outcome, Pause, Spacing};
 use crate::decide::launch::Demand;
 use crate::decide::verdict::{Patience, Tick, Verdict, Window};
 
@@ -38,13 +38,13 @@ fn play(patience: Patience, interval: u64, spacing: Spacing, workers: &[u32]) ->
         story.verdicts.push((at, verdict));
         let ended = match verdict {
             Verdict::Short(reason) => Ended::Rejected(reason, window.most_workers()),
-            verdict => Ended::Finished {
+            verdict => Ended::Finished(Finished {
                 verdict,
                 achieved: window.achieved(),
                 short: false,
                 unproven: false,
                 within: 4,
-            },
+            }),
         };
         match attempts.on_ended(ended, true, 0.5) {
             Next::Accept(outcome) => story.outcome = Some(outcome),

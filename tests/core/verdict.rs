@@ -321,6 +321,50 @@ fn the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it() {
     }
 }
 
+/// It is accepted at two of four; whether the other two had started, too, depends on the room.
+#[test]
+fn the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more() {
+    let end = |pools: &[Option<(u32, u32)>], blind: bool| {
+        let mut window = Window::new(Demand { target: 4, ..Demand::of(2, &[4]) }, PROMPT);
+        show(&mut window, (0, 10), &[], ROOM);
+        let mut at = 20;
+        for &pool in pools {
+            show(&mut window, (at, at), &[1, 2], pool);
+            at += 10;
+        }
+        if blind {
+            window.on_blind();
+        }
+        assert_eq!(window.on_end(), Verdict::Enough, "it is not cancelled");
+        let mut evidence = Evidence::default();
+        evidence.take(&window, 4);
+        assert_eq!(evidence.achieved(), 2);
+        evidence.verdict()
+    };
+    let some = Some((2, 8));
+    assert_eq!(end(&[some], false), Verdict::FinishedEarly);
+    assert_eq!(end(&[some; 100], false), Verdict::FinishedEarly);
+    assert_eq!(end(&[some], true), Verdict::Enough);
+    assert_eq!(end(&[FULL], false), Verdict::Enough);
+    assert_eq!(end(&[some, FULL, some], false), Verdict::Enough);
+    assert_eq!(end(&[some, None, some], false), Verdict::Enough, "the pool was not seen");
+    let mut late = vec![some; 80];
+    late.extend([FULL; 80]);
+    assert_eq!(end(&late, false), Verdict::FinishedEarly, "others came long after");
+}
+
+#[test]
+fn a_later_launch_without_room_is_told_of_a_last_attempt_that_had_room_before() {
+    let mut window = Window::new(Demand { target: 4, ..Demand::of(2, &[4, 4]) }, PROMPT);
+    show(&mut window, (0, 0), &[1, 2], Some((2, 8))).unwrap();
+    assert_eq!(show(&mut window, (10, 500), &[1, 2], Some((2, 8))), None);
+    let (_, news) = show(&mut window, (510, 5000), &[], FULL).unwrap();
+    assert_eq!(news, News::LaterLaunch(Shortfall { reason: ShortReason::PoolExhausted, got: 0, needed: 4 }));
+    let mut evidence = Evidence::default();
+    evidence.take(&window, 4);
+    assert_eq!((evidence.achieved(), evidence.shortfall().is_some()), (0, true));
+}
+
 /// The workers of the first give their slots back a moment after they have gone.
 #[test]
 fn a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven() {

@@ -13,7 +13,8 @@ on_each_version! {
     processes_that_are_left_to_others_are_waited_for,
 }
 
-const WORK: &str = "SELECT count(*) FROM t WHERE nap(id, 2)";
+/// Half a second on four workers: long enough to be seen on a busy machine.
+const WORK: &str = "SELECT count(*) FROM t WHERE nap(id, 5)";
 
 /// Sessions that take four workers again and again, each time for some tens of milliseconds, and ask nobody.
 struct Outsiders(JoinSet<()>);
