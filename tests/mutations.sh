@@ -56,10 +56,10 @@ mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
     '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
 mutant 'what may have had no worker is not on target' src/decide/attempt.rs \
     core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
-    'let open = unproven && !short' 'let open = false && unproven && !short'
+    'if unproven && !short' 'if false && unproven && !short'
 mutant 'what was proven outweighs what was not' src/decide/attempt.rs \
     core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
-    'let open = unproven && !short' 'let open = unproven'
+    'if unproven && !short' 'if unproven'
 mutant 'what one statement was accepted with counts for all' src/decide/script.rs \
     core:what_one_statement_of_several_was_accepted_with_counts_for_all \
     'worst.into_iter().chain(self.least)' 'worst.into_iter().chain(None)'
@@ -75,6 +75,12 @@ mutant 'a long unknown statement may have starved at its launch' src/decide/verd
 mutant 'the last attempt tells of a later launch below the target' src/decide/verdict.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'size < required || (size < self.demand.target && !launch.accepted)' 'size < required'
+mutant 'a last attempt with room for more is not called below the target' src/decide/verdict/ending.rs \
+    core:the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more \
+    'Verdict::Enough if open' 'Verdict::Enough if false'
+mutant 'a last attempt without room for more is below the target' src/decide/verdict.rs \
+    core:the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more \
+    '.is_none_or(Launch::may_be_whole)' '.is_none_or(|_| true)'
 mutant 'what has run short is not missed afterwards' src/decide/verdict.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'self.left.use_up(needed);' ''

@@ -242,54 +242,10 @@ impl Window {
         self.concurrent_unproven
     }
 
-    /// Whether launches may have had no worker at all, and nobody can tell. Those that nobody can foresee (CALL, DO,
-    /// functions, a Gather below a nested loop): the statement ran without a worker while there was no room, for as long
-    /// as would have condemned it, or was long and met a full pool before it had any; it may as well have had no launch
-    /// then. Or those of a plan: the statement was too short to be condemned, and there was no room at any look; or one
-    /// that nobody saw came right after another whose workers had left no room. Or all of them, where nobody saw the room.
-    #[must_use]
-    pub const fn has_unproven_launches(&self) -> bool {
-        self.launches_unproven
-    }
-
-    /// Whether a launch of the plan that was to take a tenth of the time or more was never seen.
-    #[must_use]
-    pub const fn has_unmet_launches(&self) -> bool {
-        self.unmet
-    }
-
-    /// Why a launch of the plan had no worker, if it came at all: there was no room at any look at a statement that ended
-    /// too soon to be condemned.
-    #[must_use]
-    pub const fn suspicion(&self) -> Option<ShortReason> {
-        self.suspicion
-    }
-
-    /// What it was accepted with, in workers of `target`, where less was required than its plan can have.
-    #[must_use]
-    pub fn accepted_share(&self, target: u32) -> Option<u32> {
-        let Demand { required, target: wanted, .. } = self.demand;
-        let may_have = self.launched || self.demand.at_once.is_some_and(|most| most > 0);
-        let lowered = self.proven() == Some(Verdict::Enough) && required < wanted && may_have;
-        lowered.then(|| self.reached().min(wanted) * target / wanted)
-    }
-
     /// The verdict, once there is one. It never changes.
     #[must_use]
     pub const fn verdict(&self) -> Option<Verdict> {
         self.verdict
-    }
-
-    /// The verdict as it stands when the statement has ended. A last attempt is accepted as soon as it has the minimum: where
-    /// fewer than the target were seen, and there was room for more all around that launch, nothing proves that it had
-    /// fewer, as nothing would in any other attempt.
-    #[must_use]
-    pub fn proven(&self) -> Option<Verdict> {
-        let open = self.accepted_with_room && self.reached() < self.demand.target;
-        self.verdict.map(|verdict| match verdict {
-            Verdict::Enough if open => Verdict::FinishedEarly,
-            verdict => verdict,
-        })
     }
 
     /// The monitor lost its connection, or its right to see.
