@@ -89,3 +89,30 @@ fn a_run_that_was_never_let_in_says_how_long_it_waited() {
     let took = line.unwrap_or_else(|| panic!("{text}")).parse().unwrap();
     assert!(Duration::from_secs_f64(took) >= least, "{text}");
 }
+
+#[test]
+fn an_update_that_cannot_start_yet_says_so_and_is_done_when_it_is_let_in() {
+    let lab = full();
+    lab.sql("CREATE TABLE orders (id int PRIMARY KEY, status text); INSERT INTO orders VALUES (1, 'new')");
+    let crowd = lab.crowd();
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.csv");
+    std::fs::write(&keys, "id\n1\n").unwrap();
+    let mut running = lab.spawn(&[
+        "update",
+        "--table",
+        "orders",
+        "--key",
+        "id",
+        "--set",
+        "status=submitted",
+        "--keys",
+        keys.to_str().unwrap(),
+    ]);
+    let line = running.hear("cannot start yet");
+    assert!(line.contains("53300") && line.contains("trying again"), "{line}");
+    drop(crowd);
+    let ran = finish(running).ended(0);
+    assert!(ran.out.contains("1 updated"), "{}", ran.out);
+    assert_eq!(lab.count("orders WHERE status = 'submitted'"), 1);
+}

@@ -1,6 +1,8 @@
 //! What lies between done and not done: a target that the plan cannot have, a launch that starves after the
 //! verdict; and the options that ask for more.
 
+use testkit::server::PrivateServer;
+
 use crate::lab::{Lab, QUICK, Ran, WORKERS, each_version, finish, headcount};
 
 /// A Gather of four, a wait for a lock, and another Gather of four.
@@ -172,4 +174,29 @@ fn statements_that_are_not_judged_are_counted() {
     let script = format!("SELECT 1; {QUICK}; SELECT 2");
     let run = lab.headcount(&["run", "--json", "--sql", &script]).ended(0).json();
     assert_eq!((&run["outcome"], &run["unjudged_statements"]), (&"on_target".into(), &2.into()));
+}
+
+/// It is done, but may be lost: that is no matter of course.
+#[test]
+fn a_quiet_run_tells_of_a_wait_for_a_standby_that_somebody_cancelled() {
+    // What the test asks itself waits for nobody.
+    let builder = PrivateServer::builder().setting("synchronous_standby_names", "nobody");
+    let lab = Lab::with(builder.setting("synchronous_commit", "local"));
+    let statement = "CREATE TABLE rollup AS SELECT id FROM measurements";
+    let running = lab.spawn(&[
+        "run",
+        "--quiet",
+        "--min",
+        "0",
+        "--plan-shortfall",
+        "ignore",
+        "--set",
+        "synchronous_commit=on",
+        "--sql",
+        statement,
+    ]);
+    lab.wait("pg_stat_activity WHERE wait_event = 'SyncRep'", 1);
+    lab.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+    let ran = finish(running).ended(0);
+    assert!(ran.out.contains("a failover may undo it"), "{}\n{}", ran.out, ran.said);
 }
