@@ -289,14 +289,12 @@ pub enum Event {
     },
     /// COMMIT was sent and its answer was lost.
     CommitInDoubt,
-    /// The outcome of such a commit was found out, or the search for it ended.
+    /// The outcome of such a commit was found out, or the search for it ended; or a commit waited in vain for its synchronous
+    /// standby.
     CommitResolved {
         /// The outcome.
         resolution: Resolution,
     },
-    /// A commit took effect, but may be missing on a synchronous standby, because the wait for it was cancelled, or may
-    /// have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
-    CommitUnreplicated,
     /// The monitor polled the server, for all attempts that it watches.
     MonitorPolled {
         /// Round-trip time.

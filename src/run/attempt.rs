@@ -315,7 +315,7 @@ pub(crate) async fn commit<S: Executor>(
     match executor.commit(committing).await {
         Ok(waited) => {
             if !waited {
-                recorder.observe(&Event::CommitUnreplicated);
+                recorder.observe(&Event::CommitResolved { resolution: Resolution::Unreplicated });
             }
             Ok(Ok(()))
         }
@@ -323,15 +323,13 @@ pub(crate) async fn commit<S: Executor>(
         Err(CommitError::InDoubt { xid, cause }) => {
             recorder.observe(&Event::CommitInDoubt);
             let fate = committing.fate(executor.resolve(&xid)).await;
-            let resolution = fate.unwrap_or(Resolution::Unresolved);
+            let resolution = match fate.unwrap_or(Resolution::Unresolved) {
+                Resolution::Committed if executor.waits_for_standbys() => Resolution::Unreplicated,
+                resolution => resolution,
+            };
             recorder.observe(&Event::CommitResolved { resolution });
             match resolution {
-                Resolution::Committed => {
-                    if executor.waits_for_standbys() {
-                        recorder.observe(&Event::CommitUnreplicated);
-                    }
-                    Ok(Ok(()))
-                }
+                Resolution::Committed | Resolution::Unreplicated => Ok(Ok(())),
                 Resolution::Aborted => Ok(Err(cause)),
                 Resolution::Reread | Resolution::Unresolved => Err(Error::in_doubt(xid, cause)),
             }

@@ -14,7 +14,8 @@ use crate::decide::ceiling::{Ceiling, Rung};
 use crate::decide::reservation::{Granted, Slots};
 use crate::error::Error;
 use crate::event::{
-    AttemptEnd, AttemptFacts, Cause, Event, ExecutionFacts, FailReason, Observer, Observers, Scope, SqlState,
+    AttemptEnd, AttemptFacts, Cause, Event, ExecutionFacts, FailReason, Observer, Observers, Resolution,
+    Scope, SqlState,
 };
 use crate::report::{Attempt, Execution};
 
@@ -191,7 +192,7 @@ impl ExecutionRecorder {
                 self.record(facts);
             }
             Event::CommitInDoubt => self.stop_attempt_clock(),
-            Event::CommitUnreplicated => self.unreplicated = true,
+            Event::CommitResolved { resolution: Resolution::Unreplicated } => self.unreplicated = true,
             Event::ExecutionEnded(_) => self.ended = true,
             _ => {}
         }

@@ -161,9 +161,6 @@ impl Observer for Log {
                 warn!(target: TARGET, task, sqlstate = sqlstate.as_str(), "connected again");
             }
             Event::CommitInDoubt => warn!(target: TARGET, task, "commit in doubt"),
-            Event::CommitUnreplicated => {
-                warn!(target: TARGET, task, "committed on this server; whether a synchronous standby has it is not known");
-            }
             Event::CommitResolved { resolution } => {
                 let word = resolution.as_str();
                 match resolution {
@@ -172,6 +169,9 @@ impl Observer for Log {
                     }
                     Resolution::Unresolved => {
                         error!(target: TARGET, task, resolution = word, "commit still in doubt");
+                    }
+                    Resolution::Unreplicated => {
+                        warn!(target: TARGET, task, resolution = word, "committed, but perhaps not on a synchronous standby");
                     }
                 }
             }

@@ -193,7 +193,6 @@ impl Observer for Metrics {
             | Event::ReservationKept { .. }
             | Event::AttemptStarted { .. }
             | Event::CommitInDoubt
-            | Event::CommitUnreplicated
             | Event::SessionLost { .. }
             | Event::UpdateStarted { .. } => self.announce(scope),
             // What they say is in the verdict, the pool's gauge and the length of the attempt.

@@ -166,7 +166,7 @@ contract! {
     RECONNECTS = "headcount_reconnects_total", Counter, Count, ["task", "sqlstate_class"],
         "New sessions in the place of lost ones, by the class of the SQLSTATE they were lost with.", fed_by ["SessionRestored"];
     IN_DOUBT = "headcount_in_doubt_commits_total", Counter, Count, ["task", "resolution"],
-        "Commits whose answer was lost, by what became of them.", fed_by ["CommitResolved"];
+        "Commits whose answer was lost, or that waited in vain for a synchronous standby, by what became of them.", fed_by ["CommitResolved"];
     START = "headcount_start_timestamp_seconds", Gauge, Seconds, [],
         "When the process began to count, in seconds since the Unix epoch; its counters were 0 then.", fed_by ["the start"];
     TASK_START = "headcount_task_start_timestamp_seconds", Gauge, Seconds, ["task"],

@@ -95,7 +95,6 @@ pub fn attempt(task: &str, attempt: u32, server: &Server, sql: Option<&str>, sho
         headcount.drain_seconds = Empty,
         headcount.cleanup_ok = Empty,
         headcount.resolution = Empty,
-        headcount.unreplicated = Empty,
     );
     if let Some(sql) = sql.filter(|_| !span.is_disabled()) {
         span.record("db.operation.name", summary::operation(sql));
@@ -280,9 +279,6 @@ impl Observer for SpanAttributes {
                 span.record("headcount.cleanup_ok", *ok);
             }
             Event::AttemptEnded(facts) => attempt_ended(&span, facts),
-            Event::CommitUnreplicated => {
-                span.record("headcount.unreplicated", true);
-            }
             Event::CommitResolved { resolution } => {
                 span.record("headcount.resolution", resolution.as_str());
             }

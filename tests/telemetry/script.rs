@@ -156,7 +156,7 @@ pub(crate) fn script() -> Vec<Event> {
         attempt_ended(2, AttemptEnd::Accepted(Verdict::Enough), 4),
         Event::CommitInDoubt,
         Event::CommitResolved { resolution: Resolution::Committed },
-        Event::CommitUnreplicated,
+        Event::CommitResolved { resolution: Resolution::Unreplicated },
         ended(Ok(Outcome::OnTarget), 4),
         Event::ReservationKept { taken: 2 },
         Event::ReservationReleased { taken: 2, held: 900 * MS, early: false },

@@ -100,6 +100,9 @@ pub(super) const fn resolved(resolution: Resolution) -> &'static str {
         Resolution::Aborted => "it was not committed",
         Resolution::Reread => "the rows were read again",
         Resolution::Unresolved => "nobody knows what became of it",
+        Resolution::Unreplicated => {
+            "it is committed, and its synchronous standby may not have it: a failover may undo it"
+        }
     }
 }
 

@@ -101,6 +101,10 @@ impl Story {
                 Resolution::Aborted => "it was not committed; again".to_owned(),
                 Resolution::Reread => "the server has forgotten; comparing the rows".to_owned(),
                 Resolution::Unresolved => "nobody knows what became of it".to_owned(),
+                Resolution::Unreplicated => {
+                    "committed, and its synchronous standby may not have it: a failover may undo it"
+                        .to_owned()
+                }
             },
             _ => return None,
         };

@@ -32,7 +32,7 @@ pub enum Status {
     Unknown,
 }
 
-/// The outcome of a commit whose answer was lost.
+/// What became of a commit whose answer was lost, or that waited in vain for its synchronous standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
     /// `pg_xact_status` says that it took effect.
@@ -43,11 +43,15 @@ pub enum Resolution {
     Reread,
     /// It could not be found out.
     Unresolved,
+    /// It took effect on this server, but may be missing on a synchronous standby, because the wait for it was cancelled, or
+    /// may have been cut short with the session (manual, "Synchronous Replication"). A failover may undo it.
+    Unreplicated,
 }
 
 impl Resolution {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 4] = [Self::Committed, Self::Aborted, Self::Reread, Self::Unresolved];
+    pub const ALL: [Self; 5] =
+        [Self::Committed, Self::Aborted, Self::Reread, Self::Unresolved, Self::Unreplicated];
 
     /// The word for labels, attributes and people.
     #[must_use]
@@ -57,6 +61,7 @@ impl Resolution {
             Self::Aborted => "aborted",
             Self::Reread => "reread",
             Self::Unresolved => "unresolved",
+            Self::Unreplicated => "unreplicated",
         }
     }
 }

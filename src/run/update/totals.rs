@@ -254,7 +254,7 @@ impl RunTotals {
             Resolution::Committed => page.in_doubt.committed += 1,
             Resolution::Aborted => page.in_doubt.aborted += 1,
             Resolution::Reread => page.in_doubt.reread += 1,
-            Resolution::Unresolved => page.in_doubt.unresolved += 1,
+            Resolution::Unresolved | Resolution::Unreplicated => page.in_doubt.unresolved += 1,
         }
         drop(page);
         self.observe(&Event::CommitResolved { resolution });

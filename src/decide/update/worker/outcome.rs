@@ -184,7 +184,11 @@ impl<M: Material> Worker<'_, M> {
         turn: &mut Turn<'_, M>,
     ) {
         chunk.ended(turn.moment.now);
-        self.report(Report::Resolved(chunk.attempt.scope.clone(), Resolution::Unresolved));
+        let resolution = match why {
+            Unresolved::Unreplicated => Resolution::Unreplicated,
+            _ => Resolution::Unresolved,
+        };
+        self.report(Report::Resolved(chunk.attempt.scope.clone(), resolution));
         self.given_up(&chunk, turn);
         self.report(Report::Unresolved(chunk, why, failure));
     }
@@ -255,7 +259,9 @@ impl<M: Material> Worker<'_, M> {
         turn: &mut Turn<'_, M>,
     ) {
         let next = chunk.state.on_unflushed(why, chunk.items.len(), turn.moment.draw);
-        self.report(Report::InDoubt(chunk.attempt.scope.clone()));
+        if why == NoFlush::Refused {
+            self.report(Report::InDoubt(chunk.attempt.scope.clone()));
+        }
         let resolution = match next {
             Next::Unresolved => {
                 let what = match why {
