@@ -358,7 +358,7 @@ mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
     'executor.keeps_steps() && executor.outlives(at)' 'executor.keeps_steps()'
 mutant 'a commit that may lack its standby is told' src/run/attempt.rs \
     live:a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that \
-    'if executor.waits_for_standbys() {' 'if false && executor.waits_for_standbys() {'
+    'Resolution::Committed if executor.waits_for_standbys()' 'Resolution::Committed if false'
 mutant 'a session outside of a transaction is given back as it was' src/run/session_guard.rs \
     fleet:a_backend_that_is_handed_on_as_it_is_keeps_no_setting_of_a_statement_outside_a_transaction \
     'let raised = self.settings.ceiling.map(|_| "max_parallel_workers");' 'let raised = None;'
