@@ -33,7 +33,7 @@ mutant() {
 
 # --- No evidence, no cancel -------------------------------------------------------------------------------------------
 
-mutant 'no evidence, no cancel: room that is seen is no lack' src/decide/launch.rs \
+mutant 'no evidence, no cancel: room that is seen is no lack' src/decide/room.rs \
     core:a_launch_with_room_at_every_look_is_whole_whatever_was_planned \
     '(Some(pool), _) if pool.free() == 0 =>' '(Some(pool), _) if pool.used > 0 =>'
 mutant 'a launch is judged by room, never by its count alone' src/decide/launch.rs \
@@ -42,9 +42,9 @@ mutant 'a launch is judged by room, never by its count alone' src/decide/launch.
 mutant 'several launches may add up to a count' src/decide/launch.rs \
     core-unit:a_sum_of_launches_explains_a_size_and_each_is_used_once \
     'self.parts_of(size).is_some()' 'self.parts_of(size).is_some_and(|parts| parts.len() < 2)'
-mutant 'a launch that ran whole is used up' src/decide/launch.rs \
+mutant 'a launch that ran whole is used up' src/decide/verdict/launches.rs \
     core:a_launch_that_ran_whole_does_not_explain_the_next_one \
-    'if whole || (required > 0 && self.size >= required) {' 'if false && (whole || required > 0) {'
+    'if launch.is_whole() || (required > 0 && launch.size >= required) {' 'if false && launch.is_whole() {'
 mutant 'absence counts only without interruption' src/decide/verdict.rs \
     core:a_pool_that_is_full_for_a_moment_now_and_then_condemns_no_serial_phase \
     'if !lacks {' 'if !lacks && self.lacking.is_zero() {'
@@ -72,21 +72,39 @@ mutant 'room at some look clears a short statement' src/decide/verdict/ending.rs
 mutant 'a long unknown statement may have starved at its launch' src/decide/verdict/ending.rs \
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
     'None if long && !self.left.is_known()' 'None if false'
-mutant 'the last attempt tells of a later launch below the target' src/decide/verdict.rs \
+mutant 'the last attempt tells of a later launch below the target' src/decide/verdict/launches.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
-    'size < required || (size < self.demand.target && !launch.accepted)' 'size < required'
+    'if launch.size < self.demand.target =>' 'if launch.size < self.demand.required =>'
 mutant 'a last attempt with room for more is not called below the target' src/decide/verdict/ending.rs \
     core:the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more \
     'Verdict::Enough if open' 'Verdict::Enough if false'
-mutant 'a last attempt without room for more is below the target' src/decide/verdict.rs \
+mutant 'a last attempt without room for more is below the target' src/decide/launch.rs \
     core:the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more \
-    '.is_none_or(Launch::may_be_whole)' '.is_none_or(|_| true)'
-mutant 'what has run short is not missed afterwards' src/decide/verdict.rs \
+    'self.wide.is_none() && !self.unseen && !self.unsure' 'true'
+mutant 'the slot of a worker that has gone may not be free yet' src/decide/room.rs \
+    core:what_starved_is_never_called_on_target \
+    'earlier.min(free)' 'free.max(earlier)'
+mutant 'slots that others have taken since are not free' src/decide/room.rs \
+    core:what_starved_is_never_called_on_target \
+    'tick.others().saturating_sub(self.others)' '0'
+mutant 'a launch that took all the slots there were proves nothing' src/decide/verdict/launches.rs \
+    core:what_starved_is_never_called_on_target \
+    'false => self.launches_unproven = true,' 'false => {}'
+mutant 'a launch that explains another is used up when others follow' src/decide/verdict/launches.rs \
+    core:a_launch_that_met_no_room_explains_no_other_one \
+    'over.give_way(&mut self.left);' ';'
+mutant 'what an attempt was accepted with is not hidden by a whole launch' src/decide/verdict/launches.rs \
+    core:what_the_last_attempt_was_accepted_with_is_not_hidden_by_a_whole_launch \
+    'self.suffer(short);' ';'
+mutant 'a launch that nobody saw, where there was no room at some look, is unproven' src/decide/verdict/ending.rs \
+    core:what_starved_is_never_called_on_target \
+    ' || self.lacked.is_some()' ''
+mutant 'what has run short is not missed afterwards' src/decide/verdict/launches.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'self.left.use_up(needed);' ''
 mutant 'a launch that nobody saw behind a full pool is unproven' src/decide/verdict/ending.rs \
     core:a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven \
-    'self.unmet && left_crowded &&' 'false && left_crowded &&'
+    'self.unmet && may_lack' 'false && may_lack'
 mutant 'where nobody sees the room, a missing worker is not called early' src/decide/verdict/ending.rs \
     core:where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not_early \
     '!self.saw_pool && may_have' 'false && may_have'
@@ -135,8 +153,8 @@ mutant 'enough that rests on launches alive together is marked' src/decide/verdi
 
 mutant 'a proven shortage is caught: no room' src/decide/launch.rs \
     core:a_launch_in_a_pool_without_a_free_slot_is_short_two_looks_later \
-    'self.lasting.filter(|_| !self.unsure) {' 'self.lasting.filter(|_| self.unsure) {'
-mutant 'a server without processes is told from a full pool' src/decide/launch.rs \
+    'self.lasting.filter(|_| !self.is_doubted()) {' 'self.lasting.filter(|_| self.is_doubted()) {'
+mutant 'a server without processes is told from a full pool' src/decide/room.rs \
     core:a_server_without_a_process_left_is_told_from_a_full_pool \
     'processes.free() == 0 =>' 'processes.free() == u32::MAX =>'
 mutant 'a later launch that is short is not hidden' src/decide/verdict.rs \

@@ -9,8 +9,11 @@
 //! - Workers that were not seen before, no more than `settle` apart, are one launch. Those that have left
 //!   again count in its size. But where several launches may come, workers that meet none of those before them
 //!   are another launch: a Gather below a nested loop starts its workers again and again.
-//! - Room at every tick of its bracket: the launch is whole, whatever was planned.
-//! - No room, and launches of the plan explain the size: ambiguous.
+//! - Room at every tick of its bracket: the launch is whole, whatever was planned. But where it took all the slots that
+//!   were free at some look shortly before, they may have been all that it could have: ambiguous. The slot of a worker that
+//!   has gone is free only once the postmaster has noticed.
+//! - No room, and launches of the plan explain the size: ambiguous. Once other workers follow, it was those launches: no
+//!   other explanation is better.
 //! - No room, and nothing explains the size: short.
 //! - Room that cannot be seen proves nothing: a worker without work is gone within a tick. It stays open.
 //! - Launches that are not known (CALL, DO, functions, maintenance, closures): short only by the bracket.
@@ -21,10 +24,11 @@
 //! Room that is seen is an upper bound, since workers without a database are not in `pg_stat_activity`. So
 //! room proves little; a lack of it proves much.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::verdict::{Pool, ShortReason};
+use super::room::{Lately, Room};
+use super::tick::Tick;
+use super::verdict::ShortReason;
 
 /// Ticks after the last new worker until a launch is complete.
 const COMPLETE: u32 = 2;
@@ -115,35 +119,6 @@ impl Shortfall {
     }
 }
 
-/// What one tick shows of the room for workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
-    /// The monitor's role does not see it.
-    Unseen,
-    /// At least one more worker could start.
-    Left,
-    /// No other worker can start.
-    Lacking(ShortReason),
-}
-
-impl Room {
-    pub(super) fn seen(pool: Option<Pool>, processes: Option<Pool>) -> Self {
-        match (pool, processes) {
-            (None, _) => Self::Unseen,
-            (Some(pool), _) if pool.free() == 0 => Self::Lacking(ShortReason::PoolExhausted),
-            (_, Some(processes)) if processes.free() == 0 => Self::Lacking(ShortReason::ProcessesExhausted),
-            _ => Self::Left,
-        }
-    }
-
-    pub(super) const fn lack(self) -> Option<ShortReason> {
-        match self {
-            Self::Lacking(reason) => Some(reason),
-            Self::Unseen | Self::Left => None,
-        }
-    }
-}
-
 /// Launches of a plan that may still come.
 #[derive(Debug, Clone)]
 pub(super) struct Left(Option<Vec<PlannedLaunch>>);
@@ -207,7 +182,7 @@ impl Left {
     }
 
     /// Whether whole launches add up to that many workers.
-    fn explains(&self, size: u32) -> bool {
+    pub(super) fn explains(&self, size: u32) -> bool {
         self.parts_of(size).is_some()
     }
 
@@ -265,31 +240,6 @@ impl Left {
     }
 }
 
-/// The room of the last ticks, as far back as a bracket may reach.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Lately(VecDeque<(Duration, Option<ShortReason>)>);
-
-impl Lately {
-    pub(super) fn note(&mut self, at: Duration, room: Room, settle: Duration) {
-        self.0.push_back((at, room.lack()));
-        while self.0.front().is_some_and(|(then, _)| at.saturating_sub(*then) > settle) {
-            self.0.pop_front();
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    fn lack(&self) -> Option<ShortReason> {
-        self.0.iter().find_map(|(_, lack)| *lack)
-    }
-
-    fn last(&self) -> Option<Duration> {
-        self.0.back().map(|(at, _)| *at)
-    }
-}
-
 /// One launch, from its first worker on.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "facts that were seen, each by itself")]
@@ -306,8 +256,15 @@ pub(super) struct Launch {
     unseen: bool,
     /// Workers may have come and gone before the first tick.
     unsure: bool,
+    /// It may be a part of another.
+    is_part: bool,
+    /// The looks shortly before, and the fewest slots that were free at one of them and that others have not taken since.
+    before: Lately,
+    left: Option<u32>,
     pub(super) settled: bool,
-    /// Whether the attempt was accepted with it: what it lacks is told by that.
+    /// Whether the launches of the plan that it was are used up.
+    used_up: bool,
+    /// Whether the attempt was accepted with it.
     pub(super) accepted: bool,
 }
 
@@ -320,7 +277,8 @@ pub(super) enum Finding {
 }
 
 impl Launch {
-    pub(super) fn begin(at: Duration, workers: u32, room: Room, lately: &Lately, settle: Duration) -> Self {
+    pub(super) fn begin(tick: &Tick, workers: u32, room: Room, lately: &Lately, settle: Duration) -> Self {
+        let at = tick.at;
         // The attempt began at zero.
         let gap = at.saturating_sub(lately.last().unwrap_or_default());
         let mut launch = Self {
@@ -328,14 +286,18 @@ impl Launch {
             size: 0,
             quiet: 0,
             near: None,
-            wide: lately.lack(),
+            wide: lately.lack(settle),
             lasting: None,
             unseen: false,
             unsure: gap > LONGEST_GAP.max(2 * settle),
+            is_part: false,
+            before: lately.clone(),
+            left: None,
             settled: false,
+            used_up: false,
             accepted: false,
         };
-        launch.grow(at, workers, room);
+        launch.grow(tick, workers, room);
         launch
     }
 
@@ -349,9 +311,10 @@ impl Launch {
         self.quiet >= COMPLETE
     }
 
-    pub(super) fn grow(&mut self, at: Duration, workers: u32, room: Room) {
+    pub(super) fn grow(&mut self, tick: &Tick, workers: u32, room: Room) {
         self.size += workers;
-        self.grown_at = at;
+        self.left = self.left.into_iter().chain(self.before.least_left(tick)).min();
+        self.grown_at = tick.at;
         self.quiet = 0;
         self.near = self.near.or(room.lack());
         self.wide = self.wide.or(room.lack());
@@ -360,9 +323,10 @@ impl Launch {
     }
 
     /// A tick without a new worker.
-    pub(super) fn rest(&mut self, room: Room) {
+    pub(super) fn rest(&mut self, tick: &Tick, room: Room) {
         self.quiet += 1;
         if self.quiet <= COMPLETE {
+            self.left = self.left.into_iter().chain(self.before.least_left(tick)).min();
             self.near = self.near.or(room.lack());
         }
         self.wide = self.wide.or(room.lack());
@@ -375,6 +339,16 @@ impl Launch {
         self.unsure = true;
     }
 
+    /// Another one may go on with it.
+    pub(super) const fn may_be_part(&mut self) {
+        self.is_part = true;
+    }
+
+    /// Whether its workers may be more or fewer than one launch's.
+    const fn is_doubted(&self) -> bool {
+        self.unsure || self.is_part
+    }
+
     /// What it is, as soon as that is known.
     pub(super) fn judge(&self, at: Duration, settle: Duration, left: &Left) -> Option<Finding> {
         if self.quiet < COMPLETE {
@@ -384,37 +358,51 @@ impl Launch {
         let settled = quiet_for >= settle;
         if left.is_known() && !left.explains(self.size) {
             // Nothing more can start, and what did is no launch of the plan.
-            if let Some(reason) = self.lasting.filter(|_| !self.unsure) {
+            if let Some(reason) = self.lasting.filter(|_| !self.is_doubted()) {
                 return Some(Finding::Short(reason));
             }
             return settled.then_some(match (self.wide, self.unseen) {
-                _ if self.unsure => Finding::Ambiguous,
+                _ if self.is_doubted() => Finding::Ambiguous,
                 (Some(reason), _) => Finding::Short(reason),
                 // Nothing but the number speaks against it: others may have started, and gone between two ticks.
                 (None, true) => Finding::Ambiguous,
+                (None, false) if self.took_all() => Finding::Ambiguous,
                 (None, false) => Finding::Whole,
             });
         }
-        if let Some(reason) = self.lasting.filter(|_| !left.is_known() && !self.unsure) {
+        if let Some(reason) = self.lasting.filter(|_| !left.is_known() && !self.is_doubted()) {
             return Some(Finding::Short(reason));
         }
         settled.then_some(if self.is_whole() { Finding::Whole } else { Finding::Ambiguous })
     }
 
+    /// It has all the slots that were free at some look before, but for those that others have taken.
+    fn took_all(&self) -> bool {
+        self.left.is_some_and(|left| self.size >= left)
+    }
+
     /// There was room at every tick of its bracket so far.
-    pub(super) const fn is_whole(&self) -> bool {
-        self.near.is_none() && !self.unseen && !self.unsure
+    pub(super) fn is_whole(&self) -> bool {
+        self.near.is_none() && !self.unseen && !self.is_doubted() && !self.took_all()
     }
 
-    /// There was room at every tick around it, as far as a bracket may reach; or it is settled, and was looked at before.
-    pub(super) const fn may_be_whole(&self) -> bool {
-        self.settled || (self.wide.is_none() && !self.unseen && !self.unsure)
+    /// There was room at every tick around it so far, as far as a bracket may reach.
+    pub(super) fn had_room(&self) -> bool {
+        self.wide.is_none() && !self.unseen && !self.unsure && !self.took_all()
     }
 
-    /// It is over: what ran of the plan is no longer left.
-    pub(super) fn retire(&self, left: &mut Left, required: u32, whole: bool) {
-        if whole || (required > 0 && self.size >= required) {
+    /// Launches of the plan that it was are no longer left.
+    pub(super) fn use_up(&mut self, left: &mut Left) {
+        if !std::mem::replace(&mut self.used_up, true) {
             left.use_up(self.size);
+        }
+    }
+
+    /// Other workers have come, and none of its own is there any more. If launches of the plan explain it, it was those:
+    /// if not, one of them had too few, and one that is left will show it.
+    pub(super) fn give_way(&mut self, left: &mut Left) {
+        if left.explains(self.size) && !self.is_doubted() {
+            self.use_up(left);
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod launch;
 pub mod pace;
 pub mod reason;
 pub mod reservation;
+pub mod room;
 pub mod script;
 pub mod stopping;
 pub mod tick;

@@ -53,3 +53,24 @@ pub struct Tick {
     /// serve no database are not. `None` with the pool.
     pub processes: Option<Pool>,
 }
+
+impl Tick {
+    /// Workers that could still start, if that is seen.
+    #[must_use]
+    pub fn free(&self) -> Option<u32> {
+        free(self.pool, self.processes)
+    }
+
+    /// Workers of others in the pool; none where it is not seen.
+    #[must_use]
+    pub fn others(&self) -> u32 {
+        self.pool.map_or(0, |pool| pool.used.saturating_sub(self.workers))
+    }
+}
+
+/// Workers that a pool and the processes of its server leave room for, if that is seen.
+#[must_use]
+pub fn free(pool: Option<Pool>, processes: Option<Pool>) -> Option<u32> {
+    let pool = pool?.free();
+    Some(processes.map_or(pool, |processes| processes.free().min(pool)))
+}

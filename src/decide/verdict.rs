@@ -25,12 +25,14 @@
 //! ```
 
 mod ending;
+mod launches;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::launch::{Demand, Finding, Lately, Launch, Left, Room, Shortfall};
+use super::launch::{Demand, Launch, Left, Shortfall};
 pub use super::reason::ShortReason;
+use super::room::{Lately, Room};
 pub use super::tick::{LeaderState, Pool, Tick};
 
 /// What the ticks prove about an attempt.
@@ -122,6 +124,8 @@ pub struct Window {
     /// When a worker was seen last, and when there was no room beside one.
     seen_at: Option<Duration>,
     crowded_at: Option<Duration>,
+    /// Whether it was without a worker for long when those before had left no room.
+    left_alone: bool,
     last: Option<Tick>,
     launched: bool,
     shortfall: Option<Shortfall>,
@@ -129,7 +133,11 @@ pub struct Window {
     /// What was lacking where a launch had less than what was required.
     condemned: Option<ShortReason>,
     concurrent_unproven: bool,
-    /// Whether there was room for more around the launch that the attempt was accepted with.
+    /// Whether a launch without room around it is explained by a small one of the plan.
+    mistakable: bool,
+    /// The smallest launch that the attempt was accepted with, below the target, where there may have been no room for more.
+    accepted: Option<u32>,
+    /// Whether there was room for more around one that it was accepted with.
     accepted_with_room: bool,
     blind: bool,
     saw_pool: bool,
@@ -147,6 +155,19 @@ pub struct Window {
 }
 
 impl Window {
+    /// Slots that were free just before the statement began, if that is known.
+    #[must_use]
+    pub fn with_free(mut self, free: Option<u32>) -> Self {
+        self.lately = Lately::begin(free);
+        self
+    }
+
+    /// The fewest slots that were free at one of the last looks: what the next statement may find.
+    #[must_use]
+    pub fn least_free(&self) -> Option<u32> {
+        self.lately.least_free()
+    }
+
     /// A window for one attempt of a statement.
     #[must_use]
     pub fn new(demand: Demand, patience: Patience) -> Self {
@@ -165,12 +186,15 @@ impl Window {
             alone: Duration::ZERO,
             seen_at: None,
             crowded_at: None,
+            left_alone: false,
             last: None,
             launched: false,
             shortfall: None,
             short_launches: 0,
             condemned: None,
             concurrent_unproven: false,
+            mistakable: false,
+            accepted: None,
             accepted_with_room: false,
             blind: false,
             saw_pool: false,
@@ -209,6 +233,13 @@ impl Window {
     #[allow(dead_code, reason = "for the models of the tests and the example")]
     pub fn achieved(&self) -> u32 {
         self.shortfall.map_or(self.reached(), |short| short.of_target(self.demand.target))
+    }
+
+    /// Whether there may be more workers than at the last look, as far as the plan goes.
+    #[must_use]
+    pub fn may_grow(&self) -> bool {
+        let workers = self.last.map_or(0, |tick| tick.workers);
+        self.demand.at_once.is_none_or(|most| workers < most)
     }
 
     /// The launch that was proven short with the smallest share of what it needed.
@@ -253,7 +284,6 @@ impl Window {
         self.blind = true;
         self.last = None;
         self.lacking = Duration::ZERO;
-        self.accepted_with_room = false;
         self.lately.clear();
         if let Some(launch) = &mut self.launch {
             launch.doubt();
@@ -287,13 +317,12 @@ impl Window {
 
     fn prompt(&mut self, tick: Tick, pids: &[i32], settle: Duration, launch_wait: Duration) -> Option<News> {
         let room = Room::seen(tick.pool, tick.processes);
-        self.spend(&tick, room);
-        let new = self.meet(tick.at, pids, settle);
-        self.follow(tick.at, new, room, settle);
-        self.accepted_with_room &= self.launch.as_ref().is_none_or(Launch::may_be_whole);
+        self.spend(&tick, room, settle);
+        let met = self.meet(tick.at, pids, settle);
+        self.follow(tick, met, room, settle);
         let short =
             self.judge_launch(tick.at, settle).or_else(|| self.judge_absence(&tick, room, launch_wait));
-        self.lately.note(tick.at, room, settle);
+        self.lately.note(&tick, room, settle);
         if self.verdict.is_none() && self.has_enough(&tick, room) {
             if let Some(short) = short {
                 self.suffer(short);
@@ -314,7 +343,7 @@ impl Window {
     }
 
     /// Active time: waiting for a lock is none.
-    fn spend(&mut self, tick: &Tick, room: Room) {
+    fn spend(&mut self, tick: &Tick, room: Room, settle: Duration) {
         let lacks = tick.workers == 0 && room.lack().is_some();
         if tick.leader == LeaderState::Active {
             self.lacked = room.lack().filter(|_| lacks).or(self.lacked);
@@ -337,66 +366,11 @@ impl Window {
         if !lacks {
             self.lacking = Duration::ZERO;
         }
-    }
-
-    /// Counts the workers that were not seen before, and says whether one that was is still there.
-    fn meet(&mut self, at: Duration, pids: &[i32], settle: Duration) -> (u32, bool) {
-        let new = pids.iter().filter(|pid| self.known.insert(**pid, at).is_none()).count();
-        // A pid that has been away for longer may be another worker's.
-        self.known.retain(|_, seen| at.saturating_sub(*seen) <= settle);
-        (new as u32, new < pids.len())
-    }
-
-    /// `met`: whether a worker of an earlier look is still there.
-    fn follow(&mut self, at: Duration, (new, met): (u32, bool), room: Room, settle: Duration) {
-        if new == 0 {
-            if let Some(launch) = &mut self.launch {
-                launch.rest(room);
-            }
-            return;
+        // The slots of those that have just gone may not be free yet, and others have taken what else there was.
+        if tick.workers == 0 && self.lately.least_left(tick) == Some(0) {
+            self.crowded_at = Some(tick.at);
         }
-        let several = self.left.has_several();
-        match &mut self.launch {
-            Some(launch) if launch.takes(at, settle) && (met || !several) => launch.grow(at, new, room),
-            current => {
-                let mut begun = Launch::begin(at, new, room, &self.lately, settle);
-                if let Some(over) = current.take() {
-                    // Both may be parts of one.
-                    if over.takes(at, settle) && !over.is_complete() {
-                        begun.doubt();
-                    }
-                    if !over.settled {
-                        over.retire(&mut self.left, self.demand.required, over.is_whole());
-                    }
-                }
-                self.launch = Some(begun);
-                self.launched = true;
-            }
-        }
-    }
-
-    /// The current launch, where it is proven short.
-    fn judge_launch(&mut self, at: Duration, settle: Duration) -> Option<Shortfall> {
-        let launch = self.launch.as_mut().filter(|launch| !launch.settled)?;
-        let required = self.demand.required;
-        let finding = launch.judge(at, settle, &self.left)?;
-        let size = launch.size;
-        match finding {
-            // The last attempt may have less than the target: that is told, and is no reason to reject it.
-            Finding::Short(reason) if size < required || (size < self.demand.target && !launch.accepted) => {
-                launch.settled = true;
-                let needed = self.left.next_above(size, self.demand.target)?;
-                // It has run, with fewer.
-                self.left.use_up(needed);
-                Some(Shortfall { reason, got: size, needed })
-            }
-            _ if !launch.takes(at, settle) => {
-                launch.settled = true;
-                launch.retire(&mut self.left, required, finding == Finding::Whole);
-                None
-            }
-            _ => None,
-        }
+        self.left_alone |= self.alone >= settle.max(self.active / 10) && self.was_left_crowded(settle);
     }
 
     /// A launch that has had no worker at all.
@@ -436,7 +410,6 @@ impl Window {
         }
         if let Some(launch) = &mut self.launch {
             launch.accepted = true;
-            self.accepted_with_room = launch.may_be_whole();
         }
         // Those that left again before all were there were workers of it, too.
         self.reached = self.reached.max(required);

@@ -60,6 +60,8 @@ pub(crate) struct Course<'a> {
     pub(crate) number: u32,
     pub(crate) requirement: Requirement,
     pub(crate) attempts: &'a Attempts,
+    /// Workers that could have started at the last look before it.
+    pub(crate) free: Option<u32>,
     pub(crate) resume: &'a Resume,
     pub(crate) committing: &'a Committing,
 }
@@ -171,6 +173,8 @@ struct Steps<'a> {
     /// The same without the statement that runs.
     before: Evidence,
     pool_seen: bool,
+    /// Workers that could have started at the last look before the statement that runs.
+    free: Option<u32>,
     /// Of the statement that ran last.
     window: Option<Window>,
 }
@@ -179,7 +183,8 @@ impl<'a> Steps<'a> {
     fn new(course: &'a Course<'a>) -> Self {
         let script = Script::new(&course.capacity.statements, course.requirement.minimum);
         let Resume { from: at, evidence, .. } = course.resume.clone();
-        Self { course, script, at, before: evidence.clone(), evidence, pool_seen: false, window: None }
+        let (before, free) = (evidence.clone(), course.free);
+        Self { course, script, at, before, evidence, pool_seen: false, free, window: None }
     }
 
     async fn run<S: Executor>(
@@ -220,6 +225,7 @@ impl<'a> Steps<'a> {
     }
 
     async fn run_unjudged<S: Executor>(&mut self, executor: &S, until: usize) -> Finish<S::Value> {
+        self.free = None;
         for place in self.at..until {
             self.evidence.unjudged += u32::from(self.course.capacity.statement(place).explained);
         }
@@ -253,11 +259,12 @@ impl<'a> Steps<'a> {
             return Finish::Failed(failure);
         }
         let statement = (!alone).then(|| u32::try_from(at + 1).unwrap_or(u32::MAX));
-        let entry = Entry { attempt: number, statement, demand, known, settings, capacity };
+        let entry = Entry { attempt: number, statement, demand, free: self.free, known, settings, capacity };
         let mut race = Race::new(entry);
         let finish = race.run(&*executor, at..at + 1, recorder).await;
         self.pool_seen |= race.pool_seen;
         self.evidence.take(&race.window, requirement.target);
+        self.free = race.window.least_free();
         let short = race.window.condemned().or(race.window.suspicion());
         self.window = Some(race.window);
         match (finish, short) {

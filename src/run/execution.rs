@@ -20,6 +20,7 @@ use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
 use crate::decide::reservation::Granted;
 use crate::decide::script::Requirement;
+use crate::decide::tick;
 use crate::error::Error;
 use crate::event::{Event, FailReason, SqlState};
 use crate::pg::Failure;
@@ -124,7 +125,7 @@ async fn attempts<S: Executor>(
             sleep(delay).await;
         }
         let ready = make_room(executor, recorder, settings, &capacity, plan, &mut attempts).await?;
-        let Some((within, reserved)) = ready else {
+        let Some(Ready { plan: within, reserved, free }) = ready else {
             return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
         };
         plan = within;
@@ -144,6 +145,7 @@ async fn attempts<S: Executor>(
             number,
             requirement,
             attempts: &attempts,
+            free,
             resume: &resume,
             committing,
         };
@@ -243,8 +245,18 @@ async fn lowered<S: Executor>(
     }
 }
 
-/// Waits for what the next attempt needs: slots, if any are asked for, and room in the pool. The plan within the
-/// slots, and the time that it took to get them; `None` when there were none.
+/// What the next attempt starts with.
+struct Ready {
+    /// The plan within the slots.
+    plan: Shared,
+    /// How long it took to get them.
+    reserved: Duration,
+    /// Workers that could have started at the last look.
+    free: Option<u32>,
+}
+
+/// Waits for what the next attempt needs: slots, if any are asked for, and room in the pool; `None` when there were no
+/// slots.
 async fn make_room<S: Executor>(
     executor: &mut S,
     recorder: &mut ExecutionRecorder,
@@ -252,7 +264,7 @@ async fn make_room<S: Executor>(
     capacity: &PlanCapacity,
     mut plan: Shared,
     attempts: &mut Attempts,
-) -> Result<Option<(Shared, Duration)>, Error> {
+) -> Result<Option<Ready>, Error> {
     let mut reserved = Duration::ZERO;
     loop {
         let reserving = Instant::now();
@@ -284,7 +296,7 @@ async fn make_room<S: Executor>(
         let admission =
             Admission::new(required, settings.admission_wait).with_wish(plan.capacity.at_once(required));
         let admission = if next > 1 { admission.after_an_attempt() } else { admission };
-        admit(
+        let free = admit(
             executor,
             recorder,
             settings,
@@ -295,12 +307,13 @@ async fn make_room<S: Executor>(
         .await;
         // Others may have taken the slots while it waited for room.
         if !executor.slots().are_lost() {
-            return Ok(Some((plan, reserved)));
+            return Ok(Some(Ready { plan, reserved, free }));
         }
     }
 }
 
-/// Waits until there is room for what the plan can have at once, at most `admission_wait`.
+/// Waits until there is room for what the plan can have at once, at most `admission_wait`. Returns how many workers could
+/// have started at the last look, if there was one.
 async fn admit<S: Executor>(
     executor: &S,
     recorder: &mut ExecutionRecorder,
@@ -308,10 +321,10 @@ async fn admit<S: Executor>(
     attempt: u32,
     mut admission: Admission,
     capacity: &PlanCapacity,
-) {
+) -> Option<u32> {
     let required = admission.required();
     if required == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
-        return;
+        return None;
     }
     let began = Instant::now();
     let mut watch = executor.watch_pool(ADMISSION_INTERVAL);
@@ -328,7 +341,7 @@ async fn admit<S: Executor>(
         let waited = began.elapsed();
         if let Some(end) = admission.on_look(waited, pool, processes) {
             recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool, processes });
-            return;
+            return tick::free(pool, processes);
         }
         if let (false, true, Some(pool)) = (announced, admission.lacks_room(), pool) {
             recorder.observe(&Event::AdmissionStarted { attempt, required, pool, processes, autovacuum });

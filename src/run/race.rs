@@ -40,6 +40,8 @@ pub(crate) struct Entry<'a> {
     /// From 1; `None` where there is only one.
     pub(crate) statement: Option<u32>,
     pub(crate) demand: Demand,
+    /// Workers that could have started at the last look before it.
+    pub(crate) free: Option<u32>,
     pub(crate) known: StatementCapacity,
     pub(crate) settings: &'a Settings,
     pub(crate) capacity: &'a PlanCapacity,
@@ -60,7 +62,7 @@ pub(crate) struct Race<'a> {
 
 impl<'a> Race<'a> {
     pub(crate) fn new(entry: Entry<'a>) -> Self {
-        let window = Window::new(entry.demand.clone(), entry.settings.patience());
+        let window = Window::new(entry.demand.clone(), entry.settings.patience()).with_free(entry.free);
         let began = Instant::now();
         let pids = std::sync::Arc::default();
         Self { entry, window, began, grew_at: began, pids, statement: None, pool_seen: false }
@@ -166,10 +168,9 @@ impl<'a> Race<'a> {
         if self.window.verdict().is_none() || policy == Policy::Classic {
             return;
         }
-        watch.pace(
-            pace::interval(self.began.elapsed(), self.grew_at.elapsed(), settle, monitor_interval),
-            true,
-        );
+        // A launch that has all that the plan can have at once does not grow.
+        let since_growth = if self.window.may_grow() { self.grew_at.elapsed() } else { Duration::MAX };
+        watch.pace(pace::interval(self.began.elapsed(), since_growth, settle, monitor_interval), true);
     }
 
     /// Stops a short statement, as [`stopping`](crate::decide::stopping) says. The statement's future is not polled while a

@@ -5,6 +5,7 @@
 //! - `attempts`: bars, outcomes, pauses and their bounds
 //! - `chunks`: the chunk machine, step by step
 //! - `effects`: the update against a model of its effects, on a line that breaks at every point
+//! - `pools`: statements with several Gathers beside rivals, against what they really got
 //! - `fleet`: whole nights of jobs in virtual time: order, deadlock, starvation, the slots of the dead
 
 #![allow(missing_docs, clippy::pedantic, reason = "tests")]
@@ -22,5 +23,6 @@ mod decide;
 mod effects;
 mod fleet;
 mod origin;
+mod pools;
 mod ticks;
 mod verdict;

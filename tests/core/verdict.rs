@@ -58,6 +58,19 @@ fn the_bar_reached_is_enough_at_once() {
 }
 
 #[test]
+fn a_plan_whose_workers_are_all_there_does_not_grow() {
+    let mut window = Window::new(Demand { at_once: Some(6), ..Demand::of(4, &[6]) }, PROMPT);
+    assert!(window.may_grow());
+    show(&mut window, (0, 0), &[1, 2, 3, 4, 5], ROOM).unwrap();
+    assert!(window.may_grow());
+    show(&mut window, (10, 10), &[1, 2, 3, 4, 5, 6], ROOM);
+    assert!(!window.may_grow());
+    show(&mut window, (20, 20), &[], ROOM);
+    assert!(window.may_grow(), "there may be another launch");
+    assert!(unknown(4).may_grow());
+}
+
+#[test]
 fn more_than_the_bar_is_enough_too() {
     check(4, &[(10, 7, Some((7, 8)))], Some((10, Verdict::Enough)));
 }
@@ -295,7 +308,7 @@ fn a_small_part_of_the_plan_is_not_missed_after_the_verdict() {
 
 #[test]
 fn a_worker_that_starts_late_is_no_launch_of_its_own() {
-    for pool in [None, Some((7, 8)), FULL] {
+    for pool in [None, Some((7, 8))] {
         let mut window = Window::new(Demand { target: 4, ..Demand::of(2, &[4]) }, PROMPT);
         assert_eq!(show(&mut window, (0, 10), &[], Some((3, 8))), None);
         show(&mut window, (20, 20), &[1, 2, 3], pool).unwrap();
@@ -319,6 +332,28 @@ fn the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it() {
         assert_eq!(show(&mut window, (910, 60_000), &[], Some((4, 4))), None);
         assert_eq!((window.achieved(), window.short_launches()), (2, 1));
     }
+}
+
+/// The plan has one Gather of two: of two launches with two workers, one is of the Gather of four.
+#[test]
+fn a_launch_that_met_no_room_explains_no_other_one() {
+    let mut window = Window::new(Demand::of(4, &[2, 4]), PROMPT);
+    assert_eq!(show(&mut window, (0, 500), &[1, 2], FULL), None, "it may be the small one");
+    let news = show(&mut window, (510, 900), &[3, 4], FULL);
+    assert_eq!(news, Some((530, News::Verdict(EXHAUSTED))));
+}
+
+#[test]
+fn what_the_last_attempt_was_accepted_with_is_not_hidden_by_a_whole_launch() {
+    let mut window = Window::new(Demand { target: 4, ..Demand::of(2, &[4, 4]) }, PROMPT);
+    show(&mut window, (0, 0), &[1, 2], FULL).unwrap();
+    assert_eq!(show(&mut window, (10, 500), &[1, 2], FULL), None, "it is told by the outcome");
+    assert_eq!(show(&mut window, (510, 1000), &[3, 4, 5, 6], Some((4, 8))), None);
+    window.on_end();
+    let mut evidence = Evidence::default();
+    evidence.take(&window, 4);
+    assert_eq!((evidence.achieved(), evidence.short_launches), (2, 1));
+    assert!(window.condemned().is_none(), "it had what this attempt requires");
 }
 
 /// It is accepted at two of four; whether the other two had started, too, depends on the room.
@@ -675,10 +710,17 @@ fn a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statem
     // Its launch may have come and gone while there was room.
     for room in [ROOM, None] {
         let mut window = Window::new(Demand::of(4, &[4]), PROMPT);
-        show(&mut window, (0, 100), &[], room);
-        show(&mut window, (110, 500), &[], FULL);
+        show(&mut window, (0, 30), &[], room);
+        show(&mut window, (40, 80), &[], FULL);
         window.on_end();
         assert!(window.suspicion().is_none() && !window.has_unproven_launches());
+        // One that takes longer would have been seen then.
+        let mut window = Window::new(Demand::of(4, &[4]), PROMPT);
+        show(&mut window, (0, 30), &[], room);
+        show(&mut window, (40, 80), &[], FULL);
+        show(&mut window, (90, 500), &[], ROOM);
+        window.on_end();
+        assert!(window.suspicion().is_none() && window.has_unproven_launches());
     }
 }
 

@@ -11,7 +11,7 @@ impl Window {
     /// fewer, as nothing would in any other attempt.
     #[must_use]
     pub fn proven(&self) -> Option<Verdict> {
-        let open = self.accepted_with_room && self.reached() < self.demand.target;
+        let open = self.accepted_with_room && self.accepted.is_none() && self.reached() < self.demand.target;
         self.verdict.map(|verdict| match verdict {
             Verdict::Enough if open => Verdict::FinishedEarly,
             verdict => verdict,
@@ -47,7 +47,12 @@ impl Window {
         let Demand { required, target: wanted, .. } = self.demand;
         let may_have = self.launched || self.demand.at_once.is_some_and(|most| most > 0);
         let lowered = self.proven() == Some(Verdict::Enough) && required < wanted && may_have;
-        lowered.then(|| self.reached().min(wanted) * target / wanted)
+        let open = self.launch.as_ref().filter(|launch| launch.accepted && !launch.settled);
+        let open = open.map(|launch| launch.size.max(required)).filter(|&size| size < wanted);
+        // Who accepts a serial run looks at no launch.
+        let least =
+            if required == 0 { Some(self.reached()) } else { self.accepted.into_iter().chain(open).min() };
+        least.filter(|_| lowered).map(|least| least.min(wanted) * target / wanted)
     }
 
     /// What became of launches that nobody saw.
@@ -56,35 +61,47 @@ impl Window {
         if self.blind || self.demand.required == 0 {
             return;
         }
-        if self.verdict == Some(Verdict::Enough) {
-            return self.judge_rest(settle);
+        if let Some(mut launch) = self.launch.take() {
+            self.close(&mut launch);
+            if self.left.explains(launch.size) {
+                launch.use_up(&mut self.left);
+            }
+            self.launch = Some(launch);
         }
-        self.judge_absent(launch_wait);
+        if self.launched && !matches!(self.verdict, Some(Verdict::Short(_))) {
+            self.judge_rest(launch_wait);
+        }
+        self.judge_absent(settle, launch_wait);
         // Where nobody sees the room, workers are all there is to see.
         let may_have = self.left.largest(|_| true).is_some() || self.demand.is_of_unknown();
         self.launches_unproven |=
             self.verdict.is_none() && !self.saw_pool && may_have && self.active >= settle;
     }
 
-    /// After "enough": a launch of the plan that nobody saw, though it was to take a tenth of the time or more. It may
-    /// never have come, or was over between two looks; but where the workers before it had left no room, which they give
-    /// back a moment after they have gone, it may have had none.
-    fn judge_rest(&mut self, settle: Duration) {
-        if let Some(launch) = self.launch.as_ref().filter(|launch| !launch.settled) {
-            launch.retire(&mut self.left, self.demand.required, launch.is_whole());
-        }
+    /// A launch of the plan that nobody saw, though it was to take a tenth of the time or more; others were seen. It may
+    /// never have come, or was over between two looks. But it may have had no worker, if there was no room at some look
+    /// without a worker, or nobody saw the room; or if the workers before it had left no room: they give it back a moment
+    /// after they have gone.
+    fn judge_rest(&mut self, launch_wait: Duration) {
         self.unmet = self.left.largest(|launch| launch.heavy && launch.once).is_some();
-        // They do not all go at the same tick.
+        let may_lack = self.left_alone || self.mistakable || self.lacked.is_some() || !self.saw_pool;
+        self.launches_unproven |= self.unmet && may_lack;
+        // Of launches that nobody can foresee, nobody knows whether one was to come.
+        let long = self.alone >= launch_wait.max(self.active / 10);
+        self.launches_unproven |= !self.saw_pool && self.demand.is_of_unknown() && long;
+    }
+
+    /// Whether there was no room for others when its last workers were seen. They do not all go at the same tick.
+    pub(super) fn was_left_crowded(&self, settle: Duration) -> bool {
         let near = |(crowded, seen): (Duration, Duration)| {
             seen.saturating_sub(crowded) <= LONGEST_GAP.max(2 * settle)
         };
-        let left_crowded = self.crowded_at.zip(self.seen_at).is_some_and(near);
-        self.launches_unproven |= self.unmet && left_crowded && self.alone >= settle.max(self.active / 10);
+        self.crowded_at.zip(self.seen_at).is_some_and(near)
     }
 
     /// A statement none of whose launches had a worker that anybody saw, while there was no room at some look. If it ran
     /// for long, the launch of its plan came at that moment.
-    fn judge_absent(&mut self, launch_wait: Duration) {
+    fn judge_absent(&mut self, settle: Duration, launch_wait: Duration) {
         let open = self.verdict.is_none() && !self.launched;
         let Some(reason) = self.lacked.filter(|_| open) else { return };
         let long = self.active >= launch_wait;
@@ -98,6 +115,8 @@ impl Window {
                 let planned = known.is_some() || self.demand.at_once.is_some_and(|most| most > 0);
                 self.suspicion = planned.then_some(reason);
             }
+            // It would have been seen, unless it came at that moment.
+            Some(_) if self.active >= settle => self.launches_unproven = true,
             None if long && !self.left.is_known() => self.launches_unproven = true,
             _ => {}
         }
