@@ -151,10 +151,14 @@ fn rounded(time: Duration) -> f64 {
 /// A statement that ran longer was worth watching.
 const SOON: Duration = Duration::from_secs(1);
 
+/// Ends the line of a run that is as it should be.
+const NOTHING_TO_DO: &str = "; nothing to do";
+
 /// The three lines of a run that ended without an error.
 pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> [String; 3] {
     let mut meaning = meaning(run, max_attempts, in_transaction);
     if run.unreplicated {
+        meaning = meaning.trim_end_matches(NOTHING_TO_DO).to_owned();
         meaning.push_str(
             "; it is committed on this server, and nobody knows whether its synchronous standby has it: a failover may undo it",
         );
@@ -332,11 +336,11 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
                     }
                     None => "its plan may be serial",
                 };
-                let most = run.achieved_workers;
-                format!("It is done and kept, by {most} workers at the most: {why}; see `headcount explain`")
+                let most = count(run.achieved_workers.into(), "worker");
+                format!("It is done and kept, by {most} at the most: {why}; see `headcount explain`")
             }
         }
-        _ => "It is done and kept; nothing to do".to_owned(),
+        _ => format!("It is done and kept{NOTHING_TO_DO}"),
     }
 }
 
