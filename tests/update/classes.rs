@@ -311,6 +311,20 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
 }
 
 #[tokio::test]
+async fn a_table_with_a_rule_in_force_is_refused_before_anything_is_changed() {
+    let shop = Shop::with_orders(5).await;
+    for rule in ["DO ALSO NOTIFY echo", "DO INSTEAD NOTHING", "WHERE NEW.id = 1 DO INSTEAD NOTHING"] {
+        shop.run(&format!("CREATE OR REPLACE RULE echo AS ON UPDATE TO orders {rule}")).await;
+        let error = shop.pay().run(ids(5)).await.unwrap_err();
+        assert!(error.is_configuration(), "{rule}: {error}");
+        let expected = "table: public.orders has a rule ON UPDATE (echo), with which the server refuses";
+        assert!(error.to_string().starts_with(expected), "{rule}: {error}");
+    }
+    shop.run("ALTER TABLE orders ENABLE REPLICA RULE echo").await;
+    assert_eq!(classes(&shop.pay().run(ids(5)).await.unwrap()), [5, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
 async fn keys_come_from_a_query_under_any_name() {
     let shop = Shop::with_orders(500).await;
     let report = shop.pay().run(Keys::query("SELECT id AS nr FROM orders WHERE id % 2 = 0;")).await.unwrap();

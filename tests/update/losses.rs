@@ -252,7 +252,7 @@ fn slow_to_flush() -> Builder {
     slow_to_flush_on(main_version())
 }
 
-fn slow_to_flush_on(major: u32) -> Builder {
+pub(crate) fn slow_to_flush_on(major: u32) -> Builder {
     let server = PrivateServer::builder().binaries(programs(major));
     let server = server.durable(true).setting("wal_writer_delay", "10s");
     server.setting("wal_writer_flush_after", "1GB")

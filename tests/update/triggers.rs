@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use headcount::{ChunkSize, InDoubt, Keys, Update};
+use headcount::{ChunkSize, Event, InDoubt, Keys, Update};
 use testkit::server::{PrivateServer, Shutdown};
 
-use crate::losses::while_it_waits;
+use crate::losses::{slow_to_flush_on, while_it_waits};
 use crate::support::{
-    BEGIN, Fate, Proxy, Shop, classes, connect, eventually, ids, on_each_version, pay, updater,
+    BEGIN, Fate, Proxy, Recorder, Shop, classes, connect, eventually, ids, on_each_version, pay, paying,
+    updater,
 };
+use crate::versions::main_version_from;
 
 on_each_version!(
     a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises,
@@ -136,6 +138,80 @@ async fn what_a_trigger_below_the_table_makes_unrepeatable_is_unresolved_after_a
         );
         assert_eq!((report.in_doubt.unresolved, report.in_doubt.committed), (1, 0), "{report:?}");
         assert_eq!(report.failures[0].sqlstate.as_deref(), Some("40003"), "{report:?}");
+    }
+}
+
+/// The trigger comes between two chunks, whose rows others have locked.
+#[tokio::test]
+async fn what_a_trigger_that_came_meanwhile_makes_unrepeatable_is_not_done_twice_after_a_crash() {
+    let server = Arc::new(PrivateServer::builder().durable(true).start().await.unwrap());
+    let shop = Shop::on(server, 100).await;
+    shop.run(KEEPS).await;
+    let lock = async |id: u32| {
+        let holder = connect(&shop.dsn()).await;
+        holder.batch_execute(&format!("BEGIN; SELECT FROM orders WHERE id = {id} FOR UPDATE")).await.unwrap();
+        holder
+    };
+    let (first, second) = (lock(35).await, lock(55).await);
+    let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]).set("status", "paid");
+    let update = update.version("version").chunk(ChunkSize::Keys(10));
+    let run = tokio::spawn(async move { update.run(ids(100)).await.unwrap() });
+    let waiting = |mode| format!("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND mode = '{mode}'");
+    eventually(&shop.client, &waiting("ShareLock")).await;
+    let owner = connect(&shop.dsn()).await;
+    let create = async move {
+        let create = "CREATE TRIGGER keep BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION keep()";
+        owner.batch_execute(create).await.unwrap();
+    };
+    let created = tokio::spawn(create);
+    eventually(&shop.client, &waiting("ShareRowExclusiveLock")).await;
+    first.batch_execute("ROLLBACK").await.unwrap();
+    created.await.unwrap();
+    eventually(&shop.client, "SELECT count(*) = 50 FROM orders WHERE version = 1").await;
+    // The COMMIT of the next one is on the disk and not answered for.
+    shop.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    shop.run("SELECT pg_reload_conf()").await;
+    eventually(&connect(&shop.dsn()).await, "SELECT current_setting('synchronous_standby_names') <> ''")
+        .await;
+    second.batch_execute("ROLLBACK").await.unwrap();
+    eventually(&shop.client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+    shop.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+    shop.server.restart(Shutdown::Immediate).await.unwrap();
+    let report = run.await.unwrap();
+    let client = connect(&shop.dsn()).await;
+    let shop = Shop { client, ..shop };
+    assert_eq!(shop.count("version > 1").await, 0, "{report:?}");
+    assert_eq!((classes(&report), shop.count("version = 1").await), ([90, 0, 0, 0, 10], 100), "{report:?}");
+    assert_eq!((report.in_doubt.unresolved, report.in_doubt.reread), (1, 0), "{report:?}");
+}
+
+/// What was reported is on the disk, also where a trigger would not have it wait for that.
+#[tokio::test]
+async fn a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled() {
+    let Some(major) = main_version_from(17) else { return };
+    for trigger in [
+        "TRIGGER hasty BEFORE UPDATE ON orders FOR EACH ROW",
+        "CONSTRAINT TRIGGER hasty AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED FOR EACH ROW",
+    ] {
+        let server = Arc::new(slow_to_flush_on(major).start().await.unwrap());
+        let shop = Shop::on(server, 20).await;
+        shop.run(&format!(
+            "CREATE FUNCTION hasty() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN PERFORM set_config(''synchronous_commit'', ''off'', true); RETURN NEW; END';
+             CREATE {trigger} EXECUTE FUNCTION hasty()"
+        ))
+        .await;
+        let holder = connect(&shop.dsn()).await;
+        holder.batch_execute("BEGIN; SELECT FROM orders WHERE id = 15 FOR UPDATE").await.unwrap();
+        let recorder = Arc::new(Recorder::default());
+        let update = paying(updater(&shop.dsn(), vec![recorder.clone()]).update("orders"));
+        let run = tokio::spawn(async move { update.chunk(ChunkSize::Keys(10)).run(ids(20)).await });
+        recorder.until(|event| matches!(event, Event::ChunkEnded(_))).await;
+        run.abort();
+        shop.server.restart(Shutdown::Immediate).await.unwrap();
+        let client = connect(&shop.dsn()).await;
+        let shop = Shop { client, ..shop };
+        assert_eq!(shop.count("version = 1").await, 10, "{trigger}");
     }
 }
 

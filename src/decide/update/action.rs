@@ -8,6 +8,7 @@ use super::chunk::Chunk;
 use super::gather::Gathered;
 use super::life::{Era, Life, Mark};
 use super::material::Material;
+use super::replay::Replay;
 use super::resolver::{Resolution, Status, Unresolved};
 use super::survival::Lsn;
 
@@ -28,6 +29,8 @@ pub struct Moment {
 pub struct Session {
     /// On which server.
     pub life: Arc<Life>,
+    /// Whether work may be done twice, as far as was known when the session was had.
+    pub replay: Replay,
     /// Whether its role may write a mark into the log, which a flush needs.
     pub may_mark: bool,
     /// Whether its commits wait for a standby.

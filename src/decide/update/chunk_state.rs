@@ -113,7 +113,6 @@ pub struct ChunkState {
     budget: u32,
     max_attempts: u32,
     retry: Backoff,
-    replay: Replay,
     halves: Halves,
     /// Whether it may have taken effect before this attempt.
     unsure: bool,
@@ -125,10 +124,10 @@ const ASK: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::
 impl ChunkState {
     /// A chunk with a budget of transactions (at least 1) and the pauses between them.
     #[must_use]
-    pub fn new(max_attempts: u32, retry: Backoff, replay: Replay) -> Self {
+    pub fn new(max_attempts: u32, retry: Backoff) -> Self {
         let budget = max_attempts.max(1);
         let (state, halves) = (State::Pending, Halves::Fresh);
-        Self { state, attempt: 0, budget, max_attempts: budget, retry, replay, halves, unsure: false }
+        Self { state, attempt: 0, budget, max_attempts: budget, retry, halves, unsure: false }
     }
 
     /// The same for one that may have taken effect already.
@@ -140,7 +139,7 @@ impl ChunkState {
     /// The state of a half with so many keys.
     #[must_use]
     pub fn half(&self, keys: usize) -> Self {
-        let half = Self { unsure: self.unsure, ..Self::new(self.max_attempts, self.retry, self.replay) };
+        let half = Self { unsure: self.unsure, ..Self::new(self.max_attempts, self.retry) };
         match self.halves {
             Halves::Fresh => half,
             Halves::Spent { lost: false } if keys == 1 => half,
@@ -199,8 +198,6 @@ impl ChunkState {
             debug_assert!(false, "COMMIT without work: {:?}", self.state);
             return;
         };
-        // What a crash takes back is done again.
-        debug_assert!(lasting || self.replay == Replay::Safe);
         self.state = State::Committing { wrote, lasting };
     }
 
@@ -223,12 +220,12 @@ impl ChunkState {
     }
 
     /// No flush is to be had while the session, or the server, lives.
-    pub fn on_unflushed(&mut self, why: NoFlush, keys: usize, draw: f64) -> Next {
+    pub fn on_unflushed(&mut self, why: NoFlush, replay: Replay, keys: usize, draw: f64) -> Next {
         let State::Held { lasting } = self.state else {
             debug_assert!(false, "nothing to be flushed: {:?}", self.state);
             return Next::Unresolved;
         };
-        match (why, self.replay) {
+        match (why, replay) {
             // As far as can be known without one.
             (NoFlush::Refused, _) if lasting => self.over(Next::Done),
             (NoFlush::Refused, Replay::Safe) => self.read_again(keys, false, draw),
@@ -254,7 +251,14 @@ impl ChunkState {
 
     /// The server said what became of the transaction: of one in doubt, or of one that was committed on a server that
     /// has crashed since, or has been replaced. `patient`: whether one in progress may still be waited for.
-    pub fn on_status(&mut self, status: Status, patient: bool, keys: usize, draw: f64) -> Next {
+    pub fn on_status(
+        &mut self,
+        status: Status,
+        replay: Replay,
+        patient: bool,
+        keys: usize,
+        draw: f64,
+    ) -> Next {
         let (asked, lasting) = match self.state {
             State::InDoubt { asked, lasting } => (asked, lasting),
             // It had succeeded: that a crash has it worked on again is nobody's failure.
@@ -267,7 +271,7 @@ impl ChunkState {
                 return Next::Unresolved;
             }
         };
-        match (status, self.replay) {
+        match (status, replay) {
             // What it has waited for is not known.
             (Status::Committed, _) => self.hold(lasting),
             (Status::InProgress, _) if patient => {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::decide::update::replay::Replay;
 use crate::error::Error;
 use crate::pg::Failure;
 use crate::pg::privileges::quote;
@@ -23,8 +22,6 @@ pub(crate) struct Table {
     referable: Vec<String>,
     /// Whether functions of the user's run on each update.
     pub(crate) has_triggers: bool,
-    /// Whether rules rewrite each update, or some rows are on another server, where nobody knows what happens.
-    pub(crate) is_rewritten: bool,
     /// Whether the log tells of each change, and the role may ask where it is.
     pub(crate) is_logged: bool,
 }
@@ -85,21 +82,30 @@ const PARSED: &str = "SELECT pg_catalog.to_regclass($1::text)::oid";
 
 /// The family are all tables whose rows an update of the first one may change: partitions, and children of the older
 /// kind (manual, "Inheritance"), down to the last. Each has triggers, indexes and a log, or none, of its own.
+macro_rules! family {
+    ($table:literal) => {
+        concat!(
+            ", family AS (
+    SELECT ",
+            $table,
+            "::oid AS oid
+    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent)"
+        )
+    };
+}
+
+/// A rule is in force as the session's `session_replication_role` has it (manual, "ALTER TABLE").
 const TABLE: &str = concat!(
-    "\
-WITH RECURSIVE ",
+    "WITH RECURSIVE ",
     serial!(),
-    ", family AS (
-    SELECT $1::oid AS oid
-    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent),
+    family!("$1"),
+    ",
 members AS (SELECT c.* FROM family f JOIN pg_catalog.pg_class c ON c.oid = f.oid)
 SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
-       EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid IN (SELECT oid FROM family)
-               AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
-       EXISTS (SELECT FROM pg_catalog.pg_rewrite r
-               WHERE r.ev_class = c.oid AND r.ev_type = '2' AND r.ev_enabled <> 'D')
-         OR EXISTS (SELECT FROM members m WHERE m.relkind = 'f'),
+       (SELECT pg_catalog.min(r.rulename::text) FROM pg_catalog.pg_rewrite r
+        WHERE r.ev_class = c.oid AND r.ev_type = '2' AND (r.ev_enabled = 'A' OR r.ev_enabled =
+              CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)),
        NOT EXISTS (SELECT FROM members m WHERE m.relkind = 'f' OR m.relpersistence <> 'p')
          AND pg_catalog.has_function_privilege('pg_catalog.pg_current_wal_insert_lsn()', 'EXECUTE'),
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i JOIN family f ON f.oid = i.indrelid
@@ -112,6 +118,20 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
                 AND (a.attnum = ANY (p.partattrs::int2[]) OR p.partexprs IS NOT NULL))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
 );
+
+const TRIGGERS: &str = concat!(
+    "WITH RECURSIVE ",
+    serial!(),
+    family!("$1::pg_catalog.text::pg_catalog.regclass"),
+    "
+SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+               WHERE t.tgrelid IN (SELECT oid FROM family) AND NOT t.tgisinternal AND t.tgenabled <> 'D')",
+);
+
+/// Whether functions of the user's run on each update of the table (quoted) by now.
+pub(crate) async fn has_triggers(client: &Client, table: &str) -> Result<bool, Failure> {
+    Ok(client.query_one(TRIGGERS, &[&table]).await?.try_get(0)?)
+}
 
 /// Whether equal values are the same is what B-tree deduplication asks, too: the operator class has an
 /// `equalimage` function, and the collation is deterministic (manual, "B-Tree Support Functions").
@@ -186,6 +206,15 @@ impl Table {
         if !row.get::<_, bool>(2) {
             return Err(Error::configuration("table", format!("{schema}.{relation} is not a table")));
         }
+        if let Some(rule) = row.get::<_, Option<&str>>(4) {
+            let problem = format!(
+                "{schema}.{relation} has a rule ON UPDATE ({rule}), with which the server refuses the statements of an \
+                 update; a trigger can do the same"
+            );
+            return Err(Error::configuration("table", problem));
+        }
+        let name = format!("{}.{}", quote(schema), quote(relation));
+        let has_triggers = has_triggers(client, &name).await.map_err(|failure| Error::sql(doing, failure))?;
         let columns = client.query(COLUMNS, &[&oid]).await.map_err(sql)?;
         let columns = columns.iter().map(|row| {
             let column = Column {
@@ -203,16 +232,15 @@ impl Table {
             (row.get::<_, String>(0), column)
         });
         // A unique index of a parent says nothing about the rows of its children.
-        let inherited: bool = row.get(4);
+        let inherited: bool = row.get(3);
         let unique = client.query(UNIQUE, &[&oid]).await.map_err(sql)?;
         Ok(Self {
-            name: format!("{}.{}", quote(schema), quote(relation)),
+            name,
             columns: columns.collect(),
             unique: unique.iter().filter(|_| !inherited).map(|row| row.get(0)).collect(),
-            referable: row.get(7),
-            has_triggers: row.get(3),
-            is_rewritten: row.get(5),
-            is_logged: row.get(6),
+            referable: row.get(6),
+            has_triggers,
+            is_logged: row.get(5),
         })
     }
 
@@ -240,11 +268,6 @@ impl Table {
     pub(crate) fn lock<'a>(&self, mut changed: impl Iterator<Item = &'a String>) -> &'static str {
         let is_referable = |name: &String| self.referable.iter().any(|referable| quote(referable) == *name);
         if changed.any(is_referable) { "UPDATE" } else { "NO KEY UPDATE" }
-    }
-
-    /// What an update that is made once more may do.
-    pub(crate) const fn replay(&self) -> Replay {
-        if self.has_triggers || self.is_rewritten { Replay::Unsafe } else { Replay::Safe }
     }
 
     /// Asks the server which of the columns can be compared. No catalog says it in one place:

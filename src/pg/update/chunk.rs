@@ -13,13 +13,10 @@ use crate::pg::Failure;
 /// within the first: from then on they are locked.
 const ROUNDS: u32 = 3;
 
-/// What is still to be updated then is not to be had: a trigger skips the row, a rule rewrites the statement, a policy
-/// lets the row be seen and not be changed.
+/// What is still to be updated then is not to be had: a trigger skips the row, a policy lets the row be seen and
+/// not be changed.
 fn withheld() -> Failure {
-    Failure::found(
-        "09000",
-        "the row was not changed: a trigger, a rule or a row-level security policy withholds it",
-    )
+    Failure::found("09000", "the row was not changed: a trigger or a row-level security policy withholds it")
 }
 
 /// What the work came to, before COMMIT.

@@ -15,7 +15,6 @@ use super::keys::{Opened, Source, Spool, Wanted, named};
 use super::options::Options;
 use super::{Site, Update};
 use crate::decide::backoff::Backoff;
-use crate::decide::update::replay::Replay;
 use crate::error::{Error, Refusal};
 use crate::event::{Event, Observer as _, Scope};
 use crate::fix::Fix;
@@ -131,8 +130,7 @@ impl Update {
             statements: if claims { statements.beside_a_query() } else { statements },
             keys: wish.key.len(),
             dry: self.dry_run,
-            // Who changes nothing does nothing twice.
-            replay: if self.dry_run { Replay::Safe } else { table.replay() },
+            has_triggers: table.has_triggers.into(),
             may_be_lazy,
             // An older server does not notice that the line is cut while it waits for a lock: a COMMIT that has come
             // behind would stay in doubt for as long.

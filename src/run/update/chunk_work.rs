@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::{BoxFuture, join};
 use tokio_postgres::Client;
@@ -18,7 +20,9 @@ use crate::decide::update::material::Material;
 use crate::decide::update::replay::Replay;
 use crate::error::Source;
 use crate::pg::Failure;
-use crate::pg::update::{BEGIN_CLAIM, Claim, Key, PreparedUpdate, Statements, Which, Whole, Worked};
+use crate::pg::update::{
+    BEGIN_CLAIM, Claim, Key, PreparedUpdate, Statements, Which, Whole, Worked, has_triggers,
+};
 
 /// How much of a key is shown, in characters.
 const LONGEST_SHOWN: usize = 60;
@@ -31,8 +35,9 @@ pub(crate) trait ChunkWork: Material<Key = Key, Failure = Failure, Scope = Optio
     /// Whose fault a failure without a SQLSTATE is.
     const OWN_FAILURE: FaultScope;
 
-    /// Whether a chunk whose fate cannot be learned may be worked on once more.
-    fn replay(&self) -> Replay;
+    /// Whether a chunk whose fate cannot be learned may be worked on once more, asked of each new session. Once it may not,
+    /// it never may.
+    async fn replay(&self, client: &Client) -> Result<Replay, Failure>;
 
     /// Whether many chunks may be flushed at once. A crash may take them back then, and they are worked on again: also
     /// where others have changed their rows meanwhile, that must change no row twice.
@@ -84,7 +89,8 @@ pub(crate) struct TableUpdate {
     pub(crate) statements: Statements,
     pub(crate) keys: usize,
     pub(crate) dry: bool,
-    pub(crate) replay: Replay,
+    /// Whether any session has seen triggers on the table. They may come while the update runs.
+    pub(crate) has_triggers: AtomicBool,
     pub(crate) may_be_lazy: bool,
     /// Whether chunks may be committed before they are answered for.
     pub(crate) may_go_ahead: bool,
@@ -182,8 +188,15 @@ impl ChunkWork for TableUpdate {
     /// An answer that makes no sense.
     const OWN_FAILURE: FaultScope = FaultScope::Run;
 
-    fn replay(&self) -> Replay {
-        self.replay
+    async fn replay(&self, client: &Client) -> Result<Replay, Failure> {
+        // Who changes nothing does nothing twice.
+        if self.dry {
+            return Ok(Replay::Safe);
+        }
+        if !self.has_triggers.load(Relaxed) && has_triggers(client, &self.statements.parts.table).await? {
+            self.has_triggers.store(true, Relaxed);
+        }
+        Ok(if self.has_triggers.load(Relaxed) { Replay::Unsafe } else { Replay::Safe })
     }
 
     fn may_be_lazy(&self) -> bool {
@@ -333,8 +346,8 @@ where
     /// The closure does not want these items.
     const OWN_FAILURE: FaultScope = FaultScope::Keys;
 
-    fn replay(&self) -> Replay {
-        self.replay
+    async fn replay(&self, _client: &Client) -> Result<Replay, Failure> {
+        Ok(self.replay)
     }
 
     /// It has traces outside of its transaction.

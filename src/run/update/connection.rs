@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{CancelToken, Client};
@@ -11,6 +11,7 @@ use tokio_postgres::{CancelToken, Client};
 use super::RunContext;
 use super::chunk_work::ChunkWork;
 use crate::decide::update::action::{Answer, Ask, Flush, Opening, Session};
+use crate::decide::update::replay::Replay;
 use crate::decide::update::resolver::Status;
 use crate::pg::connect::Endpoint;
 use crate::pg::era::{Era, Ready};
@@ -29,6 +30,8 @@ pub(super) struct Connection<P> {
     session: Session,
     /// How a commit waits that is to last: `synchronous_commit`.
     waiting: String,
+    /// Whether each COMMIT waits, and is sent once its work is answered for.
+    is_patient: bool,
     heard: Heard,
     identity: Identity,
     lent: bool,
@@ -60,7 +63,9 @@ impl<P> Connection<P> {
         let heard = Heard::default();
         let (client, driver) = run.endpoint.open_heard(&format!("headcount:{}", run.task), &heard).await?;
         let Ready { life, waiting, has_standby, may_mark, identity, lent } = Era::ready(&client).await?;
-        let is_lazy = may_mark && run.work.may_be_lazy();
+        let replay = run.work.replay(&client).await?;
+        let is_safe = replay == Replay::Safe;
+        let is_lazy = may_mark && run.work.may_be_lazy() && is_safe;
         if is_lazy {
             client.batch_execute("SET synchronous_commit TO off").await?;
         }
@@ -68,9 +73,10 @@ impl<P> Connection<P> {
         if let Some(last) = last {
             last.end(&client, doubt).await?;
         }
-        let may_go_ahead = run.work.goes_ahead(&prepared);
-        let session = Session { life: Arc::new(life), may_mark, has_standby, is_lazy, may_go_ahead };
-        Ok(Self { client, driver, prepared, session, waiting, heard, identity, lent })
+        let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
+        let is_patient = !is_lazy && !may_go_ahead;
+        let session = Session { life: Arc::new(life), replay, may_mark, has_standby, is_lazy, may_go_ahead };
+        Ok(Self { client, driver, prepared, session, waiting, is_patient, heard, identity, lent })
     }
 
     pub(super) fn session(&self) -> Session {
@@ -118,8 +124,30 @@ impl<P> Connection<P> {
 
     /// Whether nobody cancelled the wait for a synchronous standby.
     pub(super) async fn commit(&self, lasting: bool) -> Result<bool, Failure> {
-        self.client.batch_execute("COMMIT").await?;
+        let commit = self.client.batch_execute("COMMIT");
+        if self.is_patient {
+            // Polled in order: they are sent in this order. COMMIT does not say that what comes before it has failed.
+            let (firm, committed) = join(self.make_firm(), commit).await;
+            firm?;
+            committed?;
+        } else {
+            commit.await?;
+        }
         Ok(!lasting || !self.heard.take_unreplicated())
+    }
+
+    /// Has COMMIT wait as the session does, whatever a trigger, or a function elsewhere, has set `synchronous_commit` to;
+    /// longer, if that asks for it. Triggers that are put off until COMMIT run before.
+    async fn make_firm(&self) -> Result<(), Failure> {
+        const LEVELS: &str = "ARRAY['off', 'local', 'remote_write', 'on', 'remote_apply']";
+        let level = |name: &str| format!("pg_catalog.array_position({LEVELS}, {name})");
+        let firm = format!(
+            "SET CONSTRAINTS ALL IMMEDIATE; \
+             SELECT pg_catalog.set_config('synchronous_commit', ({LEVELS})[greatest({}, {})], true)",
+            level("pg_catalog.current_setting('synchronous_commit')"),
+            level(&format!("'{}'", self.waiting)),
+        );
+        Ok(self.client.batch_execute(&firm).await?)
     }
 
     pub(super) async fn roll_back(&self) -> Result<(), Failure> {

@@ -86,8 +86,8 @@ impl Site {
 ///
 /// Of a commit whose answer is lost the server is asked what became of it, and of one that a crash or a failover has put
 /// in doubt, its write-ahead log. Where neither tells, the rows are compared again; the keys that had been changed are
-/// *already* then ([`InDoubt::reread`](crate::InDoubt::reread)). That is not done where triggers or rules have a say
-/// in what an update does, since they might do it twice: such keys fail
+/// *already* then ([`InDoubt::reread`](crate::InDoubt::reread)). That is not done where triggers have a say in what an
+/// update does, also ones that came while it ran, since they might do it twice: such keys fail
 /// ([`InDoubt::unresolved`](crate::InDoubt::unresolved)). Where a standby takes over that lacks what had been counted, it
 /// is done again ([`InDoubt::replaced`](crate::InDoubt::replaced)).
 ///
@@ -357,7 +357,7 @@ async fn work_off<W: ChunkWork>(
     totals.begin(options.connections, total, rejects, keys);
     // Stops at the caller's word, and at ours.
     let closing = options.stop.child_token();
-    let settings = options.settings(work);
+    let settings = options.settings(W::OWN_FAILURE);
     let shared = Mutex::new(Shared::new(source.is_claimed()));
     let run = RunContext {
         work,

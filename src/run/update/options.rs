@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::chunk_work::ChunkWork;
 use crate::decide::backoff::Backoff;
+use crate::decide::update::fault_scope::FaultScope;
 use crate::decide::update::gate::PipelineGate;
 use crate::decide::update::size::{MOST, Sizer};
 use crate::decide::update::worker::Settings;
@@ -76,11 +76,10 @@ impl Options {
         work.await
     }
 
-    /// What a worker of that work is asked for.
-    pub(super) fn settings<W: ChunkWork>(&self, work: &W) -> Settings {
+    /// What a worker is asked for; whom a failure without a SQLSTATE is to be blamed on.
+    pub(super) fn settings(&self, own_failure: FaultScope) -> Settings {
         Settings {
-            replay: work.replay(),
-            own_failure: W::OWN_FAILURE,
+            own_failure,
             max_attempts: self.max_attempts,
             retry: Backoff::up_to(self.retry_delay),
             reconnect_wait: self.reconnect_wait,

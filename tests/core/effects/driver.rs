@@ -25,7 +25,6 @@ impl Setup {
         let mut gate = PipelineGate::new();
         (0..8).filter(|_| self.is_ahead).for_each(|_| gate.on_worked(true));
         Settings {
-            replay: self.replay(),
             own_failure: FaultScope::Run,
             max_attempts: self.max_attempts,
             retry: Backoff { first: Duration::from_millis(10), cap: Duration::from_millis(80) },

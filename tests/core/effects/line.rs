@@ -209,6 +209,7 @@ impl Line {
         self.life = Some(Arc::clone(&life));
         Fact::Connected(Session {
             life,
+            replay: self.kind.replay(),
             may_mark: true,
             has_standby: self.world.is_synchronous,
             is_lazy: self.is_lazy(),

@@ -63,6 +63,10 @@ impl Kind {
     const fn counts(self) -> bool {
         matches!(self, Self::Trigger | Self::Closure)
     }
+
+    const fn replay(self) -> Replay {
+        if self.counts() { Replay::Unsafe } else { Replay::Safe }
+    }
 }
 
 /// What a history begins with.
@@ -79,12 +83,6 @@ struct Setup {
     is_blind: bool,
     /// Whether chunks are sent ahead of the answers.
     is_ahead: bool,
-}
-
-impl Setup {
-    const fn replay(&self) -> Replay {
-        if self.kind.counts() { Replay::Unsafe } else { Replay::Safe }
-    }
 }
 
 /// What happens next, drawn from a list of bytes: one that is shorter, or has smaller bytes, is a quieter history.

@@ -9,6 +9,7 @@ use crate::decide::update::action::{Action, Answer, Fact, Fed, Flush, Moment, Op
 use crate::decide::update::chunk::Chunk;
 use crate::decide::update::gather::Gathered;
 use crate::decide::update::life::{Era, Life, Mark};
+use crate::decide::update::replay::Replay;
 use crate::decide::update::shared::Shared;
 use crate::decide::update::survival::History;
 use crate::decide::update::worker::Worker;
@@ -118,6 +119,7 @@ fn wire<'a>(
     assert_eq!(wire.tell(Fact::Tick), "connect");
     let session = Session {
         life: Arc::clone(&wire.life),
+        replay: Replay::Safe,
         may_mark: true,
         has_standby: false,
         is_lazy,

@@ -128,7 +128,8 @@ impl<M: Material> Worker<'_, M> {
     fn on_status(&mut self, doubt: Doubt<M>, status: Status, is_patient: bool, turn: &mut Turn<'_, M>) {
         let Doubt { mut chunk, failure } = doubt;
         let is_patient = is_patient && chunk.state.is_in_doubt();
-        let next = chunk.state.on_status(status, is_patient, chunk.items.len(), turn.moment.draw);
+        let (replay, keys) = (self.replay, chunk.items.len());
+        let next = chunk.state.on_status(status, replay, is_patient, keys, turn.moment.draw);
         if let Next::Ask(pause) = next {
             self.resolver.ask_again(chunk, failure, turn.moment.now + pause);
             return;
@@ -182,7 +183,7 @@ impl<M: Material> Worker<'_, M> {
         self.report(Report::InDoubt(M::Scope::default()));
         let mut chunk = Box::new(self.chunk(Gathered { items, twins: Vec::new() }, turn));
         (chunk.number, chunk.offset) = counted.order;
-        let resolution = match (is_gone, self.settings.replay) {
+        let resolution = match (is_gone, self.replay) {
             (true, _) => Resolution::Aborted,
             (false, Replay::Unsafe) => {
                 let failure = M::Failure::lost("another server answers");

@@ -36,8 +36,6 @@ use crate::decide::backoff::Backoff;
 /// What a run asks of its workers.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether work may be done twice.
-    pub replay: Replay,
     /// Whom a failure without a SQLSTATE is to be blamed on.
     pub own_failure: FaultScope,
     /// Transactions that a chunk may take, at least 1.
@@ -115,6 +113,8 @@ pub struct Worker<'a, M: Material> {
     material: &'a M,
     settings: &'a Settings,
     link: Link<M::Failure>,
+    /// Whether work may be done twice, as the last session had it.
+    replay: Replay,
     pipeline: Pipeline<M>,
     held: Held<M>,
     resolver: Resolver<M>,
@@ -147,6 +147,7 @@ impl<'a, M: Material> Worker<'a, M> {
             material,
             settings,
             link: Link::new(),
+            replay: Replay::Unsafe,
             pipeline: Pipeline::new(),
             held: Held::new(),
             resolver: Resolver::new(),
@@ -269,14 +270,14 @@ impl<'a, M: Material> Worker<'a, M> {
 
     /// A new chunk, with a number and a budget of its own.
     fn chunk(&self, gathered: Gathered<M::Item>, turn: &mut Turn<'_, M>) -> Chunk<M> {
-        let Settings { max_attempts, retry, replay, .. } = *self.settings;
+        let Settings { max_attempts, retry, .. } = *self.settings;
         let Gathered { items, twins } = gathered;
         Chunk {
             number: turn.shared.number(),
             offset: 0,
             items,
             twins,
-            state: ChunkState::new(max_attempts, retry, replay),
+            state: ChunkState::new(max_attempts, retry),
             due: turn.moment.now,
             is_claimed: false,
             reread: false,

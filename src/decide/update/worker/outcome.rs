@@ -169,7 +169,7 @@ impl<M: Material> Worker<'_, M> {
 
     /// What to say where no server has said what became of it.
     const fn forgotten(&self) -> Unresolved {
-        match self.settings.replay {
+        match self.replay {
             Replay::Safe => Unresolved::Unread,
             Replay::Unsafe => Unresolved::Forgotten,
         }
@@ -258,7 +258,7 @@ impl<M: Material> Worker<'_, M> {
         failure: &M::Failure,
         turn: &mut Turn<'_, M>,
     ) {
-        let next = chunk.state.on_unflushed(why, chunk.items.len(), turn.moment.draw);
+        let next = chunk.state.on_unflushed(why, self.replay, chunk.items.len(), turn.moment.draw);
         if why == NoFlush::Refused {
             self.report(Report::InDoubt(chunk.attempt.scope.clone()));
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::action::{Action, Report, Session};
 use super::super::link::Need;
 use super::super::material::{Failed, Material};
+use super::super::replay::Replay;
 use super::{Turn, Worker};
 
 impl<M: Material> Worker<'_, M> {
@@ -42,6 +43,11 @@ impl<M: Material> Worker<'_, M> {
     pub(super) fn on_connected(&mut self, session: Session, turn: &mut Turn<'_, M>) {
         turn.shared.past.meets(&session.life);
         self.resolver.on_session();
+        debug_assert!(
+            !session.is_lazy || session.replay == Replay::Safe,
+            "what a crash takes back is done again"
+        );
+        self.replay = session.replay;
         if let Some(lost) = self.link.on_connected(session, self.halted.is_some()) {
             self.report(Report::Reconnected(lost));
         }
