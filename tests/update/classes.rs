@@ -277,7 +277,13 @@ async fn a_table_name_with_quotes_and_spaces_is_found_and_nothing_is_injected() 
 #[tokio::test]
 async fn what_cannot_be_is_refused_before_anything_is_changed() {
     let shop = Shop::with_orders(5).await;
-    shop.run("ALTER TABLE orders ADD twice bigint GENERATED ALWAYS AS (id * 2) STORED, ADD tag text; CREATE VIEW v AS SELECT * FROM orders").await;
+    shop.run(
+        "CREATE DOMAIN note AS text;
+         ALTER TABLE orders ADD twice bigint GENERATED ALWAYS AS (id * 2) STORED, ADD tag note, ADD day date,
+             ADD nr int GENERATED ALWAYS AS IDENTITY;
+         CREATE VIEW v AS SELECT * FROM orders",
+    )
+    .await;
     let updater = updater(&shop.dsn(), vec![]);
     let check = async |update: Update, keys: Keys, expected: &str| {
         let error = update.run(keys).await.unwrap_err();
@@ -285,10 +291,18 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
         assert!(error.is_configuration());
     };
     let orders = || updater.update("orders").key(["id"]).set("status", "paid");
-    check(orders().key(["nr"]), ids(1), "key: \"public\".\"orders\" has no column \"nr\"").await;
+    check(orders().key(["no"]), ids(1), "key: \"public\".\"orders\" has no column \"no\"").await;
     check(orders().set("state", "x"), ids(1), "set: \"public\".\"orders\" has no column \"state\"").await;
     check(orders().expect("x", "x"), ids(1), "expect: \"public\".\"orders\" has no column \"x\"").await;
     check(orders().set("twice", "4"), ids(1), "set: column \"twice\" is generated").await;
+    check(orders().set("nr", "4"), ids(1), "set: column \"nr\" is generated").await;
+    check(orders().version("nr"), ids(1), "version: column \"nr\" is generated").await;
+    for (column, column_type) in [("tag", "text"), ("day", "date")] {
+        let expected = format!(
+            "version: column \"{column}\" is of type {column_type}; a version is an integer or numeric"
+        );
+        check(orders().version(column), ids(1), &expected).await;
+    }
     for again in ["status", "STATUS"] {
         check(orders().set(again, "x"), ids(1), "set: column \"status\" is set twice").await;
     }
@@ -305,8 +319,6 @@ async fn what_cannot_be_is_refused_before_anything_is_changed() {
     )
     .await;
     check(orders(), Keys::query("SELECT 1 AS a, 2 AS b"), "keys: the query has no column id").await;
-    let error = orders().version("tag").run(ids(1)).await.unwrap_err();
-    assert!(!error.is_configuration(), "{error}");
     assert_eq!(shop.count("status = 'new'").await, 5);
 }
 
@@ -322,6 +334,23 @@ async fn a_table_with_a_rule_in_force_is_refused_before_anything_is_changed() {
     }
     shop.run("ALTER TABLE orders ENABLE REPLICA RULE echo").await;
     assert_eq!(classes(&shop.pay().run(ids(5)).await.unwrap()), [5, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_version_that_is_null_counts_as_zero() {
+    let shop = Shop::with_orders(1).await;
+    shop.run("CREATE DOMAIN revision AS numeric(9)").await;
+    for column_type in ["smallint", "bigint", "revision"] {
+        shop.run(&format!(
+            "ALTER TABLE orders DROP IF EXISTS ver, ADD ver {column_type}; UPDATE orders SET status = 'new'"
+        ))
+        .await;
+        let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]).version("ver");
+        let first = update.clone().set("status", "paid").expect("ver", None);
+        assert_eq!(classes(&first.run(ids(1)).await.unwrap()), [1, 0, 0, 0, 0], "{column_type}");
+        assert_eq!(classes(&update.set("status", "sent").run(ids(1)).await.unwrap()), [1, 0, 0, 0, 0]);
+        assert_eq!(shop.text("SELECT ver::text FROM orders").await, "2", "{column_type}");
+    }
 }
 
 #[tokio::test]

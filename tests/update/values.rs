@@ -5,10 +5,14 @@ use std::time::Duration;
 use headcount::{ChunkSize, Keys, Update};
 use testkit::server::Shutdown;
 
-use crate::support::{Shop, classes, ids, on_each_version, updater};
+use crate::support::{Shop, classes, connect, ids, on_each_version, updater};
 use crate::versions::{Part, version_with};
 
-on_each_version!(a_value_survives_its_way_through_text_whatever_the_role_prefers,);
+on_each_version!(
+    a_value_survives_its_way_through_text_whatever_the_role_prefers,
+    a_key_whose_value_is_another_time_at_each_attempt_fails_alone,
+    blanks_that_an_assignment_cuts_are_cut_before_a_row_is_compared,
+);
 
 #[tokio::test]
 async fn a_value_that_the_server_cannot_read_is_one_mistake_and_not_a_failure_of_each_key() {
@@ -37,13 +41,161 @@ async fn a_value_that_the_server_cannot_read_is_one_mistake_and_not_a_failure_of
     .await;
 }
 
+/// Types that hold times, each with a value for such a time.
+const TIMES: [(&str, &str); 6] = [
+    ("timestamptz", "now"),
+    ("moment", "NOW"),
+    ("timestamptz[]", "{now}"),
+    ("tstzrange", "[today,now]"),
+    ("event", "(1,now)"),
+    ("event[]", "{\"(1,now)\"}"),
+];
+const OF_TIMES: &str = "CREATE DOMAIN moment AS timestamptz; CREATE TYPE event AS (n int, at moment)";
+
 #[tokio::test]
-async fn now_is_one_moment_for_all_rows() {
+async fn now_is_one_moment_for_all_rows_wherever_in_the_value_it_stands() {
     let shop = Shop::with_orders(50).await;
-    shop.run("ALTER TABLE orders ADD paid_at timestamptz").await;
-    let report = shop.pay().set("paid_at", "now").chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap();
-    assert_eq!(report.updated, 50);
-    assert_eq!(shop.text("SELECT count(DISTINCT paid_at)::text FROM orders").await, "1");
+    shop.run(OF_TIMES).await;
+    for (column_type, now) in TIMES {
+        shop.run(&format!("ALTER TABLE orders DROP IF EXISTS paid_at, ADD paid_at {column_type}")).await;
+        let update = updater(&shop.dsn(), vec![]).update("orders").key(["id"]).set("paid_at", now);
+        let report = update.chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap();
+        assert_eq!(report.updated, 50, "{column_type}");
+        assert_eq!(shop.text("SELECT count(DISTINCT paid_at)::text FROM orders").await, "1", "{column_type}");
+    }
+}
+
+/// An attempt that may have taken effect could not be told from another session's work.
+async fn a_key_whose_value_is_another_time_at_each_attempt_fails_alone(major: u32) {
+    let shop = Shop::of_version(major, 5).await;
+    shop.run(OF_TIMES).await;
+    let ranges = if major < 14 { &[][..] } else { &[("tstzmultirange", "{[now,)}")] };
+    for (column_type, now) in TIMES.iter().chain(ranges) {
+        shop.run(&format!(
+            "ALTER TABLE orders DROP IF EXISTS at, ADD at {column_type}; UPDATE orders SET status = 'new'"
+        ))
+        .await;
+        let time = now.to_lowercase().replace("today", "2023-01-01").replace("now", "2024-01-01");
+        let by_key = || Keys::rows([("1", time.clone()), ("2", (*now).to_owned())]);
+        let orders = || updater(&shop.dsn(), vec![]).update("orders").key(["id"]);
+        let setting = orders().set_from("at", "at").version("version");
+        let expecting = orders().set("status", "paid").expect_from("at", "at");
+        for update in [setting, expecting] {
+            let report = update.run(by_key()).await.unwrap();
+            assert_eq!(classes(&report), [1, 0, 0, 0, 1], "{column_type}: {report:?}");
+            let failure = &report.failures[0];
+            assert_eq!((failure.keys.join(","), failure.sqlstate.as_deref()), ("2".into(), Some("22007")));
+            assert!(failure.reason.ends_with("another time at each attempt: write the time itself"));
+        }
+        assert_eq!(shop.count("id = 2 AND (at IS NOT NULL OR status = 'paid' OR version > 0)").await, 0);
+        // Nor is it taken from a query that is claimed from.
+        let query = format!("SELECT 2 AS id, '{now}' AS at");
+        let report = orders().set_from("at", "at").run(Keys::claim(&query)).await.unwrap();
+        assert_eq!((classes(&report), report.is_complete()), ([0; 5], false), "{column_type}: {report:?}");
+        assert!(report.error.is_some_and(|error| error.contains("another time at each attempt")));
+    }
+    let text = updater(&shop.dsn(), vec![]).update("orders").key(["id"]).set_from("status", "status");
+    assert_eq!(classes(&text.run(Keys::rows([("2", "now")])).await.unwrap()), [1, 0, 0, 0, 0]);
+}
+
+async fn blanks_that_an_assignment_cuts_are_cut_before_a_row_is_compared(major: u32) {
+    let shop = Shop::of_version(major, 0).await;
+    shop.run("CREATE DOMAIN code AS varchar(3); CREATE DOMAIN codes AS varchar(3)[]").await;
+    for (column_type, value, stored, long) in [
+        ("varchar(3)", "a\"c  ", "a\"c", "a\"c\""),
+        ("varchar(3)", "a     ", "a  ", "abcd"),
+        ("char(3)", "abc   ", "abc", "ab   c"),
+        ("code", "abc   ", "abc", "abcd "),
+        ("varchar(3)[]", "{\"abc   \",d}", "{abc,d}", "{abcd}"),
+        ("codes", "{\"abc   \",NULL}", "{abc,NULL}", "{abc,\"abc\\\"\"}"),
+        ("char(3)[]", "{\"abc   \"}", "{abc}", "{abcd}"),
+        ("code[]", "{\"abc   \"}", "{abc}", "{abcd}"),
+        ("bit(3)", "101", "101", "1010"),
+        ("varbit(3)", "10", "10", "1010"),
+    ] {
+        let typed = || updater(&shop.dsn(), vec![]).update("typed").key(["k"]).version("n");
+        let shared = |value: &str| (typed().set("v", value), ids(1));
+        let own = |value: &str| (typed().set_from("v", "v"), Keys::rows([("1", value.to_owned())]));
+        for with in [&shared as &dyn Fn(&str) -> (Update, Keys), &own] {
+            shop.run(&format!(
+                "DROP TABLE IF EXISTS typed; CREATE TABLE typed (k int PRIMARY KEY, v {column_type}, n int DEFAULT 0);
+                 INSERT INTO typed VALUES (1)"
+            ))
+            .await;
+            for expected in [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]] {
+                let (update, keys) = with(value);
+                assert_eq!(classes(&update.run(keys).await.unwrap()), expected, "{column_type}: {value}");
+            }
+            assert_eq!(shop.text("SELECT v::text FROM typed").await, stored, "{column_type}");
+            let (update, keys) = with(long);
+            match update.run(keys).await {
+                Ok(report) => assert_eq!(classes(&report), [0, 0, 0, 0, 1], "{column_type}: {report:?}"),
+                Err(error) => assert!(error.is_configuration(), "{error}"),
+            }
+            assert_eq!(
+                shop.text("SELECT v::text || n FROM typed").await,
+                format!("{stored}1"),
+                "{column_type}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_value_for_all_keys_is_stored_as_an_assignment_stores_it() {
+    let shop = Shop::with_orders(0).await;
+    for style in ["postgres", "postgres_verbose", "sql_standard", "iso_8601"] {
+        shop.run(&format!(
+            "ALTER DATABASE {0} SET intervalstyle TO '{style}'; ALTER DATABASE {0} SET extra_float_digits TO -3;
+             ALTER DATABASE {0} SET datestyle TO 'SQL, DMY'; ALTER DATABASE {0} SET bytea_output TO 'escape';
+             ALTER DATABASE {0} SET timezone TO 'Asia/Kolkata'",
+            shop.database
+        ))
+        .await;
+        for (column_type, value) in [
+            ("float8", "0.30000000000000004"),
+            ("float4", "1.17549435e-38"),
+            ("float8[]", "{0.1,-0,NaN,Infinity}"),
+            ("point", "(0.30000000000000004,-0)"),
+            ("timestamptz", "02/01/2024 00:00:00.000001 IST"),
+            ("timestamptz", "0044-03-15 12:00 BC"),
+            ("timestamptz", "infinity"),
+            ("timetz", "10:00:00.7-03:30"),
+            ("date", "epoch"),
+            ("tstzrange", "[02/01/2024 IST,infinity)"),
+            ("interval", "-1 year 2 mons -3 days +04:05:06.789"),
+            ("interval", "-1 2:03:04"),
+            ("interval[]", "{\"1 mon -1 day\",\"-00:00:00.000001\"}"),
+            ("money", "-1234567.89"),
+            ("json", "{\"b\": 1,  \"a\":1, \"b\":\"é\\u0041\"}"),
+            ("jsonb", "{\"b\": 1.00, \"a\": null}"),
+            ("bytea", "\\x00ff5c27"),
+            ("char(5)", "ab"),
+            ("char(5)[]", "{\" a \",\"\"}"),
+            ("\"char\"", "xyz"),
+            ("name", "a b"),
+            ("bool", " YES "),
+            ("inet", "10.0.0.1/8"),
+            ("numeric", "1.2300"),
+            ("numeric[]", "{1.20,NaN}"),
+            ("tsvector", "'b':2A a"),
+            ("regclass", "pg_class"),
+        ] {
+            shop.run(&format!(
+                "DROP TABLE IF EXISTS typed; CREATE TABLE typed (k int PRIMARY KEY, v {column_type}, w {column_type})"
+            ))
+            .await;
+            // A session of its own has the settings.
+            let session = connect(&shop.dsn()).await;
+            let insert = format!("INSERT INTO typed VALUES (1, NULL, '{}')", value.replace('\'', "''"));
+            session.batch_execute(&insert).await.unwrap();
+            let update = updater(&shop.dsn(), vec![]).update("typed").key(["k"]).set("v", value);
+            assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [1, 0, 0, 0, 0], "{column_type} {value}");
+            assert_eq!(classes(&update.run(ids(1)).await.unwrap()), [0, 1, 0, 0, 0], "{column_type} {value}");
+            let same = shop.text("SELECT record_image_eq(ROW(v), ROW(w))::text FROM typed").await;
+            assert_eq!(same, "true", "{style}: {column_type} {value}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -38,23 +38,75 @@ pub(crate) struct Column {
     /// The same for a text that is assigned, with the precision, as the row will hold it; still without a length where
     /// an explicit cast would silently cut the text (the assignment then checks the length).
     pub(crate) assigned: String,
+    /// The same with that length, where the column has one.
+    limited: Option<String>,
     /// The base type.
     pub(crate) type_oid: u32,
     /// The type as the table has it: what an assigned value becomes.
     pub(crate) stored: String,
     pub(crate) equality: Equality,
-    /// Whether the same text may mean another value later, such as `now`.
-    pub(crate) is_time: bool,
+    /// Whether a date or time is in it, as an element, bound or field, too: a text such as `now` is another one later.
+    pub(crate) holds_time: bool,
     pub(crate) is_not_null: bool,
     is_domain_of_enum: bool,
+    /// Whether the server alone says what it holds.
     generated: bool,
 }
+
+/// `int8`, `int2` and `int4` (`pg_type.dat`).
+const INTEGERS: [u32; 3] = [20, 21, 23];
+/// `numeric`.
+const NUMERIC: u32 = 1700;
 
 impl Column {
     /// The value in the row `t`. Enums find their operators only by themselves, not through a domain.
     pub(crate) fn operand(&self) -> String {
         let Self { name, cast, is_domain_of_enum, .. } = self;
         if *is_domain_of_enum { format!("CAST(t.{name} AS {cast})") } else { format!("t.{name}") }
+    }
+
+    /// A text (in SQL) as the row will hold it. An assignment cuts blanks behind a column's length, and fails where it
+    /// would cut anything else. So does this: what does not fit stays as it is, and fails when it is assigned.
+    pub(crate) fn assigned(&self, text: &str) -> String {
+        let whole = format!("CAST({text} AS {})", self.assigned);
+        match &self.limited {
+            None => whole,
+            Some(limited) => {
+                let fits = self.fits(text);
+                format!("CASE WHEN {fits} THEN CAST({text} AS {limited}) ELSE {whole} END")
+            }
+        }
+    }
+
+    /// True of a text (in SQL) of which the column's length cuts blanks at most.
+    pub(crate) fn fits(&self, text: &str) -> String {
+        let Some(limited) = &self.limited else { return "true".to_owned() };
+        // An array writes an element with blanks in quotes, and a quote in it as \".
+        let blanks = if limited.ends_with("[]") { " \"" } else { " " };
+        let bare = |cast: &String| {
+            format!("pg_catalog.translate(CAST({text} AS {cast})::pg_catalog.text, '{blanks}', '')")
+        };
+        format!("{} = {}", bare(limited), bare(&self.assigned))
+    }
+
+    /// The same as the column has it, for people.
+    pub(crate) fn type_name(&self) -> &str {
+        self.limited.as_ref().unwrap_or(&self.assigned)
+    }
+
+    /// Whether one more is always another value. A `numeric` has infinities and NaN, and may be rounded to thousands.
+    pub(crate) fn is_integer(&self) -> bool {
+        INTEGERS.contains(&self.type_oid)
+    }
+
+    /// Refuses to count in a column that holds no numbers.
+    pub(crate) fn check_number(&self, field: &str) -> Result<(), Error> {
+        if self.is_integer() || self.type_oid == NUMERIC {
+            return Ok(());
+        }
+        let Self { name, assigned, .. } = self;
+        let problem = format!("column {name} is of type {assigned}; a version is an integer or numeric");
+        Err(Error::configuration(field, problem))
     }
 }
 
@@ -133,6 +185,9 @@ pub(crate) async fn has_triggers(client: &Client, table: &str) -> Result<bool, F
     Ok(client.query_one(TRIGGERS, &[&table]).await?.try_get(0)?)
 }
 
+/// `parts` are the types that each type is made of: elements, bounds, fields, and what a domain is of. Only 14 and later
+/// have multiranges.
+///
 /// Whether equal values are the same is what B-tree deduplication asks, too: the operator class has an
 /// `equalimage` function, and the collation is deterministic (manual, "B-Tree Support Functions").
 const COLUMNS: &str = concat!(
@@ -140,20 +195,32 @@ const COLUMNS: &str = concat!(
 WITH RECURSIVE ",
     serial!(),
     ", base AS (
-    SELECT a.attname, a.attgenerated <> '' AS generated, a.attnotnull, false AS domain, a.atttypid AS type, a.atttypmod AS modifier,
+    SELECT a.attname, a.attgenerated <> '' OR a.attidentity = 'a' AS generated, a.attnotnull, false AS domain,
+           a.atttypid AS type, a.atttypmod AS modifier,
            pg_catalog.format_type(a.atttypid, a.atttypmod) AS stored,
            coalesce((SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation), true)
              AS deterministic
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
     SELECT b.attname, b.generated, b.attnotnull, true, t.typbasetype, t.typtypmod, b.stored, b.deterministic
-    FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
+    FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd'),
+parts AS (
+    SELECT DISTINCT b.type AS whole, b.type AS part FROM base b
+    UNION
+    SELECT p.whole, q.part
+    FROM parts p JOIN pg_catalog.pg_type t ON t.oid = p.part CROSS JOIN LATERAL (
+        SELECT t.typelem AS part
+        UNION ALL SELECT t.typbasetype
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r
+                  WHERE t.oid IN (r.rngtypid, (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::oid)
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) q
+    WHERE q.part <> 0)
 SELECT b.attname::text, b.generated,
-       pg_catalog.format_type(b.type, -1), pg_catalog.format_type(b.type, CASE
-           WHEN coalesce(nullif(t.typelem, 0), t.oid) IN ('pg_catalog.bpchar'::regtype, 'pg_catalog.varchar'::regtype,
-                'pg_catalog.bit'::regtype, 'pg_catalog.varbit'::regtype) THEN -1
-           ELSE b.modifier END),
-       b.stored, b.attnotnull, t.typcategory = 'D', t.typtype = 'e' AND b.domain,
+       pg_catalog.format_type(b.type, -1), pg_catalog.format_type(b.type, CASE WHEN l.has_length THEN -1 ELSE b.modifier END),
+       b.stored, b.attnotnull,
+       EXISTS (SELECT FROM parts p JOIN pg_catalog.pg_type d ON d.oid = p.part WHERE p.whole = b.type AND d.typcategory = 'D'),
+       t.typtype = 'e' AND b.domain,
        b.deterministic AND EXISTS (
            SELECT FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_amproc p
              ON p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype
@@ -162,8 +229,11 @@ SELECT b.attname::text, b.generated,
              WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
              ELSE t.oid END
              AND o.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'btree')),
-       t.oid
-FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'",
+       t.oid, CASE WHEN l.has_length AND b.modifier >= 0 THEN pg_catalog.format_type(b.type, b.modifier) END
+FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type CROSS JOIN LATERAL (
+    SELECT coalesce(nullif(t.typelem, 0), t.oid) IN ('pg_catalog.bpchar'::regtype, 'pg_catalog.varchar'::regtype,
+               'pg_catalog.bit'::regtype, 'pg_catalog.varbit'::regtype) AS has_length) l
+WHERE t.typtype <> 'd'",
 );
 
 const UNIQUE: &str = concat!(
@@ -222,9 +292,10 @@ impl Table {
                 cast: row.get(2),
                 type_oid: row.get(9),
                 assigned: row.get(3),
+                limited: row.get(10),
                 stored: row.get(4),
                 equality: if row.get(8) { Equality::Exact } else { Equality::Loose },
-                is_time: row.get(6),
+                holds_time: row.get(6),
                 is_not_null: row.get(5),
                 is_domain_of_enum: row.get(7),
                 generated: row.get(1),

@@ -1,7 +1,10 @@
 //! The values that all keys share: what the server makes of them, asked once, before anything is changed.
 //!
-//! One that the server cannot read is a mistake in the command, and not a failure of each key. A word such as `now`
-//! is taken at its first meaning: otherwise a row that was updated would not hold the new value a second later.
+//! One that the server cannot read is a mistake in the command, and not a failure of each key. Each is written as the
+//! server writes it back: a word such as `now`, wherever it stands in the value, is taken at its first meaning.
+//! Otherwise a row that was updated would not hold the new value a second later. The session writes what it reads as
+//! the same value ([exact](super::exact)); of a `bpchar` without a length the blanks at its end are lost, which do not
+//! count there.
 
 use futures_util::future::try_join_all;
 use tokio_postgres::Client;
@@ -15,7 +18,7 @@ use crate::pg::Failure;
 const DOING: &str = "reading the values";
 
 impl Wish {
-    /// Has the server read the values; the wish with those of dates and times spelled out.
+    /// Has the server read the values; the wish with them as it writes them.
     pub(crate) async fn spell_out(&self, client: &Client, table: &Table) -> Result<Self, Error> {
         let mut wish = self.clone();
         wish.set = read_all(client, table, "set", &self.set).await?;
@@ -33,9 +36,7 @@ impl Wish {
             let column = table.column("expect", name)?;
             let is = |other: &String| table.column("set", other).is_ok_and(|other| other.name == column.name);
             if self.version.as_ref().is_some_and(is) {
-                // NULL does not grow.
-                let never_null = column.is_not_null || matches!(expected, Assign::Value(Some(_)));
-                if never_null {
+                if column.is_integer() {
                     return Ok(true);
                 }
             } else if let Assign::Value(expected) = expected
@@ -58,10 +59,7 @@ async fn read_all(
     try_join_all(assigns.iter().map(async |(name, assign)| {
         let column = table.column(field, name)?;
         let assign = match assign {
-            Assign::Value(Some(text)) => {
-                let cast = if field == "set" { &column.assigned } else { &column.cast };
-                Assign::Value(Some(read(client, field, column, cast, text).await?))
-            }
+            Assign::Value(Some(text)) => Assign::Value(Some(read(client, field, column, text).await?)),
             other => other.clone(),
         };
         Ok((name.clone(), assign))
@@ -69,17 +67,18 @@ async fn read_all(
     .await
 }
 
-async fn read(
-    client: &Client,
-    field: &'static str,
-    column: &Column,
-    cast: &str,
-    text: &str,
-) -> Result<String, Error> {
-    let sql = format!("SELECT CAST(CAST($1 AS pg_catalog.text) AS {cast})::pg_catalog.text");
-    match client.query_one(&sql, &[&text]).await {
-        Ok(row) if column.is_time => row.try_get(0).map_err(|error| Error::sql(DOING, error.into())),
-        Ok(_) => Ok(text.to_owned()),
+async fn read(client: &Client, field: &'static str, column: &Column, text: &str) -> Result<String, Error> {
+    const TEXT: &str = "CAST($1 AS pg_catalog.text)";
+    let (value, fits) = match field {
+        "set" => (column.assigned(TEXT), column.fits(TEXT)),
+        _ => (format!("CAST({TEXT} AS {})", column.cast), "true".to_owned()),
+    };
+    match client.query_one(&format!("SELECT ({value})::pg_catalog.text, {fits}"), &[&text]).await {
+        Ok(row) if row.get(1) => Ok(row.get(0)),
+        Ok(_) => {
+            let problem = format!("column {}: the value is too long for {}", column.name, column.type_name());
+            Err(Error::configuration(field, problem))
+        }
         Err(error) => match error.as_db_error() {
             // Data exceptions: the text is no value of the type.
             Some(problem) if problem.code().code().starts_with("22") => {

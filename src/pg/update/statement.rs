@@ -56,6 +56,8 @@ pub(crate) struct Statements {
     pub(crate) shared: Vec<Option<String>>,
     /// The input's columns: the key's first.
     pub(crate) inputs: Vec<String>,
+    /// The places among them of values that hold times.
+    pub(crate) times: Vec<usize>,
     /// Session settings that keep each statement on the index, in the order of the keys.
     settings: Option<&'static str>,
     pub(crate) parts: Parts,
@@ -132,6 +134,7 @@ struct Terms<'a> {
     expected: String,
     shared: Vec<Option<String>>,
     inputs: Vec<String>,
+    times: Vec<usize>,
     /// Whether the rows can be found by a list of keys, if there is one key column. It takes that no value comes
     /// from the input, and a type that lists can be made of (there are none of arrays).
     by_list: bool,
@@ -143,15 +146,16 @@ impl<'a> Terms<'a> {
     /// Fails when a column does not exist or cannot serve.
     fn of(wish: &Wish, table: &'a Table) -> Result<Self, Error> {
         let inputs = wish.inputs();
-        let mut shared = Vec::new();
-        let mut value = |assign: &Assign, cast: &str| match assign {
+        let (mut shared, mut times) = (Vec::new(), Vec::new());
+        let mut text = |assign: &Assign, column: &Column| match assign {
             Assign::Input(name) => {
                 let place = inputs.iter().position(|input| input == name).unwrap_or_default();
-                format!("CAST(i.c{} AS {cast})", place + 1)
+                times.extend(column.holds_time.then_some(place));
+                format!("i.c{}", place + 1)
             }
             Assign::Value(value) => {
                 shared.push(value.clone());
-                format!("CAST(CAST(${} AS pg_catalog.text) AS {cast})", inputs.len() + shared.len())
+                format!("CAST(${} AS pg_catalog.text)", inputs.len() + shared.len())
             }
         };
         let mut key: Vec<&Column> = Vec::new();
@@ -183,27 +187,36 @@ impl<'a> Terms<'a> {
             keeps_key(column)?;
             once("set", "set", changed.iter().copied(), column)?;
             changed.push(&column.name);
-            let value = value(assign, &column.assigned);
+            let text = text(assign, column);
+            let value = match assign {
+                Assign::Input(_) => column.assigned(&text),
+                // It fits.
+                Assign::Value(_) => format!("CAST({text} AS {})", column.assigned),
+            };
             already.push(same(column, column.equality == Equality::Exact, &value));
             sets.push(format!("{} = {value}", column.name));
             by_list &= matches!(assign, Assign::Value(_));
         }
         for (name, assign) in &wish.expect {
             let column = table.column("expect", name)?;
-            expected.push(same(column, column.equality != Equality::None, &value(assign, &column.cast)));
+            let value = format!("CAST({} AS {})", text(assign, column), column.cast);
+            expected.push(same(column, column.equality != Equality::None, &value));
             by_list &= matches!(assign, Assign::Value(_));
         }
         if let Some(name) = &wish.version {
             let column = table.writable("version", name)?;
             keeps_key(column)?;
             once("version", "set", changed.iter().copied(), column)?;
+            column.check_number("version")?;
             changed.push(&column.name);
-            sets.push(format!("{0} = t.{0} + 1", column.name));
+            let Column { name, is_not_null, .. } = column;
+            let before = if *is_not_null { format!("t.{name}") } else { format!("coalesce(t.{name}, 0)") };
+            sets.push(format!("{name} = {before} + 1"));
         }
         let already = already.join(" AND ");
         let expected = if expected.is_empty() { "true".to_owned() } else { expected.join(" AND ") };
         let lock = table.lock(changed.into_iter());
-        Ok(Self { key, sets, already, expected, shared, inputs, by_list, lock })
+        Ok(Self { key, sets, already, expected, shared, inputs, times, by_list, lock })
     }
 }
 
@@ -233,7 +246,8 @@ impl Statements {
 
     /// Writes them; fails when a column does not exist or cannot serve.
     pub(crate) fn write(wish: &Wish, table: &Table) -> Result<Self, Error> {
-        let Terms { key, sets, already, expected, shared, inputs, by_list, lock } = Terms::of(wish, table)?;
+        let Terms { key, sets, already, expected, shared, inputs, times, by_list, lock } =
+            Terms::of(wish, table)?;
         let eligible = format!("NOT ({already}) AND {expected}");
         let columns: Vec<String> = (1..=inputs.len()).map(|n| format!("c{n}")).collect();
         let columns = columns.join(", ");
@@ -305,6 +319,7 @@ impl Statements {
             look: judge("", "false", "", "0"),
             shared,
             inputs,
+            times,
             settings: (unique && !table.has_triggers).then_some(BY_INDEX),
             parts: Parts {
                 table: name.clone(),

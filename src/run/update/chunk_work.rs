@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, join};
 use tokio_postgres::Client;
 use tracing::Span;
 
-use super::keys::Item;
+use super::keys::{Item, Refused, holds_other_time};
 use super::packed::{Packed, done};
 use crate::decide::update::Class;
 use crate::decide::update::action::{Answer, Opening};
@@ -209,8 +209,7 @@ impl ChunkWork for TableUpdate {
     }
 
     fn gather(&self, items: Vec<Item>) -> Gathered<Item> {
-        let refused = |item: &Item| item.contradicts || item.has_null_key(self.keys);
-        let (refused, items) = items.into_iter().partition::<Vec<_>, _>(refused);
+        let (refused, items) = items.into_iter().partition::<Vec<_>, _>(|item| item.refused.is_some());
         let mut gathered = gather(items, |item| &item.fields[..self.keys], |a, b| a.fields == b.fields);
         // Those that contradict have their first ones in another chunk, perhaps; a NULL has none.
         let twins = refused.into_iter().map(|item| Twin { item, of: 0, contradicts: true });
@@ -266,6 +265,10 @@ impl ChunkWork for TableUpdate {
             began?;
             taken?
         };
+        if taken.iter().any(|fields| holds_other_time(fields, &self.statements.times)) {
+            let (sqlstate, problem) = Refused::OtherTime.why();
+            return Err(Failure::found(sqlstate, problem));
+        }
         // A query that joins may yield a row twice.
         Ok(self.gather(taken.into_iter().map(|fields| Item::new(0, fields)).collect()).items)
     }

@@ -69,7 +69,8 @@ impl Site {
 /// Each key ends in one class: *updated*; *already* (its row holds the new values, whatever is expected);
 /// *stale* (its row holds neither the new nor the expected values); *missing*; or *failed*. Values are
 /// texts that the server casts to the column's type; `None` is NULL. What is meant for all rows is read by the server
-/// once, before anything is changed: `now` is one moment.
+/// once, before anything is changed: `now` is one moment. In a value of one key it would be another one at each attempt:
+/// that key fails.
 ///
 /// A key must have one row, and keeps it: what is set is no part of the key. One that is NULL, or has a NULL, fails. Where no unique index proves that there is
 /// one row, each chunk is checked, and a key with more rows fails. Keys are told apart as they are written, integers
@@ -163,7 +164,7 @@ impl Update {
         self
     }
 
-    /// A column that grows by one with each change.
+    /// A column that grows by one with each change: an integer or numeric. NULL counts as 0.
     #[must_use]
     pub fn version(mut self, column: &str) -> Self {
         self.wish.version = Some(column.to_owned());
@@ -282,6 +283,7 @@ impl Update {
         let wanted = Wanted {
             inputs: statements.inputs.clone(),
             key_types: statements.parts.key.iter().map(|key| key.type_oid).collect(),
+            times: statements.times.clone(),
         };
         let inputs = &wanted.inputs;
         let opened = match (keys.source, query) {

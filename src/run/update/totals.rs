@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cause::Stops;
 use super::chunk_work::spelled;
-use super::keys::Item;
+use super::keys::{Item, Refused};
 use super::rejects::Rejects;
 use crate::decide::update::Class;
 use crate::decide::update::ending::{FailOn, Tally};
@@ -374,17 +374,11 @@ impl RunTotals {
     }
 }
 
-/// Why a key is not even looked for (`cardinality_violation`, `null_value_not_allowed`).
-const CONTRADICTS: (&str, &str) = ("21000", "the same key occurs before with other values");
-const NULL_KEY: (&str, &str) = (
-    "22004",
-    "a column of the key is NULL, which no row equals; in a file, an empty field is NULL, and \"\" is an empty text",
-);
-
 impl Page {
     /// One that was not even looked for.
     fn refuse(&mut self, item: &Item) {
-        let (sqlstate, reason) = if item.has_null_key(self.keys) { NULL_KEY } else { CONTRADICTS };
+        // Within a chunk others find that it contradicts.
+        let (sqlstate, reason) = item.refused.unwrap_or(Refused::Contradicts).why();
         if let Some(rejects) = &mut self.rejects {
             rejects.write(item, Class::Failed, reason);
         }

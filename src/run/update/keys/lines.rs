@@ -211,7 +211,7 @@ mod tests {
 
     fn check(text: &'static str, inputs: &[&str], keys: usize) -> Result<Vec<Line>, Error> {
         let inputs = inputs.iter().map(|&name| name.to_owned()).collect();
-        let wanted = Wanted { inputs, key_types: vec![20; keys] };
+        let wanted = Wanted { inputs, key_types: vec![20; keys], times: Vec::new() };
         let rows = Lines::new(text.as_bytes(), "orders.csv", &wanted)?;
         let rows: Result<Vec<Line>, Error> = rows
             .map(|item| {

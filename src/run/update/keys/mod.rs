@@ -9,6 +9,7 @@
 mod lines;
 mod opened;
 mod records;
+mod refused;
 mod repeats;
 mod row;
 mod spool;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use futures_util::{StreamExt, stream};
 
 pub(super) use self::opened::{Opened, aside};
-pub(super) use self::repeats::marked;
+pub(super) use self::refused::{Refused, holds_other_time, marked};
 pub use self::row::Row;
 pub(super) use self::spool::{Spool, named};
 use super::item_source::Items;
@@ -32,18 +33,13 @@ pub(crate) struct Item {
     pub(crate) line: u64,
     /// The key's columns, then those that values are taken from. `None` is NULL.
     pub(crate) fields: Box<[Option<Box<str>>]>,
-    /// Whether the same key came before with other values.
-    pub(crate) contradicts: bool,
+    /// Why it is not even worked on.
+    pub(crate) refused: Option<Refused>,
 }
 
 impl Item {
     pub(crate) const fn new(line: u64, fields: Box<[Option<Box<str>>]>) -> Self {
-        Self { line, fields, contradicts: false }
-    }
-
-    /// Whether a column of its key, which has so many, is NULL: no row has that key.
-    pub(crate) fn has_null_key(&self, columns: usize) -> bool {
-        self.fields[..columns.min(self.fields.len())].iter().any(Option::is_none)
+        Self { line, fields, refused: None }
     }
 
     /// About how many bytes of memory it takes.
@@ -59,6 +55,8 @@ pub(super) struct Wanted {
     pub(super) inputs: Vec<String>,
     /// The types of those that are the key's, as object identifiers.
     pub(super) key_types: Vec<u32>,
+    /// The places of values that hold times.
+    pub(super) times: Vec<usize>,
 }
 
 /// `int8`, `int2`, `int4` and `oid` (`pg_type.dat`).

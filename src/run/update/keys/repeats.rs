@@ -11,13 +11,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use futures_util::StreamExt;
-
-use super::super::item_source::Items;
-use super::{INTEGERS, Item, Wanted};
+use super::INTEGERS;
 
 /// So many keys, in some 45 MB.
-const REMEMBERED: usize = 1_000_000;
+pub(super) const REMEMBERED: usize = 1_000_000;
 /// `uuid` (`pg_type.dat`).
 const UUID: u32 = 2950;
 /// `numeric`.
@@ -25,21 +22,8 @@ const NUMERIC: u32 = 1700;
 /// `char(n)`, whose trailing spaces do not count.
 const BPCHAR: u32 = 1042;
 
-/// The same items, those marked that contradict one before.
-pub(in crate::run::update) fn marked(items: Items<Item>, wanted: &Wanted) -> Items<Item> {
-    if wanted.inputs.len() <= wanted.key_types.len() {
-        return items;
-    }
-    let mut seen = Seen::new(wanted.key_types.clone(), REMEMBERED);
-    Box::pin(items.map(move |item| {
-        let mut item = item?;
-        item.contradicts = seen.contradicts(&item.fields);
-        Ok(item)
-    }))
-}
-
 /// Fingerprints of keys and of the values that go with them.
-struct Seen {
+pub(super) struct Seen {
     key_types: Vec<u32>,
     most: usize,
     hasher: RandomState,
@@ -48,12 +32,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(key_types: Vec<u32>, most: usize) -> Self {
+    pub(super) fn new(key_types: Vec<u32>, most: usize) -> Self {
         let (hasher, values, order) = (RandomState::new(), HashMap::new(), VecDeque::new());
         Self { key_types, most, hasher, values, order }
     }
 
-    fn contradicts(&mut self, fields: &[Option<Box<str>>]) -> bool {
+    pub(super) fn contradicts(&mut self, fields: &[Option<Box<str>>]) -> bool {
         let (key, values) = fields.split_at(self.key_types.len().min(fields.len()));
         let key: Vec<_> = key
             .iter()
