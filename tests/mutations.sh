@@ -409,7 +409,24 @@ mutant 'a failure that stays fails its key, and no other' src/decide/update/chun
     'if keys > 1 {' 'if keys > 100 {'
 mutant 'triggers below the table are seen' src/pg/update/catalog.rs \
     update:what_a_trigger_below_the_table_makes_unrepeatable_is_not_done_twice \
-    't.tgrelid IN (SELECT oid FROM family)' 't.tgrelid = $1'
+    't.tgrelid IN (SELECT oid FROM family)' 't.tgrelid = $1::pg_catalog.text::pg_catalog.regclass'
+mutant 'triggers that came meanwhile are seen' src/run/update/connection.rs \
+    update:what_a_trigger_that_came_meanwhile_makes_unrepeatable_is_not_done_twice_after_a_crash \
+    'Session { life: Arc::new(life), replay, may_mark' \
+    'Session { life: Arc::new(life), replay: Replay::Safe, may_mark'
+mutant 'no trigger weakens a commit' src/run/update/connection.rs \
+    update:a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled \
+    'if self.is_patient {' 'if false {'
+mutant 'a value for all keys is read once' src/pg/update/constants.rs \
+    update:now_is_one_moment_for_all_rows_wherever_in_the_value_it_stands \
+    'Ok(row) if row.get(1) => Ok(row.get(0)),' 'Ok(row) if row.get(1) => Ok(text.to_owned()),'
+mutant 'no value is another one at each attempt' src/pg/update/catalog.rs \
+    update:a_key_whose_value_is_another_time_at_each_attempt_fails_alone \
+    'WHERE q.part <> 0)' 'WHERE false)'
+mutant 'a row that holds what was assigned is done' src/pg/update/statement.rs \
+    update:blanks_that_an_assignment_cuts_are_cut_before_a_row_is_compared \
+    'Assign::Input(_) => column.assigned(&text),' \
+    'Assign::Input(_) => format!("CAST({text} AS {})", column.assigned),'
 mutant 'work finds its transaction, or changes nothing' src/pg/update/statement.rs \
     update:work_whose_begin_failed_changes_nothing_also_where_no_commit_goes_ahead \
     "pg_catalog.current_setting('transaction_deferrable')" "'on'"

@@ -99,7 +99,7 @@ pub(crate) struct UpdateArgs {
     /// Update only rows whose column holds this value; may be repeated
     #[arg(long, value_name = "COL=VALUE", value_parser = assignment, help_heading = "Rows and values")]
     pub(crate) expect: Vec<Assignment>,
-    /// Integer column to increase by one with each change of a row
+    /// Integer or numeric column to increase by one with each change of a row; NULL counts as 0
     #[arg(long, alias = "version", value_name = "COL", help_heading = "Rows and values")]
     pub(crate) version_column: Option<String>,
     /// Read the keys from a file, CSV with a header or one key per line; `-` is standard input
