@@ -42,8 +42,8 @@ mutant 'a launch is judged by room, never by its count alone' src/decide/launch.
 mutant 'several launches may add up to a count' src/decide/launch.rs \
     core-unit:a_sum_of_launches_explains_a_size_and_each_is_used_once \
     'self.parts_of(size).is_some()' 'self.parts_of(size).is_some_and(|parts| parts.len() < 2)'
-mutant 'a launch that ran whole is used up' src/decide/verdict/launches.rs \
-    core:a_launch_that_ran_whole_does_not_explain_the_next_one \
+mutant 'what has run is not awaited again' src/decide/verdict/launches.rs \
+    core:what_has_run_is_not_awaited_again_when_the_pool_is_full_later \
     'if launch.is_whole() || (required > 0 && launch.size >= required) {' 'if false && launch.is_whole() {'
 mutant 'absence counts only without interruption' src/decide/verdict.rs \
     core:a_pool_that_is_full_for_a_moment_now_and_then_condemns_no_serial_phase \
@@ -82,7 +82,7 @@ mutant 'a last attempt without room for more is below the target' src/decide/lau
     core:the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more \
     'self.wide.is_none() && !self.unseen && !self.unsure' 'true'
 mutant 'the slot of a worker that has gone may not be free yet' src/decide/room.rs \
-    core:what_starved_is_never_called_on_target \
+    core:slots_that_may_still_be_held_are_no_room \
     'earlier.min(free)' 'free.max(earlier)'
 mutant 'slots that others have taken since are not free' src/decide/room.rs \
     core:what_starved_is_never_called_on_target \

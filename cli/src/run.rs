@@ -47,10 +47,10 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
             let demanded = (settings.target_workers, settings.minimum());
             let code = fail(&failed, args.json, &settings.task, Some(demanded));
             let history = failed.error().and_then(headcount::Error::history);
-            // Quiet is what never began.
-            let is_told =
-                |history: &&Execution<()>| !args.json && !(words.quiet && history.attempt_count == 0);
-            if let Some(history) = history.filter(is_told) {
+            // What never began leaves nothing to tell.
+            let is_silent =
+                |history: &&Execution<()>| args.json || (words.quiet && history.attempt_count == 0);
+            if let Some(history) = history.filter(|history| !is_silent(history)) {
                 output::print(&output::remains(history, &failed, settings).join("\n"));
             }
             code

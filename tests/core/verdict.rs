@@ -334,6 +334,18 @@ fn the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it() {
     }
 }
 
+/// Our two have gone when three others come: at that moment one of seven slots is free. No look shows that.
+#[test]
+fn slots_that_may_still_be_held_are_no_room() {
+    let mut window = Window::new(Demand::of(2, &[2, 2]), PROMPT);
+    show(&mut window, (0, 0), &[1, 2], Some((3, 7))).unwrap();
+    assert_eq!(show(&mut window, (10, 300), &[1, 2], Some((3, 7))), None);
+    assert_eq!(show(&mut window, (400, 400), &[], Some((4, 7))), None);
+    assert_eq!(show(&mut window, (500, 700), &[3], Some((4, 7))), None);
+    window.on_end();
+    assert!(window.has_unproven_launches() && window.short_launches() == 0);
+}
+
 /// The plan has one Gather of two: of two launches with two workers, one is of the Gather of four.
 #[test]
 fn a_launch_that_met_no_room_explains_no_other_one() {
