@@ -56,10 +56,10 @@ mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
     '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
 mutant 'what may have had no worker is not on target' src/decide/attempt.rs \
     core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
-    'if unproven && !short' 'if false && unproven && !short'
+    'if unproven && !is_proven' 'if false && unproven && !is_proven'
 mutant 'what was proven outweighs what was not' src/decide/attempt.rs \
     core:launches_that_may_have_had_no_worker_make_no_run_on_target_and_hide_no_shortage \
-    'if unproven && !short' 'if unproven'
+    'if unproven && !is_proven' 'if unproven'
 mutant 'what one statement was accepted with counts for all' src/decide/script.rs \
     core:what_one_statement_of_several_was_accepted_with_counts_for_all \
     'worst.into_iter().chain(self.least)' 'worst.into_iter().chain(None)'

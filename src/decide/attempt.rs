@@ -255,8 +255,9 @@ impl Attempts {
     #[must_use]
     pub const fn outcome(&self, finished: Finished) -> Outcome {
         let Finished { verdict, achieved, short, unproven, within } = finished;
-        // What was proven outweighs what was not.
-        if unproven && !short && !matches!(verdict, Verdict::Short(_)) {
+        let is_proven = (short && achieved < self.minimum) || matches!(verdict, Verdict::Short(_));
+        // Who may have had none may have been below the minimum.
+        if unproven && !is_proven {
             return Outcome::Unverified;
         }
         if short || matches!(verdict, Verdict::Short(_)) {

@@ -4,9 +4,10 @@
 //! because a refusal rests on it; the sum over all Gathers is such a bound, since a Gather has one
 //! set of workers at a time (a rescan ends the old set first) and no
 //! worker has workers.
-//! But the sum is far too high for a UNION ALL of ten queries. So two numbers per node:
+//! But the sum is far too high for a UNION ALL of ten queries. So three numbers per node:
 //!
 //! - *peak*: the most workers at once while the node runs;
+//! - *late*: the most from its first row on;
 //! - *rest*: the most that can still be alive after the node returned its last row.
 //!
 //! A Gather that was read to its end has ended its workers: its rest is 0. That holds through nodes
@@ -14,6 +15,9 @@
 //! the like. An Append runs its children one after the other (only foreign scans are asynchronous,
 //! and those have no Gather), so its peak is the greatest of child i's peak plus the rests of the
 //! children before it, as long as it runs once.
+//!
+//! A nested loop begins its inner side when it has a row of the outer one. If that comes of a node that reads all its input
+//! before, such as a Sort, the outer side's Gathers have ended.
 //!
 //! All else is summed, and keeps its whole sum as rest. A hash join looks as if it built its inner
 //! side first and read the outer after, but it may fetch the first outer row early to see whether
@@ -56,10 +60,11 @@ pub(super) struct Tree {
     pub(super) parallel_append: bool,
 }
 
-/// Workers while a node runs, and workers that may outlive it.
+/// Workers while a node runs, from its first row on, and after its last.
 #[derive(Clone, Copy, Default)]
 struct Workers {
     peak: u32,
+    late: u32,
     rest: u32,
 }
 
@@ -173,15 +178,32 @@ fn at_once(node: &Map<String, Value>, again: bool, of: &impl Fn(u32) -> u32) -> 
             _ => members.push(workers),
         }
     }
-    combine(kind, of(planned(node).unwrap_or(0)), &members, others, again)
+    let reads_all = match kind {
+        "Sort" | "Hash" => true,
+        "Aggregate" => matches!(node.get("Strategy").and_then(Value::as_str), Some("Plain" | "Hashed")),
+        _ => false,
+    };
+    combine(kind, of(planned(node).unwrap_or(0)), &members, others, (again, reads_all))
 }
 
-/// `others` are the workers of the subplans and initplans of the node itself.
-fn combine(kind: &str, own: u32, members: &[Workers], others: u32, again: bool) -> Workers {
-    let sum: u32 = others + members.iter().map(|member| member.peak).sum::<u32>();
+/// `others` are the workers of the subplans and initplans of the node itself. `reads_all`: before its first row.
+fn combine(
+    kind: &str,
+    own: u32,
+    members: &[Workers],
+    others: u32,
+    (again, reads_all): (bool, bool),
+) -> Workers {
+    let all = |of: fn(&Workers) -> u32| others + members.iter().map(of).sum::<u32>();
+    let (sum, rest) = (all(|member| member.peak), all(|member| member.rest));
     match kind {
         // Its own workers are gone once it was read to the end.
-        "Gather" | "Gather Merge" => Workers { peak: own + sum, rest: sum },
+        "Gather" | "Gather Merge" => Workers { peak: own + sum, late: own + sum, rest: sum },
+        // Run again, its outer side meets what the inner one left behind.
+        "Nested Loop" if !again && members.len() == 2 => {
+            let late = others + members[0].late + members[1].peak;
+            Workers { peak: late.max(others + members[0].peak), late, rest: late }
+        }
         // Run again, its first children meet what the last ones left behind.
         "Append" if !again => {
             let (mut peak, mut rest) = (0, 0);
@@ -189,14 +211,15 @@ fn combine(kind: &str, own: u32, members: &[Workers], others: u32, again: bool) 
                 peak = peak.max(rest + member.peak);
                 rest += member.rest;
             }
-            Workers { peak: others + peak, rest: others + rest }
+            Workers { peak: others + peak, late: others + peak, rest: others + rest }
         }
         "Sort" | "Incremental Sort" | "Aggregate" | "Group" | "Hash" | "Result" | "ProjectSet"
         | "Subquery Scan" | "Unique" => {
-            let rest: u32 = members.iter().map(|member| member.rest).sum();
-            Workers { peak: sum, rest: others + rest }
+            let late = if reads_all { rest } else { all(|member| member.late) };
+            Workers { peak: sum, late, rest }
         }
-        _ => Workers { peak: sum, rest: sum },
+        "Limit" | "Materialize" => Workers { peak: sum, late: all(|member| member.late), rest: sum },
+        _ => Workers { peak: sum, late: sum, rest: sum },
     }
 }
 
@@ -277,7 +300,18 @@ mod tests {
     fn both_sides_of_a_join_may_have_workers_at_once() {
         check("Hash Join(Gather2,Hash(Gather4))", 6);
         check("Nested Loop(Gather2,Materialize(Gather1))", 3);
+        check("Nested Loop(Append(Sort(Gather2),Sort(Gather4)),Gather1)", 5);
+        check("Nested Loop(Limit(Gather2),Gather1)", 3);
         check("Merge Append(Gather2,Gather2)", 4);
+    }
+
+    #[test]
+    fn what_is_read_before_the_first_row_is_over_when_the_inner_side_of_a_nested_loop_begins() {
+        check("Nested Loop(Sort(Gather2),Sort(Gather4))", 4);
+        check("Nested Loop(Limit(Sort(Gather4)),Gather2)", 4);
+        check("Nested Loop(Nested Loop(Sort(Gather2),Sort(Gather2)),Sort(Gather3))", 5);
+        check("Nested Loop(Sort(Merge Join(Gather2,Gather2)),Gather1)", 5);
+        check("Nested Loop(Seq Scan,Nested Loop(Sort(Gather2),Gather4))", 6);
     }
 
     #[test]
