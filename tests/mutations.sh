@@ -178,9 +178,12 @@ mutant 'the greatest statement of a script is always judged' src/decide/script.r
 mutant 'each statement needs what its plan can have, no more' src/decide/script.rs \
     core-unit:each_statement_needs_what_its_plan_can_have \
     'required: can_have(required), target' 'required, target'
-mutant 'counters are evidence only where nobody else was there' src/decide/counters.rs \
-    core-unit:a_difference_is_ours_only_where_nobody_else_was_there \
-    'self.others == 0 && before.others == 0 && self' 'self'
+mutant 'counters are evidence only where nobody else ran anything' src/decide/counters.rs \
+    core-unit:a_difference_is_ours_only_where_nobody_else_ran_anything \
+    'self.busy == 0 && before.busy == 0 && ' ''
+mutant 'idle sessions that ran something are not nobody' src/decide/counters.rs \
+    core-unit:sessions_that_are_idle_all_the_time_are_nobody \
+    ' && self.changed < before.at' ''
 mutant 'nor where somebody came and went' src/decide/counters.rs \
     core-unit:a_session_that_came_and_went_between_may_be_whom_workers_were_refused \
     '&& self.sessions == before.sessions' ''

@@ -12,10 +12,16 @@ pub struct LaunchCounters {
     pub to_launch: i64,
     /// Workers that were launched.
     pub launched: i64,
-    /// Other sessions in the database.
-    pub others: u32,
     /// Sessions that the database has had.
     pub sessions: i64,
+    /// Other sessions in the database.
+    pub others: i32,
+    /// Those among them that were not idle, or not seen to be.
+    pub busy: i32,
+    /// When the last of the others began or ended something, in microseconds since 1970 by the server's clock.
+    pub changed: i64,
+    /// When this was read, by the same clock.
+    pub at: i64,
 }
 
 /// What two readings say of the queries between them.
@@ -35,9 +41,10 @@ pub enum Told {
 }
 
 impl LaunchCounters {
-    /// Whether nobody else was there at both readings, and nobody has come and gone between them.
+    /// Whether nobody else ran anything between the readings: all others were there at both, and idle all the time.
     const fn is_alone_since(self, before: Self) -> bool {
-        self.others == 0 && before.others == 0 && self.sessions == before.sessions
+        let are_the_same = self.others == before.others && self.sessions == before.sessions;
+        are_the_same && self.busy == 0 && before.busy == 0 && self.changed < before.at
     }
 
     /// What happened since an earlier reading.
@@ -62,10 +69,28 @@ impl LaunchCounters {
 mod tests {
     use super::*;
 
-    fn told(before: (i64, i64, u32), after: (i64, i64, u32)) -> Told {
+    const ALONE: LaunchCounters =
+        LaunchCounters { to_launch: 10, launched: 8, sessions: 7, others: 0, busy: 0, changed: 0, at: 1000 };
+
+    fn told(before: (i64, i64, i32), after: (i64, i64, i32)) -> Told {
         let counters =
-            |(to_launch, launched, others)| LaunchCounters { to_launch, launched, others, sessions: 7 };
+            |(to_launch, launched, busy)| LaunchCounters { to_launch, launched, others: busy, busy, ..ALONE };
         counters(after).since(counters(before))
+    }
+
+    #[test]
+    fn sessions_that_are_idle_all_the_time_are_nobody() {
+        let before = LaunchCounters { others: 3, changed: 900, ..ALONE };
+        let after = LaunchCounters { to_launch: 18, launched: 13, at: 2000, ..before };
+        assert_eq!(after.since(before), Told::Short { launched: 5, asked: 8 });
+        assert_eq!(
+            LaunchCounters { changed: 1500, ..after }.since(before),
+            Told::Unknown,
+            "one ran something"
+        );
+        assert_eq!(LaunchCounters { others: 2, ..after }.since(before), Told::Unknown, "one has gone");
+        assert_eq!(LaunchCounters { busy: 1, ..after }.since(before), Told::Unknown);
+        assert_eq!(after.since(LaunchCounters { busy: 1, ..before }), Told::Unknown);
     }
 
     #[test]
@@ -74,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_ours_only_where_nobody_else_was_there() {
+    fn a_difference_is_ours_only_where_nobody_else_ran_anything() {
         assert_eq!(told((10, 8, 0), (18, 13, 0)), Told::Short { launched: 5, asked: 8 });
         assert_eq!(told((10, 8, 1), (18, 13, 0)), Told::Unknown);
         assert_eq!(told((10, 8, 0), (18, 13, 1)), Told::Unknown);
@@ -82,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_session_that_came_and_went_between_may_be_whom_workers_were_refused() {
-        let before = LaunchCounters { to_launch: 10, launched: 8, others: 0, sessions: 7 };
+        let before = ALONE;
         let after = LaunchCounters { to_launch: 18, launched: 13, ..before };
         assert_eq!(after.since(before), Told::Short { launched: 5, asked: 8 });
         assert_eq!(LaunchCounters { sessions: 8, ..after }.since(before), Told::Unknown);

@@ -16,10 +16,15 @@ const COUNTERS: &str = concat!(
 WITH ",
     serial!(),
     " SELECT d.parallel_workers_to_launch, d.parallel_workers_launched, d.sessions,
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a
-        WHERE a.datid = d.datid AND a.pid NOT IN ($1, pg_catalog.pg_backend_pid())
-          AND a.leader_pid IS DISTINCT FROM $1 AND a.backend_type IS DISTINCT FROM 'autovacuum worker')::int
-FROM pg_catalog.pg_stat_database d
+       others.number, others.busy, others.changed,
+       pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint
+FROM pg_catalog.pg_stat_database d, LATERAL (
+    SELECT pg_catalog.count(*)::int AS number,
+           pg_catalog.count(*) FILTER (WHERE a.state IS DISTINCT FROM 'idle')::int AS busy,
+           coalesce(pg_catalog.round(extract(epoch FROM pg_catalog.max(a.state_change)) * 1000000), 0)::bigint AS changed
+    FROM pg_catalog.pg_stat_activity a
+    WHERE a.datid = d.datid AND a.pid NOT IN ($1, pg_catalog.pg_backend_pid())
+      AND a.leader_pid IS DISTINCT FROM $1 AND a.backend_type IS DISTINCT FROM 'autovacuum worker') AS others
 WHERE d.datid = (SELECT a.datid FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1)
   AND coalesce(pg_catalog.current_setting('debug_parallel_query', true), 'off') = 'off'",
 );
@@ -29,9 +34,15 @@ WHERE d.datid = (SELECT a.datid FROM pg_catalog.pg_stat_activity a WHERE a.pid =
 pub(crate) async fn read(client: &Client, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {
     let rows = client.query_typed(COUNTERS, &[(&leader.pid, Type::INT4)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let others = u32::try_from(row.try_get::<_, i32>(3)?).unwrap_or(u32::MAX);
-    let (to_launch, launched, sessions) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    Ok(Some(LaunchCounters { to_launch, launched, others, sessions }))
+    Ok(Some(LaunchCounters {
+        to_launch: row.try_get(0)?,
+        launched: row.try_get(1)?,
+        sessions: row.try_get(2)?,
+        others: row.try_get(3)?,
+        busy: row.try_get(4)?,
+        changed: row.try_get(5)?,
+        at: row.try_get(6)?,
+    }))
 }
 
 /// Has the leader's session tell what it counted, which it does by itself only from time to time. Outside of a
