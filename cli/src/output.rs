@@ -314,13 +314,13 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
                 .last()
                 .is_some_and(|last| last.launches_unproven && last.achieved < run.target_workers) =>
         {
-            format!("It is done and kept; {}", under_launched(run))
+            format!("It is done and kept; {}", few_seen(run))
         }
-        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.launches_unproven) => format!(
-            "It is done and kept; its first launch had its workers, and later ones may have had none: for a time it ran \
-             without any while the pool was full; {}",
-            held_by_others(run)
-        ),
+        Outcome::Unverified if run.attempts.last().is_some_and(|last| last.launches_unproven) => {
+            format!(
+                "It is done and kept; one launch had its workers, and another may have had fewer, or none: {UNSURE}"
+            )
+        }
         Outcome::Unverified => {
             "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()
         }
@@ -332,15 +332,30 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
                 let why = match run.attempts.last().and_then(|attempt| attempt.reason) {
                     Some(_) => "it ended before it could be cancelled for too few workers",
                     None if run.planned_workers.is_some_and(|planned| planned > 0) => {
-                        "its plan has workers, and others may have held the pool when it asked for them"
+                        "there was room for more, and workers that find nothing to do leave at once"
                     }
                     None => "its plan may be serial",
                 };
                 let most = count(run.achieved_workers.into(), "worker");
-                format!("It is done and kept, by {most} at the most: {why}; see `headcount explain`")
+                format!("It is done and kept, with {most} seen: {why}; see `headcount explain`")
             }
         }
         _ => format!("It is done and kept{NOTHING_TO_DO}"),
+    }
+}
+
+/// What may have kept workers away that nobody missed, and what helps.
+const UNSURE: &str = "others, or workers of its own that had just gone, may have held the slots; a larger pool or --ceiling \
+     auto keeps some for it, and a monitor that does not see the pool needs GRANT pg_read_all_stats (`headcount doctor`)";
+
+/// Why a run of which too few workers were seen is not known to have had too few.
+fn few_seen<T>(run: &Execution<T>) -> String {
+    let (best, target) = (run.achieved_workers, run.target_workers);
+    match run.planned_workers.filter(|planned| *planned < target) {
+        Some(_) => under_launched(run),
+        None => format!(
+            "{best} of {target} workers were seen, and nobody can tell whether that was all: {UNSURE}"
+        ),
     }
 }
 

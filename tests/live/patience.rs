@@ -50,10 +50,11 @@ async fn a_full_pool_that_starts_no_worker_is_short_after_launch_wait(major: u32
 }
 
 /// A lock that EXPLAIN does not need, because a function takes it.
+/// Without workers of its own: the next Gather would find their slots still taken.
 const READS_LOCKED: &str = "
 CREATE TABLE locked (id int);
 GRANT ALL ON locked TO PUBLIC;
-CREATE FUNCTION reads_locked() RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE
+CREATE FUNCTION reads_locked() RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE SET max_parallel_workers_per_gather = 0
   AS 'BEGIN PERFORM 1 FROM locked; RETURN true; END';";
 
 async fn time_spent_waiting_for_a_lock_is_not_held_against_it(major: u32) {

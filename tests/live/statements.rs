@@ -31,7 +31,8 @@ async fn on_target(job: &Job, sql: &str) -> Option<u64> {
 
 async fn select_into_and_several_gathers_and_union_all_have_their_workers(major: u32) {
     let bench = Bench::new(major).await;
-    let job = bench.job().await;
+    // A pool for two: the second Gather finds the slots of the first still taken.
+    let job = bench.job().await.set("max_parallel_workers", "12");
     let slow = "SELECT count(*) AS n FROM t WHERE nap(id, 5)";
     assert_eq!(
         on_target(&job, "SELECT grp, count(*) AS n INTO made FROM t WHERE nap(id, 5) GROUP BY grp").await,
