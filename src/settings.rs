@@ -198,8 +198,8 @@ pub struct Settings {
     /// result is kept and the shortage reported. Refused for [`Job::query`](crate::Job::query), whose rows are
     /// handed over at the verdict and cannot be taken back.
     pub every_launch: bool,
-    /// Whether to roll back a statement if any of its launches was short, even if that is known only at its end.
-    /// Default `false`. Refused with `transaction: false`, for [`Job::query`](crate::Job::query) and for another
+    /// Whether to roll back a statement if any of its launches was short, even if that is known only at its end. A statement of
+    /// which nobody can tell ([`Outcome::Unverified`](crate::Outcome::Unverified)) is kept. Default `false`. Refused with `transaction: false`, for [`Job::query`](crate::Job::query) and for another
     /// client's backend ([`Job::watch`](crate::Job::watch)).
     pub strict: bool,
     /// Whether to append the trace context (`traceparent`) to the statement as a comment. Default `false`: a

@@ -232,7 +232,8 @@ pub(crate) struct Timing {
     /// Also cancel and retry when a later Gather of the statement gets too few workers, instead of only reporting it
     #[arg(long, help_heading = "Workers")]
     pub(crate) every_launch: bool,
-    /// Roll back a statement if any of its Gathers is known to have got too few workers, even at its end; `unverified` is kept
+    /// Roll back a statement if any of its Gathers got too few workers, even if that is known only at its end. A statement
+    /// of which nobody can tell (`unverified`) is kept
     #[arg(long, conflicts_with = "no_transaction", help_heading = "Workers")]
     pub(crate) strict: bool,
     /// Run outside a transaction block (VACUUM, CREATE INDEX CONCURRENTLY). Committed work stays when an attempt is

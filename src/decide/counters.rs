@@ -74,7 +74,7 @@ mod tests {
 
     fn told(before: (i64, i64, i32), after: (i64, i64, i32)) -> Told {
         let counters =
-            |(to_launch, launched, busy)| LaunchCounters { to_launch, launched, others: busy, busy, ..ALONE };
+            |(to_launch, launched, busy)| LaunchCounters { to_launch, launched, others: 1, busy, ..ALONE };
         counters(after).since(counters(before))
     }
 
