@@ -51,6 +51,9 @@ mutant 'absence counts only without interruption' src/decide/verdict.rs \
 mutant 'a serial phase is given a tenth of its time' src/decide/verdict.rs \
     core:a_long_serial_phase_is_given_a_tenth_of_its_time \
     'launch_wait.max(self.active / 10)' 'launch_wait'
+mutant 'a launch that may be repeated is sampled on' src/decide/verdict.rs \
+    core:a_plan_whose_workers_are_all_there_does_not_grow \
+    'planned.iter().all(|launch| launch.once)' '!planned.is_empty()'
 mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
     core:time_waiting_for_a_lock_does_not_count \
     '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
@@ -419,7 +422,7 @@ mutant 'triggers that came meanwhile are seen' src/run/update/connection.rs \
     'Session { life: Arc::new(life), replay: Replay::Safe, may_mark'
 mutant 'no trigger weakens a commit' src/run/update/connection.rs \
     update:a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled \
-    'if self.is_patient {' 'if false {'
+    '{ firm_commit(&waiting) }' '{ "COMMIT".to_owned() }'
 mutant 'a value for all keys is read once' src/pg/update/constants.rs \
     update:now_is_one_moment_for_all_rows_wherever_in_the_value_it_stands \
     'Ok(row) if row.get(1) => Ok(row.get(0)),' 'Ok(row) if row.get(1) => Ok(text.to_owned()),'

@@ -31,6 +31,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::launch::{Demand, Launch, Left, Shortfall};
+use super::pace::Outlook;
 pub use super::reason::ShortReason;
 use super::room::{Lately, Room};
 pub use super::tick::{LeaderState, Pool, Tick};
@@ -235,11 +236,17 @@ impl Window {
         self.shortfall.map_or(self.reached(), |short| short.of_target(self.demand.target))
     }
 
-    /// Whether there may be more workers than at the last look, as far as the plan goes.
+    /// Which workers are still to come, as far as the plan goes.
     #[must_use]
-    pub fn may_grow(&self) -> bool {
+    pub fn outlook(&self) -> Outlook {
+        let Some(at_once) = self.demand.at_once else { return Outlook::Growth };
+        let planned = self.demand.planned.as_deref().unwrap_or_default();
+        let all: u32 = planned.iter().map(|launch| launch.workers).sum();
+        if all == at_once && self.most >= all && planned.iter().all(|launch| launch.once) {
+            return Outlook::Nothing;
+        }
         let workers = self.last.map_or(0, |tick| tick.workers);
-        self.demand.at_once.is_none_or(|most| workers < most)
+        if workers < at_once { Outlook::Growth } else { Outlook::Launches }
     }
 
     /// The launch that was proven short with the smallest share of what it needed.

@@ -7,13 +7,13 @@
 //! stricter than "Workers Launched", the number that were registered.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Statement};
 
 use super::Failure;
-use super::session::Identity;
+use super::session::{Identity, Session};
 use crate::decide::verdict::{LeaderState, Pool};
 
 /// Kinds of processes that take no slot of `max_worker_processes`. All others do: parallel workers, logical
@@ -22,7 +22,7 @@ const NO_SLOT: &str = "'{client backend,autovacuum launcher,autovacuum worker,ba
 startup,walreceiver,walsender,walwriter,archiver,logger,stats collector,slotsync worker,walsummarizer,io worker,\
 standalone backend,dead-end client backend}'";
 
-fn look_sql() -> String {
+static LOOK: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH {serial}, activity AS MATERIALIZED (
   SELECT pid, leader_pid, backend_type, state, wait_event_type, backend_start, query_start
@@ -43,7 +43,7 @@ FROM (VALUES (0)) AS always LEFT JOIN activity AS leader ON leader.pid = ANY ($1
         pool = pool!(),
         workers = workers!("activity"),
     )
-}
+});
 
 /// One look at the server.
 #[derive(Debug, Clone, Default)]
@@ -93,21 +93,9 @@ impl View {
     }
 }
 
-/// Prepares the look, once a connection.
-pub(crate) async fn prepare(client: &Client) -> Result<Statement, Failure> {
-    Ok(client.prepare(&look_sql()).await?)
-}
-
-/// Looks once; without a prepared statement at a higher price.
-pub(crate) async fn look(
-    client: &Client,
-    look: Option<&Statement>,
-    leaders: &[i32],
-) -> Result<View, Failure> {
-    let rows = match look {
-        Some(look) => client.query(look, &[&leaders]).await?,
-        None => client.query_typed(&look_sql(), &[(&leaders, Type::INT4_ARRAY)]).await?,
-    };
+/// Looks once.
+pub(crate) async fn look(session: &Session, leaders: &[i32]) -> Result<View, Failure> {
+    let rows = session.ask(&LOOK, &[(&leaders, Type::INT4_ARRAY)]).await?;
     let mut view = View::default();
     for row in rows {
         if row.get(4) {
@@ -141,7 +129,7 @@ fn leader_state(state: Option<&str>, wait_event_type: Option<&str>) -> LeaderSta
 }
 
 /// How many workers of that leader are left, and whether the leader's backend is.
-pub(crate) async fn left(client: &Client, leader: Identity) -> Result<(u32, bool), Failure> {
+pub(crate) async fn left(session: &Session, leader: Identity) -> Result<(u32, bool), Failure> {
     const LEFT: &str = concat!(
     "\
 WITH ",
@@ -151,7 +139,7 @@ WITH ",
 FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1",
 );
     let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
-    let rows = client.query_typed(LEFT, &leader).await?;
+    let rows = session.ask(LEFT, &leader).await?;
     Ok(rows.first().map_or((0, false), |row| (count(row.get(0)), row.get::<_, i32>(1) > 0)))
 }
 

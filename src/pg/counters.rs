@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::Failure;
-use super::session::Identity;
+use super::session::{Identity, Session};
 use crate::decide::counters::LaunchCounters;
 
 /// The first version that counts.
@@ -31,8 +31,8 @@ WHERE d.datid = (SELECT a.datid FROM pg_catalog.pg_stat_activity a WHERE a.pid =
 
 /// Reads the counters of the leader's database; `None` when the leader is gone, or where a test setting gives each
 /// statement a worker, and those that workers run another one that is never launched.
-pub(crate) async fn read(client: &Client, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {
-    let rows = client.query_typed(COUNTERS, &[(&leader.pid, Type::INT4)]).await?;
+pub(crate) async fn read(session: &Session, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {
+    let rows = session.ask(COUNTERS, &[(&leader.pid, Type::INT4)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(LaunchCounters {
         to_launch: row.try_get(0)?,

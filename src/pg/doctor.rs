@@ -374,7 +374,7 @@ fn autovacuum(each: &str, at_once: &str) -> Finding {
 /// What the monitor may see and stop of the leader.
 async fn rights(leader: &Client, monitor: &Client) -> Result<Vec<Finding>, Failure> {
     let pid = text(&one(leader, "SELECT pg_backend_pid()").await?, 0).parse().unwrap_or(0);
-    let Some(rights) = privileges::over(monitor, Identity { pid, started: 0 }).await? else {
+    let Some(rights) = privileges::seen_by(monitor, Identity { pid, started: 0 }).await? else {
         let fix = Fix::advice("let the monitor's connection string lead to the same server");
         return Ok(vec![fail("sight", "the monitor is on another server than the statement", fix)]);
     };

@@ -57,7 +57,7 @@ async fn stop_by(
     let until = Instant::now() + grace;
     loop {
         let result = cancel::stop(session.client(), leader, method, None).await?;
-        let (workers, backend) = activity::left(session.client(), leader).await?;
+        let (workers, backend) = activity::left(session, leader).await?;
         let left = workers + u32::from(backend);
         if left == 0 || Instant::now() >= until {
             return Ok((left, result));

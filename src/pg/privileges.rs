@@ -6,10 +6,10 @@
 //! view (pgstatfuncs.c, `HAS_PGSTAT_PERMISSIONS`). Signals need the role itself or `pg_signal_backend`.
 
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::Failure;
-use super::session::Identity;
+use super::session::{Identity, Session};
 use crate::error::{Error, Refusal};
 use crate::fix::Fix;
 
@@ -139,21 +139,30 @@ pub(crate) const UNTRACKED: (&str, &str) = (
 
 /// Asks the server; `None` when it has no such backend: another server may well have one of the same
 /// pid. A start of 0 is not known, and is not compared.
-pub(crate) async fn over(client: &Client, leader: Identity) -> Result<Option<Rights>, Failure> {
+pub(crate) async fn over(session: &Session, leader: Identity) -> Result<Option<Rights>, Failure> {
+    let rows = session.ask(RIGHTS, &[(&leader.pid, Type::INT4), (&leader.started, Type::INT8)]).await?;
+    Ok(rows.first().map(Rights::from_row))
+}
+
+/// The same on any client.
+pub(crate) async fn seen_by(client: &Client, leader: Identity) -> Result<Option<Rights>, Failure> {
     let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
-    let rows = client.query_typed(RIGHTS, &leader).await?;
-    Ok(rows.first().map(|row| Rights {
-        forbidden: Forbidden { role: row.get(1), functions: row.get(6) },
-        monitor_role: row.get(0),
-        leader_role: row.get(1),
-        sees: row.get(2),
-        may_stop: row.get(3),
-        leader_is_superuser: row.get(4),
-        tracked: row.get(5),
-    }))
+    Ok(client.query_typed(RIGHTS, &leader).await?.first().map(Rights::from_row))
 }
 
 impl Rights {
+    fn from_row(row: &Row) -> Self {
+        Self {
+            forbidden: Forbidden { role: row.get(1), functions: row.get(6) },
+            monitor_role: row.get(0),
+            leader_role: row.get(1),
+            sees: row.get(2),
+            may_stop: row.get(3),
+            leader_is_superuser: row.get(4),
+            tracked: row.get(5),
+        }
+    }
+
     /// Refuses a monitor that would guess, or could not act.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.forbidden.is_any() {

@@ -4,12 +4,14 @@
 //! `backend_start` beside its pid, and whoever acts on it later compares both
 //! (`pg_stat_activity.backend_start`, in microseconds since the Unix epoch).
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::connect::Endpoint;
 use super::heard::Heard;
@@ -39,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) lent: bool,
     /// What its server says beside its answers.
     pub(crate) heard: Heard,
+    /// What it was asked before.
+    prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
 /// Who am I; and, since 14, stop my statement when my client dies: not where the backend is a proxy's, and may be
@@ -68,7 +72,7 @@ WITH ",
     serial!(),
     " SELECT own.pid, pg_catalog.round(extract(epoch FROM a.backend_start) * 1000000)::bigint
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
-LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid",
+LEFT JOIN pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a ON a.pid = own.pid",
 );
 
 /// A session under another role than the one that logged in does not see its own row (`ALTER ROLE ... SET role`, SET
@@ -159,11 +163,34 @@ impl Session {
         let identity = Identity { pid: row.get(0), started };
         let version = row.get(2);
         let lent = key.is_some_and(|key| key != identity.pid);
-        Ok(Self { client, driver, identity, version, lent, heard })
+        Ok(Self { client, driver, identity, version, lent, heard, prepared: Mutex::default() })
     }
 
     pub(crate) const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Asks what may be asked again: it is prepared once, where the backend is the session's own.
+    pub(crate) async fn ask(
+        &self,
+        sql: &'static str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Failure> {
+        if self.lent {
+            return Ok(self.client.query_typed(sql, parameters).await?);
+        }
+        let prepared = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = prepared().get(sql).cloned();
+        let statement = if let Some(known) = known {
+            known
+        } else {
+            let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
+            let statement = self.client.prepare_typed(sql, &types).await?;
+            prepared().insert(sql, statement.clone());
+            statement
+        };
+        let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+        Ok(self.client.query(&statement, &values).await?)
     }
 
     /// Ends it. A proxy that keeps the backend may give it to somebody else, and may not tidy up (PgBouncer with an empty

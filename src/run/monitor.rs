@@ -14,7 +14,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_postgres::{Client, Statement};
 use tracing::Span;
 
 use crate::decide::backoff::Backoff;
@@ -100,15 +99,8 @@ struct Shared {
     /// What quiet looks are aligned to.
     epoch: Instant,
     changed: Notify,
-    link: Mutex<Option<Arc<Link>>>,
-}
-
-/// The monitor's connection while it works.
-#[derive(Debug)]
-struct Link {
-    session: Session,
-    /// Prepared, unless its backend is lent.
-    look: Option<Statement>,
+    /// The connection while it works.
+    session: Mutex<Option<Arc<Session>>>,
 }
 
 #[derive(Debug)]
@@ -151,7 +143,7 @@ impl Monitor {
             next_id: AtomicU64::new(0),
             epoch: Instant::now(),
             changed: Notify::new(),
-            link: Mutex::new(None),
+            session: Mutex::new(None),
         });
         Self { shared, polling: OnceCell::new() }
     }
@@ -160,9 +152,9 @@ impl Monitor {
     pub(crate) async fn connect(&self, patience: Patience, say: impl FnMut(&Event)) -> Result<(), Failure> {
         let Self { shared, polling } = self;
         let starting = async {
-            let link = Link::open_within(&shared.endpoint, patience, say).await?;
-            let version = link.session.version;
-            shared.set_link(Some(Arc::new(link)));
+            let session = open_within(&shared.endpoint, patience, say).await?;
+            let version = session.version;
+            shared.set_session(Some(Arc::new(session)));
             shared.observe(&Event::MonitorStarted { server_version: version.unsigned_abs() });
             Ok(Polling { version, task: tokio::spawn(poll_for_ever(shared.clone())) })
         };
@@ -196,17 +188,17 @@ impl Monitor {
 
     /// The monitor's rights over a leader; `None` when the leader is gone.
     pub(crate) async fn rights_over(&self, leader: Identity) -> Result<Option<Rights>, Failure> {
-        self.shared.with_client(|client| Box::pin(privileges::over(client, leader))).await
+        self.shared.with_session(|session| Box::pin(privileges::over(session, leader))).await
     }
 
     /// What the server counted of parallel workers in the leader's database.
     pub(crate) async fn launch_counters(&self, leader: Identity) -> Result<Option<LaunchCounters>, Failure> {
-        self.shared.with_client(|client| Box::pin(counters::read(client, leader))).await
+        self.shared.with_session(|session| Box::pin(counters::read(session, leader))).await
     }
 
     /// The backend that has that pid now.
     pub(crate) async fn identify(&self, pid: i32) -> Result<Identity, Failure> {
-        self.shared.with_client(|client| Box::pin(activity::identify(client, pid))).await
+        self.shared.with_session(|session| Box::pin(activity::identify(session.client(), pid))).await
     }
 
     /// Asks the server to stop a leader, whatever it runs. Returns when the server has answered.
@@ -222,24 +214,24 @@ impl Monitor {
         statement: Option<i64>,
     ) -> CancelResult {
         self.shared
-            .with_client(|client| Box::pin(cancel::stop(client, leader, method, statement)))
+            .with_session(|session| Box::pin(cancel::stop(session.client(), leader, method, statement)))
             .await
             .unwrap_or(CancelResult::Failed)
     }
 
     /// How many are before that session in the queue for what it waits for.
     pub(crate) async fn ahead_of(&self, pid: i32) -> Result<u32, Failure> {
-        self.shared.with_client(|client| Box::pin(slots::ahead_of(client, pid))).await
+        self.shared.with_session(|session| Box::pin(slots::ahead_of(session.client(), pid))).await
     }
 
     /// Who holds the locks that this backend waits for, or waits for them before it.
     pub(crate) async fn blockers(&self, pid: i32) -> Result<Vec<i32>, Failure> {
-        self.shared.with_client(|client| Box::pin(activity::blockers(client, pid))).await
+        self.shared.with_session(|session| Box::pin(activity::blockers(session.client(), pid))).await
     }
 
     /// Workers left of that leader, and whether its backend is still there.
     pub(crate) async fn left(&self, leader: Identity) -> Result<(u32, bool), Failure> {
-        self.shared.with_client(|client| Box::pin(activity::left(client, leader))).await
+        self.shared.with_session(|session| Box::pin(activity::left(session, leader))).await
     }
 }
 
@@ -249,34 +241,30 @@ impl Drop for Polling {
     }
 }
 
-impl Link {
-    async fn open(endpoint: &Endpoint) -> Result<Self, Failure> {
-        let session = Session::stand_by(endpoint, "headcount:monitor").await?;
-        let look = if session.lent { None } else { Some(activity::prepare(session.client()).await?) };
-        Ok(Self { session, look })
-    }
-
-    /// Asks a server again that has no session to give, or is still starting. One that is not there may be
-    /// a mistake in the DSN: that is told at once.
-    async fn open_within(
-        endpoint: &Endpoint,
-        patience: Patience,
-        mut say: impl FnMut(&Event),
-    ) -> Result<Self, Failure> {
-        let began = Instant::now();
-        let backoff = Backoff::patient(patience.retry_delay, true);
-        let mut asked = 0;
-        loop {
-            asked += 1;
-            match Self::open(endpoint).await {
-                Err(failure) if failure.class().needs_longer() && asked < patience.attempts => {
-                    say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
-                    sleep(backoff.delay(asked, fastrand::f64())).await;
-                }
-                opened => return opened,
+/// Connects; asks a server again that has no session to give, or is still starting. One that is not there may be
+/// a mistake in the DSN: that is told at once.
+async fn open_within(
+    endpoint: &Endpoint,
+    patience: Patience,
+    mut say: impl FnMut(&Event),
+) -> Result<Session, Failure> {
+    let began = Instant::now();
+    let backoff = Backoff::patient(patience.retry_delay, true);
+    let mut asked = 0;
+    loop {
+        asked += 1;
+        match open(endpoint).await {
+            Err(failure) if failure.class().needs_longer() && asked < patience.attempts => {
+                say(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
+                sleep(backoff.delay(asked, fastrand::f64())).await;
             }
+            opened => return opened,
         }
     }
+}
+
+async fn open(endpoint: &Endpoint) -> Result<Session, Failure> {
+    Session::stand_by(endpoint, "headcount:monitor").await
 }
 
 impl Shared {
@@ -294,28 +282,28 @@ impl Shared {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn link(&self) -> Option<Arc<Link>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn session(&self) -> Option<Arc<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_link(&self, link: Option<Arc<Link>>) {
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
+    fn set_session(&self, session: Option<Arc<Session>>) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
     }
 
     /// Runs a statement on the monitor's connection, or on one of its own while that is away.
-    async fn with_client<T, F>(&self, ask: F) -> Result<T, Failure>
+    async fn with_session<T, F>(&self, ask: F) -> Result<T, Failure>
     where
-        F: for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<T, Failure>>,
+        F: for<'a> Fn(&'a Session) -> BoxFuture<'a, Result<T, Failure>>,
     {
-        if let Some(link) = self.link() {
-            match timeout(POLL_LIMIT, ask(link.session.client())).await {
+        if let Some(session) = self.session() {
+            match timeout(POLL_LIMIT, ask(&session)).await {
                 Ok(Err(failure)) if failure.is_connection_lost() => {}
                 Ok(answer) => return answer,
                 Err(_) => {}
             }
         }
-        let session = Session::stand_by(&self.endpoint, "headcount:monitor").await?;
-        ask(session.client()).await
+        let session = open(&self.endpoint).await?;
+        ask(&session).await
     }
 
     /// The watches that are due, with a span for each that has a leader and something to decide.
@@ -357,12 +345,11 @@ impl Shared {
     }
 
     /// One poll for all that are due.
-    async fn poll(&self, link: &Link) -> Result<(), Failure> {
+    async fn poll(&self, session: &Session) -> Result<(), Failure> {
         let began = Instant::now();
         let due = self.due(began);
         let leaders: Vec<i32> = due.iter().filter_map(|due| due.leader.map(|leader| leader.pid)).collect();
-        let looked =
-            timeout(POLL_LIMIT, activity::look(link.session.client(), link.look.as_ref(), &leaders)).await;
+        let looked = timeout(POLL_LIMIT, activity::look(session, &leaders)).await;
         let view = looked.unwrap_or_else(|_| Err(Failure::lost("the monitor's poll was not answered")))?;
         let at = Instant::now();
         self.observe(&Event::MonitorPolled { took: at - began, pool: view.pool });
@@ -381,20 +368,20 @@ impl Shared {
     /// Tells all watches that nothing is seen, and comes back with a new connection.
     async fn reconnect(&self, failure: &Failure) {
         let lost_at = Instant::now();
-        self.set_link(None);
+        self.set_session(None);
         self.observe(&Event::MonitorLost { cause: failure.to_string() });
         let mut tries = 0;
-        let link = loop {
+        let session = loop {
             for watched in self.watches().values() {
                 let _ = watched.observations.try_send(Observation::Blind);
             }
             tries += 1;
             sleep(RECONNECT.delay(tries, fastrand::f64())).await;
-            if let Ok(link) = Link::open(&self.endpoint).await {
-                break link;
+            if let Ok(session) = open(&self.endpoint).await {
+                break session;
             }
         };
-        self.set_link(Some(Arc::new(link)));
+        self.set_session(Some(Arc::new(session)));
         self.observe(&Event::MonitorRestored { blind_for: lost_at.elapsed() });
     }
 }
@@ -419,8 +406,8 @@ async fn poll_for_ever(shared: Arc<Shared>) {
             () = sleep_until(next) => {}
             () = shared.changed.notified() => continue,
         }
-        let polled = match shared.link() {
-            Some(link) => shared.poll(&link).await,
+        let polled = match shared.session() {
+            Some(session) => shared.poll(&session).await,
             None => Err(Failure::lost("the monitor is not connected")),
         };
         if let Err(failure) = polled {

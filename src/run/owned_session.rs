@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tracing::Span;
@@ -95,10 +96,12 @@ impl<W: Work> OwnedSession<W> {
         let client = self.guard.client().map_err(sql)?;
         self.work.prepare(client).await.map_err(sql)?;
         let Settings { reserve, target_workers: target, .. } = *self.guard.settings;
-        let pool_size = Some(climb(client, &self.guard.settings, recorder).await.map_err(sql)?);
+        let (climbed, monitors_pool) =
+            join(climb(client, &self.guard.settings, recorder), self.monitors_pool()).await;
+        let pool_size = Some(climbed.map_err(sql)?);
         let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
         let own_pool = pool_size.filter(|_| own);
-        let apart = self.monitors_pool().await != pool_size;
+        let apart = monitors_pool != pool_size;
         let Some((statement, params)) = self.work.statement() else {
             return Ok(PlanCapacity { pool_size, own_pool, apart, ..PlanCapacity::default() });
         };
@@ -166,7 +169,7 @@ impl<W: Work> OwnedSession<W> {
         let client = self.guard.client().map_err(failed)?;
         let planning = Box::pin(plan::describe(client, sql, params, self.guard.settings.target_workers));
         let explanation = self.attended(|event| self.guard.observe(event), planning).await;
-        self.guard.abandon(self.guard.settings.cancel_grace).await;
+        self.guard.look_away(self.guard.settings.cancel_grace).await;
         explanation.map_err(failed)
     }
 
@@ -229,7 +232,7 @@ impl<W: Work> Executor for OwnedSession<W> {
             return Err(self.unready(failure));
         }
         let capacity = self.capacity(recorder).await;
-        self.guard.abandon(self.guard.settings.cancel_grace).await;
+        self.guard.look_away(self.guard.settings.cancel_grace).await;
         capacity
     }
 
@@ -243,7 +246,7 @@ impl<W: Work> Executor for OwnedSession<W> {
             None => self.diagnose_pool(required).await,
             Some(_) => self.diagnose(required, recorder).await,
         };
-        self.guard.abandon(self.guard.settings.cancel_grace).await;
+        self.guard.look_away(self.guard.settings.cancel_grace).await;
         let Some(mut reasons) =
             diagnosis.map_err(|failure| Error::sql("inspecting the statement", failure))?
         else {

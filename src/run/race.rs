@@ -168,9 +168,9 @@ impl<'a> Race<'a> {
         if self.window.verdict().is_none() || policy == Policy::Classic {
             return;
         }
-        // A launch that has all that the plan can have at once does not grow.
-        let since_growth = if self.window.may_grow() { self.grew_at.elapsed() } else { Duration::MAX };
-        watch.pace(pace::interval(self.began.elapsed(), since_growth, settle, monitor_interval), true);
+        let (elapsed, since_growth) = (self.began.elapsed(), self.grew_at.elapsed());
+        let interval = pace::interval(self.window.outlook(), elapsed, since_growth, settle, monitor_interval);
+        watch.pace(interval, true);
     }
 
     /// Stops a short statement, as [`stopping`](crate::decide::stopping) says. The statement's future is not polled while a

@@ -247,13 +247,28 @@ impl SessionGuard {
     /// lost may have left its backend running, which is terminated. Returns how many are left.
     pub(crate) async fn abandon(&mut self, grace: Duration) -> u32 {
         let Some(leader) = self.leader else { return 0 };
-        let rolled_back = match self.client() {
-            Ok(client) => {
-                let end = format!("ROLLBACK{}", self.unset_script());
-                matches!(timeout(grace, client.batch_execute(&end)).await, Ok(Ok(())))
-            }
-            Err(_) => false,
-        };
+        let rolled_back = self.roll_back(grace).await;
+        self.see_off(leader, rolled_back, grace).await
+    }
+
+    /// Rolls back what only looked, and has left no workers. A session that was lost is left as by
+    /// [`abandon`](Self::abandon).
+    pub(crate) async fn look_away(&mut self, grace: Duration) {
+        let Some(leader) = self.leader else { return };
+        if self.roll_back(grace).await {
+            self.rest();
+        } else {
+            self.see_off(leader, false, grace).await;
+        }
+    }
+
+    async fn roll_back(&self, grace: Duration) -> bool {
+        let Ok(client) = self.client() else { return false };
+        let end = format!("ROLLBACK{}", self.unset_script());
+        matches!(timeout(grace, client.batch_execute(&end)).await, Ok(Ok(())))
+    }
+
+    async fn see_off(&mut self, leader: Identity, rolled_back: bool, grace: Duration) -> u32 {
         if !rolled_back {
             self.session = None;
             self.stop(CancelMethod::Terminate).await;

@@ -4,8 +4,6 @@
 //! The pool is PostgreSQL's: a Gather gets the slots that are free when it is reached, and no more later. A worker shows
 //! itself a moment after that. It is seen no more a moment before its slot is free, since the postmaster has to notice.
 
-use std::time::Duration;
-
 use crate::decide::attempt::{Attempts, Finished, Outcome, Spacing};
 use crate::decide::launch::{Demand, PlannedLaunch};
 use crate::decide::pace;
@@ -180,8 +178,8 @@ fn watch(night: &Night, world: &World) -> (Outcome, Option<News>) {
         let step = match window.verdict() {
             None => 10,
             Some(_) => {
-                let since = if window.may_grow() { ms(at - grew) } else { Duration::MAX };
-                pace::interval(ms(at - 100), since, ms(100), ms(10)).as_millis() as u64
+                let (elapsed, since_growth) = (ms(at - 100), ms(at - grew));
+                pace::interval(window.outlook(), elapsed, since_growth, ms(100), ms(10)).as_millis() as u64
             }
         };
         at += step;

@@ -1,6 +1,7 @@
 //! Each rule of the verdict as a claim; then what must hold for any ticks.
 
 use crate::decide::launch::{Demand, PlannedLaunch, Shortfall};
+use crate::decide::pace::Outlook;
 use crate::decide::script::Evidence;
 use crate::decide::verdict::{LeaderState, News, Pool, ShortReason, Tick, Verdict, Window};
 use proptest::prelude::*;
@@ -59,15 +60,27 @@ fn the_bar_reached_is_enough_at_once() {
 
 #[test]
 fn a_plan_whose_workers_are_all_there_does_not_grow() {
-    let mut window = Window::new(Demand { at_once: Some(6), ..Demand::of(4, &[6]) }, PROMPT);
-    assert!(window.may_grow());
-    show(&mut window, (0, 0), &[1, 2, 3, 4, 5], ROOM).unwrap();
-    assert!(window.may_grow());
-    show(&mut window, (10, 10), &[1, 2, 3, 4, 5, 6], ROOM);
-    assert!(!window.may_grow());
-    show(&mut window, (20, 20), &[], ROOM);
-    assert!(window.may_grow(), "there may be another launch");
-    assert!(unknown(4).may_grow());
+    use Outlook::{Growth, Launches, Nothing};
+    let again = |launch| PlannedLaunch { once: false, ..launch };
+    // Which launches, the most at once, and what may follow while they are there, and when they have left.
+    for (planned, at_once, then, after) in [
+        (vec![6.into()], Some(6), Nothing, Nothing),
+        (vec![4.into(), 2.into()], Some(6), Nothing, Nothing),
+        (vec![again(6.into())], Some(6), Launches, Growth),
+        (vec![6.into(), 6.into()], Some(6), Launches, Growth),
+        (vec![6.into()], None, Growth, Growth),
+    ] {
+        let mut window =
+            Window::new(Demand { at_once, planned: Some(planned), ..Demand::of(4, &[]) }, PROMPT);
+        assert_eq!(window.outlook(), Growth);
+        show(&mut window, (0, 0), &[1, 2, 3, 4, 5], ROOM);
+        assert_eq!(window.outlook(), Growth);
+        show(&mut window, (10, 10), &[1, 2, 3, 4, 5, 6], ROOM);
+        assert_eq!(window.outlook(), then);
+        show(&mut window, (20, 20), &[], ROOM);
+        assert_eq!(window.outlook(), after);
+    }
+    assert_eq!(unknown(4).outlook(), Growth);
 }
 
 #[test]

@@ -317,7 +317,9 @@ impl Session {
     );
 
     async fn read(client: &Client) -> Result<Self, Failure> {
-        let row = client.query_one(Self::SQL, &[]).await?;
+        let rows = client.query_typed(Self::SQL, &[]).await?;
+        let row =
+            rows.first().ok_or_else(|| Failure::client("the server did not say how large its pool is"))?;
         Ok(Self {
             pool_size: u32::try_from(row.try_get::<_, i32>(0)?).unwrap_or(0),
             hides_gather: row.try_get::<_, Option<bool>>(1)?.unwrap_or(false),

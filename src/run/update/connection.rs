@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join, join3};
+use futures_util::future::join3;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{CancelToken, Client};
@@ -30,8 +30,8 @@ pub(super) struct Connection<P> {
     session: Session,
     /// How a commit waits that is to last: `synchronous_commit`.
     waiting: String,
-    /// Whether each COMMIT waits, and is sent once its work is answered for.
-    is_patient: bool,
+    /// What commits a chunk: one message, of which the server runs nothing behind what fails.
+    commit: String,
     heard: Heard,
     identity: Identity,
     lent: bool,
@@ -51,6 +51,24 @@ pub(super) async fn cancel(endpoint: &Endpoint, token: &CancelToken) {
     if !matches!(timeout(CANCEL, endpoint.cancel_by(token)).await, Ok(Ok(()))) {
         tracing::debug!("the request to cancel was not delivered");
     }
+}
+
+/// A COMMIT that waits as the session does, whatever a trigger, or a function elsewhere, has set `synchronous_commit` to;
+/// longer, if that asks for it. Triggers that are put off until COMMIT run before.
+fn firm_commit(waiting: &str) -> String {
+    let set = "pg_catalog.current_setting('synchronous_commit')";
+    let levels = ["off", "local", "remote_write", "on", "remote_apply"];
+    let longer = levels.into_iter().skip_while(|level| *level != waiting).skip(1);
+    let longer = longer.map(|level| format!("'{level}'")).collect::<Vec<_>>().join(", ");
+    let level = if longer.is_empty() {
+        format!("'{waiting}'")
+    } else {
+        format!("CASE WHEN {set} IN ({longer}) THEN {set} ELSE '{waiting}' END")
+    };
+    format!(
+        "SET CONSTRAINTS ALL IMMEDIATE; \
+         SELECT pg_catalog.set_config('synchronous_commit', {level}, true); COMMIT"
+    )
 }
 
 impl<P> Connection<P> {
@@ -74,9 +92,9 @@ impl<P> Connection<P> {
             last.end(&client, doubt).await?;
         }
         let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
-        let is_patient = !is_lazy && !may_go_ahead;
+        let commit = if is_lazy || may_go_ahead { "COMMIT".to_owned() } else { firm_commit(&waiting) };
         let session = Session { life: Arc::new(life), replay, may_mark, has_standby, is_lazy, may_go_ahead };
-        Ok(Self { client, driver, prepared, session, waiting, is_patient, heard, identity, lent })
+        Ok(Self { client, driver, prepared, session, waiting, commit, heard, identity, lent })
     }
 
     pub(super) fn session(&self) -> Session {
@@ -124,30 +142,8 @@ impl<P> Connection<P> {
 
     /// Whether nobody cancelled the wait for a synchronous standby.
     pub(super) async fn commit(&self, lasting: bool) -> Result<bool, Failure> {
-        let commit = self.client.batch_execute("COMMIT");
-        if self.is_patient {
-            // Polled in order: they are sent in this order. COMMIT does not say that what comes before it has failed.
-            let (firm, committed) = join(self.make_firm(), commit).await;
-            firm?;
-            committed?;
-        } else {
-            commit.await?;
-        }
+        self.client.batch_execute(&self.commit).await?;
         Ok(!lasting || !self.heard.take_unreplicated())
-    }
-
-    /// Has COMMIT wait as the session does, whatever a trigger, or a function elsewhere, has set `synchronous_commit` to;
-    /// longer, if that asks for it. Triggers that are put off until COMMIT run before.
-    async fn make_firm(&self) -> Result<(), Failure> {
-        const LEVELS: &str = "ARRAY['off', 'local', 'remote_write', 'on', 'remote_apply']";
-        let level = |name: &str| format!("pg_catalog.array_position({LEVELS}, {name})");
-        let firm = format!(
-            "SET CONSTRAINTS ALL IMMEDIATE; \
-             SELECT pg_catalog.set_config('synchronous_commit', ({LEVELS})[greatest({}, {})], true)",
-            level("pg_catalog.current_setting('synchronous_commit')"),
-            level(&format!("'{}'", self.waiting)),
-        );
-        Ok(self.client.batch_execute(&firm).await?)
     }
 
     pub(super) async fn roll_back(&self) -> Result<(), Failure> {
