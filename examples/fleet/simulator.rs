@@ -15,7 +15,7 @@ use crate::decide::admission::Admission;
 use crate::decide::attempt::Outcome;
 use crate::decide::attempt::{Attempts, Ended, Finished, Next, Pause, Spacing};
 use crate::decide::launch::Demand;
-use crate::decide::reservation::{Launch, Move, Reservation, Slots, Use, outsiders};
+use crate::decide::reservation::{Move, PlanWorkers, Reservation, Slots, Use, outsiders};
 use crate::decide::verdict::{LeaderState, News, Patience, Pool, Tick, Verdict, Window};
 
 use super::audit::Audit;
@@ -199,9 +199,9 @@ impl World {
     }
 
     /// Its Gathers run together, and share its target.
-    fn launch(&self, n: usize) -> Launch {
+    fn launch(&self, n: usize) -> PlanWorkers {
         let workers = Some(self.jobs[n].plan.target);
-        Launch { workers, gathers: self.scenario.gathers, own_pool: None }
+        PlanWorkers { workers, gathers: self.scenario.gathers, own_pool: None }
     }
 
     fn wish(&self, n: usize) -> Reservation {
@@ -317,7 +317,7 @@ impl World {
     /// The Gathers take what is free, once. They know nothing of slots, only what each may ask for.
     fn launches(&mut self, n: usize) {
         let launch = match self.scenario.defect {
-            Some(Defect::EachGatherHasAll) => Launch { gathers: 1, ..self.launch(n) },
+            Some(Defect::EachGatherHasAll) => PlanWorkers { gathers: 1, ..self.launch(n) },
             _ => self.launch(n),
         };
         let job = &mut self.jobs[n];

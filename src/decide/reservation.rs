@@ -86,7 +86,7 @@ pub fn outsiders(leaders: impl IntoIterator<Item = Use>) -> u32 {
 /// for a statement, only one for each Gather (`max_parallel_workers_per_gather`), and a plan may have several
 /// that run together. So where the slots are fewer than the plan's workers, they are divided among its Gathers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Launch {
+pub struct PlanWorkers {
     /// Workers of all Gathers together; `None` where there is no plan to know it from.
     pub workers: Option<u32>,
     /// Gathers that may have workers at the same time; 0 counts as 1.
@@ -96,7 +96,7 @@ pub struct Launch {
     pub own_pool: Option<u32>,
 }
 
-impl Launch {
+impl PlanWorkers {
     /// The slots to take: for all workers that may start, and at least for the `target`. The target alone would
     /// not do for several Gathers: divided among them, it is out of reach when they run one after the other.
     #[must_use]
@@ -165,7 +165,7 @@ pub enum Move {
 /// One execution's wish for slots.
 #[derive(Debug, Clone, Copy)]
 pub struct Reservation {
-    launch: Launch,
+    plan: PlanWorkers,
     target: u32,
     minimum: u32,
     priority: bool,
@@ -174,18 +174,18 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Wants slots for all that `launch` may start, or all where there are fewer, and waits at most `limit` for
+    /// Wants slots for all that `plan` may start, or all where there are fewer, and waits at most `limit` for
     /// them, in the queue and at its head. After `degrade_after`, and when the limit is reached, what is free is
     /// enough at its head if it leaves each Gather `minimum` workers, or is the whole of a pool that has so many.
     #[must_use]
     pub fn new(
-        launch: Launch,
+        plan: PlanWorkers,
         target: u32,
         minimum: u32,
         limit: Duration,
         degrade_after: Option<Duration>,
     ) -> Self {
-        Self { launch, target, minimum: minimum.min(target), priority: false, limit, degrade_after }
+        Self { plan, target, minimum: minimum.min(target), priority: false, limit, degrade_after }
     }
 
     /// Stands in the queue that goes first.
@@ -204,14 +204,14 @@ impl Reservation {
 
     /// What its statement may start.
     #[must_use]
-    pub const fn launch(&self) -> Launch {
-        self.launch
+    pub const fn plan(&self) -> PlanWorkers {
+        self.plan
     }
 
     /// Slots that it wants.
     #[must_use]
     pub fn demand(&self) -> u32 {
-        self.launch.demand(self.target)
+        self.plan.demand(self.target)
     }
 
     /// Slots that it waits for where there are `size`, which may change while it waits. More than `size` when that
@@ -223,7 +223,7 @@ impl Reservation {
 
     /// The fewest slots that it takes where there are `size`.
     fn floor_of(&self, size: u32) -> u32 {
-        self.launch.floor(self.minimum).min(self.demand_of(size))
+        self.plan.floor(self.minimum).min(self.demand_of(size))
     }
 
     /// The longest that it may still stand in the queue, `waited` after the wait began.
@@ -272,13 +272,13 @@ mod tests {
         Slots { pool: 12, size: 6, held, outsiders: Some(outsiders), priority_waits: false }
     }
 
-    fn launch(workers: Option<u32>, gathers: u32) -> Launch {
-        Launch { workers, gathers, own_pool: None }
+    fn plan(workers: Option<u32>, gathers: u32) -> PlanWorkers {
+        PlanWorkers { workers, gathers, own_pool: None }
     }
 
     /// A plan that may have so many workers in one Gather.
-    fn one(workers: u32) -> Launch {
-        launch(Some(workers), 1)
+    fn one(workers: u32) -> PlanWorkers {
+        plan(Some(workers), 1)
     }
 
     fn check(waited: u64, slots: Slots, expected: Move) {
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_pool_too_small_for_the_minimum_of_each_gather_is_taken_as_a_whole() {
-        let two = launch(Some(8), 2);
+        let two = plan(Some(8), 2);
         let wish = Reservation::new(two, 4, 4, HOUR, Some(Duration::ZERO));
         let of = |size, held| wish.on_look(Duration::ZERO, Slots { size, ..slots(held, 0) });
         assert_eq!([of(8, 0), of(7, 0), of(4, 0)], [8, 7, 4].map(Move::Take));
@@ -384,27 +384,27 @@ mod tests {
 
     #[test]
     fn slots_that_do_not_suffice_are_divided_among_the_gathers() {
-        let two = launch(Some(8), 2);
+        let two = plan(Some(8), 2);
         assert_eq!((two.demand(4), two.floor(2)), (8, 4));
         assert_eq!([8, 7, 4, 1].map(|taken| two.share(taken, 16)), [None, Some(3), Some(2), Some(0)]);
-        let one = launch(Some(4), 1);
+        let one = plan(Some(4), 1);
         assert_eq!((one.demand(2), one.floor(2), one.share(4, 16), one.share(2, 16)), (4, 2, None, Some(2)));
-        let unknown = Launch::default();
+        let unknown = PlanWorkers::default();
         assert_eq!((unknown.demand(4), unknown.floor(2), unknown.share(4, 16)), (4, 2, Some(4)));
     }
 
     #[test]
     fn the_gathers_of_who_has_the_whole_pool_share_nothing() {
-        let two = launch(Some(8), 2);
+        let two = plan(Some(8), 2);
         assert_eq!([two.share(6, 6), two.share(6, 7), two.share(5, 6)], [None, Some(3), Some(2)]);
-        assert_eq!(Launch::default().share(6, 6), None);
+        assert_eq!(PlanWorkers::default().share(6, 6), None);
     }
 
     #[test]
     fn who_has_a_pool_of_its_own_is_held_to_that() {
-        let larger = Launch { own_pool: Some(12), ..launch(Some(8), 2) };
+        let larger = PlanWorkers { own_pool: Some(12), ..plan(Some(8), 2) };
         assert_eq!([larger.share(6, 6), larger.share(8, 8)], [Some(3), None]);
-        let smaller = Launch { own_pool: Some(4), ..launch(Some(8), 2) };
+        let smaller = PlanWorkers { own_pool: Some(4), ..plan(Some(8), 2) };
         assert_eq!([smaller.share(4, 6), smaller.share(3, 6)], [None, Some(1)]);
     }
 
@@ -419,8 +419,8 @@ mod tests {
             each in proptest::collection::vec(1u32..64, 1..6), taken in 0u32..128, others in 0u32..4,
             own_pool in proptest::option::of(0u32..130),
         ) {
-            let launch = Launch { own_pool, ..launch(Some(each.iter().sum()), each.len() as u32) };
-            let limit = launch.share(taken, taken + others).unwrap_or(u32::MAX);
+            let plan = PlanWorkers { own_pool, ..plan(Some(each.iter().sum()), each.len() as u32) };
+            let limit = plan.share(taken, taken + others).unwrap_or(u32::MAX);
             // The server starts no more than the pool of the leader's session has.
             let pool = own_pool.unwrap_or(taken + others);
             prop_assert!(each.iter().map(|&own| own.min(limit)).sum::<u32>().min(pool) <= taken);
@@ -434,18 +434,18 @@ mod tests {
             rest in few(), waited in 0u64..10_000, limit in 0u64..10_000, patience in proptest::option::of(0u64..10_000),
         ) {
             let secs = Duration::from_secs;
-            let launch = launch(workers, gathers);
-            let wish = Reservation::new(launch, target, minimum, secs(limit), patience.map(secs))
+            let plan = plan(workers, gathers);
+            let wish = Reservation::new(plan, target, minimum, secs(limit), patience.map(secs))
                 .with_priority(priority);
             let slots = Slots { pool: size + rest, size, held, outsiders, priority_waits };
             match wish.on_look(secs(waited), slots) {
                 Move::Take(taken) => {
-                    let demand = launch.demand(target);
+                    let demand = plan.demand(target);
                     let minimum = minimum.min(target);
                     prop_assert!(taken == 0 || held + taken <= size && held + taken + outsiders.unwrap_or(0) <= slots.pool);
                     prop_assert!(taken <= slots.free() && taken <= demand && taken >= minimum);
                     // Less than the minimum of each Gather only where that is all there is.
-                    prop_assert!(taken == size || taken >= launch.floor(minimum).min(demand));
+                    prop_assert!(taken == size || taken >= plan.floor(minimum).min(demand));
                     prop_assert!(priority || !priority_waits);
                 }
                 Move::Wait => prop_assert!(waited < limit, "no wait is longer than its limit"),

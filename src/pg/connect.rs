@@ -22,7 +22,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Connection, NoTl
 use super::heard::Heard;
 use super::hosts::Host;
 use super::parameters::{self, Parameters};
-use super::standing::{Standing, Target};
+use super::session_attrs::{ServerState, Target};
 use super::tls::{self, Mode};
 use super::{Failure, libpq};
 use crate::Error;
@@ -270,18 +270,16 @@ impl Endpoint {
         target: Target,
         heard: &Heard,
     ) -> Result<(Client, JoinHandle<()>), Failure> {
-        let Opened { client, driver, standing } = self.open_on(host, name, heard).await?;
+        let Opened { client, driver, state } = self.open_on(host, name, heard).await?;
         if target == Target::Any {
             return Ok((client, driver));
         }
-        let standing = match standing {
-            Some(standing) => standing,
-            None => Standing::of(&client).await?,
+        let state = match state {
+            Some(state) => state,
+            None => ServerState::of(&client).await?,
         };
-        match target.objection(standing) {
-            Some(objection) => {
-                Err(Failure::unfit(format!("this server {objection}"), target.unfit(standing)))
-            }
+        match target.objection(state) {
+            Some(objection) => Err(Failure::unfit(format!("this server {objection}"), target.unfit(state))),
             None => Ok((client, driver)),
         }
     }
@@ -396,7 +394,7 @@ async fn open_plain(mut config: Config, heard: &Heard) -> Result<Opened, Failure
 struct Opened {
     client: Client,
     driver: JoinHandle<()>,
-    standing: Option<Standing>,
+    state: Option<ServerState>,
 }
 
 impl Opened {
@@ -405,8 +403,8 @@ impl Opened {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let standing = Standing::reported(|name| connection.parameter(name));
-        Self { client, driver: drive(connection, heard), standing }
+        let state = ServerState::reported(|name| connection.parameter(name));
+        Self { client, driver: drive(connection, heard), state }
     }
 }
 

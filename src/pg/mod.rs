@@ -1,6 +1,14 @@
 //! The PostgreSQL edge: the only place that knows `tokio-postgres`.
 //!
-//! One capability a file, its SQL beside its row type.
+//! One capability a file, its SQL beside its row type:
+//!
+//! - how to get to a server: `connect`, from what `dsn`, `parameters`, `passfile` and `service` say (`libpq` lists all that
+//!   libpq knows); `hosts` and `session_attrs` choose one of several; `tls`
+//! - a session: who it is (`session`, `backend_key`, `label`), what it hears (`heard`), what lies between (`pooling`, `hosting`)
+//! - a guarded statement: its plan (`plan`), what the monitor sees (`activity`, `counters`), what it may see and stop
+//!   (`privileges`, `cancel`), how many workers the session may have (`ceiling`), the slots of a fleet (`slots`, `fleet`)
+//! - an update: the SQL of a chunk (`update`), a commit in doubt (`xact`), whether the server has crashed meanwhile (`life`)
+//! - questions from outside: `doctor`, and the query of a client that died (`orphan`)
 
 /// For the `WITH` of a query about the server. Never run: that the query names a function which is parallel
 /// unsafe keeps it from taking workers of the pool that it asks about, where parallel plans are made to cost
@@ -50,7 +58,6 @@ pub(crate) mod connect;
 pub(crate) mod counters;
 pub mod doctor;
 mod dsn;
-pub(crate) mod era;
 pub(crate) mod failure;
 pub mod fleet;
 pub(crate) mod heard;
@@ -58,6 +65,7 @@ mod hosting;
 mod hosts;
 pub(crate) mod label;
 mod libpq;
+pub(crate) mod life;
 mod lookup;
 pub(crate) mod orphan;
 mod parameters;
@@ -67,8 +75,8 @@ pub(crate) mod pooling;
 pub(crate) mod privileges;
 mod service;
 pub(crate) mod session;
+mod session_attrs;
 pub(crate) mod slots;
-mod standing;
 mod tls;
 pub(crate) mod update;
 

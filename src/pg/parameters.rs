@@ -13,7 +13,7 @@ use tokio_postgres::config::{ChannelBinding, SslNegotiation};
 use super::hosts::{self, Host, Password};
 use super::lookup::Lookup;
 use super::passfile::{self, Wanted};
-use super::standing::{self, Target};
+use super::session_attrs::{self, Target};
 use super::{libpq, tls};
 use crate::Error;
 
@@ -114,7 +114,7 @@ fn read(lookup: &Lookup<'_>) -> Result<Parameters, Error> {
         options: lookup.text("options"),
         settings: settings(lookup),
         connect_timeout,
-        target: lookup.choice("target_session_attrs", standing::WORDS)?,
+        target: lookup.choice("target_session_attrs", session_attrs::WORDS)?,
         tls,
         negotiation,
         channel_binding: lookup.choice(

@@ -3,7 +3,7 @@
 //! The server remembers it: `pg_xact_status(xid8)` (13+; manual, "Transaction ID and Snapshot
 //! Information Functions"). The id must be known before COMMIT is sent. It forgets with time (NULL),
 //! and a standby promoted meanwhile may never have known: then the caller must look at its data. A crash
-//! may even give the id to another transaction; see [`era`](super::era).
+//! may even give the id to another transaction; see [`life`](super::life).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Failure;
 use super::connect::Endpoint;
-use super::era::Era;
+use super::life::LifeId;
 use super::session::Session;
 use crate::decide::backoff::Backoff;
 use crate::decide::update::resolver::{Resolution, Status, resolved};
@@ -21,9 +21,9 @@ use crate::decide::update::resolver::{Resolution, Status, resolved};
 /// Between two questions about a transaction that is still in progress, or a server that is away.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(1) };
 
-/// How a session stands whose work has ended.
+/// What a session says of its transaction when its work has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct TransactionState {
     /// Whether it is inside a transaction block.
     pub(crate) in_block: bool,
     /// The transaction's id; `None` if it wrote nothing.
@@ -32,18 +32,18 @@ pub(crate) struct Standing {
     pub(crate) replicates: bool,
 }
 
-impl Standing {
+impl TransactionState {
     /// Asks the session. Fails inside a transaction that is aborted, where COMMIT itself would roll back and not say
     /// so.
     ///
     /// Outside a transaction block `now()` is `statement_timestamp()` (postgres.c); inside one it is earlier.
     /// tokio-postgres does not expose the transaction status that the protocol has.
     pub(crate) async fn of(client: &Client) -> Result<Self, Failure> {
-        const STANDING: &str = "SELECT pg_catalog.now() <> pg_catalog.statement_timestamp(), \
+        const ASK: &str = "SELECT pg_catalog.now() <> pg_catalog.statement_timestamp(), \
              pg_catalog.pg_current_xact_id_if_assigned()::text, \
              pg_catalog.current_setting('synchronous_standby_names') <> '' \
                AND pg_catalog.current_setting('synchronous_commit') NOT IN ('local', 'off')";
-        let messages = client.simple_query(STANDING).await?;
+        let messages = client.simple_query(ASK).await?;
         let row = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -57,7 +57,7 @@ impl Standing {
     }
 }
 
-/// Asks for that transaction's fate on new sessions until it is known, at most `patience`. `era` is when
+/// Asks for that transaction's fate on new sessions until it is known, at most `patience`. `life_id` is when
 /// the id was given.
 ///
 /// [`Resolution::Unresolved`] when the server does not know, or does not answer in time; or when it
@@ -65,13 +65,13 @@ impl Standing {
 pub(crate) async fn resolve(
     endpoint: &Endpoint,
     xid: &str,
-    era: Option<&Era>,
+    life_id: Option<&LifeId>,
     patience: Duration,
 ) -> Resolution {
     let deadline = Instant::now() + patience;
     let mut tries = 0;
     loop {
-        match ask(endpoint, xid, era).await {
+        match ask(endpoint, xid, life_id).await {
             Ok((says, is_same)) => {
                 if let Some(resolution) = resolved(says, is_same) {
                     return resolution;
@@ -90,10 +90,10 @@ pub(crate) async fn resolve(
 }
 
 /// The status, and whether the server has lived on since the id was given.
-async fn ask(endpoint: &Endpoint, xid: &str, era: Option<&Era>) -> Result<(Status, bool), Failure> {
+async fn ask(endpoint: &Endpoint, xid: &str, life_id: Option<&LifeId>) -> Result<(Status, bool), Failure> {
     let session = Session::open(endpoint, "headcount:in-doubt").await?;
-    let now = Era::now(session.client()).await?;
-    Ok((status(session.client(), xid).await?, era.is_some_and(|era| era.is_same(&now))))
+    let now = LifeId::now(session.client()).await?;
+    Ok((status(session.client(), xid).await?, life_id.is_some_and(|life_id| life_id.is_same(&now))))
 }
 
 /// What this server says of the transaction.

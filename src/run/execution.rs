@@ -268,7 +268,7 @@ async fn make_room<S: Executor>(
     let mut reserved = Duration::ZERO;
     loop {
         let reserving = Instant::now();
-        let wanted = Wanted { launch: capacity.launch(), target: attempts.target() };
+        let wanted = Wanted { plan: capacity.plan_workers(), target: attempts.target() };
         if let Some(grant) = executor.slots().reserve(wanted, recorder).await? {
             if grant.end == Granted::GaveUp {
                 return Ok(None);

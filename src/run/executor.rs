@@ -13,7 +13,7 @@ use super::monitor::Watch;
 use super::recorder::ExecutionRecorder;
 use super::slots::Slots;
 use crate::decide::counters::LaunchCounters;
-use crate::decide::reservation::Launch;
+use crate::decide::reservation::PlanWorkers;
 use crate::decide::script::StatementCapacity;
 use crate::decide::verdict::Pool;
 use crate::error::Error;
@@ -73,8 +73,8 @@ impl PlanCapacity {
     }
 
     /// What a statement may start at once, which is what must be reserved.
-    pub(crate) const fn launch(&self) -> Launch {
-        Launch { workers: self.asked, gathers: self.gathers, own_pool: self.own_pool }
+    pub(crate) const fn plan_workers(&self) -> PlanWorkers {
+        PlanWorkers { workers: self.asked, gathers: self.gathers, own_pool: self.own_pool }
     }
 
     /// The most workers that any attempt can have; `None` when there is no bound to know of.

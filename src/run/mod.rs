@@ -1,7 +1,14 @@
 //! The drivers: they bring facts to [`decide`](crate::decide) and carry out what follows.
 //!
 //! A job ([`Job`]) runs one execution, which plays attempts on an executor; an attempt is a race between
-//! the statement and its verdict. One monitor per process looks for all of them.
+//! the statement and its verdict. One monitor per process looks for all of them:
+//!
+//! - [`Job`] (`job`) runs an `execution`: what the server allows (`fit`, `climb`, `narrow`), slots (`slots`, `share`), then
+//!   one `attempt` after the other, each a `race` per statement; the `recorder` gathers what the run returns
+//! - an attempt plays on an `executor`: a session of our own (`owned_session`, held by a `session_guard`) or another
+//!   client's (`external_backend`); what it plays is `work`; its rows stream through `rows`
+//! - `committing`, `clearing` and `engagement`: what holds when an execution is cut short
+//! - `update`: the driver of the chunked update
 
 mod attempt;
 mod clearing;

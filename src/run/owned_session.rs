@@ -24,11 +24,11 @@ use crate::decide::update::material::Failed;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::fix::Fix;
-use crate::pg::era::Era;
+use crate::pg::life::LifeId;
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
 use crate::pg::session::Identity;
-use crate::pg::xact::{self, Standing};
+use crate::pg::xact::{self, TransactionState};
 use crate::pg::{Failure, counters};
 use crate::settings::{PlanShortfall, Settings};
 use crate::telemetry::spans;
@@ -45,19 +45,19 @@ pub(crate) struct OwnedSession<W> {
     pub(crate) guard: SessionGuard,
     work: W,
     /// When the transaction that is to be committed got its id.
-    era: Option<Era>,
+    life_id: Option<LifeId>,
     /// Whether its COMMIT waits for a synchronous standby.
     replicates: bool,
 }
 
 impl<W> OwnedSession<W> {
     pub(crate) const fn new(guard: SessionGuard, work: W) -> Self {
-        Self { guard, work, era: None, replicates: false }
+        Self { guard, work, life_id: None, replicates: false }
     }
 
     /// The same session with nothing left to run.
     pub(crate) fn rest(self) -> OwnedSession<Nothing> {
-        OwnedSession { guard: self.guard, work: Nothing, era: None, replicates: false }
+        OwnedSession { guard: self.guard, work: Nothing, life_id: None, replicates: false }
     }
 }
 
@@ -372,9 +372,9 @@ impl<W: Work> Executor for OwnedSession<W> {
         let late = || Failure::lost("the server did not answer in time");
         if !self.guard.settings.transaction {
             // What it had to do is done, unless it waits for a COMMIT that never comes.
-            let standing = committing.answer(Standing::of(client)).await.unwrap_or_else(|| Err(late()));
-            return match standing {
-                Ok(standing) if standing.in_block => Err(CommitError::Failed(left_open())),
+            let state = committing.answer(TransactionState::of(client)).await.unwrap_or_else(|| Err(late()));
+            return match state {
+                Ok(state) if state.in_block => Err(CommitError::Failed(left_open())),
                 Err(failure) if failure.sqlstate() == Some("25P02") => Err(CommitError::Failed(left_open())),
                 Ok(_) | Err(_) => {
                     self.guard.unset().await;
@@ -385,18 +385,18 @@ impl<W: Work> Executor for OwnedSession<W> {
             };
         }
         let known = async {
-            let Standing { in_block, id: xid, replicates } = Standing::of(client).await?;
+            let TransactionState { in_block, id: xid, replicates } = TransactionState::of(client).await?;
             if !in_block {
                 return Err(ended_ours());
             }
-            let era = if xid.is_some() { Some(Era::now(client).await?) } else { None };
-            Ok((xid, era, replicates))
+            let life_id = if xid.is_some() { Some(LifeId::now(client).await?) } else { None };
+            Ok((xid, life_id, replicates))
         };
         let known = committing.answer(known).await.unwrap_or_else(|| Err(late()));
-        let (xid, era, replicates) = known.map_err(CommitError::Failed)?;
+        let (xid, life_id, replicates) = known.map_err(CommitError::Failed)?;
         let committed = async { client.batch_execute("COMMIT").await.map_err(Failure::from) };
         let committed = committing.answer(committed).await.unwrap_or_else(|| Err(late()));
-        (self.era, self.replicates) = (era, replicates);
+        (self.life_id, self.replicates) = (life_id, replicates);
         match (committed, xid) {
             (Ok(()), _) => {}
             (Err(failure), _) if !failure.leaves_commit_open() => return Err(CommitError::Failed(failure)),
@@ -417,7 +417,7 @@ impl<W: Work> Executor for OwnedSession<W> {
         // A line that died in silence leaves the transaction open for hours. Its session is of no use to
         // anybody: ended, it has committed or it never will.
         self.guard.stop(CancelMethod::Terminate).await;
-        xact::resolve(&self.guard.inner.endpoint, xid, self.era.as_ref(), IN_DOUBT_LIMIT).await
+        xact::resolve(&self.guard.inner.endpoint, xid, self.life_id.as_ref(), IN_DOUBT_LIMIT).await
     }
 
     async fn abandon(&mut self, grace: Duration) -> u32 {

@@ -40,7 +40,8 @@ impl Shared {
         loop {
             let capacity = inspect(executor, recorder, settings).await?;
             // Its Gathers are limited already, so that only more of them can be too many.
-            let fewer = capacity.launch().share(grant.taken, u32::MAX).filter(|&fewer| Some(fewer) < share);
+            let fewer =
+                capacity.plan_workers().share(grant.taken, u32::MAX).filter(|&fewer| Some(fewer) < share);
             let Some(fewer) = fewer else {
                 check_minimum(executor, &capacity, (settings, minimum), recorder).await?;
                 return Ok(Self { capacity, share });
@@ -54,8 +55,8 @@ impl Shared {
     pub(crate) fn required(&self, taken: u32) -> u32 {
         let Some(share) = self.share else { return taken };
         // A Gather may be alone, and may have planned fewer.
-        let launch = self.capacity.launch();
-        self.capacity.planned.filter(|_| launch.workers.is_some()).map_or(share, |planned| planned.min(share))
+        let plan = self.capacity.plan_workers();
+        self.capacity.planned.filter(|_| plan.workers.is_some()).map_or(share, |planned| planned.min(share))
     }
 }
 

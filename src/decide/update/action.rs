@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Class;
 use super::chunk::Chunk;
 use super::gather::Gathered;
-use super::life::{Era, Life, Mark};
+use super::life::{Life, LifeId, Mark};
 use super::material::Material;
 use super::replay::Replay;
 use super::resolver::{Resolution, Status, Unresolved};
@@ -53,8 +53,8 @@ pub enum Answer {
 /// A flush that was answered.
 #[derive(Debug, Clone)]
 pub struct Flush {
-    /// In which era the server was when it was made.
-    pub era: Era,
+    /// In which life the server was when it was made.
+    pub life_id: LifeId,
     /// Whether nobody cancelled its wait for a synchronous standby.
     pub waited: bool,
 }

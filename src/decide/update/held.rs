@@ -86,7 +86,7 @@ impl<M: Material> Held<M> {
     ) -> Flushed<M::Failure> {
         let why = if session.has_standby { NoFlush::Unreplicated } else { NoFlush::Refused };
         let failure = match flushed {
-            Ok(Flush { era, .. }) if !session.life.is_in(&era) => {
+            Ok(Flush { life_id, .. }) if !session.life.is_in(&life_id) => {
                 return Flushed::Lose(M::Failure::lost("another server answers, or this one has crashed"));
             }
             Ok(Flush { waited: true, .. }) => {

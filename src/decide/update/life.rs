@@ -8,14 +8,14 @@ use super::survival::{History, Lsn, Survival, survival};
 
 /// Tells one life from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Era {
+pub struct LifeId {
     /// When the server was started, in microseconds since 1970.
     pub started: i64,
-    /// The server's own processes. Some come and go within an era, the checkpointer stays.
+    /// The server's own processes. Some come and go within a life, the checkpointer stays.
     pub own: Vec<i32>,
 }
 
-impl Era {
+impl LifeId {
     /// Whether the server has lived on from one to the other.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -25,26 +25,26 @@ impl Era {
     }
 }
 
-/// An era, and what its log is.
+/// A life, and what its log is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
     /// Which life it is.
-    pub era: Era,
+    pub id: LifeId,
     /// Empty where the role may not ask.
     pub history: History,
 }
 
 impl Life {
-    /// Whether that era is this life's.
+    /// Whether that is this life.
     #[must_use]
-    pub fn is_in(&self, era: &Era) -> bool {
-        self.era.is_same(era)
+    pub fn is_in(&self, id: &LifeId) -> bool {
+        self.id.is_same(id)
     }
 
     /// Whether the server has lived on from one to the other.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.era.is_same(&other.era)
+        self.id.is_same(&other.id)
     }
 
     /// What this life's server can say of a commit in an earlier one.
@@ -73,16 +73,16 @@ pub struct Mark {
 mod tests {
     use super::*;
 
-    fn era(started: i64, own: &[i32]) -> Era {
-        Era { started, own: own.to_vec() }
+    fn id(started: i64, own: &[i32]) -> LifeId {
+        LifeId { started, own: own.to_vec() }
     }
 
     #[test]
     fn a_restart_a_crash_and_another_server_are_other_eras() {
-        let now = era(15, &[10, 11, 12]);
-        assert!(now.is_same(&now) && now.is_same(&era(15, &[10, 11, 40])));
-        assert!(!now.is_same(&era(25, &[10, 11, 12])), "restarted, in a container with the same pids");
-        assert!(!now.is_same(&era(15, &[60, 61, 62])), "a backend crashed");
-        assert!(era(15, &[]).is_same(&era(15, &[])));
+        let now = id(15, &[10, 11, 12]);
+        assert!(now.is_same(&now) && now.is_same(&id(15, &[10, 11, 40])));
+        assert!(!now.is_same(&id(25, &[10, 11, 12])), "restarted, in a container with the same pids");
+        assert!(!now.is_same(&id(15, &[60, 61, 62])), "a backend crashed");
+        assert!(id(15, &[]).is_same(&id(15, &[])));
     }
 }

@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::decide::update::life::Mark;
 use crate::pg::Failure;
-use crate::pg::era::may_mark;
+use crate::pg::life::may_mark;
 
 impl Mark {
     /// From a column with the id and, behind a blank, the position, as far as there are any.

@@ -13,7 +13,7 @@ use super::lingering::{self, LingeringBackend};
 use super::queue::{Grant, Queue, wait};
 use super::{Slots, Wanted};
 use crate::decide::backoff::Backoff;
-use crate::decide::reservation::{self, Granted, Launch, Reservation};
+use crate::decide::reservation::{self, Granted, PlanWorkers, Reservation};
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::fix::Fix;
@@ -224,18 +224,18 @@ impl Lease {
         limit: Duration,
         recorder: &mut ExecutionRecorder,
     ) -> Result<Result<Grant, Failure>, Error> {
-        let Wanted { launch, target } = wanted;
+        let Wanted { plan, target } = wanted;
         let leader = self.leader;
         let demand = wanted.demand();
         let session = match self.slot_session(demand, leader).await? {
             Ok(session) => session,
             Err(failure) => return Ok(Err(failure)),
         };
-        self.check_pool(launch, session.pool)?;
+        self.check_pool(plan, session.pool)?;
         let Settings { degrade_after, priority, .. } = *self.settings;
         let degrade_after = degrade_after.filter(|_| self.partial_grant == PartialGrant::Accepted);
         let minimum = self.settings.minimum();
-        let wish = Reservation::new(launch, target, minimum, limit, degrade_after).with_priority(priority);
+        let wish = Reservation::new(plan, target, minimum, limit, degrade_after).with_priority(priority);
         // Before 14 a server does not notice that who waits in its queue has died. A wait that is broken off stays
         // announced: the place is given up by a task, and whoever outlives this process looks after it.
         self.waiting.begin(session.identity);
@@ -263,11 +263,11 @@ impl Lease {
     }
 
     /// Refuses to wait for what the server does not have while the leader's own session looks as if it had.
-    fn check_pool(&self, launch: Launch, size: u32) -> Result<(), Error> {
+    fn check_pool(&self, plan: PlanWorkers, size: u32) -> Result<(), Error> {
         let settings = &self.settings;
         let lower = settings.plan_shortfall == PlanShortfall::Lower;
         let required = if lower { settings.minimum() } else { settings.target_workers };
-        let hidden = launch.own_pool.is_some_and(|own| own > size);
+        let hidden = plan.own_pool.is_some_and(|own| own > size);
         if hidden && size < required && !settings.ignores_shortfall() {
             Err(too_few_slots(size, required))
         } else {

@@ -9,19 +9,19 @@ pub(crate) use lingering::LingeringBackend;
 pub(crate) use queue::Grant;
 
 use super::recorder::ExecutionRecorder;
-use crate::decide::reservation::Launch;
+use crate::decide::reservation::PlanWorkers;
 use crate::error::Error;
 
 /// What an execution wants slots for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
-    pub(crate) launch: Launch,
+    pub(crate) plan: PlanWorkers,
     pub(crate) target: u32,
 }
 
 impl Wanted {
     fn demand(&self) -> u32 {
-        self.launch.demand(self.target)
+        self.plan.demand(self.target)
     }
 }
 

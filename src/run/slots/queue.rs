@@ -64,7 +64,7 @@ pub(crate) async fn wait<Q: Queue>(
     let waited = began.elapsed();
     recorder.observe(&Event::ReservationEnded { demand, taken, ahead, end, waited, slots });
     let pool = slots.map_or(u32::MAX, |slots| slots.pool);
-    Ok(Grant { taken, end, share: wish.launch().share(taken, pool) })
+    Ok(Grant { taken, end, share: wish.plan().share(taken, pool) })
 }
 
 /// Looks until enough is free, or the wait is over; with the last look.
@@ -137,7 +137,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::decide::reservation::Launch;
+    use crate::decide::reservation::PlanWorkers;
     use crate::event::{Observer, Observers, Scope};
 
     /// A queue in paused time: when it lets us through, and what each look shows.
@@ -215,7 +215,7 @@ mod tests {
         let events = Arc::new(Recorder::default());
         let mut recorder = ExecutionRecorder::new("rollup", Observers::new(vec![events.clone()]));
         let (limit, patience) = (Duration::from_millis(limit), patience.map(Duration::from_millis));
-        let wish = Reservation::new(Launch::default(), 4, 2, limit, patience);
+        let wish = Reservation::new(PlanWorkers::default(), 4, 2, limit, patience);
         wait(&script, &wish, Instant::now(), &mut recorder).await.unwrap();
         assert_eq!(*events.0.lock().unwrap(), expected);
     }

@@ -14,8 +14,8 @@ use crate::decide::update::action::{Answer, Ask, Flush, Opening, Session};
 use crate::decide::update::replay::Replay;
 use crate::decide::update::resolver::Status;
 use crate::pg::connect::Endpoint;
-use crate::pg::era::{Era, Ready};
 use crate::pg::heard::Heard;
+use crate::pg::life::{LifeId, Ready};
 use crate::pg::session::{Identity, tidy};
 use crate::pg::update::{Key, Remnant, Which};
 use crate::pg::{Failure, xact};
@@ -80,7 +80,7 @@ impl<P> Connection<P> {
     ) -> Result<Self, Failure> {
         let heard = Heard::default();
         let (client, driver) = run.endpoint.open_heard(&format!("headcount:{}", run.task), &heard).await?;
-        let Ready { life, waiting, has_standby, may_mark, identity, lent } = Era::ready(&client).await?;
+        let Ready { life, waiting, has_standby, may_mark, identity, lent } = LifeId::ready(&client).await?;
         let replay = run.work.replay(&client).await?;
         let is_safe = replay == Replay::Safe;
         let is_lazy = may_mark && run.work.may_be_lazy() && is_safe;
@@ -153,7 +153,7 @@ impl<P> Connection<P> {
     /// Waits until all that was committed lasts: a transaction of its own, which waits for the disk. It writes a mark, since
     /// PostgreSQL does not flush for a commit without a record in the log, which the commit of a chunk may well be: of an
     /// unlogged table, or of rows that all hold the new value. Readers of the log that do not ask for messages never see
-    /// it (manual, "Replication Management Functions"). In that transaction the server also says in which era it is: a
+    /// it (manual, "Replication Management Functions"). In that transaction the server also says in which life it is: a
     /// crash that a proxy kept from us would otherwise let us believe in a log that no longer has our chunks.
     pub(super) async fn flush(&self) -> Result<Flush, Failure> {
         let Self { client, waiting, .. } = self;
@@ -162,12 +162,12 @@ impl<P> Connection<P> {
              SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')"
         );
         // Polled in order: they are sent in this order. COMMIT does not say that something before it has failed.
-        let (marked, era, committed) =
-            join3(client.batch_execute(&mark), Era::now(client), client.batch_execute("COMMIT")).await;
+        let (marked, life_id, committed) =
+            join3(client.batch_execute(&mark), LifeId::now(client), client.batch_execute("COMMIT")).await;
         marked?;
-        let era = era?;
+        let life_id = life_id?;
         committed?;
-        Ok(Flush { era, waited: !self.heard.take_unreplicated() })
+        Ok(Flush { life_id, waited: !self.heard.take_unreplicated() })
     }
 
     pub(super) async fn fates(&self, xids: &[u64]) -> Result<Vec<Status>, Failure> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::decide::failure::{FailureClass, Signal, classify};
 use crate::decide::update::action::{Action, Ask, Fact, Opening, Session};
 use crate::decide::update::chunk::Chunk;
-use crate::decide::update::life::{Era, Life};
+use crate::decide::update::life::{Life, LifeId};
 use crate::decide::update::material::Failed;
 use crate::decide::update::survival::History;
 
@@ -201,7 +201,7 @@ impl Line {
             }
         }
         let history = if self.is_blind { History::default() } else { self.world.history() };
-        let life = Arc::new(Life { era: self.world.era(), history });
+        let life = Arc::new(Life { id: self.world.life_id(), history });
         self.tape.say("a session", &life);
         self.side = Side { is_up: true, of: self.world.life, ..Side::default() };
         self.seen = self.world.life;
@@ -316,8 +316,8 @@ impl Line {
 
 /// How a life is known.
 impl World {
-    pub(super) fn era(&self) -> Era {
-        Era { started: i64::from(self.life), own: Vec::new() }
+    pub(super) fn life_id(&self) -> LifeId {
+        LifeId { started: i64::from(self.life), own: Vec::new() }
     }
 }
 

@@ -218,7 +218,7 @@ impl Line {
         if matches!(trouble, CutBehind | CrashBehind) {
             return self.lose(Due::Leaves);
         }
-        Ok(Flush { era: self.world.era(), waited: !is_synchronous || !matches!(trouble, Unwaited) })
+        Ok(Flush { life_id: self.world.life_id(), waited: !is_synchronous || !matches!(trouble, Unwaited) })
     }
 
     /// What the server says of a transaction.

@@ -8,7 +8,7 @@ use crate::decide::update::Class;
 use crate::decide::update::action::{Action, Answer, Fact, Fed, Flush, Moment, Opening, Session};
 use crate::decide::update::chunk::Chunk;
 use crate::decide::update::gather::Gathered;
-use crate::decide::update::life::{Era, Life, Mark};
+use crate::decide::update::life::{Life, LifeId, Mark};
 use crate::decide::update::replay::Replay;
 use crate::decide::update::shared::Shared;
 use crate::decide::update::survival::History;
@@ -111,8 +111,8 @@ fn wire<'a>(
     settings: &'a crate::decide::update::worker::Settings,
     is_lazy: bool,
 ) -> Wire<'a> {
-    let era = Era { started: 1, own: Vec::new() };
-    let life = Arc::new(Life { era, history: History::default() });
+    let life_id = LifeId { started: 1, own: Vec::new() };
+    let life = Arc::new(Life { id: life_id, history: History::default() });
     let shared = Shared::new(false);
     let mut wire =
         Wire { worker: Worker::new(rows, settings), shared, life, lent: VecDeque::new(), chunks: 4 };
@@ -162,6 +162,6 @@ fn ahead_the_id_alone_is_waited_for_before_commit_and_the_next_chunk_are_sent() 
     assert_eq!(wire.tell(Fact::Committed(Ok(true))), "");
     assert_eq!(wire.worked(Answer::Whole(None)), "commit, flush");
     assert_eq!(wire.tell(Fact::Committed(Ok(true))), "");
-    let era = wire.life.era.clone();
-    assert_eq!(wire.tell(Fact::Flushed(Ok(Flush { era, waited: true }))), "done");
+    let life_id = wire.life.id.clone();
+    assert_eq!(wire.tell(Fact::Flushed(Ok(Flush { life_id, waited: true }))), "done");
 }

@@ -31,7 +31,7 @@ pub(super) const WORDS: &[(&str, Target)] = &[
 
 /// What a server is, to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct ServerState {
     pub(super) standby: bool,
     pub(super) read_only: bool,
 }
@@ -50,8 +50,8 @@ impl Target {
     }
 
     /// Why a server will not do; `None` if it will.
-    pub(super) const fn objection(self, standing: Standing) -> Option<&'static str> {
-        let Standing { standby, read_only } = standing;
+    pub(super) const fn objection(self, state: ServerState) -> Option<&'static str> {
+        let ServerState { standby, read_only } = state;
         match self {
             Self::Any | Self::PreferStandby => None,
             Self::ReadWrite if standby => Some("is a standby, which only reads"),
@@ -68,8 +68,8 @@ impl Target {
 
 impl Target {
     /// Whether it is work that writes that such a server will not do for.
-    pub(super) fn unfit(self, standing: Standing) -> Option<Unfit> {
-        let Standing { standby, read_only } = standing;
+    pub(super) fn unfit(self, state: ServerState) -> Option<Unfit> {
+        let ServerState { standby, read_only } = state;
         match self {
             Self::ReadWrite | Self::Primary if standby => Some(Unfit::Standby),
             Self::ReadWrite if read_only => Some(Unfit::ReadOnly),
@@ -78,7 +78,7 @@ impl Target {
     }
 }
 
-impl Standing {
+impl ServerState {
     /// From what the server reported when the session began (14 and later).
     pub(super) fn reported<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let standby = parameter("in_hot_standby")? == "on";
@@ -99,9 +99,9 @@ impl Standing {
 mod tests {
     use super::*;
 
-    const PRIMARY: Standing = Standing { standby: false, read_only: false };
-    const READ_ONLY: Standing = Standing { standby: false, read_only: true };
-    const STANDBY: Standing = Standing { standby: true, read_only: false };
+    const PRIMARY: ServerState = ServerState { standby: false, read_only: false };
+    const READ_ONLY: ServerState = ServerState { standby: false, read_only: true };
+    const STANDBY: ServerState = ServerState { standby: true, read_only: false };
 
     #[test]
     fn each_word_accepts_what_it_does_in_libpq() {
@@ -114,7 +114,7 @@ mod tests {
             ("prefer-standby", true, true, true),
         ] {
             let (_, target) = WORDS.iter().find(|(known, _)| *known == word).unwrap();
-            let accepts = |standing| target.objection(standing).is_none();
+            let accepts = |state| target.objection(state).is_none();
             let accepted = (accepts(PRIMARY), accepts(READ_ONLY), accepts(STANDBY));
             assert_eq!(accepted, (primary, read_only, standby), "{word}");
         }
@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn an_old_server_reports_nothing() {
-        assert_eq!(Standing::reported(|_| None), None);
+        assert_eq!(ServerState::reported(|_| None), None);
         let reported = |name: &str| Some(if name == "in_hot_standby" { "on" } else { "off" });
-        assert_eq!(Standing::reported(reported), Some(STANDBY));
+        assert_eq!(ServerState::reported(reported), Some(STANDBY));
     }
 }

@@ -3,7 +3,7 @@
 //! Transaction ids are only good within one. A crash forgets what was not flushed, an id that was handed
 //! out included, and the next life hands it out again (seen on 15: the id of a chunk whose COMMIT the
 //! crash swallowed went to another chunk, and `pg_xact_status` said "committed"). So whoever asks for
-//! the fate of a transaction compares eras first. A standby that was promoted is another era, too.
+//! the fate of a transaction compares lives first. A standby that was promoted is another life, too.
 //!
 //! `pg_postmaster_start_time()` alone is not enough: the postmaster survives the crash of a backend.
 //! Its own processes (checkpointer, WAL writer...) do not; their pids are visible to every role.
@@ -13,8 +13,8 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::session::Identity;
 use super::{Failure, backend_key};
-pub(crate) use crate::decide::update::life::Era;
 use crate::decide::update::life::Life;
+pub(crate) use crate::decide::update::life::LifeId;
 use crate::decide::update::survival::History;
 
 /// A session that is ready for commits that last, and what it has told.
@@ -32,7 +32,7 @@ pub(crate) struct Ready {
     pub(crate) lent: bool,
 }
 
-/// What an era is known by, of the server that answers.
+/// What the life is known by that the server is in.
 macro_rules! known_by {
     () => {
         concat!(
@@ -101,8 +101,8 @@ FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid();
 ROLLBACK",
 );
 
-impl Era {
-    /// Learns in which era a session is.
+impl LifeId {
+    /// Learns in which life of its server a session is.
     pub(crate) async fn now(client: &Client) -> Result<Self, Failure> {
         Ok(Self::of(&ask(client, NOW, &[]).await?))
     }
@@ -127,7 +127,7 @@ impl Era {
             None => started(client).await?,
         };
         Ok(Ready {
-            life: Life { era: Self::of(&row), history },
+            life: Life { id: Self::of(&row), history },
             waiting: row.get(4),
             has_standby: row.get(5),
             may_mark: row.get(3),
