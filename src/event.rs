@@ -61,6 +61,16 @@ pub enum Event {
         /// Time since planning began.
         waited: Duration,
     },
+    /// A session of a chunked update waits for a lock. Sent once for each wait of five seconds or more; not behind a proxy
+    /// that pools transactions.
+    UpdateBlocked {
+        /// The process id of the backend that waits.
+        pid: i32,
+        /// A backend that holds the lock, or is before it in the lock's queue.
+        by: i32,
+        /// Time that it has waited.
+        waited: Duration,
+    },
     /// From now on this backend may run something of this execution: the inspection, the wait for slots, an attempt
     /// or the cleanup.
     BackendEngaged {

@@ -420,6 +420,12 @@ mutant 'triggers that came meanwhile are seen' src/run/update/connection.rs \
     update:what_a_trigger_that_came_meanwhile_makes_unrepeatable_is_not_done_twice_after_a_crash \
     'Session { life: Arc::new(life), replay, may_mark' \
     'Session { life: Arc::new(life), replay: Replay::Safe, may_mark'
+mutant 'an answer lost on an open line is noticed by an update' src/run/update/connection.rs \
+    update:a_commit_whose_answer_is_lost_on_a_line_that_stays_open_counts \
+    'if silent >= UNANSWERED {' 'if silent > UNANSWERED * 90 {'
+mutant 'an answer lost on an open line is noticed by a guarded statement' src/run/monitor.rs \
+    live:a_statement_whose_answer_was_lost_on_a_line_that_stays_open_is_tried_again \
+    'since.elapsed() >= UNANSWERED' 'since.elapsed() >= UNANSWERED * 90'
 mutant 'no trigger weakens a commit' src/run/update/connection.rs \
     update:a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled \
     '{ firm_commit(&waiting) }' '{ "COMMIT".to_owned() }'

@@ -59,7 +59,7 @@ pub(crate) struct View {
 
 #[derive(Debug, Clone)]
 struct LeaderRow {
-    /// `None` when the row is hidden from the monitor's role.
+    /// `None` when the row is hidden from the monitor's role, or does not say what the backend does.
     started: Option<i64>,
     seen: SeenLeader,
 }
@@ -110,7 +110,8 @@ pub(crate) async fn look(session: &Session, leaders: &[i32]) -> Result<View, Fai
                 statement: row.get(9),
                 workers: workers.unwrap_or_default().into(),
             };
-            view.leaders.insert(pid, LeaderRow { started: row.get(6), seen });
+            let started = row.get::<_, Option<i64>>(6).filter(|_| says_what_it_does(row.get(7)));
+            view.leaders.insert(pid, LeaderRow { started, seen });
         }
     }
     Ok(view)
@@ -118,6 +119,11 @@ pub(crate) async fn look(session: &Session, leaders: &[i32]) -> Result<View, Fai
 
 fn count(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
+}
+
+/// Not without `track_activities`, which a session may switch off for itself.
+fn says_what_it_does(state: Option<&str>) -> bool {
+    state.is_some_and(|state| state != "disabled")
 }
 
 fn leader_state(state: Option<&str>, wait_event_type: Option<&str>) -> LeaderState {
@@ -141,6 +147,41 @@ FROM pg_catalog.pg_stat_activity WHERE leader_pid = $1 OR pid = $1",
     let leader: [(&(dyn ToSql + Sync), Type); 2] = [(&leader.pid, Type::INT4), (&leader.started, Type::INT8)];
     let rows = session.ask(LEFT, &leader).await?;
     Ok(rows.first().map_or((0, false), |row| (count(row.get(0)), row.get::<_, i32>(1) > 0)))
+}
+
+/// What a backend does for its client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// Nobody may know.
+    Unknown,
+    /// It runs a statement.
+    Working,
+    /// It waits for a lock that this backend holds, or waits for before it.
+    WaitingFor(i32),
+    /// It waits for its client, or is gone.
+    Nothing,
+}
+
+/// What that backend does now.
+pub(crate) async fn doing(session: &Session, backend: Identity) -> Result<Doing, Failure> {
+    const DOING: &str = concat!(
+        "\
+WITH ",
+        serial!(),
+        " SELECT state, CASE WHEN wait_event_type = 'Lock' THEN (pg_catalog.pg_blocking_pids(pid))[1] END
+FROM pg_catalog.pg_stat_activity
+WHERE pid = $1 AND pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint IS NOT DISTINCT FROM
+      CASE WHEN backend_start IS NOT NULL THEN $2::bigint END",
+    );
+    let rows = session.ask(DOING, &[(&backend.pid, Type::INT4), (&backend.started, Type::INT8)]).await?;
+    let Some(row) = rows.first() else { return Ok(Doing::Nothing) };
+    let state: Option<&str> = row.get(0);
+    Ok(match (says_what_it_does(state), leader_state(state, None), row.get(1)) {
+        (false, ..) => Doing::Unknown,
+        (true, _, Some(by)) => Doing::WaitingFor(by),
+        (true, LeaderState::Active, None) => Doing::Working,
+        (true, ..) => Doing::Nothing,
+    })
 }
 
 /// Who blocks this backend. Costly on a server with many locks (manual, `pg_blocking_pids`): not for each

@@ -201,6 +201,11 @@ impl Session {
         }
     }
 
+    /// Gives the line up: what is asked on it is answered as on one that has broken.
+    pub(crate) fn give_up(&self) {
+        self.driver.abort();
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }

@@ -1,5 +1,6 @@
 //! The real executor: attempts on a session of our own.
 
+use std::future::pending;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -133,6 +134,24 @@ impl<W: Work> OwnedSession<W> {
         match timeout(LOOK_LIMIT, self.watch_pool(LOOK_LIMIT).next()).await {
             Ok(Observation::Seen(seen)) => seen.pool.map(|pool| pool.size),
             Ok(Observation::Blind) | Err(_) => None,
+        }
+    }
+
+    /// What the server answers; a failure as of a lost line, when it must have answered and nothing has arrived.
+    async fn answered<T>(&self, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let lost = async {
+            match self.guard.leader() {
+                Some(leader) => self.guard.inner.monitor.lost_answer(leader).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            lost = lost => {
+                self.guard.give_up_line();
+                Err(lost)
+            }
         }
     }
 
@@ -280,7 +299,11 @@ impl<W: Work> Executor for OwnedSession<W> {
     }
 
     async fn work(&self, steps: Range<usize>) -> Result<W::Value, Failure> {
-        self.work.run(self.guard.client()?, steps).await
+        let ran = self.work.run(self.guard.client()?, steps);
+        if !W::WAITS_FOR_SERVER {
+            return ran.await;
+        }
+        self.answered(ran).await
     }
 
     async fn inspect_step(&mut self, step: usize) -> Result<StatementCapacity, Failure> {
@@ -384,17 +407,17 @@ impl<W: Work> Executor for OwnedSession<W> {
                 }
             };
         }
-        let known = async {
+        let known = self.answered(async {
             let TransactionState { in_block, id: xid, replicates } = TransactionState::of(client).await?;
             if !in_block {
                 return Err(ended_ours());
             }
             let life_id = if xid.is_some() { Some(LifeId::now(client).await?) } else { None };
             Ok((xid, life_id, replicates))
-        };
+        });
         let known = committing.answer(known).await.unwrap_or_else(|| Err(late()));
         let (xid, life_id, replicates) = known.map_err(CommitError::Failed)?;
-        let committed = async { client.batch_execute("COMMIT").await.map_err(Failure::from) };
+        let committed = self.answered(async { client.batch_execute("COMMIT").await.map_err(Failure::from) });
         let committed = committing.answer(committed).await.unwrap_or_else(|| Err(late()));
         (self.life_id, self.replicates) = (life_id, replicates);
         match (committed, xid) {

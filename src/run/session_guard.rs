@@ -127,6 +127,11 @@ impl SessionGuard {
         label::leading(&self.settings.task, demands.then_some(self.settings.target_workers), attempt)
     }
 
+    /// Nothing arrives on the session's line any more.
+    pub(crate) fn give_up_line(&self) {
+        self.session.iter().for_each(Session::give_up);
+    }
+
     /// Nobody knows what it is at: it is of no use to the next.
     pub(crate) fn lose_session(&mut self) {
         self.session = None;

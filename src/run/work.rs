@@ -28,6 +28,9 @@ pub(crate) trait Work {
     /// Whether the value is handed over at the verdict, unfinished.
     const HANDS_OVER: bool = false;
 
+    /// Whether it waits for nothing but the server, as a caller's closure may.
+    const WAITS_FOR_SERVER: bool = true;
+
     /// Learns from the session what it must know before it runs.
     async fn prepare(&mut self, _client: &Client) -> Result<(), Failure> {
         Ok(())
@@ -305,6 +308,8 @@ where
     E: Into<Source>,
 {
     type Value = T;
+
+    const WAITS_FOR_SERVER: bool = false;
 
     async fn run(&self, client: &Client, _steps: Range<usize>) -> Result<T, Failure> {
         (self.work)(client).await.map_err(|error| Failure::from(error.into()))

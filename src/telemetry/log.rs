@@ -43,6 +43,10 @@ impl Observer for Log {
                 let waited_seconds = waited.as_secs_f64();
                 info!(target: TARGET, task, pid, blocked_by = by, waited_seconds, "inspecting the plan waits for a lock");
             }
+            Event::UpdateBlocked { pid, by, waited } => {
+                let waited_seconds = waited.as_secs_f64();
+                warn!(target: TARGET, task, pid, blocked_by = by, waited_seconds, "the update waits for a lock");
+            }
             Event::BackendEngaged { pid, backend_start: _ } => {
                 trace!(target: TARGET, task, pid, "backend engaged");
             }

@@ -200,6 +200,7 @@ impl Observer for Metrics {
             | Event::RungTaken { .. }
             | Event::StartHindered { .. }
             | Event::PlanBlocked { .. }
+            | Event::UpdateBlocked { .. }
             | Event::BackendEngaged { .. }
             | Event::BackendReleased { .. }
             | Event::TargetLowered { .. }

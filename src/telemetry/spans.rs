@@ -292,6 +292,7 @@ impl Observer for SpanAttributes {
             Event::ReservationQueued { .. }
             | Event::StartHindered { .. }
             | Event::PlanBlocked { .. }
+            | Event::UpdateBlocked { .. }
             | Event::BackendEngaged { .. }
             | Event::BackendReleased { .. }
             | Event::ReservationShort { .. }

@@ -250,6 +250,25 @@ async fn a_commit_whose_answer_was_lost_counts_once(major: u32) {
     commit_fault(major, CommitFault::AnswerLost, Resolution::Committed).await;
 }
 
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_on_a_line_that_stays_open_counts_once() {
+    commit_fault(main_version(), CommitFault::AnswerLostInSilence, Resolution::Committed).await;
+}
+
+#[tokio::test]
+async fn a_statement_whose_answer_was_lost_on_a_line_that_stays_open_is_tried_again() {
+    let bench = Bench::new(main_version()).await;
+    let proxy = Proxy::start(bench.server().port()).await;
+    let headcount = bench.headcount_at(&bench.dsn_of("postgres", proxy.port()), &bench.dsn()).await;
+    let job = quick(headcount.task("mute")).cleanup("INSERT INTO log VALUES ('undone')");
+    let losing = async {
+        in_full_swing(&bench).await;
+        proxy.mute();
+    };
+    let (run, ()) = tokio::join!(job.execute(ROLLUP, &[]), losing);
+    made_at_the_second_attempt(&bench, &unwrap(run), "08006").await;
+}
+
 async fn commit_fault(major: u32, fault: CommitFault, expected: Resolution) {
     let bench = Bench::new(major).await;
     let proxy = Proxy::start(bench.server().port()).await;

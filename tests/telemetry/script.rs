@@ -103,6 +103,7 @@ pub(crate) fn script() -> Vec<Event> {
         Event::BackendEngaged { pid: 4711, backend_start: 1 },
         Event::StartHindered { cause: "sorry, too many clients already".to_owned(), waited: 10 * MS },
         Event::PlanBlocked { pid: 4711, by: 815, waited: 250 * MS },
+        Event::UpdateBlocked { pid: 4711, by: 815, waited: 5_000 * MS },
         Event::BackendReleased { pid: 4711, backend_start: 1 },
         Event::RungTaken { rung: Rung::Wait, ceiling: ceiling(), asked: None },
         Event::PlanInspected { planned: Some(4), took: 10 * MS },

@@ -43,6 +43,20 @@ async fn a_chunk_that_meets_a_lock_timeout_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_run_that_waits_for_a_lock_says_who_holds_it() {
+    let mut shop = Shop::with_orders(30).await;
+    let recorder = Arc::new(Recorder::default());
+    let update = paying(updater(&shop.dsn(), vec![recorder.clone()]).update("orders"));
+    let holder: i32 = shop.client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let lock = shop.client.transaction().await.unwrap();
+    lock.execute("UPDATE orders SET status = status WHERE id = 15", &[]).await.unwrap();
+    let run = tokio::spawn(async move { update.chunk(ChunkSize::Keys(10)).run(ids(30)).await.unwrap() });
+    recorder.until(|event| matches!(event, Event::UpdateBlocked { by, .. } if *by == holder)).await;
+    lock.rollback().await.unwrap();
+    assert_eq!(classes(&run.await.unwrap()), [30, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
 async fn a_row_locked_for_good_costs_its_key_and_no_other() {
     let mut shop = Shop::with_orders(30).await;
     let update = pay(&with(&shop, "lock_timeout=20ms")).chunk(ChunkSize::Keys(10)).max_attempts(2);

@@ -94,6 +94,16 @@ async fn a_commit_whose_answer_is_lost_counts(major: u32) {
     assert_eq!((report.updated, report.reconnects), (50, 2));
 }
 
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_on_a_line_that_stays_open_counts() {
+    let shop = Shop::with_orders(50).await;
+    let proxy = Proxy::start(&shop.server, Fate::MuteAtCommit { left: AtomicU32::new(1) }).await;
+    let report = pay(&shop.dsn_through(&proxy)).chunk(ChunkSize::Keys(10)).run(ids(50)).await.unwrap();
+    balances(&shop, &report, 50, "mute").await;
+    assert_eq!((proxy.cuts(), report.in_doubt.committed, report.in_doubt.aborted), (1, 1, 0));
+    assert_eq!((report.updated, report.reconnects), (50, 1));
+}
+
 async fn a_commit_that_is_lost_is_made_again(major: u32) {
     let shop = Shop::of_version(major, 50).await;
     let proxy =

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -202,6 +202,8 @@ pub(crate) enum Fate {
     Spoil(&'static [u8], AtomicU32),
     /// Cuts at the first COMMITs of chunks, so many of them: after the server has them, or before.
     CutAtCommit { left: AtomicU32, deliver: bool },
+    /// Loses all answers from the first COMMITs of chunks on, so many of them; the line stays open.
+    MuteAtCommit { left: AtomicU32 },
 }
 
 /// How a watched line is.
@@ -273,7 +275,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     near.set_nodelay(true).and(far.set_nodelay(true)).unwrap();
     let budget = match fate {
         Fate::CutAfter(cuts) => cuts.lock().unwrap().pop().unwrap_or(i64::MAX),
-        Fate::Spoil(..) | Fate::CutAtCommit { .. } | Fate::Watched(_) => i64::MAX,
+        Fate::Spoil(..) | Fate::CutAtCommit { .. } | Fate::MuteAtCommit { .. } | Fate::Watched(_) => i64::MAX,
     };
     // Marked as seen: a cut is for what there is.
     let mut state = match fate {
@@ -281,7 +283,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         _ => None,
     };
     let answers = state.clone();
-    let budget = AtomicI64::new(budget);
+    let (budget, is_mute) = (AtomicI64::new(budget), AtomicBool::new(false));
     let (mut near_read, mut near_write) = near.split();
     let (mut far_read, mut far_write) = far.split();
     let up = async {
@@ -310,6 +312,13 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
             // A flush says what it is before it commits.
             commits.fetch_add(seen(COMMIT), Ordering::Relaxed);
             commits.fetch_sub(seen(MARK), Ordering::Relaxed);
+            if let Fate::MuteAtCommit { left } = fate
+                && !ends(COMMIT).is_empty()
+                && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                cuts.fetch_add(1, Ordering::Relaxed);
+                is_mute.store(true, Ordering::Relaxed);
+            }
             if let Fate::CutAtCommit { left, deliver } = fate
                 && let Some(end) = ends(COMMIT).first()
                 // Not that of a flush.
@@ -333,7 +342,8 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         let mut buffer = [0; 4096];
         loop {
             let Ok(length @ 1..) = far_read.read(&mut buffer).await else { return };
-            if answers.as_ref().is_some_and(|state| *state.borrow() == Carriage::Mute) {
+            let is_watched_mute = answers.as_ref().is_some_and(|state| *state.borrow() == Carriage::Mute);
+            if is_watched_mute || is_mute.load(Ordering::Relaxed) {
                 continue;
             }
             if !pass(&mut near_write, &buffer[..length], &budget, cuts).await {
@@ -358,11 +368,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     if let Fate::Watched(state) = fate
         && *state.borrow() == Carriage::CutWithAnExcuse
     {
-        let fields = b"SERROR\0VERROR\0C08006\0Mserver connection lost\0\0";
-        let mut message = vec![b'E'];
-        message.extend(u32::to_be_bytes(fields.len() as u32 + 4));
-        message.extend(fields);
-        near.write_all(&message).await.unwrap();
+        excuse(&mut near).await;
     }
     if let Fate::Watched(state) = fate
         && *state.borrow() == Carriage::CutBehindTheServersBack
@@ -371,6 +377,15 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         // Until the server ends it.
         let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
     }
+}
+
+/// An error that a server would not send.
+async fn excuse(client: &mut TcpStream) {
+    let fields = b"SERROR\0VERROR\0C08006\0Mserver connection lost\0\0";
+    let mut message = vec![b'E'];
+    message.extend(u32::to_be_bytes(fields.len() as u32 + 4));
+    message.extend(fields);
+    client.write_all(&message).await.unwrap();
 }
 
 /// The end of the simple query that commits, as it is on the wire.

@@ -93,6 +93,9 @@ impl Story {
                 }
             },
             Event::StartHindered { cause, .. } => format!("cannot start yet: {cause}; trying again"),
+            Event::UpdateBlocked { pid, by, .. } => {
+                format!("waiting for a lock: backend {pid} is blocked by backend {by}")
+            }
             Event::SessionLost { sqlstate } => format!("connection lost (SQLSTATE {})", sqlstate.as_str()),
             Event::SessionRestored { .. } => "connected again".to_owned(),
             Event::CommitInDoubt => "the answer to COMMIT was lost; asking what became of it".to_owned(),

@@ -1,11 +1,13 @@
 //! A session ready for work, and what is sent on it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join3;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{CancelToken, Client};
 
 use super::RunContext;
@@ -13,13 +15,17 @@ use super::chunk_work::ChunkWork;
 use crate::decide::update::action::{Answer, Ask, Flush, Opening, Session};
 use crate::decide::update::replay::Replay;
 use crate::decide::update::resolver::Status;
+use crate::pg::activity::{self, Doing};
 use crate::pg::connect::Endpoint;
 use crate::pg::heard::Heard;
 use crate::pg::life::{LifeId, Ready};
-use crate::pg::session::{Identity, tidy};
+use crate::pg::session::{self, Identity, tidy};
 use crate::pg::update::{Key, Remnant, Which};
 use crate::pg::{Failure, xact};
+use crate::run::monitor::{LOST_ANSWER, UNANSWERED};
 
+/// How long a message may be without an answer until somebody looks what the server does; then between two looks.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 /// How long a request to cancel may take until it is on its way.
 const CANCEL: Duration = Duration::from_millis(250);
 
@@ -35,6 +41,8 @@ pub(super) struct Connection<P> {
     heard: Heard,
     identity: Identity,
     lent: bool,
+    /// Held by the one of its messages that looks after the answers.
+    lookout: Mutex<()>,
 }
 
 impl<P> Drop for Connection<P> {
@@ -94,7 +102,18 @@ impl<P> Connection<P> {
         let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
         let commit = if is_lazy || may_go_ahead { "COMMIT".to_owned() } else { firm_commit(&waiting) };
         let session = Session { life: Arc::new(life), replay, may_mark, has_standby, is_lazy, may_go_ahead };
-        Ok(Self { client, driver, prepared, session, waiting, commit, heard, identity, lent })
+        Ok(Self {
+            client,
+            driver,
+            prepared,
+            session,
+            waiting,
+            commit,
+            heard,
+            identity,
+            lent,
+            lookout: Mutex::default(),
+        })
     }
 
     pub(super) fn session(&self) -> Session {
@@ -113,6 +132,38 @@ impl<P> Connection<P> {
     /// Gives it up: all that was asked of it is answered as by one that has broken.
     pub(super) fn abandon(&self) {
         self.driver.abort();
+    }
+
+    /// Gives it up when the server has done what it was asked, and nothing arrives: what lies between may keep a line open
+    /// that carries nothing any more. Says so when the server waits for a lock. Of a proxy's backend nobody knows whose
+    /// work it does. Never ends: what was asked does then.
+    pub(super) async fn look_after<W: ChunkWork>(&self, run: &RunContext<'_, W>) {
+        let _alone = if self.lent { pending().await } else { self.lookout.lock().await };
+        let began = Instant::now();
+        let (mut silent, mut is_told) = (Duration::ZERO, false);
+        loop {
+            sleep(LOOK_AFTER).await;
+            match timeout(LOOK_AFTER, self.doing(run.endpoint)).await {
+                Ok(Ok(Doing::Nothing)) => silent += LOOK_AFTER,
+                Ok(Ok(Doing::WaitingFor(by))) => {
+                    silent = Duration::ZERO;
+                    if !std::mem::replace(&mut is_told, true) {
+                        run.blocked(self.identity.pid, by, began.elapsed());
+                    }
+                }
+                _ => silent = Duration::ZERO,
+            }
+            if silent >= UNANSWERED {
+                tracing::debug!(LOST_ANSWER);
+                self.abandon();
+            }
+        }
+    }
+
+    /// Asked on a session of its own.
+    async fn doing(&self, endpoint: &Endpoint) -> Result<Doing, Failure> {
+        let session = session::Session::stand_by(endpoint, "headcount:monitor").await?;
+        activity::doing(&session, self.identity).await
     }
 
     /// Ends it. A proxy's backend is left as it was had.

@@ -128,6 +128,11 @@ impl<W: ChunkWork> RunContext<'_, W> {
         inside(chunk.attempt.scope.as_ref(), || totals.failed(&closing(chunk), failure, label, show));
     }
 
+    /// A session waits for a lock.
+    pub(super) fn blocked(&self, pid: i32, by: i32, waited: Duration) {
+        self.totals.observe(&Event::UpdateBlocked { pid, by, waited });
+    }
+
     fn stopped(&self, reason: Reason<W>) {
         match reason {
             Reason::Failure(failure) => self.totals.stopped_by(&failure),

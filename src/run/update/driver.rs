@@ -97,37 +97,45 @@ async fn carry_out<W: ChunkWork>(
         (message, Some(connection)) => (message, connection),
         (_, None) => return (Fact::Tick, None),
     };
-    let fact = match message {
-        Action::SendBegin => Fact::Began(connection.begin(run.work).await),
-        Action::SendWork(mut chunk, opening) => {
-            run.enter(&mut chunk);
-            let worked = connection.work(run.work, &chunk.items, opening).await;
-            Fact::Worked(chunk, worked)
-        }
-        Action::SendCommit { lasting } => Fact::Committed(connection.commit(lasting).await),
-        Action::Flush => Fact::Flushed(connection.flush().await),
-        Action::RollBack => Fact::RolledBack(connection.roll_back().await),
-        Action::AskFate(xids) => Fact::Fates(connection.fates(&xids).await),
-        Action::Claim(mut ask) => {
-            if let Ask::Again(chunk) = &mut ask {
-                run.enter(chunk);
+    let lookout = Arc::clone(&connection);
+    let answered = async move {
+        match message {
+            Action::SendBegin => Fact::Began(connection.begin(run.work).await),
+            Action::SendWork(mut chunk, opening) => {
+                run.enter(&mut chunk);
+                let worked = connection.work(run.work, &chunk.items, opening).await;
+                Fact::Worked(chunk, worked)
             }
-            let claimed = connection.claim(run.work, &ask).await;
-            Fact::Claimed(if let Ask::Again(chunk) = ask { Some(chunk) } else { None }, claimed)
+            Action::SendCommit { lasting } => Fact::Committed(connection.commit(lasting).await),
+            Action::Flush => Fact::Flushed(connection.flush().await),
+            Action::RollBack => Fact::RolledBack(connection.roll_back().await),
+            Action::AskFate(xids) => Fact::Fates(connection.fates(&xids).await),
+            Action::Claim(mut ask) => {
+                if let Ask::Again(chunk) = &mut ask {
+                    run.enter(chunk);
+                }
+                let claimed = connection.claim(run.work, &ask).await;
+                Fact::Claimed(if let Ask::Again(chunk) = ask { Some(chunk) } else { None }, claimed)
+            }
+            Action::Look(given_up) => Fact::Left(connection.left(run.work, &given_up).await),
+            Action::BreakOff => {
+                cancel(run.endpoint, &connection.cancel_token()).await;
+                connection.abandon();
+                Fact::BrokenOff
+            }
+            Action::Cancel => {
+                let token = connection.cancel_token();
+                drop(connection);
+                cancel(run.endpoint, &token).await;
+                Fact::Tick
+            }
+            _ => Fact::Tick,
         }
-        Action::Look(given_up) => Fact::Left(connection.left(run.work, &given_up).await),
-        Action::BreakOff => {
-            cancel(run.endpoint, &connection.cancel_token()).await;
-            connection.abandon();
-            Fact::BrokenOff
-        }
-        Action::Cancel => {
-            let token = connection.cancel_token();
-            drop(connection);
-            cancel(run.endpoint, &token).await;
-            Fact::Tick
-        }
-        _ => Fact::Tick,
+    };
+    let fact = tokio::select! {
+        biased;
+        fact = answered => fact,
+        () = lookout.look_after(run) => Fact::Tick,
     };
     (fact, None)
 }

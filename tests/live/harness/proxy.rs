@@ -18,6 +18,8 @@ pub(crate) enum CommitFault {
     SwallowedInSilence,
     /// The server commits, and its answer is lost.
     AnswerLost,
+    /// The same, and nobody sees the line close: it stays open, and carries no answer any more.
+    AnswerLostInSilence,
 }
 
 /// Forwards connections on a loopback port to the server's.
@@ -32,6 +34,8 @@ pub(crate) struct Proxy {
 struct Control {
     server: u16,
     cuts: watch::Sender<Cut>,
+    /// How often all answers were lost.
+    mutes: watch::Sender<u32>,
     /// Whether new connections are closed at once.
     refusing: watch::Sender<bool>,
     fault: Mutex<Option<CommitFault>>,
@@ -56,6 +60,7 @@ impl Proxy {
         let control = Arc::new(Control {
             server,
             cuts: watch::Sender::default(),
+            mutes: watch::Sender::default(),
             refusing: watch::Sender::new(false),
             fault: Mutex::default(),
             holds_cancels: watch::Sender::default(),
@@ -77,6 +82,11 @@ impl Proxy {
     /// Cuts all lines on the client's side; the server sees nothing.
     pub(crate) fn cut_in_silence(&self) {
         self.cut_with(false);
+    }
+
+    /// Loses all answers of the lines there are, which stay open.
+    pub(crate) fn mute(&self) {
+        self.control.mutes.send_modify(|mutes| *mutes += 1);
     }
 
     /// Closes new connections at once, or lets them through again.
@@ -119,14 +129,16 @@ async fn accept(listener: TcpListener, control: Arc<Control>) {
 
 /// Carries bytes both ways until one side closes or the line is cut.
 async fn carry(mut client: TcpStream, mut server: TcpStream, control: Arc<Control>) {
-    let mut cuts = control.cuts.subscribe();
+    let (mut cuts, mut mutes) = (control.cuts.subscribe(), control.mutes.subscribe());
+    let mut is_mute = false;
     let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
         tokio::select! {
             read = client.read(&mut up) => match read {
                 Ok(n) if n > 0 => {
-                    match control.fault_for(&up[..n]) {
-                        None => {}
+                    let fault = control.fault_for(&up[..n]);
+                    match fault {
+                        None | Some(CommitFault::AnswerLostInSilence) => {}
                         Some(CommitFault::Swallowed) => return,
                         Some(CommitFault::SwallowedInSilence) => return control.hold(server),
                         Some(CommitFault::AnswerLost) => {
@@ -136,6 +148,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, control: Arc<Contro
                             return;
                         }
                     }
+                    is_mute |= fault == Some(CommitFault::AnswerLostInSilence);
                     if up[..n].windows(CANCEL.len()).any(|part| part == CANCEL) {
                         let _ = control.holds_cancels.subscribe().wait_for(|holds| !holds).await;
                     }
@@ -146,9 +159,11 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, control: Arc<Contro
                 _ => return,
             },
             read = server.read(&mut down) => match read {
+                Ok(n) if n > 0 && is_mute => {}
                 Ok(n) if n > 0 && client.write_all(&down[..n]).await.is_ok() => {}
                 _ => return,
             },
+            _ = mutes.changed() => is_mute = true,
             _ = cuts.changed() => {
                 if !cuts.borrow().server_notices {
                     control.hold(server);
