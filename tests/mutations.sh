@@ -356,9 +356,9 @@ mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
 mutant 'a launch that may have had no worker is not called on target' src/decide/verdict.rs \
     live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
     'self.launches_unproven |= lacking.is_some()' 'self.launches_unproven |= false && lacking.is_some()'
-mutant 'a statement of a client that died behind a proxy is stopped' src/run/session_guard.rs \
+mutant 'a statement of a client that died behind a proxy is stopped' src/run/session_script.rs \
     fleet:the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped \
-    'if self.must_be_told_to_notice() {' 'if false {'
+    'if self.pooled {' 'if false {'
 mutant 'a key with many rows costs no square' src/pg/update/statement.rs \
     update:a_key_with_many_rows_fails_in_a_time_that_grows_with_them_and_not_with_their_square \
     'LEFT JOIN (SELECT DISTINCT n FROM changed) AS c' 'LEFT JOIN changed AS c'
@@ -383,7 +383,7 @@ mutant 'a script goes back to its own savepoints' src/run/attempt.rs \
 mutant 'a commit that may lack its standby is told' src/run/attempt.rs \
     live:a_commit_whose_wait_for_a_standby_was_cut_short_is_told_as_that \
     'Resolution::Committed if executor.waits_for_standbys()' 'Resolution::Committed if false'
-mutant 'a session outside of a transaction is given back as it was' src/run/session_guard.rs \
+mutant 'a session outside of a transaction is given back as it was' src/run/session_script.rs \
     fleet:a_backend_that_is_handed_on_as_it_is_keeps_no_setting_of_a_statement_outside_a_transaction \
     'let raised = self.settings.ceiling.map(|_| "max_parallel_workers");' 'let raised = None;'
 mutant 'a ceiling never exceeds what was set for the role' src/pg/ceiling.rs \
@@ -423,7 +423,7 @@ mutant 'triggers that came meanwhile are seen' src/run/update/connection.rs \
 mutant 'an answer lost on an open line is noticed by an update' src/run/update/connection.rs \
     update:a_commit_whose_answer_is_lost_on_a_line_that_stays_open_counts \
     'if silent >= UNANSWERED {' 'if silent > UNANSWERED * 90 {'
-mutant 'an answer lost on an open line is noticed by a guarded statement' src/run/monitor.rs \
+mutant 'an answer lost on an open line is noticed by a guarded statement' src/run/lost_answer.rs \
     live:a_statement_whose_answer_was_lost_on_a_line_that_stays_open_is_tried_again \
     'since.elapsed() >= UNANSWERED' 'since.elapsed() >= UNANSWERED * 90'
 mutant 'no trigger weakens a commit' src/run/update/connection.rs \

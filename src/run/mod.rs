@@ -7,7 +7,7 @@
 //!   one `attempt` after the other, each a `race` per statement; the `recorder` gathers what the run returns
 //! - an attempt plays on an `executor`: a session of our own (`owned_session`, held by a `session_guard`) or another
 //!   client's (`external_backend`); what it plays is `work`; its rows stream through `rows`
-//! - `committing`, `clearing` and `engagement`: what holds when an execution is cut short
+//! - `committing`, `clearing`, `engagement` and `lost_answer`: what holds when an execution, or its line, is cut short
 //! - `update`: the driver of the chunked update
 
 mod attempt;
@@ -21,6 +21,7 @@ mod external_backend;
 mod fit;
 mod headcount;
 mod job;
+mod lost_answer;
 mod monitor;
 mod narrow;
 mod owned_session;
@@ -30,6 +31,7 @@ mod rows;
 #[cfg(test)]
 mod scripted;
 mod session_guard;
+mod session_script;
 mod share;
 mod slots;
 mod update;

@@ -31,12 +31,6 @@ use crate::telemetry::spans;
 const UNREAD: usize = 64;
 /// A poll that takes longer counts as a lost connection.
 const POLL_LIMIT: Duration = Duration::from_secs(5);
-/// How long a backend that does nothing may leave its client without an answer.
-pub(super) const UNANSWERED: Duration = Duration::from_secs(10);
-/// How often to look whether it does.
-const LOOK_FOR_ANSWER: Duration = Duration::from_secs(2);
-/// What is said then.
-pub(super) const LOST_ANSWER: &str = "the server has done what it was asked, and its answer did not arrive";
 /// Between two tries to reconnect.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(20), cap: Duration::from_secs(2) };
 
@@ -187,12 +181,9 @@ impl Monitor {
         self.shared.register(Some(leader), interval, Instant::now())
     }
 
-    /// Ends when the leader's answer to what it was asked must be lost.
-    pub(crate) async fn lost_answer(&self, leader: Identity) -> Failure {
-        self.shared
-            .register(Some(leader), LOOK_FOR_ANSWER, Instant::now() + LOOK_FOR_ANSWER)
-            .lost_answer()
-            .await
+    /// The same; the first look comes after the first interval.
+    pub(crate) fn watch_later(&self, leader: Identity, interval: Duration) -> Watch {
+        self.shared.register(Some(leader), interval, Instant::now() + interval)
     }
 
     /// Watches the pool alone.
@@ -455,25 +446,6 @@ impl Watch {
         match self.inbox.recv().await {
             Some(observation) => observation,
             None => std::future::pending().await,
-        }
-    }
-
-    /// Ends when the leader has waited for its client, or been gone, for so long that its answer must be lost: what lies
-    /// between may keep a line open that carries nothing any more.
-    async fn lost_answer(mut self) -> Failure {
-        let mut silent: Option<Instant> = None;
-        loop {
-            silent = match self.next().await {
-                Observation::Seen(Seen { at, leader, .. })
-                    if matches!(leader.state, LeaderState::Idle | LeaderState::Gone) =>
-                {
-                    Some(silent.unwrap_or(at))
-                }
-                Observation::Seen(_) | Observation::Blind => None,
-            };
-            if silent.is_some_and(|since| since.elapsed() >= UNANSWERED) {
-                return Failure::lost(LOST_ANSWER);
-            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! The real executor: attempts on a session of our own.
 
-use std::future::pending;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::climb::climb;
 use super::committing::Committing;
 use super::executor::{Cleared, CommitError, Executor, PlanCapacity};
 use super::fit::{check_rights, check_version};
+use super::lost_answer::answered;
 use super::monitor::{Observation, Watch};
 use super::narrow::{too_narrow, too_narrow_within};
 use super::recorder::ExecutionRecorder;
@@ -134,24 +134,6 @@ impl<W: Work> OwnedSession<W> {
         match timeout(LOOK_LIMIT, self.watch_pool(LOOK_LIMIT).next()).await {
             Ok(Observation::Seen(seen)) => seen.pool.map(|pool| pool.size),
             Ok(Observation::Blind) | Err(_) => None,
-        }
-    }
-
-    /// What the server answers; a failure as of a lost line, when it must have answered and nothing has arrived.
-    async fn answered<T>(&self, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let lost = async {
-            match self.guard.leader() {
-                Some(leader) => self.guard.inner.monitor.lost_answer(leader).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            answer = asked => answer,
-            lost = lost => {
-                self.guard.give_up_line();
-                Err(lost)
-            }
         }
     }
 
@@ -303,7 +285,7 @@ impl<W: Work> Executor for OwnedSession<W> {
         if !W::WAITS_FOR_SERVER {
             return ran.await;
         }
-        self.answered(ran).await
+        answered(&self.guard, ran).await
     }
 
     async fn inspect_step(&mut self, step: usize) -> Result<StatementCapacity, Failure> {
@@ -407,7 +389,7 @@ impl<W: Work> Executor for OwnedSession<W> {
                 }
             };
         }
-        let known = self.answered(async {
+        let known = answered(&self.guard, async {
             let TransactionState { in_block, id: xid, replicates } = TransactionState::of(client).await?;
             if !in_block {
                 return Err(ended_ours());
@@ -417,7 +399,8 @@ impl<W: Work> Executor for OwnedSession<W> {
         });
         let known = committing.answer(known).await.unwrap_or_else(|| Err(late()));
         let (xid, life_id, replicates) = known.map_err(CommitError::Failed)?;
-        let committed = self.answered(async { client.batch_execute("COMMIT").await.map_err(Failure::from) });
+        let committed =
+            answered(&self.guard, async { client.batch_execute("COMMIT").await.map_err(Failure::from) });
         let committed = committing.answer(committed).await.unwrap_or_else(|| Err(late()));
         (self.life_id, self.replicates) = (life_id, replicates);
         match (committed, xid) {

@@ -5,7 +5,6 @@
 //! hands the session to a task that does, and [`Headcount::shutdown`](super::Headcount::shutdown)
 //! waits for those tasks.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,24 +16,19 @@ use super::engagement::Engagement;
 use super::executor::Cleared;
 use super::headcount::Inner;
 use super::monitor::Patience;
+use super::session_script::{SessionScript, literal};
 use super::slots::{Lease, LingeringBackend};
 use crate::decide::backoff::Backoff;
 use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Event};
 use crate::pg::session::{self, Identity, Session};
-use crate::pg::{Failure, ceiling, label};
+use crate::pg::{Failure, label};
 use crate::settings::Settings;
 
 /// Between two looks at a leader that is leaving.
 const LEAVING: Duration = Duration::from_millis(10);
 /// Between two tries to get a session for the cleanup.
 const RETURN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(2) };
-
-/// By which a backend stops the statement of a client that died.
-const NOTICES: &str = "client_connection_check_interval";
-
-/// The settings by which Gathers and index builds are kept to their slots.
-const LIMITS: [&str; 2] = ["max_parallel_workers_per_gather", "max_parallel_maintenance_workers"];
 
 /// A cleanup action of the caller's.
 pub(crate) type CleanupFn = dyn for<'a> Fn(&'a Client) -> BoxFuture<'a, Result<(), Source>> + Send + Sync;
@@ -145,7 +139,7 @@ impl SessionGuard {
     /// Begins a transaction with the statement's settings: that of an attempt, or one that only looks.
     pub(crate) async fn begin(&mut self, attempt: Option<u32>) -> Result<Identity, Failure> {
         let dialled = self.session().await?.identity;
-        let start = self.start_script(attempt);
+        let start = self.script().start(self.application_name(attempt));
         self.leader = Some(dialled);
         self.busy = Busy::Attempt;
         self.engaged.begin(dialled);
@@ -167,65 +161,16 @@ impl SessionGuard {
         }
     }
 
-    /// Whether its backend stops the statement of a client that died only if it is told so each time: one's own is told
-    /// when the session begins, a proxy's may be somebody else's next.
-    fn must_be_told_to_notice(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.lent && session.version >= 140_000)
-    }
-
-    /// `set_config` takes lists and units as a configuration file does; only what must come before
-    /// any query of a transaction is SET.
-    fn start_script(&self, attempt: Option<u32>) -> String {
-        let local = self.settings.transaction;
-        let mut script = String::from(if local { "BEGIN;" } else { "" });
-        let mut settings = self.settings.effective_settings();
-        if self.must_be_told_to_notice() {
-            settings.insert(0, (NOTICES.to_owned(), "1s".to_owned()));
-        }
-        settings.push(("application_name".to_owned(), self.application_name(attempt)));
-        let (first, rest): (Vec<_>, Vec<_>) = settings.iter().partition(|(name, _)| is_of_transaction(name));
-        for (name, value) in first {
-            let _ = write!(script, "SET {}{name} TO {};", if local { "LOCAL " } else { "" }, literal(value));
-        }
-        for (name, value) in rest {
-            let _ = write!(
-                script,
-                "SELECT pg_catalog.set_config({}, {}, {local});",
-                literal(name),
-                literal(value)
-            );
-        }
-        script.extend(ceiling::raise(&self.settings));
-        // More workers would be other members'.
-        if let Some(limit) = self.slots.worker_limit() {
-            for name in LIMITS {
-                let _ = write!(
-                    script,
-                    "SELECT pg_catalog.set_config('{name}', least(pg_catalog.current_setting('{name}')::int, {limit})::text, {local});"
-                );
-            }
-        }
-        script
-    }
-
-    /// What was set for the session, where the statement has no transaction: a proxy may give its backend to somebody
-    /// else.
-    fn unset_script(&self) -> String {
-        if self.settings.transaction {
-            return String::new();
-        }
-        let settings = self.settings.effective_settings();
-        let wished = settings.iter().map(|(name, _)| name.as_str()).filter(|name| !is_of_transaction(name));
-        let wished = wished.chain(self.must_be_told_to_notice().then_some(NOTICES));
-        let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
-        let limited = self.slots.worker_limit().map_or(&[][..], |_| &LIMITS);
-        let all = wished.chain(raised).chain(limited.iter().copied());
-        all.fold(String::new(), |script, name| script + "; RESET " + name)
+    /// What is set for the statement on its session.
+    fn script(&self) -> SessionScript<'_> {
+        // A backend of one's own is told once, when the session begins; a proxy's may be somebody else's next.
+        let pooled = self.session.as_ref().is_some_and(|session| session.lent && session.version >= 140_000);
+        SessionScript { settings: &self.settings, worker_limit: self.slots.worker_limit(), pooled }
     }
 
     /// Takes back what was set for the session.
     pub(crate) async fn unset(&self) {
-        let script = self.unset_script();
+        let script = self.script().unset();
         if let (Ok(client), false) = (self.client(), script.is_empty()) {
             // A session that is lost keeps nothing.
             let _ =
@@ -269,7 +214,7 @@ impl SessionGuard {
 
     async fn roll_back(&self, grace: Duration) -> bool {
         let Ok(client) = self.client() else { return false };
-        let end = format!("ROLLBACK{}", self.unset_script());
+        let end = format!("ROLLBACK{}", self.script().unset());
         matches!(timeout(grace, client.batch_execute(&end)).await, Ok(Ok(())))
     }
 
@@ -491,15 +436,4 @@ impl Drop for SessionGuard {
             });
         }
     }
-}
-
-/// What must come before any query of a transaction, and cannot be reset.
-fn is_of_transaction(setting: &str) -> bool {
-    setting.to_ascii_lowercase().starts_with("transaction_")
-}
-
-/// A string literal, quoted.
-fn literal(value: &str) -> String {
-    let quoted = value.replace('\\', "\\\\").replace('\'', "''");
-    format!("E'{quoted}'")
 }

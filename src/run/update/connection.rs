@@ -22,7 +22,7 @@ use crate::pg::life::{LifeId, Ready};
 use crate::pg::session::{self, Identity, tidy};
 use crate::pg::update::{Key, Remnant, Which};
 use crate::pg::{Failure, xact};
-use crate::run::monitor::{LOST_ANSWER, UNANSWERED};
+use crate::run::lost_answer::{LOST_ANSWER, UNANSWERED};
 
 /// How long a message may be without an answer until somebody looks what the server does; then between two looks.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
