@@ -420,6 +420,12 @@ mutant 'triggers that came meanwhile are seen' src/run/update/connection.rs \
     update:what_a_trigger_that_came_meanwhile_makes_unrepeatable_is_not_done_twice_after_a_crash \
     'Session { life: Arc::new(life), replay, may_mark' \
     'Session { life: Arc::new(life), replay: Replay::Safe, may_mark'
+mutant 'no trigger that runs in COMMIT weakens it' src/run/update/connection.rs \
+    update:a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled \
+    'if !self.is_weak || !lasting {' 'if true {'
+mutant 'a cancelled wait is heard whatever the client is to hear' src/pg/heard.rs \
+    update:chunks_whose_wait_for_the_standby_is_always_cancelled_are_not_told_as_updated \
+    '"SET LOCAL client_min_messages TO warning"' '"SET LOCAL client_min_messages TO error"'
 mutant 'an answer lost on an open line is noticed by an update' src/run/update/connection.rs \
     update:a_commit_whose_answer_is_lost_on_a_line_that_stays_open_counts \
     'if silent >= UNANSWERED {' 'if silent > UNANSWERED * 90 {'

@@ -13,6 +13,17 @@ use tokio_postgres::error::DbError;
 /// The function of the server that waits.
 const WAITS: &str = "SyncRepWaitForLSN";
 
+/// Has the server say so, whatever the session's settings, or a trigger's, keep from the client (`client_min_messages`).
+macro_rules! hear {
+    () => {
+        "SET LOCAL client_min_messages TO warning"
+    };
+}
+/// In a transaction, before its COMMIT.
+pub(crate) const HEAR: &str = hear!();
+/// A COMMIT that is heard.
+pub(crate) const HEARD_COMMIT: &str = concat!(hear!(), "; COMMIT");
+
 /// Shared by a session and what drives it. A warning is heard before the answer that it belongs to is given out.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard(Arc<AtomicBool>);

@@ -45,8 +45,8 @@ pub(crate) struct Session {
     prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
-/// Who am I; and, since 14, stop my statement when my client dies: not where the backend is a proxy's, and may be
-/// somebody else's next. Behind a proxy that keeps its backends, each is to
+/// Who am I; and, since 14, stop my statement when my client dies; and warn me, for [`Heard`]: not where the backend is a
+/// proxy's, and may be somebody else's next. Behind a proxy that keeps its backends, each is to
 /// have the second name before it is at rest. `backend_start` is the same value
 /// that other sessions read, as one integer free of time zone and date style.
 const INTRODUCE: &str = concat!(
@@ -61,6 +61,8 @@ const INTRODUCE: &str = concat!(
        CASE WHEN $3 AND $1::int4 = own.pid THEN ",
     as_login!(),
     " END,
+       CASE WHEN pg_catalog.current_setting('client_min_messages') = 'error' AND coalesce($1::int4 = own.pid, true)
+            THEN pg_catalog.set_config('client_min_messages', 'warning', false) END,
        CASE WHEN $1::int4 <> own.pid AND $2::text IS NOT NULL THEN pg_catalog.set_config('application_name', $2::text, false) END
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
 LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"

@@ -25,6 +25,7 @@ use crate::decide::update::material::Failed;
 use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, CancelResult, Event, Resolution};
 use crate::fix::Fix;
+use crate::pg::heard::HEARD_COMMIT;
 use crate::pg::life::LifeId;
 use crate::pg::plan::{self, Explanation, Manner};
 use crate::pg::pooling::Pooling;
@@ -400,7 +401,7 @@ impl<W: Work> Executor for OwnedSession<W> {
         let known = committing.answer(known).await.unwrap_or_else(|| Err(late()));
         let (xid, life_id, replicates) = known.map_err(CommitError::Failed)?;
         let committed =
-            answered(&self.guard, async { client.batch_execute("COMMIT").await.map_err(Failure::from) });
+            answered(&self.guard, async { client.batch_execute(HEARD_COMMIT).await.map_err(Failure::from) });
         let committed = committing.answer(committed).await.unwrap_or_else(|| Err(late()));
         (self.life_id, self.replicates) = (life_id, replicates);
         match (committed, xid) {

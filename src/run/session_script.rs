@@ -30,6 +30,13 @@ impl SessionScript<'_> {
             settings.insert(0, (NOTICES.to_owned(), "1s".to_owned()));
         }
         settings.push(("application_name".to_owned(), application_name));
+        if !local {
+            // A warning may say that nobody waited for a standby: a COMMIT of ours sees to that itself.
+            let silenced = |(name, value): &&mut (String, String)| {
+                name.eq_ignore_ascii_case("client_min_messages") && value.eq_ignore_ascii_case("error")
+            };
+            settings.iter_mut().filter(silenced).for_each(|(_, value)| "warning".clone_into(value));
+        }
         let (first, rest): (Vec<_>, Vec<_>) = settings.iter().partition(|(name, _)| is_of_transaction(name));
         for (name, value) in first {
             let _ = write!(script, "SET {}{name} TO {};", if local { "LOCAL " } else { "" }, literal(value));

@@ -339,7 +339,8 @@ async fn a_stop_while_a_commit_takes_long_learns_what_became_of_it() {
     let guarded = job
         .guard(|client| async move { client.execute("INSERT INTO log VALUES ('work')", &[]).await }.boxed());
     let stopping = async {
-        let committing = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'";
+        let committing =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND state = 'active'";
         eventually("it commits", async || bench.number(committing).await == 1).await;
         stop.cancel();
     };
@@ -386,6 +387,7 @@ async fn a_commit_whose_wait_for_a_standby_somebody_cancelled_is_told_as_that() 
         let mut job = bench.job().await.minimum(0).set("synchronous_commit", "on");
         job.settings_mut().plan_shortfall = headcount::PlanShortfall::Ignore;
         job.settings_mut().transaction = transaction;
+        let job = job.set("client_min_messages", "error");
         let cancelling = async {
             let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
             eventually("it waits for the standby", async || bench.number(waits).await == 1).await;

@@ -78,9 +78,18 @@ fn blind(dsn: &str) -> Update {
 
 #[tokio::test]
 async fn chunks_whose_wait_for_the_standby_is_always_cancelled_are_not_told_as_updated() {
-    for update in [pay, blind] {
+    // Also where the client is to hear no warnings, by its own wish or by a trigger's.
+    let hushed = "CREATE FUNCTION hush() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN SET client_min_messages = error; RETURN NULL; END';
+         CREATE TRIGGER hush AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION hush()";
+    let quiet = "?options=-c%20client_min_messages%3Derror";
+    for (is_blind, options, trigger) in
+        [(false, "", ""), (true, "", ""), (false, quiet, ""), (true, "", hushed)]
+    {
         let pair = Pair::start().await;
-        let update = update(&pair.shop.dsn()).chunk(ChunkSize::Keys(10));
+        pair.shop.run(trigger).await;
+        let dsn = format!("{}{options}", pair.shop.dsn());
+        let update = if is_blind { blind(&dsn) } else { pay(&dsn) }.chunk(ChunkSize::Keys(10));
         let follower = pair.part().await;
         let run = tokio::spawn(async move { update.run(ids(50)).await.unwrap() });
         let mut pace = tokio::time::interval(Duration::from_millis(5));

@@ -189,16 +189,25 @@ async fn what_a_trigger_that_came_meanwhile_makes_unrepeatable_is_not_done_twice
 #[tokio::test]
 async fn a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled() {
     let Some(major) = main_version_from(17) else { return };
+    // The last has another one run in COMMIT, whatever is asked for before.
     for trigger in [
-        "TRIGGER hasty BEFORE UPDATE ON orders FOR EACH ROW",
-        "CONSTRAINT TRIGGER hasty AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED FOR EACH ROW",
+        "TRIGGER hasty BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION hasty()",
+        "CONSTRAINT TRIGGER hasty AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+           EXECUTE FUNCTION hasty()",
+        "CONSTRAINT TRIGGER chain AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+           EXECUTE FUNCTION chain();
+         CREATE CONSTRAINT TRIGGER hasty AFTER INSERT ON later DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+           EXECUTE FUNCTION hasty()",
     ] {
         let server = Arc::new(slow_to_flush_on(major).start().await.unwrap());
         let shop = Shop::on(server, 20).await;
         shop.run(&format!(
             "CREATE FUNCTION hasty() RETURNS trigger LANGUAGE plpgsql AS
                'BEGIN PERFORM set_config(''synchronous_commit'', ''off'', true); RETURN NEW; END';
-             CREATE {trigger} EXECUTE FUNCTION hasty()"
+             CREATE TABLE later (id int);
+             CREATE FUNCTION chain() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN SET CONSTRAINTS ALL DEFERRED; INSERT INTO later VALUES (NEW.id); RETURN NULL; END';
+             CREATE {trigger}"
         ))
         .await;
         let holder = connect(&shop.dsn()).await;
@@ -213,6 +222,23 @@ async fn a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled()
         let shop = Shop { client, ..shop };
         assert_eq!(shop.count("version = 1").await, 10, "{trigger}");
     }
+}
+
+/// What is put off until COMMIT is checked there, and not before.
+#[tokio::test]
+async fn a_deferred_trigger_may_write_what_is_only_right_at_commit() {
+    let shop = Shop::with_orders(20).await;
+    shop.run(
+        "CREATE TABLE parent (id int PRIMARY KEY);
+         CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+         CREATE FUNCTION child_first() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN INSERT INTO child VALUES (NEW.id); INSERT INTO parent VALUES (NEW.id); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER child_first AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION child_first()",
+    )
+    .await;
+    let report = pay(&shop.dsn()).chunk(ChunkSize::Keys(10)).run(ids(20)).await.unwrap();
+    assert_eq!(classes(&report), [20, 0, 0, 0, 0], "{report:?}");
 }
 
 /// Without its transaction a chunk would be committed by itself, and its COMMIT be for nothing.

@@ -180,6 +180,14 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t
                WHERE t.tgrelid IN (SELECT oid FROM family) AND NOT t.tgisinternal AND t.tgenabled <> 'D')",
 );
 
+/// Whether somebody's trigger may run in a COMMIT: on any table, since what one trigger writes may have others run.
+pub(crate) async fn has_deferred_triggers(client: &Client) -> Result<bool, Failure> {
+    const DEFERRED: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger \
+         WHERE NOT tgisinternal AND tgdeferrable AND tgenabled <> 'D')";
+    let rows = client.query_typed(DEFERRED, &[]).await?;
+    Ok(rows.first().is_none_or(|row| row.get(0)))
+}
+
 /// Whether functions of the user's run on each update of the table (quoted) by now.
 pub(crate) async fn has_triggers(client: &Client, table: &str) -> Result<bool, Failure> {
     Ok(client.query_one(TRIGGERS, &[&table]).await?.try_get(0)?)

@@ -15,7 +15,7 @@ mod rights;
 mod statement;
 mod whole;
 
-pub(crate) use self::catalog::{Table, has_triggers};
+pub(crate) use self::catalog::{Table, has_deferred_triggers, has_triggers};
 pub(crate) use self::chunk::{PreparedUpdate, Worked};
 pub(crate) use self::claim::{BEGIN_CLAIM, Claim, Key, Which, refuse_locks};
 pub(crate) use self::exact::keep_exact;

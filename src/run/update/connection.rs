@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,10 +17,10 @@ use crate::decide::update::replay::Replay;
 use crate::decide::update::resolver::Status;
 use crate::pg::activity::{self, Doing};
 use crate::pg::connect::Endpoint;
-use crate::pg::heard::Heard;
+use crate::pg::heard::{HEAR, HEARD_COMMIT, Heard};
 use crate::pg::life::{LifeId, Ready};
 use crate::pg::session::{self, Identity, tidy};
-use crate::pg::update::{Key, Remnant, Which};
+use crate::pg::update::{Key, Remnant, Which, has_deferred_triggers};
 use crate::pg::{Failure, xact};
 use crate::run::lost_answer::{LOST_ANSWER, UNANSWERED};
 
@@ -41,6 +41,8 @@ pub(super) struct Connection<P> {
     heard: Heard,
     identity: Identity,
     lent: bool,
+    /// Whether a trigger may run in COMMIT itself, and have it not wait.
+    is_weak: bool,
     /// Held by the one of its messages that looks after the answers.
     lookout: Mutex<()>,
 }
@@ -62,7 +64,7 @@ pub(super) async fn cancel(endpoint: &Endpoint, token: &CancelToken) {
 }
 
 /// A COMMIT that waits as the session does, whatever a trigger, or a function elsewhere, has set `synchronous_commit` to;
-/// longer, if that asks for it. Triggers that are put off until COMMIT run before.
+/// longer, if that asks for it.
 fn firm_commit(waiting: &str) -> String {
     let set = "pg_catalog.current_setting('synchronous_commit')";
     let levels = ["off", "local", "remote_write", "on", "remote_apply"];
@@ -73,10 +75,7 @@ fn firm_commit(waiting: &str) -> String {
     } else {
         format!("CASE WHEN {set} IN ({longer}) THEN {set} ELSE '{waiting}' END")
     };
-    format!(
-        "SET CONSTRAINTS ALL IMMEDIATE; \
-         SELECT pg_catalog.set_config('synchronous_commit', {level}, true); COMMIT"
-    )
+    format!("{HEAR}; SELECT pg_catalog.set_config('synchronous_commit', {level}, true); COMMIT")
 }
 
 impl<P> Connection<P> {
@@ -100,7 +99,12 @@ impl<P> Connection<P> {
             last.end(&client, doubt).await?;
         }
         let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
-        let commit = if is_lazy || may_go_ahead { "COMMIT".to_owned() } else { firm_commit(&waiting) };
+        let commit = match (is_lazy, may_go_ahead) {
+            (true, _) => "COMMIT".to_owned(),
+            (false, true) => HEARD_COMMIT.to_owned(),
+            (false, false) => firm_commit(&waiting),
+        };
+        let is_weak = !is_safe && may_mark && has_deferred_triggers(&client).await?;
         let session = Session { life: Arc::new(life), replay, may_mark, has_standby, is_lazy, may_go_ahead };
         Ok(Self {
             client,
@@ -112,6 +116,7 @@ impl<P> Connection<P> {
             heard,
             identity,
             lent,
+            is_weak,
             lookout: Mutex::default(),
         })
     }
@@ -191,10 +196,23 @@ impl<P> Connection<P> {
         work.work(&self.client, &self.prepared, items, opening).await
     }
 
-    /// Whether nobody cancelled the wait for a synchronous standby.
+    /// Whether it is known to last: nobody cancelled a wait for the disk or for a synchronous standby.
     pub(super) async fn commit(&self, lasting: bool) -> Result<bool, Failure> {
-        self.client.batch_execute(&self.commit).await?;
-        Ok(!lasting || !self.heard.take_unreplicated())
+        let commit = self.client.batch_execute(&self.commit);
+        if !self.is_weak || !lasting {
+            commit.await?;
+            return Ok(!lasting || !self.heard.take_unreplicated());
+        }
+        // A transaction without a trigger waits for all that was committed before. Polled in order, and before the next
+        // chunk is sent.
+        let (committed, flushed) = join(commit, self.flush()).await;
+        committed?;
+        match flushed {
+            Ok(Flush { life_id, waited }) if self.session.life.is_in(&life_id) => Ok(waited),
+            Ok(_) => Err(Failure::lost("another server answers, or this one has crashed")),
+            Err(failure) if failure.is_connection_lost() => Err(failure),
+            Err(_) => Ok(false),
+        }
     }
 
     pub(super) async fn roll_back(&self) -> Result<(), Failure> {
@@ -209,7 +227,7 @@ impl<P> Connection<P> {
     pub(super) async fn flush(&self) -> Result<Flush, Failure> {
         let Self { client, waiting, .. } = self;
         let mark = format!(
-            "BEGIN; SET LOCAL synchronous_commit TO {waiting}; \
+            "BEGIN; {HEAR}; SET LOCAL synchronous_commit TO {waiting}; \
              SELECT pg_catalog.pg_logical_emit_message(true, 'headcount', '')"
         );
         // Polled in order: they are sent in this order. COMMIT does not say that something before it has failed.
