@@ -434,7 +434,7 @@ mutant 'an answer lost on an open line is noticed by a guarded statement' src/ru
     'since.elapsed() >= UNANSWERED' 'since.elapsed() >= UNANSWERED * 90'
 mutant 'no trigger weakens a commit' src/run/update/connection.rs \
     update:a_trigger_that_has_its_transaction_not_wait_for_the_disk_is_overruled \
-    '{ firm_commit(&waiting) }' '{ "COMMIT".to_owned() }'
+    '=> firm_commit(&waiting)' '=> HEARD_COMMIT.to_owned()'
 mutant 'a value for all keys is read once' src/pg/update/constants.rs \
     update:now_is_one_moment_for_all_rows_wherever_in_the_value_it_stands \
     'Ok(row) if row.get(1) => Ok(row.get(0)),' 'Ok(row) if row.get(1) => Ok(text.to_owned()),'
