@@ -54,6 +54,12 @@ mutant 'a serial phase is given a tenth of its time' src/decide/verdict.rs \
 mutant 'a launch that may be repeated is sampled on' src/decide/verdict.rs \
     core:a_plan_whose_workers_are_all_there_does_not_grow \
     'planned.iter().all(|launch| launch.once)' '!planned.is_empty()'
+mutant 'a launch that was seen stands for one of the plan' src/decide/launch.rs \
+    core:a_launch_that_may_have_been_another_one_of_the_plan_proves_neither \
+    'launch.once && matter(launch) && without(place)' 'launch.once && matter(launch) && false && without(place)'
+mutant 'what nobody foresees is in doubt where there was no room for it' src/decide/verdict/ending.rs \
+    core:a_launch_that_may_come_again_or_that_nobody_foresees_is_in_doubt_where_there_was_no_room_for_it \
+    'long && !foreseen' 'false && long && !foreseen'
 mutant 'waiting for a lock is no absence' src/decide/verdict.rs \
     core:time_waiting_for_a_lock_does_not_count \
     '&& last.leader == LeaderState::Active' '&& last.leader != LeaderState::Gone'
@@ -353,9 +359,9 @@ mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
 
 # --- With servers -----------------------------------------------------------------------------------------------------
 
-mutant 'a launch that may have had no worker is not called on target' src/decide/verdict.rs \
+mutant 'a launch that may have had no worker is not called on target' src/decide/verdict/ending.rs \
     live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
-    'self.launches_unproven |= lacking.is_some()' 'self.launches_unproven |= false && lacking.is_some()'
+    'let long = self.lacked_for >= settle.max(self.active / 10);' 'let long = false && self.lacked_for >= settle.max(self.active / 10);'
 mutant 'a statement of a client that died behind a proxy is stopped' src/run/session_script.rs \
     fleet:the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped \
     'if self.pooled {' 'if false {'

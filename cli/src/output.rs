@@ -289,10 +289,16 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
              {blame}"
         ),
         Outcome::AboveMinimum => format!("It is done and kept, only slower than it could be; {blame}"),
-        Outcome::FinishedShort => format!(
-            "It is done and kept, with fewer workers than the minimum: do not run it again; {blame} \
-             (--every-launch cancels in time, --strict keeps nothing)"
-        ),
+        Outcome::FinishedShort => {
+            let why = if was_short(&run.attempts, ShortReason::UnderLaunched) {
+                "the server's counters told it only after the COMMIT"
+            } else {
+                "--every-launch cancels in time, --strict keeps nothing"
+            };
+            format!(
+                "It is done and kept, with fewer workers than the minimum: do not run it again; {blame} ({why})"
+            )
+        }
         Outcome::Lowered => format!(
             "It is done and kept; its plan can use {} of the {} workers asked for: `headcount explain` says why; \
              with --plan-shortfall refuse, such a statement is refused if it reads a table",
@@ -366,10 +372,7 @@ fn under_launched<T>(run: &Execution<T>) -> String {
         Some(planned) => {
             format!("the plan has {planned} workers and no more: `headcount explain` says why")
         }
-        None => format!(
-            "{best} of {target} workers were seen, and this role does not see whether others held the pool: let the \
-             monitor see it with GRANT pg_read_all_stats (`headcount doctor` says to whom)"
-        ),
+        None => format!("{best} of {target} workers came, and nobody was seen to hold the others: {UNSURE}"),
     }
 }
 

@@ -125,7 +125,7 @@ pub struct Evidence {
     pub concurrent_unproven: bool,
     /// The most workers that the plans of what was judged can have, up to the target.
     pub within: u32,
-    /// Whether some of the launches were not known beforehand, or not seen: one that nobody saw may have had no worker.
+    /// Whether several launches may have come: one that nobody saw may have had no worker.
     unknown: bool,
     /// Whether launches that nobody could foresee may have had no worker.
     pub launches_unproven: bool,
@@ -135,7 +135,7 @@ impl Evidence {
     /// A statement ended, or was stopped.
     pub fn take(&mut self, window: &Window, target: u32) {
         self.within = self.within.max(window.target());
-        self.unknown |= window.demand.is_of_unknown() || window.has_unmet_launches();
+        self.unknown |= window.has_several_launches() || window.has_unmet_launches();
         // Of what can have no workers nothing was demanded, and it proves nothing of the others.
         self.verdicts.extend(window.proven().filter(|_| window.target() > 0));
         self.had_nothing_to_have |= window.target() == 0 && window.verdict() == Some(Verdict::Enough);
@@ -182,13 +182,13 @@ impl Evidence {
     }
 
     /// Takes in what the server counted while the statements ran. Counters that grew alike clear a doubt; others name
-    /// a shortage that room did not show.
-    pub fn hear(&mut self, told: Told, target: u32) {
+    /// a shortage that room did not show. Not where launches ask for more than the session's pool has (`is_capped`).
+    pub fn hear(&mut self, told: Told, target: u32, is_capped: bool) {
         match told {
             Told::AllLaunched => {
                 (self.worst, self.short_launches, self.launches_unproven) = (None, 0, false);
             }
-            Told::Short { launched, asked } if self.worst.is_none() && target > 0 => {
+            Told::Short { launched, asked } if self.worst.is_none() && target > 0 && !is_capped => {
                 // The counters are sums: at the worst one launch lacked all that is missing.
                 let got = target.saturating_sub(asked - launched);
                 let short = Shortfall { reason: ShortReason::UnderLaunched, got, needed: target };
@@ -292,7 +292,7 @@ mod tests {
         let absent = Evidence { most: 4, worst: Some((0, short)), short_launches: 1, ..Evidence::default() };
         let heard = |mut evidence: Evidence, told| {
             assert!(evidence.is_doubtful());
-            evidence.hear(told, 4);
+            evidence.hear(told, 4, false);
             (evidence.achieved(), evidence.short_launches)
         };
         assert_eq!(heard(absent.clone(), Told::AllLaunched), (4, 0));

@@ -118,10 +118,16 @@ pub struct Window {
     /// What a launch was found to have, or several together.
     reached: u32,
     active: Duration,
-    /// Active time without a worker and without room, up to now.
+    /// Active time without a worker and without room, up to now; and the longest of such times.
     lacking: Duration,
-    /// Active time without a worker, up to now.
+    lacked_for: Duration,
+    /// The workers of each launch that was seen, as far as they were told apart.
+    seen: Vec<u32>,
+    /// The fewest slots that were free at a look.
+    least_free: Option<u32>,
+    /// Active time without a worker, up to now; and all of it.
     alone: Duration,
+    alone_in_all: Duration,
     /// When a worker was seen last, and when there was no room beside one.
     seen_at: Option<Duration>,
     crowded_at: Option<Duration>,
@@ -184,7 +190,11 @@ impl Window {
             reached: 0,
             active: Duration::ZERO,
             lacking: Duration::ZERO,
+            lacked_for: Duration::ZERO,
+            seen: Vec::new(),
+            least_free: None,
             alone: Duration::ZERO,
+            alone_in_all: Duration::ZERO,
             seen_at: None,
             crowded_at: None,
             left_alone: false,
@@ -355,6 +365,7 @@ impl Window {
         if tick.leader == LeaderState::Active {
             self.lacked = room.lack().filter(|_| lacks).or(self.lacked);
             self.saw_room |= room.lack().is_none();
+            self.least_free = self.least_free.into_iter().chain(tick.free()).min();
         }
         if let Some(last) = self.last
             && last.leader == LeaderState::Active
@@ -364,6 +375,7 @@ impl Window {
             self.active += passed;
             self.lacking += passed;
             self.alone += passed;
+            self.alone_in_all += if tick.workers == 0 { passed } else { Duration::ZERO };
         }
         if tick.workers > 0 {
             self.alone = Duration::ZERO;
@@ -373,6 +385,7 @@ impl Window {
         if !lacks {
             self.lacking = Duration::ZERO;
         }
+        self.lacked_for = self.lacked_for.max(self.lacking);
         // The slots of those that have just gone may not be free yet, and others have taken what else there was.
         if tick.workers == 0 && self.lately.least_left(tick) == Some(0) {
             self.crowded_at = Some(tick.at);
@@ -390,10 +403,7 @@ impl Window {
         let sure = self.verdict.is_none();
         let awaited = self.left.largest(|launch| sure || launch.heavy);
         let awaited = match awaited {
-            None if self.left.is_known() || self.launched || !self.demand.expects_workers => {
-                self.launches_unproven |= lacking.is_some() && self.launched && self.left.may_repeat();
-                return None;
-            }
+            None if self.left.is_known() || self.launched || !self.demand.expects_workers => return None,
             known => known.unwrap_or(self.demand.target).min(self.demand.target),
         };
         let reason = match (lacking, room) {

@@ -119,7 +119,8 @@ pub(crate) async fn play<S: Executor>(
     if let (Kept::Value(..), Some(before), true) = (&kept, counted, evidence.is_doubtful())
         && let Some(after) = executor.launch_counters(true).await
     {
-        evidence.hear(after.since(before), requirement.target);
+        let is_capped = course.capacity.asks_beyond_pool(requirement.target < settings.target_workers);
+        evidence.hear(after.since(before), requirement.target, is_capped);
         facts.take(&evidence);
     }
     facts.end = match &kept {

@@ -72,6 +72,17 @@ impl PlanCapacity {
         self.statements.get(place).cloned().unwrap_or_default()
     }
 
+    /// Whether a launch asks for more workers than its session's pool has: all of its plan, or, where launches are not
+    /// known, if the target had to be lowered (`is_lowered`).
+    pub(crate) fn asks_beyond_pool(&self, is_lowered: bool) -> bool {
+        let most = self.pool_size.unwrap_or(u32::MAX);
+        let asks_beyond = |known: &StatementCapacity| match &known.planned {
+            Some(launches) => launches.iter().any(|launch| launch.workers > most),
+            None => is_lowered,
+        };
+        if self.statements.is_empty() { is_lowered } else { self.statements.iter().any(asks_beyond) }
+    }
+
     /// What a statement may start at once, which is what must be reserved.
     pub(crate) const fn plan_workers(&self) -> PlanWorkers {
         PlanWorkers { workers: self.asked, gathers: self.gathers, own_pool: self.own_pool }

@@ -450,6 +450,57 @@ fn a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven() {
     assert_eq!(end(&[4, 4], (4, 4), 20), (false, true), "no time for it to be the one that ran alone");
 }
 
+/// From when to when, the pids, and the pool.
+type Looks<'a> = ((u64, u64), &'a [i32], (u32, u32));
+
+/// Whether launches are in doubt after these looks.
+fn is_in_doubt(demand: Demand, looks: &[Looks<'_>]) -> bool {
+    let mut window = Window::new(demand, PROMPT);
+    for &((from, until), pids, pool) in looks {
+        for at in (from..=until).step_by(10) {
+            window.on_tick(tick(at, pids.len() as u32, Some(pool)), pids);
+        }
+    }
+    window.on_end();
+    let mut evidence = Evidence::default();
+    evidence.take(&window, 4);
+    window.has_unproven_launches()
+}
+
+#[test]
+fn a_launch_that_may_have_been_another_one_of_the_plan_proves_neither() {
+    // A launch of two was whole, or the one of four had two: the other one left no trace.
+    let last = |planned: &[u32]| Demand { target: 4, ..Demand::of(2, planned) };
+    let two = |pool: (u32, u32)| [((0, 200), &[1, 2][..], pool), ((210, 600), &[], (pool.0 - 2, pool.1))];
+    assert!(is_in_doubt(last(&[2, 4]), &two((5, 5))));
+    assert!(is_in_doubt(last(&[2, 2, 4]), &two((3, 3))));
+    assert!(!is_in_doubt(last(&[2, 4]), &two((5, 12))), "there was room for the other one all the time");
+    // Four workers are no launch of two, which is a small part of the plan.
+    let light = PlannedLaunch { heavy: false, ..2.into() };
+    let demand = Demand { planned: Some(vec![light, 4.into()]), ..Demand::of(4, &[2, 4]) };
+    let four = [((0, 200), &[1, 2, 3, 4][..], (4, 4)), ((210, 600), &[], (0, 4))];
+    assert!(!is_in_doubt(demand, &four));
+    // Seven at once are one launch of four, and nobody knows what the other had.
+    let seven = [((0, 200), &[1, 2, 3, 4, 5, 6, 7][..], (7, 7)), ((210, 600), &[], (0, 7))];
+    assert!(is_in_doubt(Demand::of(4, &[4, 4]), &seven));
+    let eight = [((0, 200), &[1, 2, 3, 4, 5, 6, 7, 8][..], (8, 8)), ((210, 600), &[], (0, 8))];
+    assert!(!is_in_doubt(Demand::of(4, &[4, 4]), &eight));
+}
+
+#[test]
+fn a_launch_that_may_come_again_or_that_nobody_foresees_is_in_doubt_where_there_was_no_room_for_it() {
+    let again = PlannedLaunch { once: false, ..4.into() };
+    let repeated = || Demand { planned: Some(vec![again]), ..Demand::of(4, &[4]) };
+    let starved = [((0, 700), &[][..], (6, 6))];
+    assert!(is_in_doubt(repeated(), &starved), "a Gather below a nested loop that never had a worker");
+    let late = [((0, 300), &[1, 2, 3, 4][..], (4, 6)), ((310, 800), &[], (6, 6))];
+    assert!(is_in_doubt(repeated(), &late) && is_in_doubt(Demand::unknown(4), &late));
+    let roomy = [((0, 300), &[1, 2, 3, 4][..], (4, 6)), ((310, 800), &[], (2, 6))];
+    assert!(!is_in_doubt(repeated(), &roomy) && !is_in_doubt(Demand::unknown(4), &roomy));
+    let brief = [((0, 3000), &[1, 2, 3, 4][..], (4, 6)), ((3010, 3200), &[], (6, 6))];
+    assert!(!is_in_doubt(Demand::unknown(4), &brief), "less than a tenth of its time");
+}
+
 #[test]
 fn where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not_early() {
     let end = |demand: Demand, pids: &[i32], until: u64| {

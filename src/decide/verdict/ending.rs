@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Patience, ShortReason, Verdict, Window};
-use crate::decide::launch::{Demand, LONGEST_GAP, Shortfall};
+use crate::decide::launch::{Demand, LONGEST_GAP, Left, PlannedLaunch, Shortfall};
 
 impl Window {
     /// The verdict as it stands when the statement has ended. A last attempt is accepted as soon as it has the minimum: where
@@ -32,6 +32,12 @@ impl Window {
     #[must_use]
     pub const fn has_unmet_launches(&self) -> bool {
         self.unmet
+    }
+
+    /// Whether more than one launch may have come.
+    #[must_use]
+    pub fn has_several_launches(&self) -> bool {
+        self.demand.is_of_unknown() || Left::new(self.demand.planned.clone()).has_several()
     }
 
     /// Why a launch of the plan had no worker, if it came at all: there was no room at any look at a statement that ended
@@ -72,6 +78,7 @@ impl Window {
             self.judge_rest(launch_wait);
         }
         self.judge_absent(settle, launch_wait);
+        self.judge_unseen(settle);
         // Where nobody sees the room, workers are all there is to see.
         let may_have = self.left.largest(|_| true).is_some() || self.demand.is_of_unknown();
         self.launches_unproven |=
@@ -89,6 +96,30 @@ impl Window {
         // Of launches that nobody can foresee, nobody knows whether one was to come.
         let long = self.alone >= launch_wait.max(self.active / 10);
         self.launches_unproven |= !self.saw_pool && self.demand.is_of_unknown() && long;
+    }
+
+    /// Launches that left no trace, for all that is known, and may have had no room. Of those that nobody can foresee, or
+    /// that may come again, there may have been one for as long as the statement had no worker and the pool no room.
+    fn judge_unseen(&mut self, settle: Duration) {
+        if matches!(self.verdict, Some(Verdict::Short(_))) {
+            return;
+        }
+        let plan = Left::new(self.demand.planned.clone());
+        let long = self.lacked_for >= settle.max(self.active / 10);
+        let foreseen = plan.is_known() && !plan.may_repeat();
+        self.launches_unproven |= long && !foreseen && self.demand.expects_workers;
+        // It would have taken the leader its share of the time.
+        if !self.launched || !plan.has_several() || self.alone_in_all < self.active / 10 {
+            return;
+        }
+        let seen: Vec<u32> =
+            self.seen.iter().copied().chain(self.launch.as_ref().map(|it| it.size)).collect();
+        let target = self.demand.target;
+        let has_no_room =
+            |launch: &PlannedLaunch| self.least_free.is_none_or(|free| free < launch.workers.min(target));
+        let unmet = plan.may_lack_one(&seen, |launch| launch.heavy && has_no_room(launch));
+        self.unmet |= unmet;
+        self.launches_unproven |= unmet;
     }
 
     /// Whether there was no room for others when its last workers were seen. They do not all go at the same tick.

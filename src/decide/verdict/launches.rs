@@ -31,6 +31,7 @@ impl Window {
             current => {
                 let mut begun = Launch::begin(&tick, new, room, &self.lately, settle);
                 if let Some(mut over) = current.take() {
+                    self.seen.push(over.size);
                     // Both may be parts of one, unless that has all that the plan can have.
                     let may_go_on = self.demand.at_once.is_none_or(|most| over.size < most);
                     if may_go_on && over.takes(at, settle) && !over.is_complete() {
