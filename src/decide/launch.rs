@@ -160,36 +160,6 @@ impl Left {
         }
     }
 
-    /// Whether a launch of the plan that runs once may have had no worker, given what was seen of all of them: each that was
-    /// seen may have been another one of at least its size. Those that `matter` are asked about.
-    pub(super) fn may_lack_one(&self, seen: &[u32], matter: impl Fn(&PlannedLaunch) -> bool) -> bool {
-        let Some(launches) = self.0.as_ref() else { return false };
-        let largest = launches.iter().map(|launch| launch.workers).max().unwrap_or(0).max(1);
-        let mut parts: Vec<u32> = Vec::new();
-        for &size in seen {
-            match self.parts_of(size).filter(|_| size > largest) {
-                _ if size <= largest => parts.push(size),
-                // Several at once.
-                Some(places) => parts.extend(places.iter().map(|&place| launches[place].workers)),
-                // What is beyond whole ones proves none.
-                None => parts.extend((0..size / largest).map(|_| largest)),
-            }
-        }
-        parts.sort_unstable_by_key(|&part| std::cmp::Reverse(part));
-        let without = |absent: usize| {
-            let others = launches.iter().enumerate().filter(|(place, _)| *place != absent);
-            let (mut once, again): (Vec<&PlannedLaunch>, Vec<&PlannedLaunch>) =
-                others.map(|(_, launch)| launch).partition(|launch| launch.once);
-            once.sort_unstable_by_key(|launch| std::cmp::Reverse(launch.workers));
-            let repeated = again.iter().map(|launch| launch.workers).max().unwrap_or(0);
-            let mut rest = parts.iter().filter(|&&part| part > repeated);
-            // The largest part to the largest launch, and so on.
-            once.iter().zip(rest.by_ref()).all(|(launch, &part)| launch.workers >= part)
-                && rest.next().is_none()
-        };
-        launches.iter().enumerate().any(|(place, launch)| launch.once && matter(launch) && without(place))
-    }
-
     /// Whether launches may come again and again, and nobody knows how often.
     pub(super) fn may_repeat(&self) -> bool {
         self.0.as_ref().is_none_or(|launches| launches.iter().any(|launch| !launch.once))
@@ -218,7 +188,7 @@ impl Left {
 
     /// Launches that add up to that many workers, by their places; the fewest that do. One that may run again
     /// stands as often as it is needed.
-    fn parts_of(&self, size: u32) -> Option<Vec<usize>> {
+    pub(super) fn parts_of(&self, size: u32) -> Option<Vec<usize>> {
         let launches = self.0.as_ref()?;
         let size = size as usize;
         let mut sums: Vec<Option<Vec<usize>>> = vec![None; size + 1];

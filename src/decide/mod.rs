@@ -12,6 +12,7 @@ pub mod ceiling;
 pub mod counters;
 pub mod failure;
 pub mod launch;
+mod matching;
 pub mod pace;
 pub mod reason;
 pub mod reservation;

@@ -151,6 +151,8 @@ pub struct Window {
     saw_no_room: bool,
     /// Whether there was room at some look, or it was not seen.
     saw_room: bool,
+    /// Whether no slot was surely free just before the statement began.
+    began_full: bool,
     /// What was lacking at some look without a worker.
     lacked: Option<ShortReason>,
     /// Why a launch of the plan had no worker, if it came at all.
@@ -166,6 +168,7 @@ impl Window {
     #[must_use]
     pub fn with_free(mut self, free: Option<u32>) -> Self {
         self.lately = Lately::begin(free);
+        self.began_full = free == Some(0);
         self
     }
 
@@ -211,6 +214,7 @@ impl Window {
             saw_pool: false,
             saw_no_room: false,
             saw_room: false,
+            began_full: false,
             lacked: None,
             suspicion: None,
             launches_unproven: false,

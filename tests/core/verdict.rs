@@ -497,8 +497,29 @@ fn a_launch_that_may_come_again_or_that_nobody_foresees_is_in_doubt_where_there_
     assert!(is_in_doubt(repeated(), &late) && is_in_doubt(Demand::unknown(4), &late));
     let roomy = [((0, 300), &[1, 2, 3, 4][..], (4, 6)), ((310, 800), &[], (2, 6))];
     assert!(!is_in_doubt(repeated(), &roomy) && !is_in_doubt(Demand::unknown(4), &roomy));
+    // The inner side of a nested loop left no trace behind an outer one that had all slots.
+    let inner = PlannedLaunch { once: false, ..2.into() };
+    let both = Demand { planned: Some(vec![4.into(), inner]), at_once: Some(4), ..Demand::of(4, &[]) };
+    assert!(is_in_doubt(both, &[((0, 130), &[1, 2, 3, 4][..], (4, 4)), ((140, 540), &[], (0, 4))]));
     let brief = [((0, 3000), &[1, 2, 3, 4][..], (4, 6)), ((3010, 3200), &[], (6, 6))];
     assert!(!is_in_doubt(Demand::unknown(4), &brief), "less than a tenth of its time");
+}
+
+/// The slots of the statement before are free a moment after its workers have gone.
+#[test]
+fn a_statement_that_began_without_a_free_slot_and_never_had_a_worker_is_in_doubt() {
+    let in_doubt = |demand: Demand, free: u32, until: u64| {
+        let mut window = Window::new(demand, PROMPT).with_free(Some(free));
+        for at in (0..=until).step_by(10) {
+            window.on_tick(tick(at, 0, Some((0, 8))), &[]);
+        }
+        window.on_end();
+        window.has_unproven_launches()
+    };
+    let index = || Demand { at_once: Some(4), ..Demand::unknown(4) };
+    assert!(in_doubt(index(), 0, 700) && in_doubt(Demand::of(4, &[4]), 0, 700));
+    assert!(!in_doubt(index(), 4, 700) && !in_doubt(index(), 0, 50));
+    assert!(!in_doubt(Demand { at_once: Some(0), ..Demand::unknown(4) }, 0, 700), "it can have none");
 }
 
 #[test]

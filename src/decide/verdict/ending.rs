@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Patience, ShortReason, Verdict, Window};
 use crate::decide::launch::{Demand, LONGEST_GAP, Left, PlannedLaunch, Shortfall};
+use crate::decide::matching::Matching;
 
 impl Window {
     /// The verdict as it stands when the statement has ended. A last attempt is accepted as soon as it has the minimum: where
@@ -108,18 +109,28 @@ impl Window {
         let long = self.lacked_for >= settle.max(self.active / 10);
         let foreseen = plan.is_known() && !plan.may_repeat();
         self.launches_unproven |= long && !foreseen && self.demand.expects_workers;
-        // It would have taken the leader its share of the time.
-        if !self.launched || !plan.has_several() || self.alone_in_all < self.active / 10 {
-            return;
-        }
+        // Its first launch may have found the slots of those before not free yet.
+        let may_have =
+            self.demand.at_once != Some(0) && (!plan.is_known() || plan.largest(|_| true).is_some());
+        let starved = self.began_full && !self.launched && self.alone_in_all >= settle.max(self.active / 10);
+        self.launches_unproven |= starved && may_have && self.demand.expects_workers;
+        let planned = self.demand.planned.as_deref().filter(|_| self.launched && plan.has_several());
+        let Some(planned) = planned else { return };
+        let target = self.demand.target;
+        let may_matter = |launch: &PlannedLaunch| {
+            launch.heavy && self.least_free.is_none_or(|free| free < launch.workers.min(target))
+        };
         let seen: Vec<u32> =
             self.seen.iter().copied().chain(self.launch.as_ref().map(|it| it.size)).collect();
-        let target = self.demand.target;
-        let has_no_room =
-            |launch: &PlannedLaunch| self.least_free.is_none_or(|free| free < launch.workers.min(target));
-        let unmet = plan.may_lack_one(&seen, |launch| launch.heavy && has_no_room(launch));
+        let matching = Matching::new(planned, &seen);
+        // One without a worker would have taken the leader its share of the time.
+        let unmet = self.alone_in_all >= self.active / 10 && matching.may_lack_one(may_matter);
+        let is_told = self.short_launches > 0 || self.accepted.is_some();
+        // A launch stops at the first slot that it is refused.
+        let was_full = self.least_free.is_none_or(|free| free == 0);
+        let shows_fewer = was_full && !is_told && matching.shows_fewer(target, |launch| launch.heavy);
         self.unmet |= unmet;
-        self.launches_unproven |= unmet;
+        self.launches_unproven |= unmet || shows_fewer;
     }
 
     /// Whether there was no room for others when its last workers were seen. They do not all go at the same tick.
