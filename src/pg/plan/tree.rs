@@ -106,7 +106,7 @@ impl Tree {
         self.parallel_append |= kind == "Append" && node.get("Parallel Aware") == Some(&Value::Bool(true));
         self.single_copy |= node.get("Single Copy") == Some(&Value::Bool(true));
         for child in children(node) {
-            self.walk(child, again || repeats(kind, child), whole);
+            self.walk(child, again || repeats(node, child), whole);
         }
     }
 
@@ -150,14 +150,40 @@ fn cost(node: &Map<String, Value>) -> f64 {
 }
 
 /// Whether a node may run a child more than once.
-fn repeats(kind: &str, child: &Map<String, Value>) -> bool {
+fn repeats(node: &Map<String, Value>, child: &Map<String, Value>) -> bool {
+    let kind = kind(node);
     match child.get("Parent Relationship").and_then(Value::as_str) {
         // A subquery without outer references, or a CTE, wherever it hangs: its result is kept.
         Some("InitPlan") => false,
         Some("SubPlan") => true,
         // The outer side of a nested loop is read once, the inner one for each of its rows.
-        relation => kind == "Recursive Union" || (kind == "Nested Loop" && relation != Some("Outer")),
+        relation => {
+            let of_each_row = kind == "Nested Loop" && relation != Some("Outer");
+            let is_outer = |child: &&Map<String, Value>| {
+                child.get("Parent Relationship").and_then(Value::as_str) == Some("Outer")
+            };
+            let has_one = || children(node).find(is_outer).is_some_and(has_one_row);
+            kind == "Recursive Union" || (of_each_row && !has_one())
+        }
     }
+}
+
+/// Whether a node never has more than one row.
+fn has_one_row(node: &Map<String, Value>) -> bool {
+    let all = || children(node).filter(|child| is_input(child)).all(has_one_row);
+    match kind(node) {
+        "Aggregate" => {
+            let plain = node.get("Strategy").and_then(Value::as_str) == Some("Plain");
+            plain && !node.contains_key("Grouping Sets")
+        }
+        "Nested Loop" | "Materialize" | "Subquery Scan" | "Limit" => all(),
+        _ => false,
+    }
+}
+
+/// Whether its rows are read: a subplan is asked by expressions.
+fn is_input(child: &Map<String, Value>) -> bool {
+    !matches!(child.get("Parent Relationship").and_then(Value::as_str), Some("InitPlan" | "SubPlan"))
 }
 
 fn planned(node: &Map<String, Value>) -> Option<u32> {
@@ -172,7 +198,7 @@ fn at_once(node: &Map<String, Value>, again: bool, of: &impl Fn(u32) -> u32) -> 
     let mut others = 0;
     for child in children(node) {
         let relation = child.get("Parent Relationship").and_then(Value::as_str);
-        let workers = at_once(child, again || repeats(kind, child), of);
+        let workers = at_once(child, again || repeats(node, child), of);
         match relation {
             Some("InitPlan" | "SubPlan") => others += workers.peak,
             _ => members.push(workers),
@@ -243,6 +269,9 @@ mod tests {
             let workers = name.trim_start_matches(|c: char| !c.is_ascii_digit());
             let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
             let mut node_json = serde_json::json!({ "Node Type": kind, "Parent Relationship": relation });
+            if kind == "Total" {
+                (node_json["Node Type"], node_json["Strategy"]) = ("Aggregate".into(), "Plain".into());
+            }
             if !workers.is_empty() {
                 node_json["Workers Planned"] = workers.parse::<u32>().unwrap().into();
             }
@@ -327,6 +356,18 @@ mod tests {
         let tree = Tree::read(&plan("Nested Loop(Gather2,Gather3,@Gather4,!Gather1)")).unwrap();
         let again: Vec<(u32, bool)> = tree.planned.iter().map(|it| (it.workers, !it.once)).collect();
         assert_eq!(again, [(2, false), (3, true), (4, false), (1, true)]);
+    }
+
+    #[test]
+    fn the_inner_side_of_one_row_runs_once() {
+        let again = |text: &str| -> Vec<bool> {
+            Tree::read(&plan(text)).unwrap().planned.iter().map(|it| !it.once).collect()
+        };
+        assert_eq!(again("Nested Loop(Total(Gather4),Total(Gather2))"), [false, false]);
+        assert_eq!(again("Nested Loop(Nested Loop(Total(Gather4),Total(Gather2)),Gather3)"), [false; 3]);
+        assert_eq!(again("Nested Loop(Aggregate(Gather4),Total(Gather2))"), [false, true]);
+        assert_eq!(again("Nested Loop(Nested Loop(Total(Gather4),Seq Scan),Gather3)"), [false, true]);
+        check("Nested Loop(Total(Gather4),Append(Gather2,Total(Gather2)))", 4);
     }
 
     #[test]
