@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -28,6 +28,8 @@ use crate::settings::{PlanShortfall, Policy, Settings};
 
 /// Between two looks at a pool that has no room.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
+/// How long one look may take where nobody waits for room.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What an execution came to.
 pub(crate) struct Driven<T> {
@@ -323,21 +325,24 @@ async fn admit<S: Executor>(
     capacity: &PlanCapacity,
 ) -> Option<u32> {
     let required = admission.required();
-    if required == 0 || settings.admission_wait.is_zero() || settings.policy == Policy::Classic {
+    if required == 0 || settings.policy == Policy::Classic {
         return None;
     }
+    let room = |observation| match observation {
+        Observation::Seen(Seen { pool, processes, autovacuum, .. }) => {
+            (pool.map(|pool| capacity.resize(pool)), processes.map(|all| settings.left_of(all)), autovacuum)
+        }
+        Observation::Blind => (None, None, 0),
+    };
     let began = Instant::now();
     let mut watch = executor.watch_pool(ADMISSION_INTERVAL);
+    if settings.admission_wait.is_zero() {
+        let (pool, processes, _) = room(timeout(LOOK, watch.next()).await.ok()?);
+        return tick::free(pool, processes);
+    }
     let mut announced = false;
     loop {
-        let (pool, processes, autovacuum) = match watch.next().await {
-            Observation::Seen(Seen { pool, processes, autovacuum, .. }) => (
-                pool.map(|pool| capacity.resize(pool)),
-                processes.map(|all| settings.left_of(all)),
-                autovacuum,
-            ),
-            Observation::Blind => (None, None, 0),
-        };
+        let (pool, processes, autovacuum) = room(watch.next().await);
         let waited = began.elapsed();
         if let Some(end) = admission.on_look(waited, pool, processes) {
             recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool, processes });
