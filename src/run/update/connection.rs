@@ -2,12 +2,12 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::{join, join3};
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{CancelToken, Client};
 
 use super::RunContext;
@@ -43,8 +43,24 @@ pub(super) struct Connection<P> {
     lent: bool,
     /// Whether a trigger may run in COMMIT itself, and have it not wait.
     is_weak: bool,
-    /// Held by the one of its messages that looks after the answers.
-    lookout: Mutex<()>,
+    messages: Arc<Messages>,
+}
+
+/// How many are not answered yet, and how many were.
+#[derive(Default)]
+struct Messages {
+    unanswered: AtomicU32,
+    answered: AtomicU32,
+}
+
+/// A message that is not answered yet.
+pub(super) struct Unanswered(Arc<Messages>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Relaxed);
+        self.0.unanswered.fetch_sub(1, Relaxed);
+    }
 }
 
 impl<P> Drop for Connection<P> {
@@ -117,7 +133,7 @@ impl<P> Connection<P> {
             identity,
             lent,
             is_weak,
-            lookout: Mutex::default(),
+            messages: Arc::default(),
         })
     }
 
@@ -139,21 +155,36 @@ impl<P> Connection<P> {
         self.driver.abort();
     }
 
+    /// A message is sent; it is answered when what is returned is dropped.
+    pub(super) fn send(&self) -> Unanswered {
+        self.messages.unanswered.fetch_add(1, Relaxed);
+        Unanswered(Arc::clone(&self.messages))
+    }
+
     /// Gives it up when the server has done what it was asked, and nothing arrives: what lies between may keep a line open
     /// that carries nothing any more. Says so when the server waits for a lock. Of a proxy's backend nobody knows whose
-    /// work it does. Never ends: what was asked does then.
+    /// work it does. Never ends.
     pub(super) async fn look_after<W: ChunkWork>(&self, run: &RunContext<'_, W>) {
-        let _alone = if self.lent { pending().await } else { self.lookout.lock().await };
-        let began = Instant::now();
+        if self.lent {
+            pending::<()>().await;
+        }
+        let (mut answers, mut waited) = (0, Duration::ZERO);
         let (mut silent, mut is_told) = (Duration::ZERO, false);
         loop {
             sleep(LOOK_AFTER).await;
+            let Messages { unanswered, answered } = &*self.messages;
+            let before = std::mem::replace(&mut answers, answered.load(Relaxed));
+            if unanswered.load(Relaxed) == 0 || before != answers {
+                (waited, silent, is_told) = (Duration::ZERO, Duration::ZERO, false);
+                continue;
+            }
+            waited += LOOK_AFTER;
             match timeout(LOOK_AFTER, self.doing(run.endpoint)).await {
                 Ok(Ok(Doing::Nothing)) => silent += LOOK_AFTER,
                 Ok(Ok(Doing::WaitingFor(by))) => {
                     silent = Duration::ZERO;
                     if !std::mem::replace(&mut is_told, true) {
-                        run.blocked(self.identity.pid, by, began.elapsed());
+                        run.blocked(self.identity.pid, by, waited);
                     }
                 }
                 _ => silent = Duration::ZERO,

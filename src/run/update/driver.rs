@@ -24,6 +24,8 @@ type Heard<W> = (Fact<W>, Option<Arc<Connection<<W as ChunkWork>::Prepared>>>);
 pub(super) async fn drive<W: ChunkWork>(run: &RunContext<'_, W>) {
     let mut worker = Worker::new(run.work, run.settings);
     let mut connection: Option<Arc<Connection<W::Prepared>>> = None;
+    // One, of that connection; it never ends.
+    let mut lookouts = FuturesUnordered::new();
     let mut last: Option<Remnant> = None;
     let mut messages = FuturesUnordered::new();
     let (mut is_closing, mut is_halted) = (false, false);
@@ -35,6 +37,7 @@ pub(super) async fn drive<W: ChunkWork>(run: &RunContext<'_, W>) {
             match action {
                 Action::Report(report) => run.report(report),
                 Action::Disconnect => {
+                    lookouts.clear();
                     last = connection.take().map(|connection| connection.remnant()).or(last);
                 }
                 Action::Abandon => connection.iter().for_each(|connection| connection.abandon()),
@@ -63,14 +66,21 @@ pub(super) async fn drive<W: ChunkWork>(run: &RunContext<'_, W>) {
                 Fact::Closing
             }
             Some((fact, opened)) = messages.next() => {
-                if opened.is_some() {
-                    (connection, last) = (opened, None);
+                if let Some(opened) = opened {
+                    lookouts.clear();
+                    lookouts.push(look_after(run, Arc::clone(&opened)));
+                    (connection, last) = (Some(opened), None);
                 }
                 fact
             }
+            Some(()) = lookouts.next() => Fact::Tick,
             () = sleep_until(run.at(wake.unwrap_or_default())), if wake.is_some() => Fact::Tick,
         };
     }
+}
+
+async fn look_after<W: ChunkWork>(run: &RunContext<'_, W>, connection: Arc<Connection<W::Prepared>>) {
+    connection.look_after(run).await;
 }
 
 /// Sends a message, and hears the answer.
@@ -97,45 +107,38 @@ async fn carry_out<W: ChunkWork>(
         (message, Some(connection)) => (message, connection),
         (_, None) => return (Fact::Tick, None),
     };
-    let lookout = Arc::clone(&connection);
-    let answered = async move {
-        match message {
-            Action::SendBegin => Fact::Began(connection.begin(run.work).await),
-            Action::SendWork(mut chunk, opening) => {
-                run.enter(&mut chunk);
-                let worked = connection.work(run.work, &chunk.items, opening).await;
-                Fact::Worked(chunk, worked)
-            }
-            Action::SendCommit { lasting } => Fact::Committed(connection.commit(lasting).await),
-            Action::Flush => Fact::Flushed(connection.flush().await),
-            Action::RollBack => Fact::RolledBack(connection.roll_back().await),
-            Action::AskFate(xids) => Fact::Fates(connection.fates(&xids).await),
-            Action::Claim(mut ask) => {
-                if let Ask::Again(chunk) = &mut ask {
-                    run.enter(chunk);
-                }
-                let claimed = connection.claim(run.work, &ask).await;
-                Fact::Claimed(if let Ask::Again(chunk) = ask { Some(chunk) } else { None }, claimed)
-            }
-            Action::Look(given_up) => Fact::Left(connection.left(run.work, &given_up).await),
-            Action::BreakOff => {
-                cancel(run.endpoint, &connection.cancel_token()).await;
-                connection.abandon();
-                Fact::BrokenOff
-            }
-            Action::Cancel => {
-                let token = connection.cancel_token();
-                drop(connection);
-                cancel(run.endpoint, &token).await;
-                Fact::Tick
-            }
-            _ => Fact::Tick,
+    let _unanswered = connection.send();
+    let fact = match message {
+        Action::SendBegin => Fact::Began(connection.begin(run.work).await),
+        Action::SendWork(mut chunk, opening) => {
+            run.enter(&mut chunk);
+            let worked = connection.work(run.work, &chunk.items, opening).await;
+            Fact::Worked(chunk, worked)
         }
-    };
-    let fact = tokio::select! {
-        biased;
-        fact = answered => fact,
-        () = lookout.look_after(run) => Fact::Tick,
+        Action::SendCommit { lasting } => Fact::Committed(connection.commit(lasting).await),
+        Action::Flush => Fact::Flushed(connection.flush().await),
+        Action::RollBack => Fact::RolledBack(connection.roll_back().await),
+        Action::AskFate(xids) => Fact::Fates(connection.fates(&xids).await),
+        Action::Claim(mut ask) => {
+            if let Ask::Again(chunk) = &mut ask {
+                run.enter(chunk);
+            }
+            let claimed = connection.claim(run.work, &ask).await;
+            Fact::Claimed(if let Ask::Again(chunk) = ask { Some(chunk) } else { None }, claimed)
+        }
+        Action::Look(given_up) => Fact::Left(connection.left(run.work, &given_up).await),
+        Action::BreakOff => {
+            cancel(run.endpoint, &connection.cancel_token()).await;
+            connection.abandon();
+            Fact::BrokenOff
+        }
+        Action::Cancel => {
+            let token = connection.cancel_token();
+            drop(connection);
+            cancel(run.endpoint, &token).await;
+            Fact::Tick
+        }
+        _ => Fact::Tick,
     };
     (fact, None)
 }
