@@ -55,7 +55,7 @@ mutant 'a launch that may be repeated is sampled on' src/decide/verdict.rs \
     core:a_plan_whose_workers_are_all_there_does_not_grow \
     'planned.iter().all(|launch| launch.once)' '!planned.is_empty()'
 mutant 'a launch that was seen stands for one of the plan' src/decide/matching.rs \
-    core:a_launch_that_may_have_been_another_one_of_the_plan_proves_neither \
+    core-unit:one_is_missed_when_all_that_was_seen_may_have_been_others \
     'matter(launch) && without(place)' 'matter(launch) && false && without(place)'
 mutant 'what nobody foresees is in doubt where there was no room for it' src/decide/verdict/ending.rs \
     core:a_launch_that_may_come_again_or_that_nobody_foresees_is_in_doubt_where_there_was_no_room_for_it \
