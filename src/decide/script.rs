@@ -298,6 +298,10 @@ mod tests {
         assert_eq!(heard(absent.clone(), Told::AllLaunched), (4, 0));
         assert_eq!(heard(absent.clone(), Told::Short { launched: 4, asked: 8 }), (0, 1));
         assert_eq!(heard(absent, Told::Unknown), (0, 1));
+        // Four are asked for in a pool of three: one is always missing.
+        let mut capped = Evidence { most: 3, unknown: true, ..Evidence::default() };
+        capped.hear(Told::Short { launched: 6, asked: 8 }, 3, true);
+        assert_eq!((capped.achieved(), capped.short_launches), (3, 0));
         let unproven = Evidence { most: 2, ..Evidence::default() };
         assert_eq!(heard(unproven.clone(), Told::Short { launched: 1, asked: 4 }), (1, 1));
         let once = Evidence { most: 4, ..Evidence::default() };

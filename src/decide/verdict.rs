@@ -124,7 +124,7 @@ pub struct Window {
     /// The workers of each launch that was seen, as far as they were told apart.
     seen: Vec<u32>,
     /// The fewest slots that were free at a look.
-    least_free: Option<u32>,
+    fewest_free: Option<u32>,
     /// Active time without a worker, up to now; and all of it.
     alone: Duration,
     alone_in_all: Duration,
@@ -195,7 +195,7 @@ impl Window {
             lacking: Duration::ZERO,
             lacked_for: Duration::ZERO,
             seen: Vec::new(),
-            least_free: None,
+            fewest_free: None,
             alone: Duration::ZERO,
             alone_in_all: Duration::ZERO,
             seen_at: None,
@@ -369,7 +369,7 @@ impl Window {
         if tick.leader == LeaderState::Active {
             self.lacked = room.lack().filter(|_| lacks).or(self.lacked);
             self.saw_room |= room.lack().is_none();
-            self.least_free = self.least_free.into_iter().chain(tick.free()).min();
+            self.fewest_free = self.fewest_free.into_iter().chain(tick.free()).min();
         }
         if let Some(last) = self.last
             && last.leader == LeaderState::Active

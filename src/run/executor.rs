@@ -254,3 +254,21 @@ pub(crate) trait Executor {
     /// Stops whatever is under way, in any state: cancel, roll back, drain, clean up.
     async fn clear_away(&mut self) -> Cleared;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_asks_for_more_than_the_pool_by_its_plan_or_where_the_target_was_lowered() {
+        let of = |planned: Option<&[u32]>, is_lowered| {
+            let planned = planned.map(|launches| launches.iter().copied().map(Into::into).collect());
+            let statements = vec![StatementCapacity { planned, ..StatementCapacity::default() }];
+            let capacity = PlanCapacity { statements, pool_size: Some(3), ..PlanCapacity::default() };
+            capacity.asks_beyond_pool(is_lowered)
+        };
+        assert!(of(Some(&[2, 4]), false) && of(None, true));
+        assert!(!of(Some(&[2, 3]), true) && !of(None, false));
+        assert!(PlanCapacity::default().asks_beyond_pool(true), "nothing was inspected");
+    }
+}

@@ -35,9 +35,7 @@ pub(super) async fn answered<T>(
 
 /// Ends when the leader has waited for its client, or been gone, for so long that its answer must be lost.
 async fn lost_answer(monitor: &Monitor, leader: Identity) -> Failure {
-    let mut watch = monitor.watch_later(leader, LOOK);
-    // With those of all others, in one look.
-    watch.pace(LOOK, true);
+    let mut watch = monitor.watch_quietly(leader, LOOK);
     let mut silent = None;
     loop {
         silent = match watch.next().await {

@@ -178,17 +178,17 @@ impl Monitor {
 
     /// Watches a leader; ticks become child spans of the current span.
     pub(crate) fn watch(&self, leader: Identity, interval: Duration) -> Watch {
-        self.shared.register(Some(leader), interval, Instant::now())
+        self.shared.register(Some(leader), interval, false)
     }
 
-    /// The same; the first look comes after the first interval.
-    pub(crate) fn watch_later(&self, leader: Identity, interval: Duration) -> Watch {
-        self.shared.register(Some(leader), interval, Instant::now() + interval)
+    /// The same where nothing is to be decided: all such watches are looked at together.
+    pub(crate) fn watch_quietly(&self, leader: Identity, interval: Duration) -> Watch {
+        self.shared.register(Some(leader), interval, true)
     }
 
     /// Watches the pool alone.
     pub(crate) fn watch_pool(&self, interval: Duration) -> Watch {
-        self.shared.register(None, interval, Instant::now())
+        self.shared.register(None, interval, false)
     }
 
     /// The monitor's rights over a leader; `None` when the leader is gone.
@@ -273,11 +273,12 @@ async fn open(endpoint: &Endpoint) -> Result<Session, Failure> {
 }
 
 impl Shared {
-    fn register(self: &Arc<Self>, leader: Option<Identity>, interval: Duration, due: Instant) -> Watch {
+    fn register(self: &Arc<Self>, leader: Option<Identity>, interval: Duration, quiet: bool) -> Watch {
         let (observations, inbox) = mpsc::channel(UNREAD);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let span = Span::current();
-        let watched = Watched { leader, span, interval, due, quiet: false, last: None, observations };
+        let (span, now) = (Span::current(), Instant::now());
+        let due = if quiet { self.aligned(now, interval) } else { now };
+        let watched = Watched { leader, span, interval, due, quiet, last: None, observations };
         self.watches().insert(id, watched);
         self.changed.notify_one();
         Watch { inbox, registered: Some(Registered { id, shared: self.clone() }) }

@@ -118,7 +118,7 @@ impl Window {
         let Some(planned) = planned else { return };
         let target = self.demand.target;
         let may_matter = |launch: &PlannedLaunch| {
-            launch.heavy && self.least_free.is_none_or(|free| free < launch.workers.min(target))
+            launch.heavy && self.fewest_free.is_none_or(|free| free < launch.workers.min(target))
         };
         let seen: Vec<u32> =
             self.seen.iter().copied().chain(self.launch.as_ref().map(|it| it.size)).collect();
@@ -127,7 +127,7 @@ impl Window {
         let unmet = self.alone_in_all >= self.active / 10 && matching.may_lack_one(may_matter);
         let is_told = self.short_launches > 0 || self.accepted.is_some();
         // A launch stops at the first slot that it is refused.
-        let was_full = self.least_free.is_none_or(|free| free == 0);
+        let was_full = self.fewest_free.is_none_or(|free| free == 0);
         let shows_fewer = was_full && !is_told && matching.shows_fewer(target, |launch| launch.heavy);
         self.unmet |= unmet;
         self.launches_unproven |= unmet || shows_fewer;

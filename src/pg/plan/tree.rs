@@ -145,6 +145,10 @@ fn kind(node: &Map<String, Value>) -> &str {
     node.get("Node Type").and_then(Value::as_str).unwrap_or("")
 }
 
+fn relation(node: &Map<String, Value>) -> Option<&str> {
+    node.get("Parent Relationship").and_then(Value::as_str)
+}
+
 fn cost(node: &Map<String, Value>) -> f64 {
     node.get("Total Cost").and_then(Value::as_f64).unwrap_or(0.0)
 }
@@ -152,17 +156,15 @@ fn cost(node: &Map<String, Value>) -> f64 {
 /// Whether a node may run a child more than once.
 fn repeats(node: &Map<String, Value>, child: &Map<String, Value>) -> bool {
     let kind = kind(node);
-    match child.get("Parent Relationship").and_then(Value::as_str) {
+    match relation(child) {
         // A subquery without outer references, or a CTE, wherever it hangs: its result is kept.
         Some("InitPlan") => false,
         Some("SubPlan") => true,
         // The outer side of a nested loop is read once, the inner one for each of its rows.
-        relation => {
-            let of_each_row = kind == "Nested Loop" && relation != Some("Outer");
-            let is_outer = |child: &&Map<String, Value>| {
-                child.get("Parent Relationship").and_then(Value::as_str) == Some("Outer")
-            };
-            let has_one = || children(node).find(is_outer).is_some_and(has_one_row);
+        input => {
+            let of_each_row = kind == "Nested Loop" && input != Some("Outer");
+            let outer = || children(node).find(|child| relation(child) == Some("Outer"));
+            let has_one = || outer().is_some_and(has_one_row);
             kind == "Recursive Union" || (of_each_row && !has_one())
         }
     }
@@ -170,7 +172,9 @@ fn repeats(node: &Map<String, Value>, child: &Map<String, Value>) -> bool {
 
 /// Whether a node never has more than one row.
 fn has_one_row(node: &Map<String, Value>) -> bool {
-    let all = || children(node).filter(|child| is_input(child)).all(has_one_row);
+    // A subplan is asked by expressions: its rows are none of the node's.
+    let is_input = |child: &&Map<String, Value>| !matches!(relation(child), Some("InitPlan" | "SubPlan"));
+    let all = || children(node).filter(is_input).all(has_one_row);
     match kind(node) {
         "Aggregate" => {
             let plain = node.get("Strategy").and_then(Value::as_str) == Some("Plain");
@@ -179,11 +183,6 @@ fn has_one_row(node: &Map<String, Value>) -> bool {
         "Nested Loop" | "Materialize" | "Subquery Scan" | "Limit" => all(),
         _ => false,
     }
-}
-
-/// Whether its rows are read: a subplan is asked by expressions.
-fn is_input(child: &Map<String, Value>) -> bool {
-    !matches!(child.get("Parent Relationship").and_then(Value::as_str), Some("InitPlan" | "SubPlan"))
 }
 
 fn planned(node: &Map<String, Value>) -> Option<u32> {
@@ -197,9 +196,8 @@ fn at_once(node: &Map<String, Value>, again: bool, of: &impl Fn(u32) -> u32) -> 
     let mut members: Vec<Workers> = Vec::new();
     let mut others = 0;
     for child in children(node) {
-        let relation = child.get("Parent Relationship").and_then(Value::as_str);
         let workers = at_once(child, again || repeats(node, child), of);
-        match relation {
+        match relation(child) {
             Some("InitPlan" | "SubPlan") => others += workers.peak,
             _ => members.push(workers),
         }
