@@ -39,6 +39,8 @@ pub(crate) struct Session {
     /// Whether somebody between has lent it its backend ([`backend_key`]), and may lend another one for the next
     /// transaction: a statement that was prepared is not found there, or is somebody else's.
     pub(crate) lent: bool,
+    /// Whether its key names its backend: nobody between lends backends.
+    pub(crate) owns_backend: bool,
     /// What its server says beside its answers.
     pub(crate) heard: Heard,
     /// What it was asked before.
@@ -65,7 +67,7 @@ const INTRODUCE: &str = concat!(
             THEN pg_catalog.set_config('client_min_messages', 'warning', false) END,
        CASE WHEN $1::int4 <> own.pid AND $2::text IS NOT NULL THEN pg_catalog.set_config('application_name', $2::text, false) END
 FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) AS own
-LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = own.pid"
+LEFT JOIN pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a ON a.pid = own.pid"
 );
 
 const MYSELF: &str = concat!(
@@ -165,7 +167,8 @@ impl Session {
         let identity = Identity { pid: row.get(0), started };
         let version = row.get(2);
         let lent = key.is_some_and(|key| key != identity.pid);
-        Ok(Self { client, driver, identity, version, lent, heard, prepared: Mutex::default() })
+        let owns_backend = key == Some(identity.pid);
+        Ok(Self { client, driver, identity, version, lent, owns_backend, heard, prepared: Mutex::default() })
     }
 
     pub(crate) const fn client(&self) -> &Client {

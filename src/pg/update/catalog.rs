@@ -1,9 +1,11 @@
 //! The table and its columns, as the catalog knows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::Client;
+use futures_util::future::{join_all, try_join3};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 use crate::error::Error;
 use crate::pg::Failure;
@@ -146,6 +148,14 @@ macro_rules! family {
     };
 }
 
+/// Whether the family has triggers of somebody's.
+macro_rules! triggers {
+    () => {
+        "EXISTS (SELECT FROM pg_catalog.pg_trigger t
+               WHERE t.tgrelid IN (SELECT oid FROM family) AND NOT t.tgisinternal AND t.tgenabled <> 'D')"
+    };
+}
+
 /// A rule is in force as the session's `session_replication_role` has it (manual, "ALTER TABLE").
 const TABLE: &str = concat!(
     "WITH RECURSIVE ",
@@ -167,7 +177,10 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
              UNION
              SELECT a.attname::text FROM pg_catalog.pg_partitioned_table p JOIN family f ON f.oid = p.partrelid
                JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid
-                AND (a.attnum = ANY (p.partattrs::int2[]) OR p.partexprs IS NOT NULL))
+                AND (a.attnum = ANY (p.partattrs::int2[]) OR p.partexprs IS NOT NULL)),
+       ",
+    triggers!(),
+    "
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
 );
 
@@ -176,8 +189,8 @@ const TRIGGERS: &str = concat!(
     serial!(),
     family!("$1::pg_catalog.text::pg_catalog.regclass"),
     "
-SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger t
-               WHERE t.tgrelid IN (SELECT oid FROM family) AND NOT t.tgisinternal AND t.tgenabled <> 'D')",
+SELECT ",
+    triggers!(),
 );
 
 /// Whether somebody's trigger may run in a COMMIT: on any table, since what one trigger writes may have others run.
@@ -190,7 +203,8 @@ pub(crate) async fn has_deferred_triggers(client: &Client) -> Result<bool, Failu
 
 /// Whether functions of the user's run on each update of the table (quoted) by now.
 pub(crate) async fn has_triggers(client: &Client, table: &str) -> Result<bool, Failure> {
-    Ok(client.query_one(TRIGGERS, &[&table]).await?.try_get(0)?)
+    let rows = client.query_typed(TRIGGERS, &[(&table, Type::TEXT)]).await?;
+    Ok(rows.first().is_none_or(|row| row.get(0)))
 }
 
 /// `parts` are the types that each type is made of: elements, bounds, fields, and what a domain is of. Only 14 and later
@@ -262,24 +276,30 @@ WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
           SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)))",
 );
 
+async fn find_oid(client: &Client, name: &str) -> Result<Option<u32>, Failure> {
+    let first = |rows: Vec<Row>| rows.first().and_then(|row| row.get(0));
+    match first(client.query_typed(EXACT, &[(&name, Type::TEXT)]).await?) {
+        Some(oid) => Ok(Some(oid)),
+        None => match client.query_typed(PARSED, &[(&name, Type::TEXT)]).await {
+            Ok(rows) => Ok(first(rows)),
+            Err(error) if error.as_db_error().is_some() => Ok(None),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
 impl Table {
-    /// Looks a table up; fails with a configuration error when there is none.
+    /// Looks a table up; fails with a configuration error when there is none. Two round trips.
     pub(crate) async fn find(client: &Client, name: &str) -> Result<Self, Error> {
-        let doing = "looking up the table";
-        let sql = |error: tokio_postgres::Error| Error::sql(doing, error.into());
-        let exact = client.query_opt(EXACT, &[&name]).await.map_err(sql)?;
-        let oid: Option<u32> = match exact {
-            Some(row) => row.get(0),
-            None => match client.query_one(PARSED, &[&name]).await {
-                Ok(row) => row.get(0),
-                Err(error) if error.as_db_error().is_some() => None,
-                Err(error) => return Err(sql(error)),
-            },
+        let sql = |failure| Error::sql("looking up the table", failure);
+        let none = || Error::configuration("table", format!("there is no table {name:?}"));
+        let oid = find_oid(client, name).await.map_err(sql)?.ok_or_else(none)?;
+        let ask = async |statement| {
+            let oid: (&(dyn ToSql + Sync), Type) = (&oid, Type::OID);
+            client.query_typed(statement, &[oid]).await.map_err(Failure::from)
         };
-        let Some(oid) = oid else {
-            return Err(Error::configuration("table", format!("there is no table {name:?}")));
-        };
-        let row = client.query_one(TABLE, &[&oid]).await.map_err(sql)?;
+        let (table, columns, unique) = try_join3(ask(TABLE), ask(COLUMNS), ask(UNIQUE)).await.map_err(sql)?;
+        let row = table.first().ok_or_else(none)?;
         let (schema, relation): (&str, &str) = (row.get(0), row.get(1));
         if !row.get::<_, bool>(2) {
             return Err(Error::configuration("table", format!("{schema}.{relation} is not a table")));
@@ -292,8 +312,6 @@ impl Table {
             return Err(Error::configuration("table", problem));
         }
         let name = format!("{}.{}", quote(schema), quote(relation));
-        let has_triggers = has_triggers(client, &name).await.map_err(|failure| Error::sql(doing, failure))?;
-        let columns = client.query(COLUMNS, &[&oid]).await.map_err(sql)?;
         let columns = columns.iter().map(|row| {
             let column = Column {
                 name: quote(row.get(0)),
@@ -312,13 +330,12 @@ impl Table {
         });
         // A unique index of a parent says nothing about the rows of its children.
         let inherited: bool = row.get(3);
-        let unique = client.query(UNIQUE, &[&oid]).await.map_err(sql)?;
         Ok(Self {
             name,
             columns: columns.collect(),
             unique: unique.iter().filter(|_| !inherited).map(|row| row.get(0)).collect(),
             referable: row.get(6),
-            has_triggers,
+            has_triggers: row.get(7),
             is_logged: row.get(5),
         })
     }
@@ -349,24 +366,26 @@ impl Table {
         if changed.any(is_referable) { "UPDATE" } else { "NO KEY UPDATE" }
     }
 
-    /// Asks the server which of the columns can be compared. No catalog says it in one place:
-    /// enums, arrays, ranges and domains share the operators of their kind.
-    pub(crate) async fn probe_equality(&mut self, client: &Client) -> Result<(), Error> {
-        let casts: std::collections::BTreeSet<String> =
-            self.columns.values().map(|column| column.cast.clone()).collect();
-        for cast in casts {
+    /// Asks the server which types of the columns cannot be compared. No catalog says it in one place: enums, arrays,
+    /// ranges and domains share the operators of their kind.
+    pub(crate) async fn incomparable(&self, client: &Client) -> Result<Vec<String>, Error> {
+        let casts: BTreeSet<String> = self.columns.values().map(|column| column.cast.clone()).collect();
+        let probes = casts.into_iter().map(async |cast| {
             // Arrays have one whatever they are made of, and fail when it is used.
             let part = cast.trim_end_matches("[]");
             let probe = format!("SELECT CAST(NULL AS {part}) IS NOT DISTINCT FROM CAST(NULL AS {part})");
             match client.prepare(&probe).await {
-                Ok(_) => {}
-                Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => {
-                    let same = self.columns.values_mut().filter(|column| column.cast == cast);
-                    same.for_each(|column| column.equality = Equality::None);
-                }
-                Err(error) => return Err(Error::sql("looking up the columns' types", Failure::from(error))),
+                Ok(_) => Ok(None),
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => Ok(Some(cast)),
+                Err(error) => Err(Error::sql("looking up the columns' types", Failure::from(error))),
             }
-        }
-        Ok(())
+        });
+        join_all(probes).await.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    /// Has the values of these types compared as texts.
+    pub(crate) fn compare_as_texts(&mut self, casts: &[String]) {
+        let same = self.columns.values_mut().filter(|column| casts.contains(&column.cast));
+        same.for_each(|column| column.equality = Equality::None);
     }
 }

@@ -10,6 +10,7 @@
 //! Rows are only ours while their transaction lasts. A chunk that has to be tried again is claimed *again*, so that
 //! what others have done meanwhile is theirs.
 
+use futures_util::future::try_join5;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::statement::{INSIDE, KeyPart, Statements, rows_of};
@@ -60,13 +61,16 @@ impl Claim {
         let write = |listed, inside| write(sql, query, &types, listed, inside);
         let lock = format!("FOR {} OF t", sql.parts.lock);
         let (others, these) = (write(false, INSIDE), write(true, INSIDE));
-        Ok(Self {
-            free: client.prepare(&format!("{others} {lock} SKIP LOCKED")).await?,
-            unlocked: client.prepare(&format!("{others} {lock} NOWAIT")).await?,
-            waited_for: client.prepare(&format!("{others} {lock}")).await?,
-            again: client.prepare(&format!("{these} {lock}")).await?,
-            left: client.prepare(&write(false, "true")).await?,
-        })
+        let prepare = async |sql: String| client.prepare(&sql).await;
+        let (free, unlocked, waited_for, again, left) = try_join5(
+            prepare(format!("{others} {lock} SKIP LOCKED")),
+            prepare(format!("{others} {lock} NOWAIT")),
+            prepare(format!("{others} {lock}")),
+            prepare(format!("{these} {lock}")),
+            prepare(write(false, "true")),
+        )
+        .await?;
+        Ok(Self { free, unlocked, waited_for, again, left })
     }
 
     /// Locks rows that are still to be updated, or looks at one.

@@ -6,9 +6,10 @@
 //! the same value ([exact](super::exact)); of a `bpchar` without a length the blanks at its end are lost, which do not
 //! count there.
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join, try_join_all};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use super::catalog::{Column, Equality, Table};
 use super::statement::{Assign, Wish};
@@ -20,10 +21,11 @@ const DOING: &str = "reading the values";
 impl Wish {
     /// Has the server read the values; the wish with them as it writes them.
     pub(crate) async fn spell_out(&self, client: &Client, table: &Table) -> Result<Self, Error> {
-        let mut wish = self.clone();
-        wish.set = read_all(client, table, "set", &self.set).await?;
-        wish.expect = read_all(client, table, "expect", &self.expect).await?;
-        Ok(wish)
+        let set = read_all(client, table, "set", &self.set);
+        let expect = read_all(client, table, "expect", &self.expect);
+        // The mistake that is told is that in `set`.
+        let (set, expect) = join(set, expect).await;
+        Ok(Self { set: set?, expect: expect?, ..self.clone() })
     }
 
     /// Whether no row that was updated is still to be updated: what is expected of a column is not what is set
@@ -73,8 +75,9 @@ async fn read(client: &Client, field: &'static str, column: &Column, text: &str)
         "set" => (column.assigned(TEXT), column.fits(TEXT)),
         _ => (format!("CAST({TEXT} AS {})", column.cast), "true".to_owned()),
     };
-    match client.query_one(&format!("SELECT ({value})::pg_catalog.text, {fits}"), &[&text]).await {
-        Ok(row) if row.get(1) => Ok(row.get(0)),
+    let sql = format!("SELECT ({value})::pg_catalog.text, {fits}");
+    match client.query_typed(&sql, &[(&text, Type::TEXT)]).await {
+        Ok(rows) if rows[0].get(1) => Ok(rows[0].get(0)),
         Ok(_) => {
             let problem = format!("column {}: the value is too long for {}", column.name, column.type_name());
             Err(Error::configuration(field, problem))
@@ -102,8 +105,8 @@ async fn differs(
         "SELECT CAST(CAST(CAST($1 AS pg_catalog.text) AS {stored}) AS {cast}){text} \
          IS DISTINCT FROM CAST(CAST($2 AS pg_catalog.text) AS {cast}){text}"
     );
-    match client.query_one(&sql, &[&assigned, &expected]).await {
-        Ok(row) => Ok(row.get(0)),
+    match client.query_typed(&sql, &[(&assigned, Type::TEXT), (&expected, Type::TEXT)]).await {
+        Ok(rows) => Ok(rows.iter().all(|row| row.get(0))),
         // A domain does not want it, and will say so for each row.
         Err(error) if error.code().is_some_and(|code| *code != SqlState::UNDEFINED_FUNCTION) => Ok(false),
         Err(error) => Err(Error::sql(DOING, error.into())),

@@ -4,11 +4,13 @@
 //! SELECT in a read-only transaction". Of rows that a policy hides it tells nothing. So it is asked before.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::catalog::Table;
 use super::statement::Wish;
 use crate::error::{Error, Refusal};
 use crate::fix::Fix;
+use crate::pg::Failure;
 use crate::pg::failure::Unfit;
 use crate::pg::privileges::quote;
 
@@ -82,8 +84,11 @@ impl Rights {
         let expected = wish.expect.iter().map(|(name, _)| named("expect", name));
         let mut read = keys.chain(expected).collect::<Result<Vec<String>, Error>>()?;
         read.extend(changed.iter().cloned());
-        let row = client.query_one(RIGHTS, &[&table.name, &read, &changed]).await;
-        let row = row.map_err(|error| Error::sql("looking up what the role may do", error.into()))?;
+        let failed = |failure| Error::sql("looking up what the role may do", failure);
+        let facts: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&table.name, Type::TEXT), (&read, Type::TEXT_ARRAY), (&changed, Type::TEXT_ARRAY)];
+        let rows = client.query_typed(RIGHTS, &facts).await.map_err(|error| failed(error.into()))?;
+        let row = rows.first().ok_or_else(|| failed(Failure::client("the server answered without a row")))?;
         Ok(Self {
             in_recovery: row.get(0),
             read_only: row.get(1),

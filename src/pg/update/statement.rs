@@ -77,12 +77,13 @@ pub(crate) struct Parts {
 /// Rows are found by index, one key after the other: locks are taken in the order of the keys, and a
 /// table that grew since the plan was made is not read from end to end. Not where triggers run: their
 /// queries would suffer from it. A scan that cannot be avoided is priced beyond all measure then, so nothing is to be
-/// compiled (`jit`) for it: that takes longer than most statements here. The pattern leaves out settings that a version
-/// does not have.
+/// compiled (`jit`) for it: that takes longer than most statements here. Settings that a version does not have are left
+/// out.
 const BY_INDEX: &str = "\
 SELECT pg_catalog.set_config(name, CASE name WHEN 'plan_cache_mode' THEN 'force_generic_plan' ELSE 'off' END, false)
-FROM pg_catalog.pg_settings WHERE name IN
-    ('enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit', 'plan_cache_mode')";
+FROM pg_catalog.unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'enable_memoize', 'jit',
+                             'plan_cache_mode']) AS name
+WHERE pg_catalog.current_setting(name, true) IS NOT NULL";
 
 /// A column of the key.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::join3;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -97,8 +98,8 @@ impl Update {
     ) -> Result<(Session, TableUpdate, Option<String>), Error> {
         let Self { site, options, wish, .. } = self;
         // Before anything is set that may stay behind in another's session.
-        refuse_pooling(session.client(), site, options).await?;
-        keep_exact(session.client()).await.map_err(|failure| Error::sql("readying the session", failure))?;
+        refuse_pooling(&session, site, options).await?;
+        let client = session.client();
         if session.version < OLDEST {
             let explanation =
                 format!("the server is PostgreSQL {}; 13 is the oldest", session.version / 10_000);
@@ -108,21 +109,30 @@ impl Update {
                 vec![Fix::advice("upgrade the server")],
             ));
         }
-        check_functions(session.client()).await?;
-        let mut table = Table::find(session.client(), &wish.table).await?;
-        table.probe_equality(session.client()).await?;
-        let wish = wish.spell_out(session.client(), &table).await?;
-        let rights = Rights::of(session.client(), &wish, &table).await?;
+        // What does not depend on each other's answer is asked together: the way may be long.
+        let found =
+            join3(keep_exact(client), check_functions(client), Table::find(client, &wish.table)).await;
+        found.0.map_err(|failure| Error::sql("readying the session", failure))?;
+        found.1?;
+        let mut table = found.2?;
+        let (incomparable, spelled_out, rights) = join3(
+            table.incomparable(client),
+            wish.spell_out(client, &table),
+            Rights::of(client, wish, &table),
+        )
+        .await;
+        table.compare_as_texts(&incomparable?);
+        let (wish, rights) = (spelled_out?, rights?);
         rights.check(&table, self.dry_run)?;
         let statements = Statements::write(&wish, &table)?;
-        let undone = wish.is_undone_by_itself(session.client(), &table).await?;
+        let undone = wish.is_undone_by_itself(client, &table).await?;
         let claims = query.is_some_and(|(_, claims)| *claims);
         let query = match query {
-            Some((query, _)) => Some(named(session.client(), query, &statements.inputs).await?),
+            Some((query, _)) => Some(named(client, query, &statements.inputs).await?),
             None => None,
         };
         if let (true, Some(query)) = (claims, &query) {
-            refuse_locks(session.client(), query).await?;
+            refuse_locks(client, query).await?;
         }
         // Others may claim what a crash takes back before it is looked at again.
         let may_be_lazy = undone && !self.dry_run && !claims;
@@ -140,7 +150,7 @@ impl Update {
         };
         // What the server thinks of the statements is known before the first chunk. The session plans as it likes: it
         // may run the query for the keys, which may join as it likes.
-        let prepared = work.statements(session.client()).await;
+        let prepared = work.statements(client).await;
         prepared.map_err(|failure| Error::sql("preparing the update", failure))?;
         Ok((session, work, query))
     }
@@ -246,7 +256,11 @@ async fn open_session(
 /// Refuses a proxy that gives each transaction another backend: the statements that a session prepared may be
 /// another's there, of the same name. One that has no backend to spare for the question is asked until it has, and in the
 /// end refused as well.
-async fn refuse_pooling(client: &Client, site: &Site, options: &Options) -> Result<(), Error> {
+async fn refuse_pooling(session: &Session, site: &Site, options: &Options) -> Result<(), Error> {
+    if session.owns_backend {
+        return Ok(());
+    }
+    let client = session.client();
     let deadline = Instant::now() + options.reconnect_wait;
     let server = site.endpoint.describe();
     let explanation = loop {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use futures_util::future::{BoxFuture, join};
+use futures_util::future::{BoxFuture, join, try_join, try_join3};
 use tokio_postgres::Client;
 use tracing::Span;
 
@@ -109,12 +109,16 @@ pub(crate) struct PreparedStatements {
 impl TableUpdate {
     /// The statements, prepared. How the session plans them is not settled by that.
     pub(super) async fn statements(&self, client: &Client) -> Result<PreparedStatements, Failure> {
-        let update = PreparedUpdate::new(client, &self.statements, self.dry).await?;
-        let whole = if self.may_go_ahead { Whole::new(client, &self.statements).await? } else { None };
-        let claim = match &self.claims {
-            Some(query) => Some(Claim::new(client, &self.statements, query).await?),
-            None => None,
+        let update = PreparedUpdate::new(client, &self.statements, self.dry);
+        let whole =
+            async { if self.may_go_ahead { Whole::new(client, &self.statements).await } else { Ok(None) } };
+        let claim = async {
+            match &self.claims {
+                Some(query) => Ok(Some(Claim::new(client, &self.statements, query).await?)),
+                None => Ok(None),
+            }
         };
+        let (update, whole, claim) = try_join3(update, whole, claim).await?;
         Ok(PreparedStatements { update, whole, claim })
     }
 
@@ -204,8 +208,9 @@ impl ChunkWork for TableUpdate {
     }
 
     async fn prepare(&self, client: &Client) -> Result<PreparedStatements, Failure> {
-        self.statements.settle(client).await?;
-        self.statements(client).await
+        // Polled in order: the settings come first.
+        let ((), statements) = try_join(self.statements.settle(client), self.statements(client)).await?;
+        Ok(statements)
     }
 
     fn gather(&self, items: Vec<Item>) -> Gathered<Item> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use futures_util::future::{join, join3};
+use futures_util::future::{join, join3, try_join3};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{CancelToken, Client};
@@ -103,24 +103,32 @@ impl<P> Connection<P> {
     ) -> Result<Self, Failure> {
         let heard = Heard::default();
         let (client, driver) = run.endpoint.open_heard(&format!("headcount:{}", run.task), &heard).await?;
-        let Ready { life, waiting, has_standby, may_mark, identity, lent } = LifeId::ready(&client).await?;
-        let replay = run.work.replay(&client).await?;
+        // Asked in this order, and together: the way may be long.
+        let (ready, replay, prepared) =
+            try_join3(LifeId::ready(&client), run.work.replay(&client), run.work.prepare(&client)).await?;
+        let Ready { life, waiting, has_standby, may_mark, identity, lent } = ready;
         let is_safe = replay == Replay::Safe;
         let is_lazy = may_mark && run.work.may_be_lazy() && is_safe;
-        if is_lazy {
-            client.batch_execute("SET synchronous_commit TO off").await?;
-        }
-        let prepared = run.work.prepare(&client).await?;
-        if let Some(last) = last {
-            last.end(&client, doubt).await?;
-        }
+        let be_lazy = async {
+            if is_lazy {
+                client.batch_execute("SET synchronous_commit TO off").await?;
+            }
+            Ok(())
+        };
+        let is_weak = async { Ok(!is_safe && may_mark && has_deferred_triggers(&client).await?) };
+        let end_last = async {
+            match last {
+                Some(last) => last.end(&client, doubt).await,
+                None => Ok(()),
+            }
+        };
+        let ((), is_weak, ()) = try_join3(be_lazy, is_weak, end_last).await?;
         let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
         let commit = match (is_lazy, may_go_ahead) {
             (true, _) => "COMMIT".to_owned(),
             (false, true) => HEARD_COMMIT.to_owned(),
             (false, false) => firm_commit(&waiting),
         };
-        let is_weak = !is_safe && may_mark && has_deferred_triggers(&client).await?;
         let session = Session { life: Arc::new(life), replay, may_mark, has_standby, is_lazy, may_go_ahead };
         Ok(Self {
             client,
