@@ -443,7 +443,7 @@ mutant 'no trigger weakens a commit' src/run/update/connection.rs \
     '=> firm_commit(&waiting)' '=> HEARD_COMMIT.to_owned()'
 mutant 'a value for all keys is read once' src/pg/update/constants.rs \
     update:now_is_one_moment_for_all_rows_wherever_in_the_value_it_stands \
-    'Ok(row) if row.get(1) => Ok(row.get(0)),' 'Ok(row) if row.get(1) => Ok(text.to_owned()),'
+    'Ok(rows) if rows[0].get(1) => Ok(rows[0].get(0)),' 'Ok(rows) if rows[0].get(1) => Ok(text.to_owned()),'
 mutant 'no value is another one at each attempt' src/pg/update/catalog.rs \
     update:a_key_whose_value_is_another_time_at_each_attempt_fails_alone \
     'WHERE q.part <> 0)' 'WHERE false)'
@@ -459,15 +459,15 @@ mutant 'a cancelled wait for the standby is heard' src/pg/heard.rs \
     'const WAITS: &str = "SyncRepWaitForLSN";' 'const WAITS: &str = "SyncRepWait";'
 mutant 'a session that stays behind is ended' src/run/update/connection.rs \
     update:a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on \
-    'last.end(&client, doubt).await?;' 'let _ = (last, doubt);'
+    'Some(last) => last.end(&client, doubt).await,' 'Some(last) => Ok(drop((last, doubt))),'
 mutant 'a busy pool of transactions is not taken for the server' src/run/update/before.rs \
     fleet:a_saturated_pool_of_transactions_is_asked_again_until_it_is_known_for_one \
     'Err(failure) => tracing::debug!(error = %failure, "whether a proxy pools is asked again"),' \
     'Err(_) => return Ok(()),'
 mutant 'a pool is refused before anything is set in it' src/run/update/before.rs \
     fleet:a_pool_of_transactions_that_stays_saturated_is_refused_in_the_end \
-    'refuse_pooling(session.client(), site, options).await?;' \
-    'let _ = keep_exact(session.client()).await; refuse_pooling(session.client(), site, options).await?;'
+    'refuse_pooling(&session, site, options).await?;' \
+    'let _ = keep_exact(session.client()).await; refuse_pooling(&session, site, options).await?;'
 
 # ----------------------------------------------------------------------------------------------------------------------
 
