@@ -9,9 +9,9 @@ use futures_util::FutureExt;
 use headcount::event::{AttemptVerdict, CancelMethod, ShortReason};
 use headcount::{Event, Outcome, PlanShortfall};
 
-use crate::harness::{Bench, POOL, chain, on_each_version, soon};
+use crate::harness::{Bench, POOL, chain, on_oldest_and_latest, soon};
 
-on_each_version!(
+on_oldest_and_latest!(
     a_statement_that_ignores_cancels_is_terminated,
     no_cancel_among_ten_thousand_short_statements_hits_the_next_one,
 );

@@ -11,10 +11,11 @@ use testkit::server::Shutdown;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    Bench, CommitFault, LIMIT, POOL, Proxy, chain, eventually, main_version, on_each_version, quick, soon,
+    Bench, CommitFault, LIMIT, POOL, Proxy, chain, eventually, main_version, on_oldest_and_latest, quick,
+    soon,
 };
 
-on_each_version! {
+on_oldest_and_latest! {
     a_killed_leader_costs_an_attempt,
     a_killed_worker_costs_an_attempt_and_no_session,
     a_killed_monitor_comes_back_and_the_verdict_waits_for_it,

@@ -5,9 +5,9 @@ use headcount::{Error, Headcount, Keys, Refusal};
 use testkit::server::PrivateServer;
 
 use crate::harness::chain;
-use crate::versions::{on_each_version, programs};
+use crate::versions::{on_oldest_and_latest, programs};
 
-on_each_version! {
+on_oldest_and_latest! {
     each_word_of_target_session_attrs_finds_its_server,
     an_update_finds_the_server_that_writes_or_says_that_there_is_none,
 }

@@ -9,9 +9,9 @@ use headcount::event::FailReason;
 use headcount::{Event, Headcount, Outcome};
 use tokio::sync::watch;
 
-use crate::harness::{Bench, chain, endpoint, eventually, on_each_version, quick, soon};
+use crate::harness::{Bench, chain, endpoint, eventually, on_oldest_and_latest, quick, soon};
 
-on_each_version! {
+on_oldest_and_latest! {
     a_hundred_guarded_queries_share_one_monitor_that_rests_when_they_are_done,
     two_jobs_at_once_each_have_their_own_workers_counted,
     a_server_that_has_no_connection_to_give_is_asked_again,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use headcount::event::FailReason;
 use headcount::{Event, Execution, Outcome, PlanShortfall, Rows};
 
-use crate::harness::{Bench, POOL, chain, eventually, on_each_version};
+use crate::harness::{Bench, POOL, chain, eventually, on_oldest_and_latest};
 
-on_each_version! {
+on_oldest_and_latest! {
     more_rows_than_are_held_back_stream_to_the_caller,
     rows_that_come_only_at_the_end_are_waited_for,
     rows_of_a_rejected_attempt_never_reach_the_caller,

@@ -140,6 +140,25 @@ macro_rules! on_each_version {
 }
 pub(crate) use on_each_version;
 
+/// The same for claims about us rather than about the server: what is between us, how we end, to whom we talk. What the
+/// oldest and the latest release agree on, `make test` tries on those two.
+macro_rules! on_oldest_and_latest {
+    ($($claim:ident),+ $(,)?) => {
+        $(mod $claim {
+            use crate::versions::runs_on;
+
+            $crate::versions::on_version!($claim, on_13, 13);
+            $crate::versions::on_version!($claim, on_14, 14, #[ignore = "`make matrix` runs it"]);
+            $crate::versions::on_version!($claim, on_15, 15, #[ignore = "`make matrix` runs it"]);
+            $crate::versions::on_version!($claim, on_16, 16, #[ignore = "`make matrix` runs it"]);
+            $crate::versions::on_version!($claim, on_17, 17, #[ignore = "`make matrix` runs it"]);
+            $crate::versions::on_version!($claim, on_18, 18);
+            $crate::versions::on_version!($claim, on_19, 19, #[ignore = "`make matrix` runs it"]);
+        })+
+    };
+}
+pub(crate) use on_oldest_and_latest;
+
 macro_rules! on_version {
     ($claim:ident, $name:ident, $major:literal $(, #[$ignored:meta])?) => {
         #[tokio::test]

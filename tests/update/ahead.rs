@@ -11,11 +11,11 @@ use tokio_postgres::Client;
 
 use crate::losses::{balances, runs};
 use crate::support::{
-    BEGIN, Carriage, Fate, Proxy, Shop, classes, connect, eventually, ids, kill, on_each_version, pay,
+    BEGIN, Carriage, Fate, Proxy, Shop, classes, connect, eventually, ids, kill, on_oldest_and_latest, pay,
 };
 use crate::versions::main_version_from;
 
-on_each_version!(rows_of_all_kinds_over_a_line_cut_at_any_byte_end_in_their_classes,);
+on_oldest_and_latest!(rows_of_all_kinds_over_a_line_cut_at_any_byte_end_in_their_classes,);
 
 /// Before 14 nothing is sent ahead, since the server would not notice a cut line.
 fn nothing_goes_ahead() -> bool {

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Carriage, Fate, MARK, Proxy, Recorder, Shop, classes, connect, eventually, ids, key_file, kill,
-    on_each_version, pay, paying, updater,
+    on_oldest_and_latest, pay, paying, updater,
 };
 use crate::versions::{main_version, main_version_from, programs, skip};
 
-on_each_version!(
+on_oldest_and_latest!(
     a_line_cut_at_any_byte_loses_and_doubles_nothing,
     claims_over_a_line_cut_at_any_byte_lose_and_double_nothing,
     values_of_each_key_over_a_line_cut_at_any_byte_lose_and_double_nothing,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Shop, connect, eventually, key_file, on_each_version};
+use crate::support::{Shop, connect, eventually, key_file, on_oldest_and_latest};
 
-on_each_version!(
+on_oldest_and_latest!(
     four_processes_share_one_query_and_none_is_done_twice_or_left,
     what_a_killed_process_had_claimed_is_done_by_the_others,
 );

@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
-pub(crate) use crate::versions::on_each_version;
 use crate::versions::{main_version, programs};
+pub(crate) use crate::versions::{on_each_version, on_oldest_and_latest};
 
 pub(crate) type Server = Arc<PrivateServer>;
 

@@ -8,7 +8,7 @@ mod servers;
 
 use std::time::Duration;
 
-pub(crate) use crate::versions::{main_version, on_each_version};
+pub(crate) use crate::versions::{main_version, on_each_version, on_oldest_and_latest};
 pub(crate) use bench::{Bench, endpoint, quick};
 pub(crate) use hog::Hog;
 pub(crate) use proxy::{CommitFault, Proxy};
