@@ -488,7 +488,7 @@ is_chosen() {
 copy() {
     local from=$1 to=$2
     mkdir -p "$to"
-    (cd "$from" && find . -type f) | while read -r file; do
+    (cd "$from" && find -L . -type f) | while read -r file; do
         cmp -s "$from/$file" "$to/$file" && continue
         mkdir -p "$(dirname "$to/$file")"
         cp "$from/$file" "$to/$file"

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::chunk_work::TableUpdate;
 use super::keys::{Opened, Source, Spool, Wanted, named};
 use super::options::Options;
+use super::totals::RunTotals;
 use super::{Site, Update};
 use crate::decide::backoff::Backoff;
 use crate::error::{Error, Refusal};
-use crate::event::{Event, Observer as _, Scope};
+use crate::event::Event;
 use crate::fix::Fix;
 use crate::pg::Failure;
 use crate::pg::connect::Endpoint;
@@ -60,6 +61,7 @@ impl Update {
     /// from it. Nothing is at stake yet, so a line that breaks is no reason to give up.
     pub(super) async fn ready(
         &self,
+        totals: &RunTotals,
         query: Option<&(String, bool)>,
     ) -> Result<(Session, TableUpdate, Option<String>), Error> {
         let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(1) };
@@ -69,7 +71,7 @@ impl Update {
         loop {
             tries += 1;
             let pause = backoff.delay(tries, fastrand::f64());
-            let ready = match open_session(&self.site, &self.options, deadline, known).await {
+            let ready = match open_session(&self.site, &self.options, totals, deadline, known).await {
                 Ok(session) => {
                     known = true;
                     self.look_up(session, query).await
@@ -168,6 +170,7 @@ impl Update {
     /// Fetches the keys; a connection that is lost meanwhile costs only the query. `None` when the run is stopped.
     pub(super) async fn spool(
         &self,
+        totals: &RunTotals,
         mut session: Session,
         query: &str,
         inputs: &[String],
@@ -203,7 +206,7 @@ impl Update {
             tracing::debug!(error = %failure, "the query for the keys is tried again");
             let again = async {
                 sleep(backoff.delay(tries, fastrand::f64())).await;
-                open_session(site, options, Instant::now() + options.reconnect_wait, true).await
+                open_session(site, options, totals, Instant::now() + options.reconnect_wait, true).await
             };
             let Some(opened) = unless_stopped(&options.stop, again).await? else { return Ok(None) };
             session = opened;
@@ -216,12 +219,12 @@ impl Update {
 async fn open_session(
     site: &Site,
     options: &Options,
+    totals: &RunTotals,
     deadline: Instant,
     known: bool,
 ) -> Result<Session, Error> {
     let backoff = Backoff { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
     let began = Instant::now();
-    let scope = Scope { task: options.task.as_str().into() };
     let mut failures = 0;
     let mut last = None;
     loop {
@@ -243,8 +246,7 @@ async fn open_session(
         let hopeless = (failure.sqlstate().is_none() && !known) || !failure.is_retryable();
         match backoff.delay_within(left, failures, fastrand::f64()) {
             Some(pause) if !hopeless && !options.stop.is_cancelled() => {
-                let event = Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() };
-                site.observers.observe(&scope, &event);
+                totals.observe(&Event::StartHindered { cause: failure.to_string(), waited: began.elapsed() });
                 sleep(pause).await;
             }
             _ => return Err(Error::connect(site.endpoint.describe(), failure)),

@@ -250,7 +250,7 @@ impl Update {
         let fail_on = self.fails_on(&keys.source);
         let totals = RunTotals::open(&options.task, site.observers.clone(), self.dry_run, fail_on);
         let working = Box::pin(async {
-            match Box::pin(self.prepare(keys)).await {
+            match Box::pin(self.prepare(&totals, keys)).await {
                 Ok(Some((work, supply))) => {
                     let report = work_off(&work, site, options, &totals, supply).await;
                     totals.broken_before_anything(&report).map_or(Ok(report), Err)
@@ -267,7 +267,11 @@ impl Update {
     }
 
     /// What is to be done, and what with; `None` when the run is stopped. Nothing is changed by it.
-    async fn prepare(&self, keys: Keys) -> Result<Option<(TableUpdate, Supply<Item>)>, Error> {
+    async fn prepare(
+        &self,
+        totals: &RunTotals,
+        keys: Keys,
+    ) -> Result<Option<(TableUpdate, Supply<Item>)>, Error> {
         let Self { wish, options, .. } = self;
         let query = match &keys.source {
             Source::Query(query) => Some((query.clone(), false)),
@@ -275,7 +279,8 @@ impl Update {
             _ => None,
         };
         let stop = &options.stop;
-        let Some((session, work, query)) = unless_stopped(stop, Box::pin(self.ready(query.as_ref()))).await?
+        let Some((session, work, query)) =
+            unless_stopped(stop, Box::pin(self.ready(totals, query.as_ref()))).await?
         else {
             return Ok(None);
         };
@@ -288,7 +293,7 @@ impl Update {
         let inputs = &wanted.inputs;
         let opened = match (keys.source, query) {
             (Source::Query(_), Some(query)) => {
-                let Some(spool) = Box::pin(self.spool(session, &query, inputs)).await? else {
+                let Some(spool) = Box::pin(self.spool(totals, session, &query, inputs)).await? else {
                     return Ok(None);
                 };
                 Some(spool.open(inputs.len())?)
