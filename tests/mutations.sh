@@ -457,6 +457,9 @@ mutant 'work finds its transaction, or changes nothing' src/pg/update/statement.
 mutant 'a cancelled wait for the standby is heard' src/pg/heard.rs \
     update:chunks_whose_wait_for_the_standby_is_always_cancelled_are_not_told_as_updated \
     'const WAITS: &str = "SyncRepWaitForLSN";' 'const WAITS: &str = "SyncRepWait";'
+mutant 'another client is not cancelled in its next statement' src/run/external_backend.rs \
+    live:what_a_foreign_client_does_next_is_not_cancelled \
+    'CancelMethod::Cancel, Some(statement)' 'CancelMethod::Cancel, None'
 mutant 'a session that stays behind is ended' src/run/update/connection.rs \
     update:a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on \
     'Some(last) => last.end(&client, doubt).await,' 'Some(last) => Ok(drop((last, doubt))),'

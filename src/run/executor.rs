@@ -216,6 +216,9 @@ pub(crate) trait Executor {
     /// where [`Executor::HANDS_OVER`].
     fn accept(&self) {}
 
+    /// The monitor saw the leader in a statement that began then, or after it.
+    fn saw(&self, _statement: Option<i64>) {}
+
     /// Watches the leader.
     fn watch(&self, interval: Duration) -> Watch;
 

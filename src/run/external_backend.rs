@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -29,15 +31,21 @@ pub(crate) struct ExternalBackend<F, T, E> {
     guard: SessionGuard,
     leader: Identity,
     running: bool,
+    /// When the statement began that the monitor saw last; 0 before that.
+    statement: AtomicI64,
     work: F,
     result: PhantomData<fn() -> (T, E)>,
 }
 
 impl<F, T, E> ExternalBackend<F, T, E> {
     pub(crate) const fn new(guard: SessionGuard, pid: i32, work: F) -> Self {
-        Self { guard, leader: Identity { pid, started: 0 }, running: false, work, result: PhantomData }
+        let leader = Identity { pid, started: 0 };
+        Self { guard, leader, running: false, statement: AtomicI64::new(UNSEEN), work, result: PhantomData }
     }
 }
+
+/// No statement was seen.
+const UNSEEN: i64 = 0;
 
 impl<F, W, T, E> Executor for ExternalBackend<F, T, E>
 where
@@ -56,7 +64,7 @@ where
         self.guard.connect_monitor(|event| recorder.observe(event)).await
     }
 
-    async fn inspect(&mut self, _ledger: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
+    async fn inspect(&mut self, _recorder: &mut ExecutionRecorder) -> Result<PlanCapacity, Error> {
         check_rights(&self.guard, self.leader).await?;
         let monitor = &self.guard.inner.monitor;
         let found = monitor.identify(self.leader.pid).await;
@@ -67,9 +75,9 @@ where
 
     async fn check_capacity(
         &mut self,
-        _reach: &PlanCapacity,
-        _bar: u32,
-        _ledger: &mut ExecutionRecorder,
+        _capacity: &PlanCapacity,
+        _required: u32,
+        _recorder: &mut ExecutionRecorder,
     ) -> Result<(), Error> {
         Ok(())
     }
@@ -80,12 +88,17 @@ where
 
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
         self.running = true;
+        self.statement.store(UNSEEN, Relaxed);
         self.guard.slots.serve(self.leader.pid, attempt);
         Ok(self.leader)
     }
 
     async fn work(&self, _steps: Range<usize>) -> Result<T, Failure> {
         (self.work)().await.map_err(|error| Failure::from(error.into()))
+    }
+
+    fn saw(&self, statement: Option<i64>) {
+        self.statement.store(statement.unwrap_or(UNSEEN), Relaxed);
     }
 
     fn watch(&self, interval: Duration) -> Watch {
@@ -129,7 +142,7 @@ where
         if !self.running {
             return self.guard.clear_away().await;
         }
-        self.stop(CancelMethod::Cancel, None).await;
+        cancel_seen(&self.guard, self.leader, self.statement.load(Relaxed)).await;
         let grace = self.guard.settings.cancel_grace;
         let left = drained(&mut self.guard, self.leader, grace).await;
         self.running = false;
@@ -141,16 +154,24 @@ impl<F, T, E> Drop for ExternalBackend<F, T, E> {
     fn drop(&mut self) {
         if self.running && tokio::runtime::Handle::try_current().is_ok() {
             let (inner, leader) = (self.guard.inner.clone(), self.leader);
+            let statement = self.statement.load(Relaxed);
             let mut guard = self.guard.take();
             let tracker = inner.tracker.clone();
             tracker.spawn(async move {
-                inner.monitor.stop(leader, CancelMethod::Cancel).await;
+                cancel_seen(&guard, leader, statement).await;
                 let grace = guard.settings.cancel_grace;
                 drained(&mut guard, leader, grace).await;
                 guard.cleanup().await;
                 guard.slots.outlast().await;
             });
         }
+    }
+}
+
+/// Cancels the statement that was seen, and no other: its owner may have sent the next one.
+async fn cancel_seen(guard: &SessionGuard, leader: Identity, statement: i64) {
+    if statement != UNSEEN {
+        guard.inner.monitor.stop_statement(leader, CancelMethod::Cancel, Some(statement)).await;
     }
 }
 

@@ -84,6 +84,9 @@ impl<'a> Race<'a> {
                 observation = watch.next() => observation,
             };
             let idle = is_idle(&observation);
+            if let Observation::Seen(seen) = &observation {
+                executor.saw(seen.leader.statement);
+            }
             let news = self.on_observation(observation, recorder);
             if self.window.verdict().is_none() && idle && executor.has_started() {
                 let verdict = self.window.on_end();

@@ -19,6 +19,7 @@ on_each_version! {
     a_closure_has_its_workers_and_is_rolled_back_when_rejected,
     a_closure_that_leaves_a_transaction_open_or_ends_ours_is_an_error,
     the_future_of_a_foreign_client_is_guarded_by_its_pid,
+    what_a_foreign_client_does_next_is_not_cancelled,
     vacuum_runs_outside_a_transaction,
     the_invalid_index_of_a_cancelled_concurrent_build_is_cleaned_up,
 }
@@ -204,6 +205,27 @@ async fn the_future_of_a_foreign_client_is_guarded_by_its_pid(major: u32) {
     assert_eq!(error.refusal(), Some(Refusal::BlindMonitor), "{}", chain(&error));
     assert!(error.to_string().contains("the monitor's server has no backend -1"), "{error}");
     assert_eq!(called.load(Ordering::Relaxed), 0, "nothing is started that cannot be watched");
+}
+
+async fn what_a_foreign_client_does_next_is_not_cancelled(major: u32) {
+    let bench = Bench::new(major).await;
+    let foreign = bench.client().await;
+    let pid: i32 = foreign.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let job = bench.job().await;
+    let work = async || {
+        foreign.batch_execute("SELECT 1").await.unwrap();
+        std::future::pending::<Result<(), Error>>().await
+    };
+    let seen = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptStarted { .. })).await;
+        bench.recorder.wait_for_polls(5).await;
+    };
+    tokio::select! {
+        ended = job.watch(pid, work) => panic!("{ended:?}"),
+        () = seen => {}
+    }
+    // The guarded future is dropped: what it ran is cancelled, and that has ended.
+    foreign.batch_execute("SELECT pg_sleep(0.5)").await.unwrap();
 }
 
 async fn vacuum_runs_outside_a_transaction(major: u32) {
