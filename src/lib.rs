@@ -38,45 +38,48 @@
 //!  refused         │         │              │               │              │
 //!                  │       COMMIT     cancel, drain,        └── COMMIT ────┘
 //!                  │         │          clean up                   │
-//!                  │         v              │                      v
-//!                  └── attempts left ───────┤                  [`Outcome`]
+//!                  │         └──────────────│───────────┬──────────┘
+//!                  │                        │           v
+//!                  └────── attempts left ───┤       [`Outcome`]
 //!                                           └── none left ──> below minimum
 //! ```
 //!
 //! # Layers
 //!
-//! | module | what it is | may name |
+//! | module | what it is | may use |
 //! |---|---|---|
 //! | `decide` | the pure core: facts and time in, decisions out | nothing else |
 //! | [`event`] | what happened, and the observers that hear of it | `decide`'s value types |
 //! | `pg` | PostgreSQL: connections, plans, `pg_stat_activity`, cancels | `decide`, `event` |
 //! | [`telemetry`] | observers: metrics, spans, log lines, exporters | `decide`, `event` |
 //! | [`server`] | questions to a server besides running work on it | `pg` |
-//! | `run` | the drivers behind [`Headcount`], [`Job`] and [`Rows`] | all of the above |
-//! | [`settings`], `report`, `error`, `fix` | options, results, errors | any of them may be named but by `decide` |
+//! | `run` | the drivers behind [`Headcount`], [`Job`], [`Rows`], [`Update`] and [`Batch`] | all of the above |
+//! | [`settings`], `report`, `error`, `fix` | options, results, errors | each other; all but `decide` may use them |
 //!
 //! Where to look:
 //!
 //! | question | file |
 //! |---|---|
-//! | When is an attempt short? | `decide/verdict.rs`, its launches `decide/launch.rs` |
+//! | When is an attempt short? | `decide/verdict.rs`; the proof for one launch: `decide/launch.rs` |
 //! | Which SQL counts workers? | `workers!` in `pg/mod.rs` |
-//! | What makes a cancel safe? | `pg/cancel.rs`; when to terminate: `decide/stopping.rs` |
+//! | What makes a cancel safe? | the SQL: `pg/cancel.rs`; nothing is sent meanwhile: `reject` in `run/race.rs`; when to terminate: `decide/stopping.rs` |
 //! | How is a commit in doubt resolved? | `pg/xact.rs`; what the answer is worth: `decide/update/resolver.rs` |
-//! | Where is exit code 5 decided? | `Tally::end` in `decide/update/ending.rs`; all codes: `cli/src/exit.rs` |
+//! | Where is exit code 5 decided? | `cli/src/update/mod.rs`; when a run is complete: `Tally::end` in `decide/update/ending.rs`; all codes: `cli/src/exit.rs` |
 //! | Where is wasted time fed into metrics? | `telemetry/metrics.rs` |
 //! | Where to add a reason for a narrow plan? | `pg/plan/reasons.rs` finds them, `pg/plan/reason.rs` names them |
-//! | Where is `sslmode=verify-full`? | `pg/tls.rs` |
+//! | Where is `sslmode=verify-full`? | `pg/tls/name.rs`; which mode checks what: `pg/tls.rs` |
 //! | What orders the queue for slots? | `pg/slots.rs` (an advisory lock); who may take: `decide/reservation.rs` |
-//! | Where to add an exporter? | `telemetry/exporters/mod.rs` |
+//! | Where to add an exporter? | `telemetry/exporters/mod.rs`, and its name in `Exporter` (`telemetry/names.rs`) |
 //!
 //! The command is a package of its own, `headcount-cli` in `cli/`. It uses this crate's public API only.
 //!
 //! # Invariants
 //!
-//! - No evidence, no cancel. An attempt that reached the required number of workers is never rejected.
+//! - No evidence, no cancel. An attempt that reached the required number of workers is rejected only if
+//!   that is asked for, because of a later launch ([`Settings::every_launch`], [`Settings::strict`]).
 //! - A request to cancel names one backend by pid and start time, and takes effect only while it runs a
-//!   statement. Nothing is sent on that session until the request is answered.
+//!   statement. Nothing is sent on that session until the request is answered. If the backend is another client's, the
+//!   request names the statement, too.
 //! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server.
 //! - Slots of the pool ([`Settings::reserve`]) are returned when the workers are gone. If the client dies, the
 //!   server returns them.

@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn what_the_library_names_is_named_as_it_is_typed() {
         let said = [
-            "let `monitor` lead past it",
+            "set `monitor` to connect to the server directly",
             "wait longer (`reserve_wait`), or accept less (`min_workers`)",
             "leave it out, and add `settings.transaction_isolation = repeatable read` `settings.a = on`",
             "the host without `-pooler` is the server itself",
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "let --monitor-dsn lead past it",
+                "set --monitor-dsn to connect to the server directly",
                 "wait longer (--reserve-wait), or accept less (--min)",
                 "leave it out, and add --set 'transaction_isolation=repeatable read' --set a=on",
                 "the host without `-pooler` is the server itself",

@@ -84,7 +84,7 @@ fn rust_log() -> Option<String> {
 
 fn wrong_filter() -> Option<String> {
     let error = check_filter(&rust_log()?).err()?;
-    Some(format!("RUST_LOG: {}; it is not heeded", error.to_string().trim_start_matches("log filter: ")))
+    Some(format!("RUST_LOG: {}; it is ignored", error.to_string().trim_start_matches("log filter: ")))
 }
 
 fn log(words: &Words) -> Option<LogOptions> {

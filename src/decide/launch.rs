@@ -104,7 +104,8 @@ pub struct Shortfall {
     pub reason: ShortReason,
     /// Workers that it had.
     pub got: u32,
-    /// Workers that it needed: of the target, or of the largest launch left in the plan, the smaller.
+    /// Workers that it needed: the target or, if less, the smallest launch of the plan that explains more workers than it
+    /// got; where it got none, the largest launch left.
     pub needed: u32,
 }
 

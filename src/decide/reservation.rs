@@ -3,11 +3,11 @@
 //! Executors that only watch and retry fight: each takes what is free, all are short, all are cancelled,
 //! and the pool did nothing for anybody. So a fleet forms a queue: an execution takes as many *slots* as it
 //! wants workers, all at once, or none. Only the head of the queue may take. That is first come, first
-//! served, and it is why nobody starves: a job that wants much waits at the head until enough is free, and
-//! nobody smaller slips past it. The price is that slots may be idle meanwhile; backfilling would fill them,
+//! served: a job that wants much waits at the head until enough is free, and nobody smaller of the same
+//! priority slips past it. The price is that slots may be idle meanwhile; backfilling would fill them,
 //! and let the big jobs wait for ever.
 //!
-//! Who has priority stands in a queue of its own, and the other one yields to it. Workers of others than
+//! Who has priority stands in a queue of its own, and the other one yields to it: many of these starve the others. Workers of others than
 //! the fleet hold no slots, yet occupy the pool: they are subtracted from what is free.
 //!
 //! ```text
@@ -28,7 +28,7 @@ use std::time::Duration;
 /// The slots as one look saw them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Slots {
-    /// Slots of the server's pool.
+    /// Slots of the pool, as the session that asks is configured.
     pub pool: u32,
     /// Slots of the fleet: all of the pool, or a part of it.
     pub size: u32,
@@ -49,14 +49,14 @@ impl Slots {
         self.size.saturating_sub(self.held).min(room)
     }
 
-    /// Whether so many will not be free, whoever leaves.
+    /// Whether the demand exceeds the fleet's size.
     #[must_use]
     pub const fn are_too_few_for(self, demand: u32) -> bool {
         self.size < demand
     }
 
-    /// Whether the same are in the way as in another look, however many: members, outsiders, priority. The size of
-    /// the pool is the same, too.
+    /// Whether the same kinds are in the way as in another look (members, outsiders, priority), and the pool has the same
+    /// size.
     #[must_use]
     pub fn is_short_as(self, other: Self) -> bool {
         let reason = |slots: Self| {
@@ -127,7 +127,7 @@ impl PlanWorkers {
 pub enum Granted {
     /// As many slots as were demanded, or all that the fleet has.
     Full,
-    /// Fewer, but at least the minimum: the patience was over.
+    /// Fewer, but at least the minimum: `degrade_after` or the longest wait was over.
     Degraded,
     /// None: the longest wait passed.
     GaveUp,

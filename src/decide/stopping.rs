@@ -1,7 +1,7 @@
 //! How a statement that was proven short is stopped: by a cancel, then by the end of its session.
 //!
-//! A request takes effect only while the statement runs, so one that comes between two statements is made again soon. A
-//! signal that was sent is given more time. A backend that runs statements of another client, too, is never terminated
+//! A cancel takes effect only while a statement runs, so one that comes between two statements is made again soon. A
+//! signal that was sent is given more time. A request to terminate ends a session of our own whatever it does. A backend that runs statements of another client, too, is never terminated
 //! for one that has ended by itself.
 //!
 //! ```text
@@ -41,7 +41,7 @@ impl CancelMethod {
 pub enum CancelResult {
     /// The signal was sent, to the right backend.
     Sent,
-    /// The backend was gone, or ran no statement any more: no signal was sent.
+    /// The backend was gone, or ran another statement or none: no signal was sent.
     Missed,
     /// The request failed.
     Failed,

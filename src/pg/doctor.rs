@@ -223,7 +223,7 @@ const ITSELF: &str = "connect to the server itself, or to a pool with pool_mode 
 /// How to get sessions of one's own.
 fn way_past(endpoint: &Endpoint) -> Fix {
     const GENERAL: &str =
-        "let `monitor` lead to the server itself, or connect to a pool with pool_mode = session";
+        "set `monitor` to connect to the server directly, or connect to a pool with pool_mode = session";
     Fix::advice(Hosting::of(endpoint.host(), endpoint.port()).and_then(Hosting::way_past).unwrap_or(GENERAL))
 }
 

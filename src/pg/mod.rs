@@ -1,4 +1,4 @@
-//! The PostgreSQL edge: the only place that knows `tokio-postgres`.
+//! The PostgreSQL edge: all SQL, and all that is read from its answers.
 //!
 //! One capability a file, its SQL beside its row type:
 //!
@@ -10,9 +10,9 @@
 //! - an update: the SQL of a chunk (`update`), a commit in doubt (`xact`), whether the server has crashed meanwhile (`life`)
 //! - questions from outside: `doctor`, and the query of a client that died (`orphan`)
 
-/// For the `WITH` of a query about the server. Never run: that the query names a function which is parallel
-/// unsafe keeps it from taking workers of the pool that it asks about, where parallel plans are made to cost
-/// nothing. A setting would do the same, but might stay behind in a proxy's pool.
+/// For the `WITH` of a query about the server. It is never executed. Naming a parallel unsafe function keeps the query
+/// serial, so it takes no workers from the pool that it asks about, even where parallel plans are made to cost nothing.
+/// A setting would do the same, but might stay behind in a proxy's pool.
 macro_rules! serial {
     () => {
         "serial AS (SELECT pg_catalog.set_config('max_parallel_workers_per_gather', '0', true))"

@@ -2,7 +2,7 @@
 //!
 //! Servers since 14 notice by themselves (`client_connection_check_interval`); an older one runs the query
 //! on until it writes to its client, and its workers stay with it. Nobody reads its result any more, but
-//! the rule of `pg/cancel.rs` still holds: only that backend, and only while it runs something.
+//! the rule of `pg/cancel.rs` still holds: only that backend, and a cancel only while it runs something.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ const LEAVING: Duration = Duration::from_millis(50);
 const SIGNALLED: Duration = Duration::from_millis(500);
 
 /// Cancels what the backend `pid` that started at `backend_start` (microseconds since the Unix epoch) runs,
-/// and waits until it and its workers are gone. After `grace` it is terminated if it still runs something,
-/// and waited for once more. One that stays and runs nothing belongs to a proxy, and is left alone.
+/// and waits until it and its workers are gone. After `grace` it is terminated if it ran something at the
+/// last request, and waited for once more. One that stays and runs nothing belongs to a proxy, and is left alone.
 ///
 /// Returns how many processes are left: 0 or, after twice `grace`, what PostgreSQL could not stop.
 ///

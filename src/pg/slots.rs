@@ -10,7 +10,7 @@
 //!   its session is idle in between, and the server notices at once when its client dies.
 //! - Advisory locks belong to a database, the pool to the cluster. All members of a fleet use one agreed
 //!   database. It is not the one with the data, for a second reason: a session that waits in a statement
-//!   holds back vacuum in its own database, for as long as the queue is.
+//!   holds back vacuum in that database as long as it waits.
 //! - `application_name` says what a session wants and for whom ([`label`](super::label)), so that everybody
 //!   can read it; slots held are in `pg_locks`.
 //! - Behind a proxy that pools transactions nothing of this holds ([`pooling`](super::pooling)).
@@ -43,7 +43,7 @@ pub(super) fn class(space: &str) -> u32 {
 pub(crate) struct SlotSession {
     client: Arc<Client>,
     pub(crate) identity: Identity,
-    /// The server's pool as it was on connecting.
+    /// The pool as this session was configured on connecting.
     pub(crate) pool: u32,
     /// The most slots that the fleet may have; the pool may be smaller, and change.
     bound: u32,

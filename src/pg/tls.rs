@@ -249,7 +249,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     }
     let text = String::from_utf8_lossy(&bytes);
     if text.contains("ENCRYPTED") {
-        let plain = "has a passphrase, which cannot be given here: openssl pkey -in KEY -out NEW, chmod 0600 NEW, and name that";
+        let plain = "is encrypted, which is not supported: decrypt it (openssl pkey -in KEY -out NEW; chmod 0600 NEW), and use NEW";
         return Err(wrong(plain.into()));
     }
     PrivateKeyDer::try_from(bytes).map_err(|_| wrong("holds no private key in PEM or DER form".into()))

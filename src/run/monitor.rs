@@ -3,7 +3,8 @@
 //! One connection polls for every watch: one statement a tick answers for all leaders and the pool.
 //! It polls at the pace of the most impatient watch, and not at all when nothing is watched. It
 //! reconnects by itself; until it is back each watch is told that it is blind, which keeps verdicts
-//! open. The same connection carries cancels, so what is seen and what is stopped have one order.
+//! open. The same connection carries cancels, so what is seen and what is stopped have one order; while it is away, a
+//! cancel gets a connection of its own.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -448,7 +448,7 @@ impl<W: Work> Executor for OwnedSession<W> {
 fn left_open() -> Failure {
     Failure::found(
         "25000",
-        "it ended inside a transaction that it had begun; what it did there was rolled back: end it with COMMIT",
+        "it left a transaction open, and what it did there was rolled back: end it with COMMIT",
     )
 }
 
@@ -481,7 +481,7 @@ fn pools_statements(server: &str) -> Error {
         format!("a proxy at {server} pools statements, and an attempt is a transaction"),
         vec![Fix::advice(
             "connect to the server itself, or to a pool with pool_mode = session; with pool_mode = transaction, \
-             let `monitor` lead past it",
+             set `monitor` to connect to the server directly",
         )],
     )
 }

@@ -68,7 +68,7 @@ pub(crate) struct SessionGuard {
     busy: Busy,
     /// The last leader that nobody saw go.
     unseen: Option<LingeringBackend>,
-    /// Whether this is what the task that clears away holds: nobody takes over from that.
+    /// True in the copy of the task that clears away: dropping that starts no further task.
     last: bool,
 }
 

@@ -105,7 +105,7 @@ contract! {
     WASTED = "headcount_wasted_seconds", Histogram(RUNS), Seconds, ["task"],
         "Leader time of an attempt whose result was not kept; the sum is the time wasted.", fed_by ["AttemptEnded"];
     OUTCOMES = "headcount_outcomes_total", Counter, Count, ["task", "outcome"],
-        "Guarded executions that ended without an error, by outcome.", fed_by ["ExecutionEnded"];
+        "Guarded executions that ended with an outcome, below the minimum included.", fed_by ["ExecutionEnded"];
     SHORT_LAUNCHES = "headcount_short_launches_total", Counter, Count, ["task", "reason"],
         "Launches that were proven short after the verdict, by what was lacking; their work was kept unless every launch counts.",
         fed_by ["LaunchShort"];

@@ -140,7 +140,7 @@ async fn execute(
     result
 }
 
-/// The first signal takes back what is not to be committed yet; the second one leaves at once.
+/// The first signal rolls back chunks whose COMMIT was not sent; the second one leaves at once.
 async fn work(
     update: &Update,
     keys: Keys,

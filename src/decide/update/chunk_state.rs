@@ -61,7 +61,7 @@ pub enum Next {
     Hold,
     /// Begin a new transaction after this pause.
     Retry(Duration),
-    /// Ask for the transaction's status after this pause, on a new session.
+    /// Ask for the transaction's status after this pause, on the session that there is then.
     Ask(Duration),
     /// Replace it by its halves ([`ChunkState::half`]).
     Split,

@@ -9,15 +9,15 @@
 //! - It ended after: the work is there, and with it the id, which no other transaction can have got. So what
 //!   `pg_xact_status` says is said of this transaction.
 //!
-//! This takes that the one log is the other's continuation: the same system, and the same timeline, or the next one on a
+//! This assumes that one log continues the other: the same system, and the same timeline, or the next one on a
 //! server that was a streaming standby until it was promoted. Two failovers in a row, a restored backup or another cluster
 //! under the same name prove nothing.
 //!
 //! One thing does not show: that the log has ended twice since, a crash before another crash, say, and no session in
 //! between. The first may have lost the commit, and the second ended behind it, on a log that has grown since and
-//! given the id to somebody else. What was flushed is above that. What was not is believed where the server says that
-//! it is not there, which is true either way. Where it says that it is, that is no proof ([`fate`]): the rows are read
-//! again, and where that could do the work twice it is unresolved.
+//! given the id to somebody else. A commit that was flushed is not affected. Of one that was not, "aborted" is believed,
+//! since it is true either way. "Committed" is no proof ([`fate`]): the rows are read again or, where that could do the
+//! work twice, the chunk is unresolved.
 
 use std::fmt;
 use std::str::FromStr;
@@ -63,7 +63,7 @@ pub struct History {
 /// What can be said of an earlier life's commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survival {
-    /// What the server says of its id is true.
+    /// What the server says of its id is said of this transaction; of one that was not flushed, see the module.
     Told,
     /// It did not survive.
     Gone,

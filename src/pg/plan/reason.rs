@@ -108,7 +108,7 @@ impl Reason {
         }
     }
 
-    /// Lets what helps help everybody who takes slots: they are the server's, not the session's.
+    /// Replaces what helps this session by what helps the server: reserved slots belong to the server's pool.
     pub(crate) fn for_all_sessions(self, workers: u32) -> Self {
         self.instead_of_set(&Self::larger_pool(workers))
     }
@@ -140,7 +140,7 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Diagnosis {
-    /// Every reason found, the hardest first; never empty.
+    /// Every reason found; of a query's plan, the hardest first.
     pub reasons: Vec<Reason>,
     /// Functions that run queries of their own, which may have workers that the plan does not show.
     pub unseen: Vec<String>,

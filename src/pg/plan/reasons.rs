@@ -295,7 +295,7 @@ impl Facts<'_> {
             ""
         };
         let explanation = format!(
-            "{name}{largest} has {size}: the planner counts {workers} workers for that with \
+            "{name}{largest} has {size}: at that size the planner allows {workers} workers with \
              min_parallel_table_scan_size = {threshold}"
         );
         Some(Reason { kind: ReasonKind::SmallTable, explanation, fixes })

@@ -402,7 +402,7 @@ fn pooled(server: &str) -> Error {
         Refusal::PooledConnection,
         format!("a proxy at {server} pools transactions or statements, and slots are held by a session"),
         vec![Fix::advice(
-            "let `monitor` lead to the server itself, or to a pool with pool_mode = session; the statement may stay behind the proxy",
+            "set `monitor` to connect to the server directly, or to a pool with pool_mode = session; the statement may stay behind the proxy",
         )],
     )
 }

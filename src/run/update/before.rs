@@ -283,6 +283,8 @@ async fn refuse_pooling(session: &Session, site: &Site, options: &Options) -> Re
         }
         sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now()))).await;
     };
-    let fix = Fix::advice("let `endpoint` lead to the server itself, or to a pool with pool_mode = session");
+    let fix = Fix::advice(
+        "set `endpoint` to connect to the server directly, or to a pool with pool_mode = session",
+    );
     Err(Error::refused(Refusal::PooledConnection, explanation, vec![fix]))
 }

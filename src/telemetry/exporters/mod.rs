@@ -1,4 +1,4 @@
-//! Where the command sends its telemetry, and what it says of what did not arrive.
+//! Where a process sends its telemetry, and what it says of what did not arrive.
 //!
 //! A job must not fail because a collector is down, and must not keep quiet about it either. So an
 //! exporter's failure is a [`Loss`]: counted in `headcount_telemetry_lost_total`, and a sentence for
@@ -340,7 +340,7 @@ fn target(
         Err(error) => error,
     };
     let target = target::Target::resolve(option, |_| None)?;
-    let so = if target.is_some() { "it is not heeded" } else { "no spans are sent" };
+    let so = if target.is_some() { "it is ignored" } else { "no spans are sent" };
     let warning = format!("{wrong}; {so}");
     Ok((target, Some(warning)))
 }
