@@ -71,7 +71,7 @@ mutant 'what was proven outweighs what was not' src/decide/attempt.rs \
     'if unproven && !is_proven' 'if unproven'
 mutant 'what one statement was accepted with counts for all' src/decide/script.rs \
     core:what_one_statement_of_several_was_accepted_with_counts_for_all \
-    'worst.into_iter().chain(self.least)' 'worst.into_iter().chain(None)'
+    '.chain(self.least)' '.chain(None)'
 mutant 'a plan that met no room at any look is suspect' src/decide/verdict/ending.rs \
     core:a_planned_launch_without_room_at_any_look_is_suspect_however_short_the_statement_was \
     'known if !self.saw_room && ' 'known if false && '
@@ -80,7 +80,7 @@ mutant 'room at some look clears a short statement' src/decide/verdict/ending.rs
     'known if !self.saw_room && ' 'known if '
 mutant 'a long unknown statement may have starved at its launch' src/decide/verdict/ending.rs \
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
-    'None if long && !self.left.is_known()' 'None if false'
+    'long && !foreseen && self.demand.expects_workers' 'false && !foreseen && self.demand.expects_workers'
 mutant 'the last attempt tells of a later launch below the target' src/decide/verdict/launches.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'if launch.size < self.demand.target =>' 'if launch.size < self.demand.required =>'
@@ -105,15 +105,21 @@ mutant 'a launch that explains another is used up when others follow' src/decide
 mutant 'what an attempt was accepted with is not hidden by a whole launch' src/decide/verdict/launches.rs \
     core:what_the_last_attempt_was_accepted_with_is_not_hidden_by_a_whole_launch \
     'self.suffer(short);' ';'
-mutant 'a launch that nobody saw, where there was no room at some look, is unproven' src/decide/verdict/ending.rs \
-    core:what_starved_is_never_called_on_target \
-    ' || self.lacked.is_some()' ''
 mutant 'what has run short is not missed afterwards' src/decide/verdict/launches.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'self.left.use_up(needed);' ''
 mutant 'a launch that nobody saw behind a full pool is unproven' src/decide/verdict/ending.rs \
-    core:a_planned_launch_that_nobody_saw_behind_one_that_left_no_room_is_unproven \
+    core:a_launch_without_a_worker_behind_one_that_left_no_room_is_told_however_small \
     'self.unmet && may_lack' 'false && may_lack'
+mutant 'the last workers of a launch are none of the next' src/decide/verdict.rs \
+    core:workers_that_are_leaving_are_none_of_the_launch_behind_them \
+    'self.several && !launch.is_complete() && !launch.had_room()' 'false && !launch.is_complete() && !launch.had_room()'
+mutant 'two launches that may be one are not taken for enough' src/decide/verdict/launches.rs \
+    core:workers_that_are_leaving_are_none_of_the_launch_behind_them \
+    'self.launches_unproven |= self.had(launch) < target;' ''
+mutant 'a statement that ended early is not hidden by one that had enough' src/decide/script.rs \
+    core-unit:a_statement_that_ended_with_too_few_is_not_hidden_by_one_that_had_enough \
+    '.filter(|_| !self.ended_early())' ''
 mutant 'where nobody sees the room, a missing worker is not called early' src/decide/verdict/ending.rs \
     core:where_nobody_sees_the_room_a_statement_without_enough_workers_is_unproven_not_early \
     '!self.saw_pool && may_have' 'false && may_have'
@@ -147,13 +153,13 @@ mutant 'a pool that cannot be seen is never taken for an empty one' src/decide/a
 
 # --- A bar that was reached is never rejected -------------------------------------------------------------------------
 
-mutant 'a bar that was reached is never rejected' src/decide/verdict.rs \
-    core:a_bar_that_was_reached_is_never_rejected \
+mutant 'a bar that is reached is never rejected' src/decide/verdict.rs \
+    core:a_bar_that_is_reached_is_never_rejected \
     'if self.verdict.is_none() && self.has_enough(&tick, room) {' \
     'if self.verdict.is_none() && short.is_none() && room.lack().is_none() && self.has_enough(&tick, room) {'
 mutant 'workers that left again count in their launch' src/decide/verdict.rs \
     core:workers_that_left_again_count_in_the_size_of_their_launch \
-    'if tick.workers < required && launch < required {' 'if tick.workers < required {'
+    'if self.at_once(tick) < required && launch < required {' 'if self.at_once(tick) < required {'
 mutant 'enough that rests on launches alive together is marked' src/decide/verdict.rs \
     core:launches_alive_together_are_enough_and_marked_where_one_may_lack_a_worker \
     'launch < required && room.lack().is_some() && tick.workers < most' 'false && tick.workers < most'
@@ -460,6 +466,9 @@ mutant 'a cancelled wait for the standby is heard' src/pg/heard.rs \
 mutant 'another client is not cancelled in its next statement' src/run/external_backend.rs \
     live:what_a_foreign_client_does_next_is_not_cancelled \
     'CancelMethod::Cancel, Some(statement)' 'CancelMethod::Cancel, None'
+mutant 'a session that has gone is no reason to refuse' src/run/owned_session.rs \
+    live:a_session_that_ended_before_the_monitor_looked_is_a_lost_one_and_no_refusal \
+    'client.simple_query("").await.map_err(|error| lost(error.into()))?;' ''
 mutant 'a session that stays behind is ended' src/run/update/connection.rs \
     update:a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on \
     'Some(last) => last.end(&client, doubt).await,' 'Some(last) => Ok(drop((last, doubt))),'

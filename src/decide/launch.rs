@@ -247,6 +247,12 @@ impl Left {
 pub(super) struct Launch {
     grown_at: Duration,
     pub(super) size: u32,
+    /// Its workers; how many of them came last, and how many the last look saw.
+    members: Vec<i32>,
+    latest: u32,
+    alive: u32,
+    /// The most of them that were certainly at work together.
+    pub(super) peak: u32,
     /// Ticks since the last new worker.
     quiet: u32,
     /// What was lacking at some tick of the bracket, and within `settle` on both sides.
@@ -278,13 +284,17 @@ pub(super) enum Finding {
 }
 
 impl Launch {
-    pub(super) fn begin(tick: &Tick, workers: u32, room: Room, lately: &Lately, settle: Duration) -> Self {
+    pub(super) fn begin(tick: &Tick, new: &[i32], room: Room, lately: &Lately, settle: Duration) -> Self {
         let at = tick.at;
         // The attempt began at zero.
         let gap = at.saturating_sub(lately.last().unwrap_or_default());
         let mut launch = Self {
             grown_at: at,
             size: 0,
+            members: Vec::new(),
+            latest: 0,
+            alive: 0,
+            peak: 0,
             quiet: 0,
             near: None,
             wide: lately.lack(settle),
@@ -298,8 +308,21 @@ impl Launch {
             used_up: false,
             accepted: false,
         };
-        launch.grow(tick, workers, room);
+        launch.grow(tick, new, room);
         launch
+    }
+
+    /// Looks which of its workers are still there.
+    pub(super) fn look(&mut self, pids: &[i32]) {
+        self.alive = self.members.iter().filter(|member| pids.contains(member)).count() as u32;
+        self.peak = self.peak.max(self.at_work());
+    }
+
+    /// Workers of it that are certainly at work together: where they came one after the other, the first may be the last of
+    /// a launch before, until the launch is complete.
+    pub(super) const fn at_work(&self) -> u32 {
+        let is_one = self.latest as usize == self.members.len();
+        if is_one || self.is_complete() { self.alive } else { self.latest }
     }
 
     /// Whether workers that are new now may belong to it.
@@ -312,8 +335,10 @@ impl Launch {
         self.quiet >= COMPLETE
     }
 
-    pub(super) fn grow(&mut self, tick: &Tick, workers: u32, room: Room) {
-        self.size += workers;
+    pub(super) fn grow(&mut self, tick: &Tick, new: &[i32], room: Room) {
+        self.latest = new.len() as u32;
+        self.size += self.latest;
+        self.members.extend(new);
         self.left = self.left.into_iter().chain(self.before.least_left(tick)).min();
         self.grown_at = tick.at;
         self.quiet = 0;

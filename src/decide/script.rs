@@ -6,6 +6,8 @@
 //! would help it: a script has many that are small. But the one with the greatest planner cost always is: it is
 //! what the script is for.
 
+use std::time::Duration;
+
 use super::counters::Told;
 use super::launch::{Demand, PlannedLaunch, Shortfall};
 use super::verdict::{ShortReason, Verdict, Window};
@@ -117,6 +119,11 @@ pub struct Evidence {
     worst: Option<(u32, Shortfall)>,
     /// The smallest share that a statement was accepted with.
     least: Option<u32>,
+    /// Time at work of what was judged, and of those statements among it that ended with fewer than their plan can have,
+    /// before anything was proven; with the smallest share of these.
+    active: Duration,
+    early: Duration,
+    early_share: Option<u32>,
     /// Launches that were proven short.
     pub short_launches: u32,
     /// Statements whose plan has fewer workers than the minimum: they were not judged.
@@ -145,6 +152,11 @@ impl Evidence {
         self.concurrent_unproven |= window.is_concurrent_unproven();
         self.launches_unproven |= window.has_unproven_launches();
         self.least = self.least.into_iter().chain(window.accepted_share(target)).min();
+        self.active += window.active();
+        if let Some(share) = window.early_share(target) {
+            self.early += window.active();
+            self.early_share = self.early_share.into_iter().chain([share]).min();
+        }
         if let Some(short) = window.shortfall() {
             let share = short.of_target(target);
             if self.worst.is_none_or(|(worst, _)| share < worst) {
@@ -164,12 +176,24 @@ impl Evidence {
         self.worst.map(|(_, short)| short)
     }
 
-    /// Workers achieved: the smallest share of a launch that was proven short, or of a statement that was accepted with
-    /// less than its plan can have, in workers of the target; without one the most workers seen at once.
+    /// Workers achieved: the smallest share of a launch that was proven short, or of a statement that was accepted, or
+    /// ended, with less than its plan can have, in workers of the target; without one the most workers seen at once.
     #[must_use]
     pub fn achieved(&self) -> u32 {
         let worst = self.worst.map(|(share, _)| share);
-        worst.into_iter().chain(self.least).chain([self.reached.max(self.most)]).min().unwrap_or(0)
+        let early = self.early_share.filter(|_| self.ended_early());
+        worst
+            .into_iter()
+            .chain(self.least)
+            .chain(early)
+            .chain([self.reached.max(self.most)])
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// Whether statements of which nothing was proven are a tenth of the work or more: a script has many small ones.
+    fn ended_early(&self) -> bool {
+        self.early > Duration::ZERO && self.early >= self.active / 10
     }
 
     /// Whether the server's own counters could say more: nothing was proven, or only by the absence of workers, or there
@@ -200,13 +224,13 @@ impl Evidence {
     }
 
     /// One verdict for all: a proven shortage, or a monitor that could not see, outweighs what others had; and a
-    /// statement that had enough outweighs one that was too quick to tell.
+    /// statement that had enough outweighs those that were too quick to tell, if they are less than a tenth of the work.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         let has = |wanted: fn(&Verdict) -> bool| self.verdicts.iter().copied().find(wanted);
         has(|verdict| matches!(verdict, Verdict::Short(_)))
             .or_else(|| has(|verdict| *verdict == Verdict::Unverified))
-            .or_else(|| has(|verdict| *verdict == Verdict::Enough))
+            .or_else(|| has(|verdict| *verdict == Verdict::Enough).filter(|_| !self.ended_early()))
             .or_else(|| (self.verdicts.is_empty() && self.had_nothing_to_have).then_some(Verdict::Enough))
             .unwrap_or(Verdict::FinishedEarly)
     }
@@ -214,9 +238,7 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::verdict::{LeaderState, Patience, Tick};
+    use super::super::verdict::{LeaderState, Patience, Pool, Tick};
     use super::*;
 
     const FIRST: Requirement = Requirement { required: 4, target: 4, minimum: 2 };
@@ -279,6 +301,38 @@ mod tests {
         early.on_end();
         evidence.take(&early, 4);
         assert_eq!((evidence.verdict(), evidence.achieved()), (Verdict::FinishedEarly, 0));
+    }
+
+    #[test]
+    fn a_statement_that_ended_with_too_few_is_not_hidden_by_one_that_had_enough() {
+        let patience =
+            Patience::Prompt { settle: Duration::from_millis(100), launch_wait: Duration::from_secs(1) };
+        let ran = |workers: u32, millis: u64| {
+            let pids: Vec<i32> = (1..).take(workers as usize).collect();
+            let mut window = Window::new(Demand::of(4, &[4]), patience);
+            for at in (0..=millis).step_by(10).map(Duration::from_millis) {
+                let (leader, pool) = (LeaderState::Active, Some(Pool { used: workers, size: 8 }));
+                window.on_tick(Tick { at, workers, leader, pool, processes: None }, &pids);
+            }
+            window.on_end();
+            window
+        };
+        for (had, millis, verdict, achieved) in [
+            (2, 300, Verdict::FinishedEarly, 2),
+            (0, 300, Verdict::FinishedEarly, 0),
+            (4, 300, Verdict::Enough, 4),
+            // A small part of the script.
+            (0, 20, Verdict::Enough, 4),
+        ] {
+            let mut evidence = Evidence::default();
+            evidence.take(&ran(had, millis), 4);
+            evidence.take(&ran(4, 300), 4);
+            assert_eq!(
+                (evidence.verdict(), evidence.achieved()),
+                (verdict, achieved),
+                "{had} for {millis} ms"
+            );
+        }
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub enum News {
 pub struct Window {
     pub(super) demand: Demand,
     patience: Patience,
+    /// Whether more than one launch may come.
+    several: bool,
     left: Left,
     /// Workers of the last ticks, and when each was seen last: one that is away for a tick is no new one.
     known: HashMap<i32, Duration>,
@@ -183,6 +185,7 @@ impl Window {
     pub fn new(demand: Demand, patience: Patience) -> Self {
         let left = Left::new(demand.planned.clone());
         Self {
+            several: demand.is_of_unknown() || left.has_several(),
             demand,
             patience,
             left,
@@ -227,6 +230,12 @@ impl Window {
     #[must_use]
     pub const fn target(&self) -> u32 {
         self.demand.target
+    }
+
+    /// How long it was at work: waiting for a lock is not.
+    #[must_use]
+    pub const fn active(&self) -> Duration {
+        self.active
     }
 
     /// The most workers seen at once.
@@ -321,13 +330,15 @@ impl Window {
     /// One sample, in order of time, with the pids of the leader's workers. Returns what it brought.
     pub fn on_tick(&mut self, tick: Tick, pids: &[i32]) -> Option<News> {
         self.blind = false;
-        self.most = self.most.max(tick.workers);
         self.saw_pool |= tick.pool.is_some();
         let required = self.demand.required;
         self.saw_no_room |= tick.pool.is_some_and(|pool| !pool.has_room_for(required, tick.workers));
         let news = match self.patience {
             Patience::Prompt { settle, launch_wait } => self.prompt(tick, pids, settle, launch_wait),
-            Patience::Classic { wait, window } => self.classic(tick, wait, window).map(News::Verdict),
+            Patience::Classic { wait, window } => {
+                self.most = self.most.max(tick.workers);
+                self.classic(tick, wait, window).map(News::Verdict)
+            }
         };
         self.last = Some(tick);
         if let Some(News::Verdict(verdict)) = news {
@@ -339,8 +350,12 @@ impl Window {
     fn prompt(&mut self, tick: Tick, pids: &[i32], settle: Duration, launch_wait: Duration) -> Option<News> {
         let room = Room::seen(tick.pool, tick.processes);
         self.spend(&tick, room, settle);
-        let met = self.meet(tick.at, pids, settle);
-        self.follow(tick, met, room, settle);
+        let (new, met) = self.meet(tick.at, pids, settle);
+        self.follow(tick, (&new, met), room, settle);
+        if let Some(launch) = &mut self.launch {
+            launch.look(pids);
+        }
+        self.most = self.most.max(self.at_once(&tick));
         let short =
             self.judge_launch(tick.at, settle).or_else(|| self.judge_absence(&tick, room, launch_wait));
         self.lately.note(&tick, room, settle);
@@ -423,10 +438,24 @@ impl Window {
         Some(Shortfall { reason, got: 0, needed: awaited })
     }
 
+    /// What a launch had: those that have left again count, unless they may be those of a launch before, which has left it
+    /// too few slots.
+    pub(super) fn had(&self, launch: &Launch) -> u32 {
+        if self.several && !launch.had_room() { launch.peak } else { launch.size }
+    }
+
+    /// Workers that are at work together. Where several launches may come, the last workers of one may still be seen while
+    /// those of the next begin: those of different launches are together if they still are when the last is complete.
+    fn at_once(&self, tick: &Tick) -> u32 {
+        let may_be_two = |launch: &&Launch| self.several && !launch.is_complete() && !launch.had_room();
+        let begun = self.launch.as_ref().filter(may_be_two);
+        begun.map_or(tick.workers, Launch::at_work)
+    }
+
     fn has_enough(&mut self, tick: &Tick, room: Room) -> bool {
         let required = self.demand.required;
-        let launch = self.launch.as_ref().map_or(0, |launch| launch.size);
-        if tick.workers < required && launch < required {
+        let launch = self.launch.as_ref().map_or(0, |launch| self.had(launch));
+        if self.at_once(tick) < required && launch < required {
             return false;
         }
         if let Some(launch) = &mut self.launch {

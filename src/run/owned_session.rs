@@ -225,8 +225,14 @@ impl<W: Work> Executor for OwnedSession<W> {
         let server = self.guard.inner.endpoint.describe();
         let session = self.guard.session().await.map_err(|failure| Error::connect(server, failure))?;
         let (identity, version) = (session.identity, session.version);
+        let lost = |failure| Error::sql("inspecting the statement", failure);
         check_version(version)?;
-        check_rights(&self.guard, identity).await?;
+        if let Err(refused) = check_rights(&self.guard, identity).await {
+            // The monitor sees nothing of a backend that has gone.
+            let client = self.guard.client().map_err(lost)?;
+            client.simple_query("").await.map_err(|error| lost(error.into()))?;
+            return Err(refused);
+        }
         if !self.guard.settings.transaction {
             self.check_line().await?;
         }

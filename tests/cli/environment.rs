@@ -42,6 +42,12 @@ fn the_schedulers_trace_is_appended_without_a_collector() {
 }
 
 #[test]
+fn a_text_may_begin_with_a_comment() {
+    let lab = Lab::start();
+    run(&lab, &[], &["-- nightly\nSELECT 1", "--cleanup", "-- nothing\nSELECT 2"]).ended(0);
+}
+
+#[test]
 fn a_password_file_that_others_may_read_is_named() {
     let lab = Lab::with(PrivateServer::builder().password("right"));
     let dsn = lab.dsn().replace(":right@", "@");

@@ -281,3 +281,25 @@ proptest! {
         prop_assert!(news.is_none() && fine, "{:?}: {:?} of {:?}", outcome, world.got, night);
     }
 }
+
+/// What the launches of a night came to, and what was said of it.
+fn told(night: &Night) -> (Vec<(u32, u32)>, Outcome) {
+    let world = night.play();
+    let got = world.got.iter().map(|got| (got.planned, got.workers)).collect();
+    (got, watch(night, &world).0)
+}
+
+#[test]
+fn a_launch_without_a_worker_behind_one_that_left_no_room_is_told_however_small() {
+    let phase = |planned, lasts| Phase { serial: 0, planned, lasts, is_skewed: false };
+    let night = Night {
+        size: 7,
+        rivals: vec![Rival { at: 547, lasts: 150, workers: 4 }],
+        phases: vec![phase(3, 442), phase(1, 150)],
+        moments: vec![0, 6, 191, 0, 41, 98, 0],
+        minimum: 1,
+        is_last: false,
+        sees_pool: true,
+    };
+    assert_eq!(told(&night), (vec![(3, 3), (1, 0)], Outcome::Unverified));
+}

@@ -261,13 +261,37 @@ fn launches_alive_together_are_enough_and_marked_where_one_may_lack_a_worker() {
     assert_eq!(show(&mut window, (20, 40), &[1, 2], Some((5, 8))), None);
     // More than `settle` later: a launch of its own.
     assert_eq!(show(&mut window, (50, 140), &[1, 2], Some((5, 8))), None);
-    let enough = Some((200, News::Verdict(Verdict::Enough)));
-    assert_eq!(show(&mut window, (200, 200), &[1, 2, 3, 4], FULL), enough);
+    let enough = Some((220, News::Verdict(Verdict::Enough)));
+    assert_eq!(show(&mut window, (200, 220), &[1, 2, 3, 4], FULL), enough);
     assert!(window.is_concurrent_unproven());
     let mut window = Window::new(Demand::of(4, &[2, 2]), PROMPT);
     assert_eq!(show(&mut window, (0, 200), &[1, 2], Some((2, 8))), None);
-    show(&mut window, (210, 210), &[1, 2, 3, 4], FULL).unwrap();
+    show(&mut window, (210, 230), &[1, 2, 3, 4], FULL).unwrap();
     assert!(!window.is_concurrent_unproven(), "it cannot have more at once");
+}
+
+/// As seen on 14, 16 and 18: the last worker of one Gather is still there while those of the next begin, in the slots that
+/// the others of it have left.
+#[test]
+fn workers_that_are_leaving_are_none_of_the_launch_behind_them() {
+    let mut window = Window::new(Demand::of(4, &[1, 4]), PROMPT);
+    assert_eq!(show(&mut window, (0, 290), &[1], Some((1, 4))), None);
+    assert_eq!(show(&mut window, (300, 300), &[1, 2, 3, 4], Some((4, 4))), None);
+    let short = show(&mut window, (310, 600), &[2, 3, 4], Some((3, 4)));
+    assert!(matches!(short, Some((_, News::Verdict(Verdict::Short(_))))), "{short:?}");
+    assert_eq!(window.achieved(), 3);
+
+    // Within `settle` of each other.
+    for (before, then) in [(vec![1, 2], vec![2, 3, 4]), (vec![1], vec![1, 2, 3, 4])] {
+        let mut window = Window::new(Demand::of(4, &[before.len() as u32, 4]), PROMPT);
+        assert_eq!(show(&mut window, (0, 10), &before, FULL), None);
+        assert_eq!(show(&mut window, (20, 20), &then, FULL), None);
+        assert_eq!(show(&mut window, (30, 400), &then[1..], FULL), None);
+        window.on_end();
+        assert_eq!(window.verdict(), Some(Verdict::FinishedEarly));
+        assert_eq!(window.achieved() as usize, then.len() - 1);
+        assert!(window.has_unproven_launches(), "it may have been the whole one");
+    }
 }
 
 #[test]
@@ -683,7 +707,7 @@ fn any_window(required: u32, plan: Option<&Vec<u32>>) -> Window {
 
 proptest! {
     #[test]
-    fn a_bar_that_was_reached_is_never_rejected(
+    fn a_bar_that_is_reached_is_never_rejected(
         steps in prop::collection::vec(any_step(), 1..60), required in 0u32..6, plan in any_plan()
     ) {
         let mut window = any_window(required, plan.as_ref());
@@ -691,18 +715,21 @@ proptest! {
             let open = window.verdict().is_none();
             let news = window.on_tick(tick, &pids);
             if open && tick.workers >= required {
-                prop_assert_eq!(news, Some(News::Verdict(Verdict::Enough)));
+                prop_assert!(!matches!(news, Some(News::Verdict(Verdict::Short(_)))));
+                // Where several launches may come, some may be the last of another.
+                let sure = !window.has_several_launches() || required == 0;
+                prop_assert!(!sure || news == Some(News::Verdict(Verdict::Enough)));
             }
         }
     }
 
     #[test]
     fn no_launch_is_short_while_there_is_room_at_every_look(
-        steps in prop::collection::vec(any_step(), 1..80), required in 1u32..6, plan in any_plan()
+        steps in prop::collection::vec(any_step(), 1..80), required in 1u32..6, plan in any_plan(), free in 1u32..9
     ) {
         let mut window = any_window(required, plan.as_ref());
         for (tick, pids) in timeline(&steps) {
-            let tick = Tick { pool: Some(Pool { used: tick.workers, size: tick.workers + 1 }), ..tick };
+            let tick = Tick { pool: Some(Pool { used: tick.workers, size: tick.workers + free }), ..tick };
             let news = window.on_tick(tick, &pids);
             prop_assert!(matches!(news, None | Some(News::Verdict(Verdict::Enough))), "{:?}", news);
         }
@@ -736,7 +763,8 @@ proptest! {
         for (tick, pids) in &looks {
             window.on_tick(*tick, pids);
         }
-        prop_assert_eq!(Some(window.most_workers()), looks.iter().map(|(tick, _)| tick.workers).max());
+        let most = looks.iter().map(|(tick, _)| tick.workers).max().unwrap_or(0);
+        prop_assert!(window.most_workers() == most || (window.has_several_launches() && window.most_workers() < most));
         prop_assert!(window.shortfall().is_none_or(|short| short.got < short.needed));
     }
 

@@ -8,7 +8,9 @@ use headcount::server::doctor::{self, Level};
 use headcount::{Event, Headcount, Job, Keys, Outcome, Refusal};
 use testkit::server::PrivateServer;
 
-use crate::harness::{Bench, POOL, chain, endpoint, on_each_version, plain_server, quick};
+use crate::harness::{
+    Bench, POOL, chain, delay, endpoint, main_version, on_each_version, plain_server, quick,
+};
 
 on_each_version! {
     a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how,
@@ -181,6 +183,25 @@ async fn a_monitor_on_another_server_is_refused(major: u32) {
     assert_eq!(error.refusal(), Some(Refusal::BlindMonitor));
     assert!(error.to_string().contains("not the server that runs the statement"), "{error}");
     assert!(!bench.has("made").await);
+}
+
+/// The server is the right one: the monitor comes to look when the session has ended.
+#[tokio::test]
+async fn a_session_that_ended_before_the_monitor_looked_is_a_lost_one_and_no_refusal() {
+    let bench = Bench::new(main_version()).await;
+    let leader = format!("lead_{}", bench.schema);
+    bench
+        .run(&format!("CREATE ROLE {leader} LOGIN; ALTER ROLE {leader} SET idle_session_timeout = '30ms'"))
+        .await;
+    let far = delay::proxy(bench.server().port(), Duration::from_millis(50)).await;
+    let monitor = bench.dsn_of("postgres", far);
+    let leader = bench.dsn_of(&leader, bench.server().port());
+    let job = bench.headcount_at(&leader, &monitor).await.task("idle").attempts(2);
+    let error = job.execute(ROLLUP, &[]).await.unwrap_err();
+    assert_eq!(error.refusal(), None, "{}", chain(&error));
+    assert!(error.is_connection_lost(), "{}", chain(&error));
+    let hindered = |event: &Event| matches!(event, Event::StartHindered { .. });
+    assert_eq!(bench.recorder.count(hindered), 1, "it is tried again");
 }
 
 #[tokio::test]

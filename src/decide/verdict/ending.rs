@@ -37,8 +37,8 @@ impl Window {
 
     /// Whether more than one launch may have come.
     #[must_use]
-    pub fn has_several_launches(&self) -> bool {
-        self.demand.is_of_unknown() || Left::new(self.demand.planned.clone()).has_several()
+    pub const fn has_several_launches(&self) -> bool {
+        self.several
     }
 
     /// Why a launch of the plan had no worker, if it came at all: there was no room at any look at a statement that ended
@@ -60,6 +60,15 @@ impl Window {
         let least =
             if required == 0 { Some(self.reached()) } else { self.accepted.into_iter().chain(open).min() };
         least.filter(|_| lowered).map(|least| least.min(wanted) * target / wanted)
+    }
+
+    /// What it had, in workers of `target`, where it ended before anything was proven, and its plan can have more.
+    #[must_use]
+    pub fn early_share(&self, target: u32) -> Option<u32> {
+        let Demand { target: wanted, expects_workers, .. } = self.demand;
+        let may_have = self.launched || (expects_workers && self.demand.at_once != Some(0));
+        let is_early = self.proven() == Some(Verdict::FinishedEarly) && may_have;
+        (is_early && self.reached() < wanted).then(|| self.reached() * target / wanted)
     }
 
     /// What became of launches that nobody saw.
@@ -92,7 +101,7 @@ impl Window {
     /// after they have gone.
     fn judge_rest(&mut self, launch_wait: Duration) {
         self.unmet = self.left.largest(|launch| launch.heavy && launch.once).is_some();
-        let may_lack = self.left_alone || self.mistakable || self.lacked.is_some() || !self.saw_pool;
+        let may_lack = self.left_alone || self.mistakable || !self.saw_pool;
         self.launches_unproven |= self.unmet && may_lack;
         // Of launches that nobody can foresee, nobody knows whether one was to come.
         let long = self.alone >= launch_wait.max(self.active / 10);
@@ -159,7 +168,6 @@ impl Window {
             }
             // It would have been seen, unless it came at that moment.
             Some(_) if self.active >= settle => self.launches_unproven = true,
-            None if long && !self.left.is_known() => self.launches_unproven = true,
             _ => {}
         }
     }

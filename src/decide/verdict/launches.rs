@@ -8,18 +8,20 @@ use crate::decide::room::Room;
 use crate::decide::tick::Tick;
 
 impl Window {
-    /// Counts the workers that were not seen before, and says whether one that was is still there.
-    pub(super) fn meet(&mut self, at: Duration, pids: &[i32], settle: Duration) -> (u32, bool) {
-        let new = pids.iter().filter(|pid| self.known.insert(**pid, at).is_none()).count();
+    /// The workers that were not seen before, and whether one that was is still there.
+    pub(super) fn meet(&mut self, at: Duration, pids: &[i32], settle: Duration) -> (Vec<i32>, bool) {
+        let new: Vec<i32> =
+            pids.iter().copied().filter(|pid| self.known.insert(*pid, at).is_none()).collect();
         // A pid that has been away for longer may be another worker's.
         self.known.retain(|_, seen| at.saturating_sub(*seen) <= settle);
-        (new as u32, new < pids.len())
+        let met = new.len() < pids.len();
+        (new, met)
     }
 
     /// `met`: whether a worker of an earlier look is still there.
-    pub(super) fn follow(&mut self, tick: Tick, (new, met): (u32, bool), room: Room, settle: Duration) {
+    pub(super) fn follow(&mut self, tick: Tick, (new, met): (&[i32], bool), room: Room, settle: Duration) {
         let at = tick.at;
-        if new == 0 {
+        if new.is_empty() {
             if let Some(launch) = &mut self.launch {
                 launch.rest(&tick, room);
             }
@@ -63,9 +65,11 @@ impl Window {
             launch.use_up(&mut self.left);
         }
         if launch.accepted {
-            self.reached = self.reached.max(launch.size.min(target));
+            self.reached = self.reached.max(self.had(launch).min(target));
         }
         if launch.size >= target {
+            // They may as well be the last of one and the first of another.
+            self.launches_unproven |= self.had(launch) < target;
             return;
         }
         // It may as well have been a larger one that had too few, if another then has fewer than its plan.

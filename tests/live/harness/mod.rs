@@ -8,6 +8,9 @@ mod servers;
 
 use std::time::Duration;
 
+#[path = "../../../benches/update/delay.rs"]
+pub(crate) mod delay;
+
 pub(crate) use crate::versions::{main_version, on_each_version, on_oldest_and_latest};
 pub(crate) use bench::{Bench, endpoint, quick};
 pub(crate) use hog::Hog;
