@@ -469,6 +469,24 @@ mutant 'another client is not cancelled in its next statement' src/run/external_
 mutant 'a session that has gone is no reason to refuse' src/run/owned_session.rs \
     live:a_session_that_ended_before_the_monitor_looked_is_a_lost_one_and_no_refusal \
     'client.simple_query("").await.map_err(|error| lost(error.into()))?;' ''
+mutant 'a line that carries nothing any more is given up also at the start' src/pg/silence.rs \
+    update:a_line_that_carries_nothing_any_more_at_the_start_costs_a_session \
+    'if silent >= UNANSWERED {' 'if silent > UNANSWERED * 90 {'
+mutant 'a session on which texts mean something else is replaced' src/pg/heard.rs \
+    update:a_trigger_that_changes_what_texts_mean_costs_sessions_and_no_value \
+    'if known.as_deref() != now {' 'if known.is_none() {'
+mutant 'a session without its prepared statements is a lost one' src/run/update/connection.rs \
+    update:a_trigger_that_takes_the_prepared_statements_costs_a_session_and_no_key \
+    'failure.sqlstate() == Some(NO_STATEMENT)' 'failure.sqlstate() == Some("none")'
+mutant 'values are compared by the operators of the server' src/pg/update/exact.rs \
+    update:operators_of_a_schema_before_the_servers_own_have_no_say \
+    'OPERATOR(pg_catalog.>) 1 ' 'OPERATOR(pg_catalog.>) 1000 '
+mutant 'a dry run may look at a standby' src/pg/life.rs \
+    update:a_dry_run_compares_on_a_standby \
+    'if writes && row.get(2) {' 'if row.get(2) {'
+mutant 'sessions that are lost over flushes are counted' src/decide/update/worker/outcome.rs \
+    update:sessions_that_are_all_lost_over_a_flush_end_the_run_in_good_order \
+    'self.link.last_session().filter(' 'self.link.session().filter('
 mutant 'a session that stays behind is ended' src/run/update/connection.rs \
     update:a_session_that_stays_behind_with_its_locks_is_ended_and_the_run_goes_on \
     'Some(last) => last.end(&client, doubt).await,' 'Some(last) => Ok(drop((last, doubt))),'

@@ -162,7 +162,7 @@ pub(crate) enum Doing {
     Nothing,
 }
 
-/// What that backend does now.
+/// What that backend does now; `started` is 0 where nobody knows yet when it has.
 pub(crate) async fn doing(session: &Session, backend: Identity) -> Result<Doing, Failure> {
     const DOING: &str = concat!(
         "\
@@ -170,11 +170,13 @@ WITH ",
         serial!(),
         " SELECT state, CASE WHEN wait_event_type = 'Lock' THEN (pg_catalog.pg_blocking_pids(pid))[1] END
 FROM pg_catalog.pg_stat_activity
-WHERE pid = $1 AND pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint IS NOT DISTINCT FROM
-      CASE WHEN backend_start IS NOT NULL THEN $2::bigint END",
+WHERE pid = $1
+  AND ($2::bigint = 0 OR backend_start IS NULL OR pg_catalog.round(extract(epoch FROM backend_start) * 1000000)::bigint = $2)",
     );
     let rows = session.ask(DOING, &[(&backend.pid, Type::INT4), (&backend.started, Type::INT8)]).await?;
-    let Some(row) = rows.first() else { return Ok(Doing::Nothing) };
+    let Some(row) = rows.first() else {
+        return Ok(if backend.started == 0 { Doing::Unknown } else { Doing::Nothing });
+    };
     let state: Option<&str> = row.get(0);
     Ok(match (says_what_it_does(state), leader_state(state, None), row.get(1)) {
         (false, ..) => Doing::Unknown,

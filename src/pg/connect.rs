@@ -22,9 +22,10 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Connection, NoTl
 use super::heard::Heard;
 use super::hosts::Host;
 use super::parameters::{self, Parameters};
+use super::session::Identity;
 use super::session_attrs::{ServerState, Target};
 use super::tls::{self, Mode};
-use super::{Failure, libpq};
+use super::{Failure, backend_key, libpq, silence};
 use crate::Error;
 
 /// A database to connect to, resolved and checked. Cheap to clone; printing it shows no password.
@@ -195,6 +196,20 @@ impl Endpoint {
     }
 
     /// The same for who wants to know what the server says beside its answers.
+    /// What is asked on a session; a failure as of a lost line when the server must have answered and nothing has arrived.
+    pub(crate) async fn unless_silent<T>(
+        &self,
+        client: &Client,
+        asked: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Some(pid) = backend_key::process_id(client).await else { return asked.await };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            lost = silence::lost_answer(self, Identity { pid, started: 0 }) => Err(lost),
+        }
+    }
+
     pub(crate) async fn open_heard(
         &self,
         application_name: &str,
@@ -415,7 +430,12 @@ where
 {
     let heard = heard.clone();
     tokio::spawn(async move {
-        let mut messages = poll_fn(move |context| connection.poll_message(context));
+        let reported = heard.clone();
+        let mut messages = poll_fn(move |context| {
+            let polled = connection.poll_message(context);
+            reported.report(|name| connection.parameter(name));
+            polled
+        });
         while let Some(message) = messages.next().await {
             match message {
                 Ok(AsyncMessage::Notice(notice)) => {

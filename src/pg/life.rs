@@ -112,13 +112,14 @@ impl LifeId {
     /// Readies a session for commits that last, and learns what they depend on.
     ///
     /// # Errors
-    /// As of a server that is starting up (57P03) where it is a standby: it may be about to be promoted.
-    pub(crate) async fn ready(client: &Client) -> Result<Ready, Failure> {
+    /// As of a server that is starting up (57P03) where it is a standby, and is to be written to: it may be about to be
+    /// promoted.
+    pub(crate) async fn ready(client: &Client, writes: bool) -> Result<Ready, Failure> {
         let key = backend_key::process_id(client).await;
         let facts: [(&(dyn ToSql + Sync), Type); 1] = [(&key, Type::INT4)];
         let (row, history) = join(ask(client, READY, &facts), ask(client, HISTORY, &[])).await;
         let row = row?;
-        if row.get(2) {
+        if writes && row.get(2) {
             return Err(Failure::found("57P03", "the server is a standby"));
         }
         let history = match history {

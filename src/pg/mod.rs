@@ -4,7 +4,8 @@
 //!
 //! - how to get to a server: `connect`, from what `dsn`, `parameters`, `passfile` and `service` say (`libpq` lists all that
 //!   libpq knows); `hosts` and `session_attrs` choose one of several; `tls`
-//! - a session: who it is (`session`, `backend_key`, `label`), what it hears (`heard`), what lies between (`pooling`, `hosting`)
+//! - a session: who it is (`session`, `backend_key`, `label`), what it hears (`heard`), what lies between (`pooling`,
+//!   `hosting`), an answer that does not arrive (`silence`)
 //! - a guarded statement: its plan (`plan`), what the monitor sees (`activity`, `counters`), what it may see and stop
 //!   (`privileges`, `cancel`), how many workers the session may have (`ceiling`), the slots of a fleet (`slots`, `fleet`)
 //! - an update: the SQL of a chunk (`update`), a commit in doubt (`xact`), whether the server has crashed meanwhile (`life`)
@@ -76,6 +77,7 @@ pub(crate) mod privileges;
 mod service;
 pub(crate) mod session;
 mod session_attrs;
+pub(crate) mod silence;
 pub(crate) mod slots;
 mod tls;
 pub(crate) mod update;

@@ -155,9 +155,12 @@ impl Session {
         let key = backend_key::process_id(&client).await;
         let facts: [(&(dyn ToSql + Sync), Type); 3] =
             [(&key, Type::INT4), (&pooled, Type::TEXT), (&stands_by, Type::BOOL)];
-        let rows = match client.query_typed(INTRODUCE, &facts).await {
+        let introduce = async { Ok(client.query_typed(INTRODUCE, &facts).await?) };
+        // One that looks after others is given up by them.
+        let rows = if stands_by { introduce.await } else { endpoint.unless_silent(&client, introduce).await };
+        let rows = match rows {
             Ok(rows) => rows,
-            Err(error) => return Err(privileges::explain(&client, error.into()).await),
+            Err(failure) => return Err(privileges::explain(&client, failure).await),
         };
         let row = rows.first().ok_or_else(|| Failure::client(NOBODY))?;
         let started = match row.get(1) {

@@ -1,5 +1,4 @@
-//! An answer that does not arrive, on a line that stays open: what lies between may keep it up when it carries nothing
-//! any more. TCP tells nobody then, but the server shows whether it has done what it was asked.
+//! An answer that does not arrive to a guarded statement ([`silence`](crate::pg::silence)): its monitor sees it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,13 +8,10 @@ use super::session_guard::SessionGuard;
 use crate::decide::verdict::LeaderState;
 use crate::pg::Failure;
 use crate::pg::session::Identity;
+use crate::pg::silence::{LOST_ANSWER, UNANSWERED};
 
-/// How long a backend that does nothing may leave its client without an answer.
-pub(super) const UNANSWERED: Duration = Duration::from_secs(10);
 /// How often to look whether it does.
 const LOOK: Duration = Duration::from_secs(2);
-/// What is said then.
-pub(super) const LOST_ANSWER: &str = "the server has done what it was asked, and its answer did not arrive";
 
 /// What the session's server answers; a failure as of a lost line when it must have answered and nothing has arrived.
 pub(super) async fn answered<T>(

@@ -9,6 +9,7 @@
 //! - `contention`: locks, deadlocks, serialization, constraints, races with other writers
 //! - `sharing`: several processes claim from one query; stopped and killed runs are finished
 //! - `claims`: claims that fail, are tried again, and come back
+//! - `sessions`: one that is never had, says nothing any more, or that a trigger makes another of
 //! - `signals`: a signal while a chunk waits for a row
 //! - `triggers`: what triggers and policies refuse, and what triggers make unrepeatable
 //! - `inputs`: files, pipes, standard input: each row is worked on, or refused with its line
@@ -26,6 +27,7 @@ mod endings;
 mod failover;
 mod inputs;
 mod losses;
+mod sessions;
 mod sharing;
 mod signals;
 mod streams;

@@ -198,10 +198,14 @@ pub(crate) enum Fate {
     /// Cuts a connection after so many bytes in both directions together; one number per connection,
     /// none for those after.
     CutAfter(Mutex<Vec<i64>>),
+    /// Loses all answers after so many bytes of them; the line stays open. Numbers as above.
+    MuteAfter(Mutex<Vec<u64>>),
     /// Makes nonsense of one of these: of that number, from 1.
     Spoil(&'static [u8], AtomicU32),
     /// Cuts at the first COMMITs of chunks, so many of them: after the server has them, or before.
     CutAtCommit { left: AtomicU32, deliver: bool },
+    /// Cuts each connection at its first COMMIT, a flush's, too, when the server has it.
+    CutAtAnyCommit,
     /// Loses all answers from the first COMMITs of chunks on, so many of them; the line stays open.
     MuteAtCommit { left: AtomicU32 },
 }
@@ -275,8 +279,9 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
     near.set_nodelay(true).and(far.set_nodelay(true)).unwrap();
     let budget = match fate {
         Fate::CutAfter(cuts) => cuts.lock().unwrap().pop().unwrap_or(i64::MAX),
-        Fate::Spoil(..) | Fate::CutAtCommit { .. } | Fate::MuteAtCommit { .. } | Fate::Watched(_) => i64::MAX,
+        _ => i64::MAX,
     };
+    let audible = fate.audible();
     // Marked as seen: a cut is for what there is.
     let mut state = match fate {
         Fate::Watched(state) => Some(state.subscribe()),
@@ -301,13 +306,7 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
             }
             let bytes = &buffer[..length];
             let said = [&before, bytes].concat();
-            // Where such words end within these bytes.
-            let ends = |what: &[u8]| {
-                let first = (before.len() + 1).saturating_sub(what.len());
-                let windows = said[first..].windows(what.len()).enumerate();
-                let found = windows.filter(|(_, window)| *window == what);
-                found.map(|(at, _)| first + at + what.len() - before.len()).collect::<Vec<_>>()
-            };
+            let ends = |what: &[u8]| ends_in(&said, before.len(), what);
             let seen = |what: &[u8]| ends(what).len() as u32;
             // A flush says what it is before it commits.
             commits.fetch_add(seen(COMMIT), Ordering::Relaxed);
@@ -318,6 +317,11 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
             {
                 cuts.fetch_add(1, Ordering::Relaxed);
                 is_mute.store(true, Ordering::Relaxed);
+            }
+            if let (Fate::CutAtAnyCommit, Some(end)) = (fate, ends(COMMIT).first()) {
+                cuts.fetch_add(1, Ordering::Relaxed);
+                let _ = far_write.write_all(&bytes[..*end]).await;
+                return;
             }
             if let Fate::CutAtCommit { left, deliver } = fate
                 && let Some(end) = ends(COMMIT).first()
@@ -339,11 +343,12 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         }
     };
     let down = async {
-        let mut buffer = [0; 4096];
+        let (mut buffer, mut heard) = ([0; 4096], 0);
         loop {
             let Ok(length @ 1..) = far_read.read(&mut buffer).await else { return };
             let is_watched_mute = answers.as_ref().is_some_and(|state| *state.borrow() == Carriage::Mute);
-            if is_watched_mute || is_mute.load(Ordering::Relaxed) {
+            heard += length as u64;
+            if is_watched_mute || heard > audible || is_mute.load(Ordering::Relaxed) {
                 continue;
             }
             if !pass(&mut near_write, &buffer[..length], &budget, cuts).await {
@@ -365,18 +370,34 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, fate: &Fate, cuts: &Atom
         () = down => {}
         () = cut => {}
     }
-    if let Fate::Watched(state) = fate
-        && *state.borrow() == Carriage::CutWithAnExcuse
-    {
-        excuse(&mut near).await;
+    let last = state.map(|state| *state.borrow());
+    match last {
+        Some(Carriage::CutWithAnExcuse) => excuse(&mut near).await,
+        Some(Carriage::CutBehindTheServersBack) => {
+            drop(near);
+            // Until the server ends it.
+            let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
+        }
+        _ => {}
     }
-    if let Fate::Watched(state) = fate
-        && *state.borrow() == Carriage::CutBehindTheServersBack
-    {
-        drop(near);
-        // Until the server ends it.
-        let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
+}
+
+impl Fate {
+    /// How many bytes of answers arrive on the next connection.
+    fn audible(&self) -> u64 {
+        match self {
+            Self::MuteAfter(bytes) => bytes.lock().unwrap().pop().unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        }
     }
+}
+
+/// Where such words end, behind the first so many bytes.
+fn ends_in(said: &[u8], before: usize, what: &[u8]) -> Vec<usize> {
+    let first = (before + 1).saturating_sub(what.len());
+    let windows = said[first..].windows(what.len()).enumerate();
+    let found = windows.filter(|(_, window)| *window == what);
+    found.map(|(at, _)| first + at + what.len() - before).collect()
 }
 
 /// An error that a server would not send.

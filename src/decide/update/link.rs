@@ -101,16 +101,21 @@ impl<F: Failed> Link<F> {
         }
     }
 
+    /// The session that there is, or whose answers are awaited.
+    pub(super) const fn last_session(&self) -> Option<&Session> {
+        match &self.state {
+            State::Up(session) | State::Leaving(session) => Some(session),
+            _ => None,
+        }
+    }
+
     pub(super) const fn is_up(&self) -> bool {
         self.session().is_some()
     }
 
     /// Of the session that there is, or whose answers are awaited.
     pub(super) fn life(&self) -> Option<Arc<Life>> {
-        match &self.state {
-            State::Up(session) | State::Leaving(session) => Some(Arc::clone(&session.life)),
-            _ => None,
-        }
+        self.last_session().map(|session| Arc::clone(&session.life))
     }
 
     // --- Messages -----------------------------------------------------------------------------------------------------

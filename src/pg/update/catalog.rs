@@ -169,6 +169,7 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'r' OR c.relkind = 'p',
         WHERE r.ev_class = c.oid AND r.ev_type = '2' AND (r.ev_enabled = 'A' OR r.ev_enabled =
               CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)),
        NOT EXISTS (SELECT FROM members m WHERE m.relkind = 'f' OR m.relpersistence <> 'p')
+         AND NOT pg_catalog.pg_is_in_recovery()
          AND pg_catalog.has_function_privilege('pg_catalog.pg_current_wal_insert_lsn()', 'EXECUTE'),
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i JOIN family f ON f.oid = i.indrelid
                JOIN pg_catalog.pg_attribute a

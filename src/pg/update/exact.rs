@@ -8,9 +8,12 @@ use tokio_postgres::Client;
 
 use crate::pg::Failure;
 
-/// Makes a session write values so that it reads the same ones (manual, "Locale and Formatting").
+/// Makes a session write values so that it reads the same ones (manual, "Locale and Formatting"), and compare them by the
+/// server's own operators: who names `pg_catalog` behind other schemas may have operators there that hide them.
 pub(super) const EXACT: &str = "SELECT pg_catalog.set_config('extra_float_digits', '3', false), \
-                                pg_catalog.set_config('datestyle', 'ISO', false)";
+    pg_catalog.set_config('datestyle', 'ISO', false), \
+    CASE WHEN pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_catalog') OPERATOR(pg_catalog.>) 1 \
+         THEN pg_catalog.set_config('search_path', pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path')), false) END";
 
 /// Readies a session that reads keys or values.
 pub(crate) async fn keep_exact(client: &Client) -> Result<(), Failure> {

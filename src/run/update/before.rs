@@ -25,6 +25,7 @@ use crate::pg::connect::Endpoint;
 use crate::pg::pooling::Pooling;
 use crate::pg::privileges::check_functions;
 use crate::pg::session::{OLDEST, Session};
+use crate::pg::silence;
 use crate::pg::update::{Rights, Statements, Table, keep_exact, refuse, refuse_locks};
 
 /// The first version with `client_connection_check_interval`.
@@ -74,7 +75,14 @@ impl Update {
             let ready = match open_session(&self.site, &self.options, totals, deadline, known).await {
                 Ok(session) => {
                     known = true;
-                    self.look_up(session, query).await
+                    let (identity, owns_backend) = (session.identity, session.owns_backend);
+                    tokio::select! {
+                        biased;
+                        found = self.look_up(session, query) => found,
+                        lost = silence::lost_answer(&self.site.endpoint, identity), if owns_backend => {
+                            Err(Error::sql("looking up the table", lost))
+                        }
+                    }
                 }
                 Err(error) => Err(error),
             };

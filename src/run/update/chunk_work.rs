@@ -39,6 +39,9 @@ pub(crate) trait ChunkWork: Material<Key = Key, Failure = Failure, Scope = Optio
     /// it never may.
     async fn replay(&self, client: &Client) -> Result<Replay, Failure>;
 
+    /// Whether it changes anything.
+    fn writes(&self) -> bool;
+
     /// Whether many chunks may be flushed at once. A crash may take them back then, and they are worked on again: also
     /// where others have changed their rows meanwhile, that must change no row twice.
     fn may_be_lazy(&self) -> bool;
@@ -203,6 +206,10 @@ impl ChunkWork for TableUpdate {
         Ok(if self.has_triggers.load(Relaxed) { Replay::Unsafe } else { Replay::Safe })
     }
 
+    fn writes(&self) -> bool {
+        !self.dry
+    }
+
     fn may_be_lazy(&self) -> bool {
         self.may_be_lazy
     }
@@ -356,6 +363,10 @@ where
 
     async fn replay(&self, _client: &Client) -> Result<Replay, Failure> {
         Ok(self.replay)
+    }
+
+    fn writes(&self) -> bool {
+        true
     }
 
     /// It has traces outside of its transaction.

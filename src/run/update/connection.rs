@@ -12,20 +12,23 @@ use tokio_postgres::{CancelToken, Client};
 
 use super::RunContext;
 use super::chunk_work::ChunkWork;
+use crate::decide::update::Class;
 use crate::decide::update::action::{Answer, Ask, Flush, Opening, Session};
 use crate::decide::update::replay::Replay;
 use crate::decide::update::resolver::Status;
-use crate::pg::activity::{self, Doing};
+use crate::pg::activity::Doing;
 use crate::pg::connect::Endpoint;
-use crate::pg::heard::{HEAR, HEARD_COMMIT, Heard};
+use crate::pg::heard::{HEAR, HEARD_COMMIT, Heard, Meaning};
 use crate::pg::life::{LifeId, Ready};
-use crate::pg::session::{self, Identity, tidy};
+use crate::pg::session::{Identity, tidy};
+use crate::pg::silence::{self, LOOK_AFTER, LOST_ANSWER, UNANSWERED};
 use crate::pg::update::{Key, Remnant, Which, has_deferred_triggers};
 use crate::pg::{Failure, xact};
-use crate::run::lost_answer::{LOST_ANSWER, UNANSWERED};
 
-/// How long a message may be without an answer until somebody looks what the server does; then between two looks.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
+/// `invalid_sql_statement_name`.
+const NO_STATEMENT: &str = "26000";
+/// `sql_routine_exception`.
+const BAD_ROUTINE: &str = "2F000";
 /// How long a request to cancel may take until it is on its way.
 const CANCEL: Duration = Duration::from_millis(250);
 
@@ -39,6 +42,8 @@ pub(super) struct Connection<P> {
     /// What commits a chunk: one message, of which the server runs nothing behind what fails.
     commit: String,
     heard: Heard,
+    /// What texts mean on it. A trigger may change that.
+    meaning: Meaning,
     identity: Identity,
     lent: bool,
     /// Whether a trigger may run in COMMIT itself, and have it not wait.
@@ -104,8 +109,12 @@ impl<P> Connection<P> {
         let heard = Heard::default();
         let (client, driver) = run.endpoint.open_heard(&format!("headcount:{}", run.task), &heard).await?;
         // Asked in this order, and together: the way may be long.
-        let (ready, replay, prepared) =
-            try_join3(LifeId::ready(&client), run.work.replay(&client), run.work.prepare(&client)).await?;
+        let asked = try_join3(
+            LifeId::ready(&client, run.work.writes()),
+            run.work.replay(&client),
+            run.work.prepare(&client),
+        );
+        let (ready, replay, prepared) = run.endpoint.unless_silent(&client, asked).await?;
         let Ready { life, waiting, has_standby, may_mark, identity, lent } = ready;
         let is_safe = replay == Replay::Safe;
         let is_lazy = may_mark && run.work.may_be_lazy() && is_safe;
@@ -122,7 +131,8 @@ impl<P> Connection<P> {
                 None => Ok(()),
             }
         };
-        let ((), is_weak, ()) = try_join3(be_lazy, is_weak, end_last).await?;
+        let asked = try_join3(be_lazy, is_weak, end_last);
+        let ((), is_weak, ()) = run.endpoint.unless_silent(&client, asked).await?;
         let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
         let commit = match (is_lazy, may_go_ahead) {
             (true, _) => "COMMIT".to_owned(),
@@ -137,6 +147,7 @@ impl<P> Connection<P> {
             session,
             waiting,
             commit,
+            meaning: heard.meaning(),
             heard,
             identity,
             lent,
@@ -187,7 +198,7 @@ impl<P> Connection<P> {
                 continue;
             }
             waited += LOOK_AFTER;
-            match timeout(LOOK_AFTER, self.doing(run.endpoint)).await {
+            match timeout(LOOK_AFTER, silence::look(run.endpoint, self.identity)).await {
                 Ok(Ok(Doing::Nothing)) => silent += LOOK_AFTER,
                 Ok(Ok(Doing::WaitingFor(by))) => {
                     silent = Duration::ZERO;
@@ -202,12 +213,6 @@ impl<P> Connection<P> {
                 self.abandon();
             }
         }
-    }
-
-    /// Asked on a session of its own.
-    async fn doing(&self, endpoint: &Endpoint) -> Result<Doing, Failure> {
-        let session = session::Session::stand_by(endpoint, "headcount:monitor").await?;
-        activity::doing(&session, self.identity).await
     }
 
     /// Ends it. A proxy's backend is left as it was had.
@@ -232,11 +237,39 @@ impl<P> Connection<P> {
         items: &[W::Item],
         opening: Opening,
     ) -> Result<Answer, Failure> {
-        work.work(&self.client, &self.prepared, items, opening).await
+        let worked = work.work(&self.client, &self.prepared, items, opening).await;
+        if worked.as_ref().is_err_and(|failure| failure.sqlstate() == Some(NO_STATEMENT)) {
+            self.abandon();
+            return Err(Failure::lost(
+                "somebody has taken its prepared statements (DEALLOCATE ALL, DISCARD)",
+            ));
+        }
+        // Keys that were looked at again may have been read as something else.
+        let changed = self.meaning.differs_in(&self.heard.meaning());
+        match (worked, changed) {
+            (Ok(Answer::Told(_, classes)), Some(name))
+                if classes.iter().any(|class| *class != Class::Updated) =>
+            {
+                Err(Failure::found(BAD_ROUTINE, format!("a trigger has changed {name} of the session")))
+            }
+            (worked, _) => worked,
+        }
     }
 
     /// Whether it is known to last: nobody cancelled a wait for the disk or for a synchronous standby.
     pub(super) async fn commit(&self, lasting: bool) -> Result<bool, Failure> {
+        let committed = self.commit_as_it_is(lasting).await;
+        if let Some(name) = self.meaning.differs_in(&self.heard.meaning()) {
+            tracing::debug!(
+                setting = name,
+                "a trigger has changed a setting of the session, which is replaced"
+            );
+            self.abandon();
+        }
+        committed
+    }
+
+    async fn commit_as_it_is(&self, lasting: bool) -> Result<bool, Failure> {
         let commit = self.client.batch_execute(&self.commit);
         if !self.is_weak || !lasting {
             commit.await?;

@@ -9,6 +9,7 @@ mod servers;
 use std::time::Duration;
 
 #[path = "../../../benches/update/delay.rs"]
+#[allow(unreachable_pub, reason = "a benchmark has it, too")]
 pub(crate) mod delay;
 
 pub(crate) use crate::versions::{main_version, on_each_version, on_oldest_and_latest};

@@ -228,7 +228,10 @@ impl<M: Material> Worker<'_, M> {
         }
         // The warning may be heard after both are answered.
         let flushed = flushed.map(|flush| Flush { waited: flush.waited && !last.is_unwaited, ..flush });
-        let Some(session) = self.link.session() else { return };
+        // Of a session that broke meanwhile, only that counts: each may.
+        let Some(session) = self.link.last_session().filter(|_| self.link.is_up() || flushed.is_err()) else {
+            return;
+        };
         match self.held.on_flush(flushed, session, self.settings.max_attempts) {
             Flushed::Lasts => {
                 for mut chunk in self.held.take() {
