@@ -331,8 +331,9 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
             "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()
         }
         Outcome::FinishedEarly if !run.target_met => {
+            let most = count(run.achieved_workers.into(), "worker");
             if run.ran < SOON {
-                "It is done and kept; it ended so soon that it needs no guard".to_owned()
+                format!("It is done and kept; it ended so soon that nothing is proven of its workers ({most} seen)")
             } else {
                 // Workers were planned and too few came: that is the pool's doing, not the plan's.
                 let why = match run.attempts.last().and_then(|attempt| attempt.reason) {
@@ -342,7 +343,6 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
                     }
                     None => "its plan may be serial",
                 };
-                let most = count(run.achieved_workers.into(), "worker");
                 format!("It is done and kept, with {most} seen: {why}; see `headcount explain`")
             }
         }

@@ -92,6 +92,8 @@ async fn waits_for_a_lock(bench: &Bench, dsn: &str, before_release: impl AsyncFn
         let verdict = bench.recorder.find(|event| matches!(event, Event::VerdictReached { .. }));
         assert_eq!(verdict, None);
         before_release().await;
+        // A slot is free a moment after its worker has gone, when the postmaster has noticed.
+        bench.recorder.wait_for_polls(50).await;
         locker.batch_execute("COMMIT").await.unwrap();
     };
     let (run, ()) = tokio::join!(job.execute(&statement, &[]), releasing);
