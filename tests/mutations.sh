@@ -104,7 +104,7 @@ mutant 'a launch that explains another is used up when others follow' src/decide
     'over.give_way(&mut self.left);' ';'
 mutant 'what an attempt was accepted with is not hidden by a whole launch' src/decide/verdict/launches.rs \
     core:what_the_last_attempt_was_accepted_with_is_not_hidden_by_a_whole_launch \
-    'self.suffer(short);' ';'
+    'self.record_shortfall(short);' ';'
 mutant 'what has run short is not missed afterwards' src/decide/verdict/launches.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'self.left.use_up(needed);' ''

@@ -333,7 +333,9 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
         Outcome::FinishedEarly if !run.target_met => {
             let most = count(run.achieved_workers.into(), "worker");
             if run.ran < SOON {
-                format!("It is done and kept; it ended so soon that nothing is proven of its workers ({most} seen)")
+                format!(
+                    "It is done and kept; it ended so soon that nothing is proven of its workers ({most} seen)"
+                )
             } else {
                 // Workers were planned and too few came: that is the pool's doing, not the plan's.
                 let why = match run.attempts.last().and_then(|attempt| attempt.reason) {

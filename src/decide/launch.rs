@@ -131,7 +131,7 @@ impl PlannedLaunch {
     }
 
     /// Workers of it that may show up later than the others.
-    const fn rest(self, seen: u32) -> Self {
+    const fn remainder(self, seen: u32) -> Self {
         Self { workers: self.workers - seen, once: true, heavy: false }
     }
 }
@@ -233,7 +233,7 @@ impl Left {
             let Some(launch) = launches.get(place).copied() else { continue };
             match (found > size, launch.once) {
                 // It had all that it needed. The others of its plan may be slow to start.
-                (true, _) => launches[place] = launch.rest(size),
+                (true, _) => launches[place] = launch.remainder(size),
                 (false, true) => drop(launches.remove(place)),
                 (false, false) => launches[place] = launch.met(),
             }
@@ -247,16 +247,19 @@ impl Left {
 pub(super) struct Launch {
     grown_at: Duration,
     pub(super) size: u32,
-    /// Its workers; how many of them came last, and how many the last look saw.
+    /// The pids of its workers.
     members: Vec<i32>,
+    /// How many of them came last.
     latest: u32,
+    /// How many of them the last look saw.
     alive: u32,
     /// The most of them that were certainly at work together.
     pub(super) peak: u32,
     /// Ticks since the last new worker.
     quiet: u32,
-    /// What was lacking at some tick of the bracket, and within `settle` on both sides.
+    /// What was lacking at some tick of the bracket.
     near: Option<ShortReason>,
+    /// The same, also within `settle` on both sides.
     wide: Option<ShortReason>,
     /// What is lacking at every tick since the last new worker.
     lasting: Option<ShortReason>,
@@ -265,9 +268,10 @@ pub(super) struct Launch {
     unsure: bool,
     /// It may be a part of another.
     is_part: bool,
-    /// The looks shortly before, and the fewest slots that were free at one of them and that others have not taken since.
+    /// The looks shortly before.
     before: Lately,
-    left: Option<u32>,
+    /// The fewest slots that were free at one of them and that others have not taken since.
+    free_before: Option<u32>,
     pub(super) settled: bool,
     /// Whether the launches of the plan that it was are used up.
     used_up: bool,
@@ -303,7 +307,7 @@ impl Launch {
             unsure: gap > LONGEST_GAP.max(2 * settle),
             is_part: false,
             before: lately.clone(),
-            left: None,
+            free_before: None,
             settled: false,
             used_up: false,
             accepted: false,
@@ -339,7 +343,7 @@ impl Launch {
         self.latest = new.len() as u32;
         self.size += self.latest;
         self.members.extend(new);
-        self.left = self.left.into_iter().chain(self.before.least_left(tick)).min();
+        self.free_before = self.free_before.into_iter().chain(self.before.least_left(tick)).min();
         self.grown_at = tick.at;
         self.quiet = 0;
         self.near = self.near.or(room.lack());
@@ -349,10 +353,10 @@ impl Launch {
     }
 
     /// A tick without a new worker.
-    pub(super) fn rest(&mut self, tick: &Tick, room: Room) {
+    pub(super) fn on_quiet_tick(&mut self, tick: &Tick, room: Room) {
         self.quiet += 1;
         if self.quiet <= COMPLETE {
-            self.left = self.left.into_iter().chain(self.before.least_left(tick)).min();
+            self.free_before = self.free_before.into_iter().chain(self.before.least_left(tick)).min();
             self.near = self.near.or(room.lack());
         }
         self.wide = self.wide.or(room.lack());
@@ -404,7 +408,7 @@ impl Launch {
 
     /// It has all the slots that were free at some look before, but for those that others have taken.
     fn took_all(&self) -> bool {
-        self.left.is_some_and(|left| self.size >= left)
+        self.free_before.is_some_and(|free| self.size >= free)
     }
 
     /// There was room at every tick of its bracket so far.

@@ -119,10 +119,11 @@ pub struct Evidence {
     worst: Option<(u32, Shortfall)>,
     /// The smallest share that a statement was accepted with.
     least: Option<u32>,
-    /// Time at work of what was judged, and of those statements among it that ended with fewer than their plan can have,
-    /// before anything was proven; with the smallest share of these.
+    /// Time at work of what was judged.
     active: Duration,
+    /// That of statements that ended with fewer workers than their plan can have, before anything was proven.
     early: Duration,
+    /// The smallest share of such a statement.
     early_share: Option<u32>,
     /// Launches that were proven short.
     pub short_launches: u32,

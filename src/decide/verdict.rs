@@ -5,7 +5,7 @@
 //!
 //! 1. A launch of at least the required number, or launches alive together that have it:
 //!    [`Verdict::Enough`]. A launch that is proven short: [`Verdict::Short`], at once.
-//! 2. No worker: short only when there has been no room without interruption until now, for the longer of
+//! 2. No worker: short only when the pool has been full, without interruption, up to now, for the longer of
 //!    `launch_wait` and a tenth of the active time. A Gather may be reached late: a sort or a function call
 //!    can run serially for minutes first, and waiting for a lock is not active time. Where room cannot be
 //!    seen, a plan with launches is short after `launch_wait` of active time.
@@ -84,7 +84,7 @@ pub enum Patience {
         /// Active time without one worker, while there is no room or it is not seen, before that is blamed.
         launch_wait: Duration,
     },
-    /// The timing of the Java executor that Headcount replaces: no look before `wait`, short at the first look at or after `window`.
+    /// Fixed timing: no look before `wait`, short at the first look at or after `window`.
     Classic {
         /// Time before the first look.
         wait: Duration,
@@ -120,18 +120,21 @@ pub struct Window {
     /// What a launch was found to have, or several together.
     reached: u32,
     active: Duration,
-    /// Active time without a worker and without room, up to now; and the longest of such times.
+    /// Active time without a worker and without room, up to now.
     lacking: Duration,
+    /// The longest of such times.
     lacked_for: Duration,
     /// The workers of each launch that was seen, as far as they were told apart.
     seen: Vec<u32>,
     /// The fewest slots that were free at a look.
     fewest_free: Option<u32>,
-    /// Active time without a worker, up to now; and all of it.
+    /// Active time without a worker, up to now.
     alone: Duration,
+    /// All active time without a worker.
     alone_in_all: Duration,
-    /// When a worker was seen last, and when there was no room beside one.
+    /// When a worker was seen last.
     seen_at: Option<Duration>,
+    /// When there was no room beside one.
     crowded_at: Option<Duration>,
     /// Whether it was without a worker for long when those before had left no room.
     left_alone: bool,
@@ -349,9 +352,9 @@ impl Window {
 
     fn prompt(&mut self, tick: Tick, pids: &[i32], settle: Duration, launch_wait: Duration) -> Option<News> {
         let room = Room::seen(tick.pool, tick.processes);
-        self.spend(&tick, room, settle);
-        let (new, met) = self.meet(tick.at, pids, settle);
-        self.follow(tick, (&new, met), room, settle);
+        self.add_time(&tick, room, settle);
+        let (new, met) = self.new_workers(tick.at, pids, settle);
+        self.assign(tick, (&new, met), room, settle);
         if let Some(launch) = &mut self.launch {
             launch.look(pids);
         }
@@ -361,17 +364,17 @@ impl Window {
         self.lately.note(&tick, room, settle);
         if self.verdict.is_none() && self.has_enough(&tick, room) {
             if let Some(short) = short {
-                self.suffer(short);
+                self.record_shortfall(short);
             }
             return Some(News::Verdict(Verdict::Enough));
         }
         match (self.verdict, short?) {
             (None, short) => {
-                self.suffer(short);
+                self.record_shortfall(short);
                 Some(News::Verdict(Verdict::Short(short.reason)))
             }
             (Some(Verdict::Enough), short) => {
-                self.suffer(short);
+                self.record_shortfall(short);
                 Some(News::LaterLaunch(short))
             }
             (Some(_), _) => None,
@@ -379,7 +382,7 @@ impl Window {
     }
 
     /// Active time: waiting for a lock is none.
-    fn spend(&mut self, tick: &Tick, room: Room, settle: Duration) {
+    fn add_time(&mut self, tick: &Tick, room: Room, settle: Duration) {
         let lacks = tick.workers == 0 && room.lack().is_some();
         if tick.leader == LeaderState::Active {
             self.lacked = room.lack().filter(|_| lacks).or(self.lacked);
@@ -468,7 +471,7 @@ impl Window {
         true
     }
 
-    fn suffer(&mut self, short: Shortfall) {
+    fn record_shortfall(&mut self, short: Shortfall) {
         self.short_launches += 1;
         if !self.accepts(short) {
             self.condemned.get_or_insert(short.reason);

@@ -158,7 +158,7 @@ impl Window {
         let long = self.active >= launch_wait;
         match self.left.largest(|launch| launch.heavy && launch.once) {
             Some(needed) if long => {
-                self.suffer(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
+                self.record_shortfall(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
             }
             known if !self.saw_room && (known.is_some() || !self.left.is_known()) => {
                 self.launches_unproven = true;

@@ -9,7 +9,7 @@ use crate::decide::tick::Tick;
 
 impl Window {
     /// The workers that were not seen before, and whether one that was is still there.
-    pub(super) fn meet(&mut self, at: Duration, pids: &[i32], settle: Duration) -> (Vec<i32>, bool) {
+    pub(super) fn new_workers(&mut self, at: Duration, pids: &[i32], settle: Duration) -> (Vec<i32>, bool) {
         let new: Vec<i32> =
             pids.iter().copied().filter(|pid| self.known.insert(*pid, at).is_none()).collect();
         // A pid that has been away for longer may be another worker's.
@@ -19,11 +19,11 @@ impl Window {
     }
 
     /// `met`: whether a worker of an earlier look is still there.
-    pub(super) fn follow(&mut self, tick: Tick, (new, met): (&[i32], bool), room: Room, settle: Duration) {
+    pub(super) fn assign(&mut self, tick: Tick, (new, met): (&[i32], bool), room: Room, settle: Duration) {
         let at = tick.at;
         if new.is_empty() {
             if let Some(launch) = &mut self.launch {
-                launch.rest(&tick, room);
+                launch.on_quiet_tick(&tick, room);
             }
             return;
         }
@@ -92,7 +92,7 @@ impl Window {
         let mut launch = self.launch.take_if(|launch| !launch.settled)?;
         let short = match launch.judge(at, settle, &self.left) {
             Some(Finding::Short(reason)) if launch.size < self.demand.target => {
-                self.shorten(&mut launch, reason)
+                self.close_as_short(&mut launch, reason)
             }
             Some(_) if !launch.takes(at, settle) => {
                 self.close(&mut launch);
@@ -104,14 +104,14 @@ impl Window {
         self.launch = Some(launch);
         // The last attempt may have less than the target: that is told by its outcome, and is no reason to reject it.
         if let Some(short) = short.filter(|_| accepted) {
-            self.suffer(short);
+            self.record_shortfall(short);
             return None;
         }
         short
     }
 
     /// A launch has run, with fewer workers than it needed.
-    fn shorten(&mut self, launch: &mut Launch, reason: ShortReason) -> Option<Shortfall> {
+    fn close_as_short(&mut self, launch: &mut Launch, reason: ShortReason) -> Option<Shortfall> {
         launch.settled = true;
         let got = launch.size;
         let needed = self.left.next_above(got, self.demand.target)?;
