@@ -465,7 +465,7 @@ mutant 'a cancelled wait for the standby is heard' src/pg/heard.rs \
     'const WAITS: &str = "SyncRepWaitForLSN";' 'const WAITS: &str = "SyncRepWait";'
 mutant 'another client is not cancelled in its next statement' src/run/external_backend.rs \
     live:what_a_foreign_client_does_next_is_not_cancelled \
-    'CancelMethod::Cancel, Some(statement)' 'CancelMethod::Cancel, None'
+    'method, Some(statement)' 'method, None'
 mutant 'a session that has gone is no reason to refuse' src/run/owned_session.rs \
     live:a_session_that_ended_before_the_monitor_looked_is_a_lost_one_and_no_refusal \
     'client.simple_query("").await.map_err(|error| lost(error.into()))?;' ''
@@ -477,7 +477,10 @@ mutant 'a session on which texts mean something else is replaced' src/pg/heard.r
     'if known.as_deref() != now {' 'if known.is_none() {'
 mutant 'a session without its prepared statements is a lost one' src/run/update/connection.rs \
     update:a_trigger_that_takes_the_prepared_statements_costs_a_session_and_no_key \
-    'failure.sqlstate() == Some(NO_STATEMENT)' 'failure.sqlstate() == Some("none")'
+    'is_err_and(Failure::is_unprepared)' 'is_err_and(|_| false)'
+mutant 'a code that a trigger raises is no lost session' src/pg/failure.rs \
+    update:a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises \
+    'code == NO_STATEMENT && server.where_().is_none()' 'code == NO_STATEMENT'
 mutant 'values are compared by the operators of the server' src/pg/update/exact.rs \
     update:operators_of_a_schema_before_the_servers_own_have_no_say \
     'OPERATOR(pg_catalog.>) 1 ' 'OPERATOR(pg_catalog.>) 1000 '

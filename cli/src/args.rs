@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use headcount::{Minimum, PlanShortfall, Policy, Raise};
 use serde::Deserialize;
 
-use super::values::{duration, listen, minimum, pair, raise, scale};
+use super::values::{duration, listen, minimum, pair, raise, scale, sql_text};
 
 /// Exit codes, where people look for them.
 const EXIT_CODES: &str = "\
@@ -177,7 +177,7 @@ pub(crate) struct Server {
 #[command(next_help_heading = "Statement")]
 pub(crate) struct Demand {
     /// The SQL to run: one statement or several
-    #[arg(long, value_name = "SQL", conflicts_with = "file", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SQL", conflicts_with = "file", allow_hyphen_values = true, value_parser = sql_text)]
     pub(crate) sql: Option<String>,
     /// Read the SQL from a file; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
@@ -208,7 +208,7 @@ pub(crate) struct Timing {
     #[arg(long, alias = "max-attempts", value_name = "N")]
     pub(crate) attempts: Option<u32>,
     /// SQL to run after each rejected attempt, to undo what its rollback does not
-    #[arg(long, value_name = "SQL", help_heading = "Statement", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SQL", help_heading = "Statement", allow_hyphen_values = true, value_parser = sql_text)]
     pub(crate) cleanup: Option<String>,
     /// Time limit of one cleanup, also after the deadline or a signal [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Statement")]

@@ -20,6 +20,14 @@ pub(crate) fn minimum(text: &str) -> Result<Minimum, String> {
     }
 }
 
+/// SQL, which may begin with a comment. `--json` is none: a value was forgotten.
+pub(crate) fn sql_text(text: &str) -> Result<String, String> {
+    if text.starts_with('-') && !text.contains(char::is_whitespace) {
+        return Err("this is an option, and no SQL: a value is missing before it".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// `500ms`, `2s`, `1m`, `2h`. A bare number is refused: nobody knows whose seconds they are.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text.trim())

@@ -1,8 +1,8 @@
 //! How a statement that was proven short is stopped: by a cancel, then by the end of its session.
 //!
 //! A cancel takes effect only while a statement runs, so one that comes between two statements is made again soon. A
-//! signal that was sent is given more time. A request to terminate ends a session of our own whatever it does. A backend that runs statements of another client, too, is never terminated
-//! for one that has ended by itself.
+//! signal that was sent is given more time. A request to terminate ends a session of our own whatever it does. A backend
+//! that runs statements of another client, too, is never terminated for one that has ended by itself.
 //!
 //! ```text
 //!   ask(cancel) ── sent, missed or failed ──> wait ── ended ─────────────────> rejected, kept or failed

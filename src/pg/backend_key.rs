@@ -22,7 +22,7 @@ const ROOM: usize = 512;
 const CANCEL: i32 = 80_877_102;
 
 /// The process id in the session's key; `None` when the driver does not say it.
-pub(super) async fn process_id(client: &Client) -> Option<i32> {
+pub(crate) async fn process_id(client: &Client) -> Option<i32> {
     let (near, mut far) = duplex(ROOM);
     // Yes to TLS, if that is asked for.
     far.write_all(b"S").await.ok()?;

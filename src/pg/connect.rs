@@ -25,7 +25,7 @@ use super::parameters::{self, Parameters};
 use super::session::Identity;
 use super::session_attrs::{ServerState, Target};
 use super::tls::{self, Mode};
-use super::{Failure, backend_key, libpq, silence};
+use super::{Failure, libpq, silence};
 use crate::Error;
 
 /// A database to connect to, resolved and checked. Cheap to clone; printing it shows no password.
@@ -196,13 +196,14 @@ impl Endpoint {
     }
 
     /// The same for who wants to know what the server says beside its answers.
-    /// What is asked on a session; a failure as of a lost line when the server must have answered and nothing has arrived.
+    /// What is asked on a session, whose key has this process id; a failure as of a lost line when the server must have
+    /// answered and nothing has arrived.
     pub(crate) async fn unless_silent<T>(
         &self,
-        client: &Client,
+        key: Option<i32>,
         asked: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let Some(pid) = backend_key::process_id(client).await else { return asked.await };
+        let Some(pid) = key else { return asked.await };
         tokio::select! {
             biased;
             answer = asked => answer,

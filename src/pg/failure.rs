@@ -27,6 +27,8 @@ pub(crate) struct Failure {
     place: Option<String>,
     /// Why no server that was reached would do for work that writes.
     unfit: Option<Unfit>,
+    /// Whether a statement that was sent names a prepared one which is not there: none that a routine runs.
+    unprepared: bool,
 }
 
 /// Why a server that answers will not do for work that writes.
@@ -37,11 +39,18 @@ pub(crate) enum Unfit {
     Standby,
 }
 
+/// `invalid_sql_statement_name`.
+const NO_STATEMENT: &str = "26000";
 const NOT_UTF8: &str = "22021";
 const SQL_ASCII: &str = "text is sent and read as UTF-8; a database of encoding SQL_ASCII may hold other bytes, which \
      convert_from(convert_to(TEXT, 'SQL_ASCII'), 'LATIN1') reads, for example";
 
 impl Failure {
+    /// Whether somebody has taken the session's prepared statements (DEALLOCATE ALL, DISCARD).
+    pub(crate) const fn is_unprepared(&self) -> bool {
+        self.unprepared
+    }
+
     /// No session was had in time, and nothing was heard.
     pub(crate) fn no_answer() -> Self {
         Self::lost("no answer in time")
@@ -58,6 +67,7 @@ impl Failure {
             position: None,
             place: None,
             unfit: None,
+            unprepared: false,
         }
     }
 
@@ -183,6 +193,7 @@ impl Failure {
                 sqlstate: Some(code.to_owned()),
                 hint: server.hint().or_else(|| (code == NOT_UTF8).then_some(SQL_ASCII)).map(str::to_owned),
                 lost: class.is_session_lost(),
+                unprepared: code == NO_STATEMENT && server.where_().is_none(),
                 position: match server.position() {
                     Some(ErrorPosition::Original(position)) => Some(*position),
                     _ => None,

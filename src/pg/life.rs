@@ -12,8 +12,8 @@ use futures_util::future::join;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
+use super::Failure;
 use super::session::Identity;
-use super::{Failure, backend_key};
 use crate::decide::update::life::Life;
 pub(crate) use crate::decide::update::life::LifeId;
 use crate::decide::update::survival::History;
@@ -109,13 +109,12 @@ impl LifeId {
         Ok(Self::of(&ask(client, NOW, &[]).await?))
     }
 
-    /// Readies a session for commits that last, and learns what they depend on.
+    /// Readies a session for commits that last, and learns what they depend on. `key` is the process id in its key.
     ///
     /// # Errors
     /// As of a server that is starting up (57P03) where it is a standby, and is to be written to: it may be about to be
     /// promoted.
-    pub(crate) async fn ready(client: &Client, writes: bool) -> Result<Ready, Failure> {
-        let key = backend_key::process_id(client).await;
+    pub(crate) async fn ready(client: &Client, key: Option<i32>, writes: bool) -> Result<Ready, Failure> {
         let facts: [(&(dyn ToSql + Sync), Type); 1] = [(&key, Type::INT4)];
         let (row, history) = join(ask(client, READY, &facts), ask(client, HISTORY, &[])).await;
         let row = row?;

@@ -52,7 +52,7 @@ macro_rules! as_login {
 }
 
 pub(crate) mod activity;
-mod backend_key;
+pub(crate) mod backend_key;
 pub(crate) mod cancel;
 pub(crate) mod ceiling;
 pub(crate) mod connect;

@@ -157,7 +157,7 @@ impl Session {
             [(&key, Type::INT4), (&pooled, Type::TEXT), (&stands_by, Type::BOOL)];
         let introduce = async { Ok(client.query_typed(INTRODUCE, &facts).await?) };
         // One that looks after others is given up by them.
-        let rows = if stands_by { introduce.await } else { endpoint.unless_silent(&client, introduce).await };
+        let rows = if stands_by { introduce.await } else { endpoint.unless_silent(key, introduce).await };
         let rows = match rows {
             Ok(rows) => rows,
             Err(failure) => return Err(privileges::explain(&client, failure).await),

@@ -231,12 +231,12 @@ pub(crate) trait Executor {
         None
     }
 
-    /// Whether the leader runs statements of others, too: a request to stop it names the statement.
+    /// Whether the leader runs statements of others, too: a request to stop it names the one that the monitor
+    /// [saw](Executor::saw).
     const STOPS_ONE_STATEMENT: bool = false;
 
-    /// Asks the server to stop the leader, and awaits the answer. `statement` is when the statement began that is
-    /// meant, as the monitor saw it.
-    async fn stop(&self, method: CancelMethod, statement: Option<i64>) -> CancelResult;
+    /// Asks the server to stop the leader, and awaits the answer.
+    async fn stop(&self, method: CancelMethod) -> CancelResult;
 
     /// Commits; an answer that is late is a lost one. Returns whether nobody cancelled its wait for a synchronous standby.
     async fn commit(&mut self, committing: &Committing) -> Result<bool, CommitError>;

@@ -111,8 +111,8 @@ where
 
     const STOPS_ONE_STATEMENT: bool = true;
 
-    async fn stop(&self, method: CancelMethod, statement: Option<i64>) -> CancelResult {
-        self.guard.inner.monitor.stop_statement(self.leader, method, statement).await
+    async fn stop(&self, method: CancelMethod) -> CancelResult {
+        stop_seen(&self.guard, self.leader, method, self.statement.load(Relaxed)).await
     }
 
     async fn commit(&mut self, _: &Committing) -> Result<bool, CommitError> {
@@ -142,7 +142,7 @@ where
         if !self.running {
             return self.guard.clear_away().await;
         }
-        cancel_seen(&self.guard, self.leader, self.statement.load(Relaxed)).await;
+        self.stop(CancelMethod::Cancel).await;
         let grace = self.guard.settings.cancel_grace;
         let left = drained(&mut self.guard, self.leader, grace).await;
         self.running = false;
@@ -158,7 +158,7 @@ impl<F, T, E> Drop for ExternalBackend<F, T, E> {
             let mut guard = self.guard.take();
             let tracker = inner.tracker.clone();
             tracker.spawn(async move {
-                cancel_seen(&guard, leader, statement).await;
+                stop_seen(&guard, leader, CancelMethod::Cancel, statement).await;
                 let grace = guard.settings.cancel_grace;
                 drained(&mut guard, leader, grace).await;
                 guard.cleanup().await;
@@ -168,11 +168,17 @@ impl<F, T, E> Drop for ExternalBackend<F, T, E> {
     }
 }
 
-/// Cancels the statement that was seen, and no other: its owner may have sent the next one.
-async fn cancel_seen(guard: &SessionGuard, leader: Identity, statement: i64) {
-    if statement != UNSEEN {
-        guard.inner.monitor.stop_statement(leader, CancelMethod::Cancel, Some(statement)).await;
+/// Stops the statement that was seen, and no other: its owner may have sent the next one.
+async fn stop_seen(
+    guard: &SessionGuard,
+    leader: Identity,
+    method: CancelMethod,
+    statement: i64,
+) -> CancelResult {
+    if statement == UNSEEN {
+        return CancelResult::Missed;
     }
+    guard.inner.monitor.stop_statement(leader, method, Some(statement)).await
 }
 
 /// Waits until the leader's workers are gone, at most `grace`; returns how many are left, `None` where nobody could look.

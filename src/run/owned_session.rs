@@ -358,7 +358,7 @@ impl<W: Work> Executor for OwnedSession<W> {
         self.guard.inner.monitor.watch_pool(interval)
     }
 
-    async fn stop(&self, method: CancelMethod, _statement: Option<i64>) -> CancelResult {
+    async fn stop(&self, method: CancelMethod) -> CancelResult {
         let result = self.guard.stop(method).await;
         if result == CancelResult::Sent {
             self.work.discard();

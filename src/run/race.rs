@@ -55,8 +55,6 @@ pub(crate) struct Race<'a> {
     /// When the last new worker was seen.
     grew_at: Instant,
     pids: std::sync::Arc<[i32]>,
-    /// When the statement began that the last look saw.
-    statement: Option<i64>,
     pub(crate) pool_seen: bool,
 }
 
@@ -65,7 +63,7 @@ impl<'a> Race<'a> {
         let window = Window::new(entry.demand.clone(), entry.settings.patience()).with_free(entry.free);
         let began = Instant::now();
         let pids = std::sync::Arc::default();
-        Self { entry, window, began, grew_at: began, pids, statement: None, pool_seen: false }
+        Self { entry, window, began, grew_at: began, pids, pool_seen: false }
     }
 
     /// Runs the statement against the ticks until one of them settles the attempt.
@@ -132,7 +130,7 @@ impl<'a> Race<'a> {
             self.grew_at = at;
         }
         let news = self.window.on_tick(tick, &leader.workers);
-        (self.pids, self.statement) = (leader.workers, leader.statement);
+        self.pids = leader.workers;
         if let Some(News::LaterLaunch(short)) = news {
             let Entry { attempt, statement, .. } = self.entry;
             let after = self.began.elapsed();
@@ -190,7 +188,7 @@ impl<'a> Race<'a> {
         let began = Instant::now();
         let mut stopping = Stopping::new(Duration::ZERO, settings.cancel_grace, S::STOPS_ONE_STATEMENT);
         while let Some(method) = stopping.ask(began.elapsed()) {
-            let result = executor.stop(method, self.statement).await;
+            let result = executor.stop(method).await;
             recorder.observe(&Event::CancelAnswered { attempt, method, result });
             if result == CancelResult::Missed && executor.has_started() {
                 executor.accept();

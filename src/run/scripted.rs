@@ -231,7 +231,7 @@ impl Executor for Script {
         Self::shows(interval, || seen(LeaderState::Idle, 0, Some(Pool { used: 0, size: POOL })))
     }
 
-    async fn stop(&self, method: CancelMethod, _statement: Option<i64>) -> CancelResult {
+    async fn stop(&self, method: CancelMethod) -> CancelResult {
         let ends = !self.act().immortal && (self.act().heeds_cancel || method == CancelMethod::Terminate);
         self.stopped.send_replace(ends);
         CancelResult::Sent

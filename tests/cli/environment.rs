@@ -45,6 +45,8 @@ fn the_schedulers_trace_is_appended_without_a_collector() {
 fn a_text_may_begin_with_a_comment() {
     let lab = Lab::start();
     run(&lab, &[], &["-- nightly\nSELECT 1", "--cleanup", "-- nothing\nSELECT 2"]).ended(0);
+    let forgotten = run(&lab, &[], &["SELECT 1", "--cleanup", "--json"]).ended(2);
+    assert!(forgotten.said.contains("a value is missing"), "{}", forgotten.said);
 }
 
 #[test]

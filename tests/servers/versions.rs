@@ -125,39 +125,31 @@ fn is_there(major: u32) -> bool {
 /// are ignored unless asked for.
 macro_rules! on_each_version {
     ($($claim:ident),+ $(,)?) => {
-        $(mod $claim {
-            use crate::versions::runs_on;
-
-            $crate::versions::on_version!($claim, on_13, 13);
-            $crate::versions::on_version!($claim, on_14, 14, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_15, 15, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_16, 16);
-            $crate::versions::on_version!($claim, on_17, 17, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_18, 18);
-            $crate::versions::on_version!($claim, on_19, 19);
-        })+
+        $($crate::versions::on_versions! { $claim: on_13 13, on_16 16, on_18 18, on_19 19; on_14 14, on_15 15, on_17 17 })+
     };
 }
 pub(crate) use on_each_version;
 
-/// The same for claims about us rather than about the server: what is between us, how we end, to whom we talk. What the
-/// oldest and the latest release agree on, `make test` tries on those two.
+/// The same for claims about us rather than about the server: what is between us, how we end, to whom we talk. `make test`
+/// tries them on the oldest version and the latest that is always there.
 macro_rules! on_oldest_and_latest {
     ($($claim:ident),+ $(,)?) => {
-        $(mod $claim {
-            use crate::versions::runs_on;
-
-            $crate::versions::on_version!($claim, on_13, 13);
-            $crate::versions::on_version!($claim, on_14, 14, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_15, 15, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_16, 16, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_17, 17, #[ignore = "`make matrix` runs it"]);
-            $crate::versions::on_version!($claim, on_18, 18);
-            $crate::versions::on_version!($claim, on_19, 19, #[ignore = "`make matrix` runs it"]);
-        })+
+        $($crate::versions::on_versions! { $claim: on_13 13, on_18 18; on_14 14, on_15 15, on_16 16, on_17 17, on_19 19 })+
     };
 }
 pub(crate) use on_oldest_and_latest;
+
+macro_rules! on_versions {
+    ($claim:ident: $($now:ident $major:literal),+; $($later:ident $other:literal),+) => {
+        mod $claim {
+            use crate::versions::runs_on;
+
+            $($crate::versions::on_version!($claim, $now, $major);)+
+            $($crate::versions::on_version!($claim, $later, $other, #[ignore = "`make matrix` runs it"]);)+
+        }
+    };
+}
+pub(crate) use on_versions;
 
 macro_rules! on_version {
     ($claim:ident, $name:ident, $major:literal $(, #[$ignored:meta])?) => {

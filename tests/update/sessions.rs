@@ -48,6 +48,17 @@ async fn a_trigger_that_takes_the_prepared_statements_costs_a_session_and_no_key
     assert_eq!(shop.count("version = 1").await, 40);
 }
 
+/// Audit triggers do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_that_sets_something_for_its_transaction_costs_no_key() {
+    let shop = Shop::with_orders(60).await;
+    shop.run("UPDATE orders SET status = 'gone' WHERE id % 10 = 0").await;
+    spoils(&shop, "PERFORM set_config('TimeZone', 'Asia/Tokyo', true)").await;
+    let report = shop.pay().chunk(ChunkSize::Keys(5)).run(ids(60)).await.unwrap();
+    assert_eq!(classes(&report), [54, 0, 6, 0, 0], "{report:?}");
+    assert_eq!(shop.count("version = 1").await, 54);
+}
+
 #[tokio::test]
 async fn operators_of_a_schema_before_the_servers_own_have_no_say() {
     let shop = Shop::with_orders(5).await;

@@ -37,7 +37,7 @@ async fn a_key_that_a_trigger_refuses_fails_alone_whatever_code_it_raises(major:
     )
     .await;
     // Of a standard's own kind, of nobody's, of a CASE without ELSE, of limits, of rights, of serialization.
-    for code in ["45000", "U0001", "20000", "54000", "42501", "40001"] {
+    for code in ["45000", "U0001", "20000", "54000", "42501", "40001", "26000"] {
         shop.run(&format!(
             "DROP TRIGGER IF EXISTS refuse ON orders; UPDATE orders SET status = 'new', version = 0;
              CREATE TRIGGER refuse BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION refuse('{code}')"

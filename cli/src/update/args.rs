@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use headcount::{ChunkSize, FailOn};
 
 use crate::args::Exporters;
-use crate::values::duration;
+use crate::values::{duration, sql_text};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,7 +106,7 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "FILE", required_unless_present_any = ["job", "keys_query"], help_heading = "Keys")]
     pub(crate) keys: Option<PathBuf>,
     /// Read the keys from a query
-    #[arg(long, value_name = "SQL", help_heading = "Keys", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SQL", help_heading = "Keys", allow_hyphen_values = true, value_parser = sql_text)]
     pub(crate) keys_query: Option<String>,
     /// Share the rows of --keys-query with other processes that run the same update; rows that are gone, or no longer
     /// hold the expected values, are skipped and not counted

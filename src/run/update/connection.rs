@@ -23,10 +23,8 @@ use crate::pg::life::{LifeId, Ready};
 use crate::pg::session::{Identity, tidy};
 use crate::pg::silence::{self, LOOK_AFTER, LOST_ANSWER, UNANSWERED};
 use crate::pg::update::{Key, Remnant, Which, has_deferred_triggers};
-use crate::pg::{Failure, xact};
+use crate::pg::{Failure, backend_key, xact};
 
-/// `invalid_sql_statement_name`.
-const NO_STATEMENT: &str = "26000";
 /// `sql_routine_exception`.
 const BAD_ROUTINE: &str = "2F000";
 /// How long a request to cancel may take until it is on its way.
@@ -108,13 +106,14 @@ impl<P> Connection<P> {
     ) -> Result<Self, Failure> {
         let heard = Heard::default();
         let (client, driver) = run.endpoint.open_heard(&format!("headcount:{}", run.task), &heard).await?;
+        let key = backend_key::process_id(&client).await;
         // Asked in this order, and together: the way may be long.
         let asked = try_join3(
-            LifeId::ready(&client, run.work.writes()),
+            LifeId::ready(&client, key, run.work.writes()),
             run.work.replay(&client),
             run.work.prepare(&client),
         );
-        let (ready, replay, prepared) = run.endpoint.unless_silent(&client, asked).await?;
+        let (ready, replay, prepared) = run.endpoint.unless_silent(key, asked).await?;
         let Ready { life, waiting, has_standby, may_mark, identity, lent } = ready;
         let is_safe = replay == Replay::Safe;
         let is_lazy = may_mark && run.work.may_be_lazy() && is_safe;
@@ -132,7 +131,7 @@ impl<P> Connection<P> {
             }
         };
         let asked = try_join3(be_lazy, is_weak, end_last);
-        let ((), is_weak, ()) = run.endpoint.unless_silent(&client, asked).await?;
+        let ((), is_weak, ()) = run.endpoint.unless_silent(key, asked).await?;
         let may_go_ahead = run.work.goes_ahead(&prepared) && is_safe;
         let commit = match (is_lazy, may_go_ahead) {
             (true, _) => "COMMIT".to_owned(),
@@ -238,7 +237,7 @@ impl<P> Connection<P> {
         opening: Opening,
     ) -> Result<Answer, Failure> {
         let worked = work.work(&self.client, &self.prepared, items, opening).await;
-        if worked.as_ref().is_err_and(|failure| failure.sqlstate() == Some(NO_STATEMENT)) {
+        if worked.as_ref().is_err_and(Failure::is_unprepared) {
             self.abandon();
             return Err(Failure::lost(
                 "somebody has taken its prepared statements (DEALLOCATE ALL, DISCARD)",
@@ -259,6 +258,7 @@ impl<P> Connection<P> {
     /// Whether it is known to last: nobody cancelled a wait for the disk or for a synchronous standby.
     pub(super) async fn commit(&self, lasting: bool) -> Result<bool, Failure> {
         let committed = self.commit_as_it_is(lasting).await;
+        // At once: the next chunk may be under way on it, and must not be committed.
         if let Some(name) = self.meaning.differs_in(&self.heard.meaning()) {
             tracing::debug!(
                 setting = name,

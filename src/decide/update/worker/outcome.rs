@@ -228,7 +228,7 @@ impl<M: Material> Worker<'_, M> {
         }
         // The warning may be heard after both are answered.
         let flushed = flushed.map(|flush| Flush { waited: flush.waited && !last.is_unwaited, ..flush });
-        // Of a session that broke meanwhile, only that counts: each may.
+        // Where the session has broken meanwhile, only the loss counts: somebody may break each one over its flush.
         let Some(session) = self.link.last_session().filter(|_| self.link.is_up() || flushed.is_err()) else {
             return;
         };
