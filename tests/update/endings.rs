@@ -256,6 +256,19 @@ async fn what_a_role_may_not_do_is_said_before_with_the_grant() {
         &format!("GRANT {grant} ON \"public\".\"orders\" TO \"half\""),
     )
     .await;
+    // Which the server will not even look into: it is not said that there is no such table.
+    shop.run("CREATE SCHEMA \"Vault\"; CREATE TABLE \"Vault\".orders (LIKE orders INCLUDING ALL)").await;
+    let error = updater(&shop.server.dsn_for("reader", &shop.database), vec![])
+        .update("\"Vault\".orders")
+        .key(["id"])
+        .set("status", "paid")
+        .run(ids(3))
+        .await
+        .unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::MayNotUpdate), "{error}");
+    let told = "refused before running: role \"reader\" lacks a right on schema \"Vault\": USAGE";
+    let fix = "GRANT USAGE ON SCHEMA \"Vault\" TO \"reader\"";
+    assert_eq!((error.to_string(), error.fixes()[0].to_string()), (told.to_owned(), fix.to_owned()));
     // Also where it is said that such a server will do.
     let careful = shop.server.dsn_for("careful", &shop.database);
     for dsn in [&careful, &format!("{careful}?target_session_attrs=primary")] {

@@ -7,7 +7,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use crate::error::Error;
+use crate::error::{Error, Refusal};
+use crate::fix::Fix;
 use crate::pg::Failure;
 use crate::pg::privileges::quote;
 
@@ -133,6 +134,10 @@ WITH ",
 WHERE c.relname = $1 AND pg_catalog.pg_table_is_visible(c.oid)",
 );
 const PARSED: &str = "SELECT pg_catalog.to_regclass($1::text)::oid";
+
+/// How the server refuses to parse what is no name: empty, unclosed quotes, too many parts, another database's.
+const NO_NAME: [SqlState; 3] =
+    [SqlState::INVALID_NAME, SqlState::SYNTAX_ERROR, SqlState::FEATURE_NOT_SUPPORTED];
 
 /// The family are all tables whose rows an update of the first one may change: partitions, and children of the older
 /// kind (manual, "Inheritance"), down to the last. Each has triggers, indexes and a log, or none, of its own.
@@ -277,15 +282,31 @@ WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
           SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)))",
 );
 
-async fn find_oid(client: &Client, name: &str) -> Result<Option<u32>, Failure> {
+/// The role, and the schema of a name that has one.
+const ROLE_AND_SCHEMA: &str = "SELECT current_user::pg_catalog.text, parts[pg_catalog.cardinality(parts) - 1] \
+     FROM pg_catalog.parse_ident($1) AS parts";
+
+async fn find_oid(client: &Client, name: &str) -> Result<Option<u32>, Error> {
+    let sql = |failure| Error::sql("looking up the table", failure);
+    let ask = async |statement| client.query_typed(statement, &[(&name, Type::TEXT)]).await;
     let first = |rows: Vec<Row>| rows.first().and_then(|row| row.get(0));
-    match first(client.query_typed(EXACT, &[(&name, Type::TEXT)]).await?) {
-        Some(oid) => Ok(Some(oid)),
-        None => match client.query_typed(PARSED, &[(&name, Type::TEXT)]).await {
-            Ok(rows) => Ok(first(rows)),
-            Err(error) if error.as_db_error().is_some() => Ok(None),
-            Err(error) => Err(error.into()),
-        },
+    if let Some(oid) = first(ask(EXACT).await.map_err(|error| sql(error.into()))?) {
+        return Ok(Some(oid));
+    }
+    match ask(PARSED).await {
+        Ok(rows) => Ok(first(rows)),
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let rows = ask(ROLE_AND_SCHEMA).await.map_err(|error| sql(error.into()))?;
+            let Some(row) = rows.first() else { return Err(sql(error.into())) };
+            let (role, schema) = (quote(row.get(0)), quote(row.get(1)));
+            Err(Error::refused(
+                Refusal::MayNotUpdate,
+                format!("role {role} lacks a right on schema {schema}: USAGE"),
+                vec![Fix::sql(format!("GRANT USAGE ON SCHEMA {schema} TO {role}"))],
+            ))
+        }
+        Err(error) if error.code().is_some_and(|code| NO_NAME.contains(code)) => Ok(None),
+        Err(error) => Err(sql(error.into())),
     }
 }
 
@@ -294,7 +315,7 @@ impl Table {
     pub(crate) async fn find(client: &Client, name: &str) -> Result<Self, Error> {
         let sql = |failure| Error::sql("looking up the table", failure);
         let none = || Error::configuration("table", format!("there is no table {name:?}"));
-        let oid = find_oid(client, name).await.map_err(sql)?.ok_or_else(none)?;
+        let oid = find_oid(client, name).await?.ok_or_else(none)?;
         let ask = async |statement| {
             let oid: (&(dyn ToSql + Sync), Type) = (&oid, Type::OID);
             client.query_typed(statement, &[oid]).await.map_err(Failure::from)
