@@ -60,26 +60,26 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | When is an attempt short? | `decide/verdict.rs`; the proof for one launch: `decide/launch.rs` |
+//! | When is an attempt short? | `decide/verdict.rs` (the rules are in its first lines) |
 //! | Which SQL counts workers? | `workers!` in `pg/mod.rs` |
-//! | What makes a cancel safe? | the SQL: `pg/cancel.rs`; nothing is sent meanwhile: `reject` in `run/race.rs`; when to terminate: `decide/stopping.rs` |
-//! | How is a commit in doubt resolved? | `pg/xact.rs`; what the answer is worth: `decide/update/resolver.rs` |
-//! | Where is exit code 5 decided? | `cli/src/update/mod.rs`; when a run is complete: `Tally::end` in `decide/update/ending.rs`; all codes: `cli/src/exit.rs` |
-//! | Where is wasted time fed into metrics? | `telemetry/metrics.rs` |
-//! | Where to add a reason for a narrow plan? | `pg/plan/reasons.rs` finds them, `pg/plan/reason.rs` names them |
-//! | Where is `sslmode=verify-full`? | `pg/tls/name.rs`; which mode checks what: `pg/tls.rs` |
-//! | What orders the queue for slots? | `pg/slots.rs` (an advisory lock); who may take: `decide/reservation.rs` |
-//! | Where to add an exporter? | `telemetry/exporters/mod.rs`, and its name in `Exporter` (`telemetry/names.rs`) |
+//! | What makes a cancel safe? | the SQL: `pg/cancel.rs`; nothing is sent meanwhile: `reject` in `run/race.rs` |
+//! | How is a commit in doubt resolved? | the question: `pg/xact.rs`; what follows: `commit` in `run/attempt.rs`, and for updates `decide/update/resolver.rs` |
+//! | Where is exit code 5 decided? | `run` in `cli/src/update/mod.rs`, by what `Tally::end` in `decide/update/ending.rs` says |
+//! | Where is wasted time measured, and fed into metrics? | `play` in `run/attempt.rs` (`facts.ran`); `telemetry/metrics.rs` |
+//! | Where to add a reason for a narrow plan? | `Facts` in `pg/plan/diagnose.rs`, and its word in `pg/plan/reason.rs` |
+//! | Where is `sslmode=verify-full`? | `checks` in `pg/tls.rs` (what each mode checks) |
+//! | What orders the queue for slots? | the server, by an advisory lock: `pg/slots.rs` |
+//! | Where to add an exporter? | `telemetry/exporters/mod.rs`; the command's option: `Exporters` in `cli/src/args.rs` |
 //!
 //! The command is a package of its own, `headcount-cli` in `cli/`. It uses this crate's public API only.
 //!
 //! # Invariants
 //!
-//! - No evidence, no cancel. An attempt that reached the required number of workers is rejected only if
-//!   that is asked for, because of a later launch ([`Settings::every_launch`], [`Settings::strict`]).
+//! - No evidence, no cancel. After an attempt has reached the required number of workers, a later short launch
+//!   rejects it only with [`Settings::every_launch`] or [`Settings::strict`].
 //! - A request to cancel names one backend by pid and start time, and takes effect only while it runs a
 //!   statement. Nothing is sent on that session until the request is answered. If the backend is another client's, the
-//!   request names the statement, too.
+//!   request names the statement, too. If a cancel does not end it in time, a request to terminate ends our own session.
 //! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server.
 //! - Slots of the pool ([`Settings::reserve`]) are returned when the workers are gone. If the client dies, the
 //!   server returns them.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::decide::attempt::Outcome;
 pub use crate::decide::ceiling::{Ceiling, Rung};
-use crate::decide::reason::ShortReason;
+use crate::decide::short_reason::ShortReason;
 pub use crate::decide::update::ending::UpdateOutcome;
 use crate::error::Error;
 use crate::event::AttemptVerdict;

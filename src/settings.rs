@@ -136,7 +136,7 @@ pub struct Settings {
     /// is not accepted. Default `None`.
     pub cleanup: Option<String>,
     /// Time limit of one cleanup, waits for an unreachable server included; 10 ms to 24 h. Default 1 min. Then
-    /// the cleanup is cancelled and rolled back, and the execution fails: what it undoes is still there. The
+    /// the cleanup is cancelled and rolled back, and the execution fails: what it removes is still there. The
     /// cleanup has this time after the deadline, too.
     pub cleanup_limit: Duration,
     /// Names and values to `SET LOCAL` in the statement's transaction. `max_parallel_workers_per_gather` is

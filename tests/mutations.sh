@@ -42,12 +42,12 @@ mutant 'a launch is judged by room, never by its count alone' src/decide/launch.
 mutant 'several launches may add up to a count' src/decide/launch.rs \
     core-unit:a_sum_of_launches_explains_a_size_and_each_is_used_once \
     'self.parts_of(size).is_some()' 'self.parts_of(size).is_some_and(|parts| parts.len() < 2)'
-mutant 'what has run is not awaited again' src/decide/verdict/launches.rs \
+mutant 'what has run is not awaited again' src/decide/verdict/judging.rs \
     core:what_has_run_is_not_awaited_again_when_the_pool_is_full_later \
     'if launch.is_whole() || (required > 0 && launch.size >= required) {' 'if false && launch.is_whole() {'
 mutant 'absence counts only without interruption' src/decide/verdict.rs \
     core:a_pool_that_is_full_for_a_moment_now_and_then_condemns_no_serial_phase \
-    'if !lacks {' 'if !lacks && self.lacking.is_zero() {'
+    'if !lacks {' 'if !lacks && self.lack_so_far.is_zero() {'
 mutant 'a serial phase is given a tenth of its time' src/decide/verdict.rs \
     core:a_long_serial_phase_is_given_a_tenth_of_its_time \
     'launch_wait.max(self.active / 10)' 'launch_wait'
@@ -81,7 +81,7 @@ mutant 'room at some look clears a short statement' src/decide/verdict/ending.rs
 mutant 'a long unknown statement may have starved at its launch' src/decide/verdict/ending.rs \
     core:a_long_statement_that_met_a_full_pool_and_never_had_a_worker_is_unproven_if_nobody_knows_its_launches \
     'long && !foreseen && self.demand.expects_workers' 'false && !foreseen && self.demand.expects_workers'
-mutant 'the last attempt tells of a later launch below the target' src/decide/verdict/launches.rs \
+mutant 'the last attempt tells of a later launch below the target' src/decide/verdict/judging.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
     'if launch.size < self.demand.target =>' 'if launch.size < self.demand.required =>'
 mutant 'a last attempt with room for more is not called below the target' src/decide/verdict/ending.rs \
@@ -89,32 +89,32 @@ mutant 'a last attempt with room for more is not called below the target' src/de
     'Verdict::Enough if open' 'Verdict::Enough if false'
 mutant 'a last attempt without room for more is below the target' src/decide/launch.rs \
     core:the_last_attempt_is_below_the_target_only_where_there_was_no_room_for_more \
-    'self.wide.is_none() && !self.unseen && !self.unsure' 'true'
+    'self.lack_in_wide_bracket.is_none() && !self.unseen && !self.unsure' 'true'
 mutant 'the slot of a worker that has gone may not be free yet' src/decide/room.rs \
     core:slots_that_may_still_be_held_are_no_room \
     'earlier.min(free)' 'free.max(earlier)'
 mutant 'slots that others have taken since are not free' src/decide/room.rs \
     core:what_starved_is_never_called_on_target \
     'tick.others().saturating_sub(self.others)' '0'
-mutant 'a launch that took all the slots there were proves nothing' src/decide/verdict/launches.rs \
+mutant 'a launch that took all the slots there were proves nothing' src/decide/verdict/judging.rs \
     core:what_starved_is_never_called_on_target \
     'false => self.launches_unproven = true,' 'false => {}'
-mutant 'a launch that explains another is used up when others follow' src/decide/verdict/launches.rs \
+mutant 'a launch that explains another is used up when others follow' src/decide/verdict/judging.rs \
     core:a_launch_that_met_no_room_explains_no_other_one \
-    'over.give_way(&mut self.left);' ';'
-mutant 'what an attempt was accepted with is not hidden by a whole launch' src/decide/verdict/launches.rs \
+    'over.give_way(&mut self.pending);' ';'
+mutant 'what an attempt was accepted with is not hidden by a whole launch' src/decide/verdict/judging.rs \
     core:what_the_last_attempt_was_accepted_with_is_not_hidden_by_a_whole_launch \
     'self.record_shortfall(short);' ';'
-mutant 'what has run short is not missed afterwards' src/decide/verdict/launches.rs \
+mutant 'what has run short is not missed afterwards' src/decide/verdict/judging.rs \
     core:the_last_attempt_tells_of_a_later_launch_below_the_target_and_keeps_it \
-    'self.left.use_up(needed);' ''
+    'self.pending.use_up(needed);' ''
 mutant 'a launch that nobody saw behind a full pool is unproven' src/decide/verdict/ending.rs \
     core:a_launch_without_a_worker_behind_one_that_left_no_room_is_told_however_small \
     'self.unmet && may_lack' 'false && may_lack'
 mutant 'the last workers of a launch are none of the next' src/decide/verdict.rs \
     core:workers_that_are_leaving_are_none_of_the_launch_behind_them \
     'self.several && !launch.is_complete() && !launch.had_room()' 'false && !launch.is_complete() && !launch.had_room()'
-mutant 'two launches that may be one are not taken for enough' src/decide/verdict/launches.rs \
+mutant 'two launches that may be one are not taken for enough' src/decide/verdict/judging.rs \
     core:workers_that_are_leaving_are_none_of_the_launch_behind_them \
     'self.launches_unproven |= self.had(launch) < target;' ''
 mutant 'a statement that ended early is not hidden by one that had enough' src/decide/script.rs \
@@ -168,7 +168,7 @@ mutant 'enough that rests on launches alive together is marked' src/decide/verdi
 
 mutant 'a proven shortage is caught: no room' src/decide/launch.rs \
     core:a_launch_in_a_pool_without_a_free_slot_is_short_two_looks_later \
-    'self.lasting.filter(|_| !self.is_doubted()) {' 'self.lasting.filter(|_| self.is_doubted()) {'
+    'self.lack_since_growth.filter(|_| !self.is_doubted()) {' 'self.lack_since_growth.filter(|_| self.is_doubted()) {'
 mutant 'a server without processes is told from a full pool' src/decide/room.rs \
     core:a_server_without_a_process_left_is_told_from_a_full_pool \
     'processes.free() == 0 =>' 'processes.free() == u32::MAX =>'
@@ -367,7 +367,7 @@ mutant 'finished_short has an exit code of its own' cli/src/exit.rs \
 
 mutant 'a launch that may have had no worker is not called on target' src/decide/verdict/ending.rs \
     live:launches_that_come_again_and_may_have_had_no_worker_are_not_called_on_target \
-    'let long = self.lacked_for >= settle.max(self.active / 10);' 'let long = false && self.lacked_for >= settle.max(self.active / 10);'
+    'let long = self.longest_lack >= settle.max(self.active / 10);' 'let long = false && self.longest_lack >= settle.max(self.active / 10);'
 mutant 'a statement of a client that died behind a proxy is stopped' src/run/session_script.rs \
     fleet:the_statement_of_a_job_that_was_killed_behind_a_proxy_is_stopped \
     'if self.pooled {' 'if false {'

@@ -21,12 +21,13 @@ Exit codes:
   1    the SQL, the connection or a commit failed, or the deadline passed
   2    wrong usage or configuration
   3    fewer workers than the minimum; nothing was kept
-  4    refused before running: plan too narrow, monitor without rights, server too old
-  5    update incomplete: some keys failed or are left
+  4    refused before running: a right is missing, the server is too old or cannot serve, or the plan is too
+       narrow (--plan-shortfall refuse); explain: out of reach; doctor: a check failed
+  5    update incomplete: keys failed or are left, its deadline passed, or --fail-on applies
   6    done, but standard output could not be written
   7    done and kept, but with fewer workers than the minimum: do not run it again
   101  bug in headcount (panic): check what took effect, and report the message
-  130  SIGINT (143: SIGTERM, 129: SIGHUP): cancelled, rolled back and cleaned up
+  130  SIGINT (143: SIGTERM, 129: SIGHUP): cancelled, rolled back and cleaned up (not if `left at once`)
 
 Connection: --dsn, else DATABASE_URL, else libpq's variables and files (PGHOST, ~/.pgpass).";
 
@@ -75,7 +76,7 @@ pub(crate) enum LogStyle {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a statement or script with a guaranteed number of parallel workers
+    /// Run a statement or script, make sure that it gets its parallel workers, or try again
     Run(Box<RunArgs>),
     /// Update many rows in small transactions, surviving lost connections
     Update(Box<super::update::args::UpdateArgs>),
@@ -249,13 +250,15 @@ pub(crate) struct Timing {
     /// Workers that appear within this time of each other belong to one launch, 10ms to 1m [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) settle: Option<Duration>,
-    /// How long to wait for the first worker while the pool is full or cannot be seen [default: 1s]
+    /// How long to wait for the first worker while the pool is full (a tenth of the time so far, if that is longer) or
+    /// cannot be seen [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) launch_wait: Option<Duration>,
     /// Time between two samples until the verdict, 1ms to 10s [default: 10ms]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) monitor_interval: Option<Duration>,
-    /// Maximum pause between attempts where the cause does not show in the pool [default: 2s]
+    /// Longest pause before another attempt if the pool does not show why the last one failed (a lost connection, for
+    /// example) [default: 2s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) retry_delay: Option<Duration>,
     /// How long a cancelled statement may take to end before its session is terminated [default: 5s]

@@ -168,9 +168,9 @@ impl fmt::Display for Failed {
         match uncleaned {
             // Why was just said.
             Some(_) if self.error().is_some_and(Error::is_cleanup) => {
-                f.write_str("; what it undoes is still there")
+                f.write_str("; what it removes is still there")
             }
-            Some(why) => write!(f, "; the cleanup failed, what it undoes is still there: {why}"),
+            Some(why) => write!(f, "; the cleanup failed, so what it removes is still there: {why}"),
             None => Ok(()),
         }
     }

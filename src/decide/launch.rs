@@ -21,8 +21,8 @@
 //! The bracket reaches from the first tick of the launch to two ticks after its last new worker. A size that
 //! no launches explain is suspect already: its bracket is `settle` wider on both sides.
 //!
-//! Room that is seen is an upper bound, since workers without a database are not in `pg_stat_activity`. So
-//! room proves little; a lack of it proves much.
+//! Room that is seen is an upper bound, since workers without a database are not in `pg_stat_activity`. So a lack of
+//! room is strong evidence. Room is taken as evidence too, but not where the launch took all of it.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Shortfall {
 
 /// Launches of a plan that may still come.
 #[derive(Debug, Clone)]
-pub(super) struct Left(Option<Vec<PlannedLaunch>>);
+pub(super) struct PendingLaunches(Option<Vec<PlannedLaunch>>);
 
 impl PlannedLaunch {
     /// It was met: if it may run again, nobody knows whether it will.
@@ -136,7 +136,7 @@ impl PlannedLaunch {
     }
 }
 
-impl Left {
+impl PendingLaunches {
     pub(super) const fn new(planned: Option<Vec<PlannedLaunch>>) -> Self {
         Self(planned)
     }
@@ -258,11 +258,11 @@ pub(super) struct Launch {
     /// Ticks since the last new worker.
     quiet: u32,
     /// What was lacking at some tick of the bracket.
-    near: Option<ShortReason>,
+    lack_in_bracket: Option<ShortReason>,
     /// The same, also within `settle` on both sides.
-    wide: Option<ShortReason>,
+    lack_in_wide_bracket: Option<ShortReason>,
     /// What is lacking at every tick since the last new worker.
-    lasting: Option<ShortReason>,
+    lack_since_growth: Option<ShortReason>,
     unseen: bool,
     /// Workers may have come and gone before the first tick.
     unsure: bool,
@@ -300,9 +300,9 @@ impl Launch {
             alive: 0,
             peak: 0,
             quiet: 0,
-            near: None,
-            wide: lately.lack(settle),
-            lasting: None,
+            lack_in_bracket: None,
+            lack_in_wide_bracket: lately.lack(settle),
+            lack_since_growth: None,
             unseen: false,
             unsure: gap > LONGEST_GAP.max(2 * settle),
             is_part: false,
@@ -346,9 +346,9 @@ impl Launch {
         self.free_before = self.free_before.into_iter().chain(self.before.least_left(tick)).min();
         self.grown_at = tick.at;
         self.quiet = 0;
-        self.near = self.near.or(room.lack());
-        self.wide = self.wide.or(room.lack());
-        self.lasting = room.lack();
+        self.lack_in_bracket = self.lack_in_bracket.or(room.lack());
+        self.lack_in_wide_bracket = self.lack_in_wide_bracket.or(room.lack());
+        self.lack_since_growth = room.lack();
         self.unseen |= room == Room::Unseen;
     }
 
@@ -357,10 +357,10 @@ impl Launch {
         self.quiet += 1;
         if self.quiet <= COMPLETE {
             self.free_before = self.free_before.into_iter().chain(self.before.least_left(tick)).min();
-            self.near = self.near.or(room.lack());
+            self.lack_in_bracket = self.lack_in_bracket.or(room.lack());
         }
-        self.wide = self.wide.or(room.lack());
-        self.lasting = self.lasting.and(room.lack());
+        self.lack_in_wide_bracket = self.lack_in_wide_bracket.or(room.lack());
+        self.lack_since_growth = self.lack_since_growth.and(room.lack());
         self.unseen |= room == Room::Unseen;
     }
 
@@ -380,18 +380,18 @@ impl Launch {
     }
 
     /// What it is, as soon as that is known.
-    pub(super) fn judge(&self, at: Duration, settle: Duration, left: &Left) -> Option<Finding> {
+    pub(super) fn judge(&self, at: Duration, settle: Duration, pending: &PendingLaunches) -> Option<Finding> {
         if self.quiet < COMPLETE {
             return None;
         }
         let quiet_for = at.saturating_sub(self.grown_at);
         let settled = quiet_for >= settle;
-        if left.is_known() && !left.explains(self.size) {
+        if pending.is_known() && !pending.explains(self.size) {
             // Nothing more can start, and what did is no launch of the plan.
-            if let Some(reason) = self.lasting.filter(|_| !self.is_doubted()) {
+            if let Some(reason) = self.lack_since_growth.filter(|_| !self.is_doubted()) {
                 return Some(Finding::Short(reason));
             }
-            return settled.then_some(match (self.wide, self.unseen) {
+            return settled.then_some(match (self.lack_in_wide_bracket, self.unseen) {
                 _ if self.is_doubted() => Finding::Ambiguous,
                 (Some(reason), _) => Finding::Short(reason),
                 // Nothing but the number speaks against it: others may have started, and gone between two ticks.
@@ -400,7 +400,7 @@ impl Launch {
                 (None, false) => Finding::Whole,
             });
         }
-        if let Some(reason) = self.lasting.filter(|_| !left.is_known() && !self.is_doubted()) {
+        if let Some(reason) = self.lack_since_growth.filter(|_| !pending.is_known() && !self.is_doubted()) {
             return Some(Finding::Short(reason));
         }
         settled.then_some(if self.is_whole() { Finding::Whole } else { Finding::Ambiguous })
@@ -413,26 +413,26 @@ impl Launch {
 
     /// There was room at every tick of its bracket so far.
     pub(super) fn is_whole(&self) -> bool {
-        self.near.is_none() && !self.unseen && !self.is_doubted() && !self.took_all()
+        self.lack_in_bracket.is_none() && !self.unseen && !self.is_doubted() && !self.took_all()
     }
 
     /// There was room at every tick around it so far, as far as a bracket may reach.
     pub(super) fn had_room(&self) -> bool {
-        self.wide.is_none() && !self.unseen && !self.unsure && !self.took_all()
+        self.lack_in_wide_bracket.is_none() && !self.unseen && !self.unsure && !self.took_all()
     }
 
     /// Launches of the plan that it was are no longer left.
-    pub(super) fn use_up(&mut self, left: &mut Left) {
+    pub(super) fn use_up(&mut self, pending: &mut PendingLaunches) {
         if !std::mem::replace(&mut self.used_up, true) {
-            left.use_up(self.size);
+            pending.use_up(self.size);
         }
     }
 
     /// Other workers have come, and none of its own is there any more. If launches of the plan explain it, it was those:
     /// if not, one of them had too few, and one that is left will show it.
-    pub(super) fn give_way(&mut self, left: &mut Left) {
-        if left.explains(self.size) && !self.is_doubted() {
-            self.use_up(left);
+    pub(super) fn give_way(&mut self, pending: &mut PendingLaunches) {
+        if pending.explains(self.size) && !self.is_doubted() {
+            self.use_up(pending);
         }
     }
 }
@@ -441,30 +441,30 @@ impl Launch {
 mod tests {
     use super::*;
 
-    fn left(launches: &[(u32, bool)]) -> Left {
+    fn pending(launches: &[(u32, bool)]) -> PendingLaunches {
         let planned = |&(workers, once)| PlannedLaunch { workers, once, heavy: true };
-        Left::new(Some(launches.iter().map(planned).collect()))
+        PendingLaunches::new(Some(launches.iter().map(planned).collect()))
     }
 
     #[test]
     fn a_sum_of_launches_explains_a_size_and_each_is_used_once() {
-        let plan = left(&[(1, true), (2, true), (4, true)]);
+        let plan = pending(&[(1, true), (2, true), (4, true)]);
         assert!([1, 2, 3, 4, 5, 6, 7].into_iter().all(|size| plan.explains(size)));
         assert!(!plan.explains(8));
-        assert!(!left(&[(2, true), (4, true)]).explains(3));
-        assert!(!left(&[]).explains(1));
-        assert!(!Left::new(None).explains(1));
+        assert!(!pending(&[(2, true), (4, true)]).explains(3));
+        assert!(!pending(&[]).explains(1));
+        assert!(!PendingLaunches::new(None).explains(1));
     }
 
     #[test]
     fn a_launch_that_may_run_again_explains_its_multiples() {
-        let plan = left(&[(2, false)]);
+        let plan = pending(&[(2, false)]);
         assert!(plan.explains(2) && plan.explains(6) && !plan.explains(3));
     }
 
     #[test]
     fn what_ran_whole_is_no_longer_left() {
-        let mut plan = left(&[(2, true), (4, true), (3, false)]);
+        let mut plan = pending(&[(2, true), (4, true), (3, false)]);
         plan.use_up(4);
         assert_eq!(plan.largest(|_| true), Some(3));
         plan.use_up(3);
@@ -475,7 +475,7 @@ mod tests {
 
     #[test]
     fn a_launch_with_enough_of_a_larger_plan_uses_that_up() {
-        let mut plan = left(&[(2, true), (8, true), (6, true)]);
+        let mut plan = pending(&[(2, true), (8, true), (6, true)]);
         plan.use_up(5);
         assert_eq!(plan.largest(|_| true), Some(8));
         assert!(plan.explains(1), "the sixth worker may be slow to start");

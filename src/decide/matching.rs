@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use super::launch::{Left, PlannedLaunch};
+use super::launch::{PendingLaunches, PlannedLaunch};
 
 /// The launches of a plan, and what was seen of them.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Matching<'a> {
 impl<'a> Matching<'a> {
     /// `seen`: the workers of each launch, or of several at once.
     pub(super) fn new(planned: &'a [PlannedLaunch], seen: &[u32]) -> Self {
-        let plan = Left::new(Some(planned.to_vec()));
+        let plan = PendingLaunches::new(Some(planned.to_vec()));
         let largest = planned.iter().map(|launch| launch.workers).max().unwrap_or(0).max(1);
         let mut parts: Vec<u32> = Vec::new();
         for &size in seen {

@@ -1,8 +1,8 @@
 //! Reservation: who of a fleet takes which slots of the pool, and when to stop waiting.
 //!
 //! Executors that only watch and retry fight: each takes what is free, all are short, all are cancelled,
-//! and the pool did nothing for anybody. So a fleet forms a queue: an execution takes as many *slots* as it
-//! wants workers, all at once, or none. Only the head of the queue may take. That is first come, first
+//! and the pool did nothing for anybody. So a fleet forms a queue: an execution takes *slots* for all workers that may
+//! start, and at least for its target; all at once, or none. Only the head of the queue may take. That is first come, first
 //! served: a job that wants much waits at the head until enough is free, and nobody smaller of the same
 //! priority slips past it. The price is that slots may be idle meanwhile; backfilling would fill them,
 //! and let the big jobs wait for ever.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::reason::ShortReason;
+use super::short_reason::ShortReason;
 use super::tick::{Pool, Tick};
 
 /// What one tick shows of the room for workers.

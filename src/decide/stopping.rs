@@ -86,18 +86,18 @@ pub struct Stopping {
     grace: Duration,
     /// When the method's time is over.
     until: Duration,
-    /// Whether the backend runs statements of others, too.
-    shared: bool,
+    /// Whether the backend runs statements of another client.
+    shares_backend: bool,
     sent: bool,
     missed: u32,
 }
 
 impl Stopping {
-    /// From `now` on. Each method has `grace`. `shared`: the backend runs statements of another client.
+    /// From `now` on. Each method has `grace`. `shares_backend`: it runs statements of another client.
     #[must_use]
-    pub const fn new(now: Duration, grace: Duration, shared: bool) -> Self {
+    pub const fn new(now: Duration, grace: Duration, shares_backend: bool) -> Self {
         let until = now.saturating_add(grace);
-        Self { method: CancelMethod::Cancel, grace, until, shared, sent: false, missed: 0 }
+        Self { method: CancelMethod::Cancel, grace, until, shares_backend, sent: false, missed: 0 }
     }
 
     /// What to ask for now; `None` when nothing stops it.
@@ -113,7 +113,7 @@ impl Stopping {
     pub fn on_answer(&mut self, now: Duration, result: CancelResult) -> Next {
         self.sent |= result == CancelResult::Sent;
         self.missed += u32::from(result == CancelResult::Missed);
-        if self.shared && !self.sent && self.missed >= MISSES {
+        if self.shares_backend && !self.sent && self.missed >= MISSES {
             return Next::Over;
         }
         let patience = if result == CancelResult::Sent { SIGNALLED } else { AGAIN };

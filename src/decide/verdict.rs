@@ -5,15 +5,15 @@
 //!
 //! 1. A launch of at least the required number, or launches alive together that have it:
 //!    [`Verdict::Enough`]. A launch that is proven short: [`Verdict::Short`], at once.
-//! 2. No worker: short only when the pool has been full, without interruption, up to now, for the longer of
-//!    `launch_wait` and a tenth of the active time. A Gather may be reached late: a sort or a function call
+//! 2. No worker: short only when there was no room (a slot of the pool and a process of the server), without
+//!    interruption, up to now, for the longer of `launch_wait` and a tenth of the active time. A Gather may be reached late: a sort or a function call
 //!    can run serially for minutes first, and waiting for a lock is not active time. Where room cannot be
 //!    seen, a plan with launches is short after `launch_wait` of active time.
 //! 3. The statement ended first: [`Verdict::FinishedEarly`].
 //! 4. No evidence, no cancel: a blind monitor keeps the verdict open; if the statement ends while it is
 //!    blind, [`Verdict::Unverified`].
 //!
-//! After "enough" the looks go on. A later launch that is proven short is a [`Shortfall`]: it cancels nothing
+//! After "enough" the sampling goes on. A later launch that is proven short is a [`Shortfall`]: it cancels nothing
 //! by itself, since the work is paid for, but it is never hidden.
 //!
 //! ```text
@@ -25,15 +25,15 @@
 //! ```
 
 mod ending;
-mod launches;
+mod judging;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::launch::{Demand, Launch, Left, Shortfall};
+use super::launch::{Demand, Launch, PendingLaunches, Shortfall};
 use super::pace::Outlook;
-pub use super::reason::ShortReason;
 use super::room::{Lately, Room};
+pub use super::short_reason::ShortReason;
 pub use super::tick::{LeaderState, Pool, Tick};
 
 /// What the ticks prove about an attempt.
@@ -110,7 +110,7 @@ pub struct Window {
     patience: Patience,
     /// Whether more than one launch may come.
     several: bool,
-    left: Left,
+    pending: PendingLaunches,
     /// Workers of the last ticks, and when each was seen last: one that is away for a tick is no new one.
     known: HashMap<i32, Duration>,
     launch: Option<Launch>,
@@ -121,9 +121,9 @@ pub struct Window {
     reached: u32,
     active: Duration,
     /// Active time without a worker and without room, up to now.
-    lacking: Duration,
-    /// The longest of such times.
-    lacked_for: Duration,
+    lack_so_far: Duration,
+    /// The longest such time.
+    longest_lack: Duration,
     /// The workers of each launch that was seen, as far as they were told apart.
     seen: Vec<u32>,
     /// The fewest slots that were free at a look.
@@ -131,13 +131,13 @@ pub struct Window {
     /// Active time without a worker, up to now.
     alone: Duration,
     /// All active time without a worker.
-    alone_in_all: Duration,
+    alone_in_total: Duration,
     /// When a worker was seen last.
     seen_at: Option<Duration>,
-    /// When there was no room beside one.
-    crowded_at: Option<Duration>,
-    /// Whether it was without a worker for long when those before had left no room.
-    left_alone: bool,
+    /// When a worker was last seen while there was no room for another.
+    full_beside_worker_at: Option<Duration>,
+    /// Whether it had no worker for long after a launch beside which there was no room: the next one may have found none.
+    alone_after_full: bool,
     last: Option<Tick>,
     launched: bool,
     shortfall: Option<Shortfall>,
@@ -156,10 +156,10 @@ pub struct Window {
     saw_no_room: bool,
     /// Whether there was room at some look, or it was not seen.
     saw_room: bool,
-    /// Whether no slot was surely free just before the statement began.
+    /// Whether surely no slot was free just before the statement began.
     began_full: bool,
-    /// What was lacking at some look without a worker.
-    lacked: Option<ShortReason>,
+    /// What was lacking at some tick without a worker.
+    lack_without_worker: Option<ShortReason>,
     /// Why a launch of the plan had no worker, if it came at all.
     suspicion: Option<ShortReason>,
     launches_unproven: bool,
@@ -186,27 +186,27 @@ impl Window {
     /// A window for one attempt of a statement.
     #[must_use]
     pub fn new(demand: Demand, patience: Patience) -> Self {
-        let left = Left::new(demand.planned.clone());
+        let pending = PendingLaunches::new(demand.planned.clone());
         Self {
-            several: demand.is_of_unknown() || left.has_several(),
+            several: demand.is_of_unknown() || pending.has_several(),
             demand,
             patience,
-            left,
+            pending,
             known: HashMap::new(),
             launch: None,
             lately: Lately::default(),
             most: 0,
             reached: 0,
             active: Duration::ZERO,
-            lacking: Duration::ZERO,
-            lacked_for: Duration::ZERO,
+            lack_so_far: Duration::ZERO,
+            longest_lack: Duration::ZERO,
             seen: Vec::new(),
             fewest_free: None,
             alone: Duration::ZERO,
-            alone_in_all: Duration::ZERO,
+            alone_in_total: Duration::ZERO,
             seen_at: None,
-            crowded_at: None,
-            left_alone: false,
+            full_beside_worker_at: None,
+            alone_after_full: false,
             last: None,
             launched: false,
             shortfall: None,
@@ -221,7 +221,7 @@ impl Window {
             saw_no_room: false,
             saw_room: false,
             began_full: false,
-            lacked: None,
+            lack_without_worker: None,
             suspicion: None,
             launches_unproven: false,
             unmet: false,
@@ -316,7 +316,7 @@ impl Window {
     pub fn on_blind(&mut self) {
         self.blind = true;
         self.last = None;
-        self.lacking = Duration::ZERO;
+        self.lack_so_far = Duration::ZERO;
         self.lately.clear();
         if let Some(launch) = &mut self.launch {
             launch.doubt();
@@ -385,7 +385,7 @@ impl Window {
     fn add_time(&mut self, tick: &Tick, room: Room, settle: Duration) {
         let lacks = tick.workers == 0 && room.lack().is_some();
         if tick.leader == LeaderState::Active {
-            self.lacked = room.lack().filter(|_| lacks).or(self.lacked);
+            self.lack_without_worker = room.lack().filter(|_| lacks).or(self.lack_without_worker);
             self.saw_room |= room.lack().is_none();
             self.fewest_free = self.fewest_free.into_iter().chain(tick.free()).min();
         }
@@ -395,24 +395,24 @@ impl Window {
         {
             let passed = tick.at.saturating_sub(last.at);
             self.active += passed;
-            self.lacking += passed;
+            self.lack_so_far += passed;
             self.alone += passed;
-            self.alone_in_all += if tick.workers == 0 { passed } else { Duration::ZERO };
+            self.alone_in_total += if tick.workers == 0 { passed } else { Duration::ZERO };
         }
         if tick.workers > 0 {
             self.alone = Duration::ZERO;
             self.seen_at = Some(tick.at);
-            self.crowded_at = room.lack().map(|_| tick.at).or(self.crowded_at);
+            self.full_beside_worker_at = room.lack().map(|_| tick.at).or(self.full_beside_worker_at);
         }
         if !lacks {
-            self.lacking = Duration::ZERO;
+            self.lack_so_far = Duration::ZERO;
         }
-        self.lacked_for = self.lacked_for.max(self.lacking);
+        self.longest_lack = self.longest_lack.max(self.lack_so_far);
         // The slots of those that have just gone may not be free yet, and others have taken what else there was.
         if tick.workers == 0 && self.lately.least_left(tick) == Some(0) {
-            self.crowded_at = Some(tick.at);
+            self.full_beside_worker_at = Some(tick.at);
         }
-        self.left_alone |= self.alone >= settle.max(self.active / 10) && self.was_left_crowded(settle);
+        self.alone_after_full |= self.alone >= settle.max(self.active / 10) && self.was_left_crowded(settle);
     }
 
     /// A launch that has had no worker at all.
@@ -421,23 +421,23 @@ impl Window {
         if tick.workers > 0 || tick.leader != LeaderState::Active || self.demand.required == 0 {
             return None;
         }
-        let lacking = room.lack().filter(|_| self.lacking >= launch_wait.max(self.active / 10));
+        let lacking = room.lack().filter(|_| self.lack_so_far >= launch_wait.max(self.active / 10));
         let sure = self.verdict.is_none();
-        let awaited = self.left.largest(|launch| sure || launch.heavy);
-        let awaited = match awaited {
-            None if self.left.is_known() || self.launched || !self.demand.expects_workers => return None,
+        let is_known = self.pending.is_known();
+        let awaited = match self.pending.largest(|launch| sure || launch.heavy) {
+            None if is_known || self.launched || !self.demand.expects_workers => return None,
             known => known.unwrap_or(self.demand.target).min(self.demand.target),
         };
         let reason = match (lacking, room) {
             (Some(reason), _) => reason,
-            (None, Room::Unseen) if self.left.is_known() && !self.launched && self.active >= launch_wait => {
+            (None, Room::Unseen) if is_known && !self.launched && self.active >= launch_wait => {
                 ShortReason::NoLaunch
             }
             _ => return None,
         };
         // Told once: what did not come is no longer awaited.
-        self.lacking = Duration::ZERO;
-        self.left.forget_largest();
+        self.lack_so_far = Duration::ZERO;
+        self.pending.forget_largest();
         Some(Shortfall { reason, got: 0, needed: awaited })
     }
 

@@ -2,12 +2,13 @@
 //!
 //! PostgreSQL has all that a queue between hosts needs, on every server and for every role: session-level
 //! advisory locks are granted in the order in which they were asked for, and vanish with their session, however
-//! its client died (manual, "Advisory Locks" and `pg_locks`). So the queue is one exclusive lock, the
-//! *turnstile*: who holds it is the head. The slots are the locks 1 to 1024 of the same key space.
+//! its client died (manual, "Advisory Locks" and `pg_locks`). So each of the two queues, the ordinary one and that of jobs
+//! with priority, is one exclusive lock, its *turnstile*: whoever holds it is the head. The slots are the locks 1 to 1024
+//! of the same key space.
 //!
 //! - A session in the queue waits inside the server, in `pg_advisory_lock`; a client that tried again and
-//!   again would lose its place each time. The head does not: it looks, and takes, in short statements, so
-//!   its session is idle in between, and the server notices at once when its client dies.
+//!   again would lose its place each time. The head does not wait inside the server: it looks, and takes, in short
+//!   statements. Its session is idle in between, and the server notices at once when its client dies.
 //! - Advisory locks belong to a database, the pool to the cluster. All members of a fleet use one agreed
 //!   database. It is not the one with the data, for a second reason: a session that waits in a statement
 //!   holds back vacuum in that database as long as it waits.
@@ -38,7 +39,7 @@ pub(super) fn class(space: &str) -> u32 {
     space.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// A session that waits for slots, or holds them. Dropping it gives them back.
+/// A session that waits for slots, or holds them. They are given back when its last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct SlotSession {
     client: Arc<Client>,
@@ -173,14 +174,15 @@ impl SlotSession {
         Ok(self.client.batch_execute(&statement).await?)
     }
 
-    /// Whether the server has given the slots to others.
+    /// Whether the connection is gone, so that the slots are no longer ours.
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 }
 
 /// Nothing that an administrator configured for statements may end a wait or a hold; a dead client is to be
-/// noticed within half a minute, also when its host died without a word. Since 14 a waiting statement notices.
+/// noticed within half a minute, also when its host died without a word. From 14 on, the server notices a dead client also
+/// while its statement waits.
 const PREPARE: &str = concat!(
     "\
 SELECT own.pid, pg_catalog.round(extract(epoch FROM a.backend_start) * 1000000)::bigint, ",

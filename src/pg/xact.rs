@@ -57,8 +57,8 @@ impl TransactionState {
     }
 }
 
-/// Asks for that transaction's fate on new sessions until it is known, at most `patience`. `life_id` is when
-/// the id was given.
+/// Asks for that transaction's fate on new sessions until it is known, at most `patience`. `life_id`: the
+/// server's life (from one start to the next) in which the transaction id was assigned.
 ///
 /// [`Resolution::Unresolved`] when the server does not know, or does not answer in time; or when it
 /// crashed since, and "committed" may speak of another transaction that was given the same id.

@@ -212,9 +212,9 @@ pub(crate) trait Executor {
         false
     }
 
-    /// The verdict allows it: [`Executor::work`] returns as soon as it has something to hand over. Only
-    /// where [`Executor::HANDS_OVER`].
-    fn accept(&self) {}
+    /// The verdict allows [`Executor::work`] to return as soon as it has something to hand over. Only where
+    /// [`Executor::HANDS_OVER`].
+    fn allow_hand_over(&self) {}
 
     /// The monitor saw the leader in a statement that began then, or after it.
     fn saw(&self, _statement: Option<i64>) {}
@@ -231,9 +231,9 @@ pub(crate) trait Executor {
         None
     }
 
-    /// Whether the leader runs statements of others, too: a request to stop it names the one that the monitor
-    /// [saw](Executor::saw).
-    const STOPS_ONE_STATEMENT: bool = false;
+    /// Whether the leader's backend runs statements of another client: a request to stop it names the one that the
+    /// monitor [saw](Executor::saw).
+    const SHARES_BACKEND: bool = false;
 
     /// Asks the server to stop the leader, and awaits the answer.
     async fn stop(&self, method: CancelMethod) -> CancelResult;

@@ -109,7 +109,7 @@ where
         self.guard.inner.monitor.watch_pool(interval)
     }
 
-    const STOPS_ONE_STATEMENT: bool = true;
+    const SHARES_BACKEND: bool = true;
 
     async fn stop(&self, method: CancelMethod) -> CancelResult {
         stop_seen(&self.guard, self.leader, method, self.statement.load(Relaxed)).await

@@ -345,8 +345,8 @@ impl<W: Work> Executor for OwnedSession<W> {
         self.work.has_started()
     }
 
-    fn accept(&self) {
-        self.work.accept();
+    fn allow_hand_over(&self) {
+        self.work.allow_hand_over();
     }
 
     fn watch(&self, interval: Duration) -> Watch {

@@ -89,14 +89,14 @@ impl<'a> Race<'a> {
             if self.window.verdict().is_none() && idle && executor.has_started() {
                 let verdict = self.window.on_end();
                 self.announce(verdict, recorder);
-                executor.accept();
+                executor.allow_hand_over();
             }
             match news {
                 Some(News::Verdict(verdict)) => {
                     self.announce(verdict, recorder);
                     match verdict {
                         Verdict::Short(reason) => return self.reject(executor, work, reason, recorder).await,
-                        _ => executor.accept(),
+                        _ => executor.allow_hand_over(),
                     }
                 }
                 Some(News::LaterLaunch(short))
@@ -186,12 +186,12 @@ impl<'a> Race<'a> {
     ) -> Finish<S::Value> {
         let Entry { attempt, settings, .. } = self.entry;
         let began = Instant::now();
-        let mut stopping = Stopping::new(Duration::ZERO, settings.cancel_grace, S::STOPS_ONE_STATEMENT);
+        let mut stopping = Stopping::new(Duration::ZERO, settings.cancel_grace, S::SHARES_BACKEND);
         while let Some(method) = stopping.ask(began.elapsed()) {
             let result = executor.stop(method).await;
             recorder.observe(&Event::CancelAnswered { attempt, method, result });
             if result == CancelResult::Missed && executor.has_started() {
-                executor.accept();
+                executor.allow_hand_over();
             }
             let again = match stopping.on_answer(began.elapsed(), result) {
                 Next::WaitUntil(again) => began + again,

@@ -120,7 +120,7 @@ impl ExecutionRecorder {
         self.started
     }
 
-    /// The crate's one telemetry verb.
+    /// All telemetry of an execution passes through here.
     pub(crate) fn observe(&mut self, event: &Event) {
         self.take(event);
         self.observers.observe(&self.scope, event);

@@ -60,7 +60,7 @@ pub(crate) trait Work {
     }
 
     /// The verdict allows it: return as soon as there is something to hand over.
-    fn accept(&self) {}
+    fn allow_hand_over(&self) {}
 
     /// A cancel is on its way: read on to its error, and keep nothing.
     fn discard(&self) {}
@@ -281,7 +281,7 @@ impl Work for Query<'_> {
         self.started.load(Ordering::Relaxed)
     }
 
-    fn accept(&self) {
+    fn allow_hand_over(&self) {
         self.mode.send_replace(Mode::Accept);
     }
 

@@ -1,4 +1,4 @@
-//! Metrics: every event, counted.
+//! Metrics: turns events into counters, gauges and histograms.
 //!
 //! The handles of a task are made once, by [`announce`](Observer::announce) or by its first event; after
 //! that an event is a read lock, one hash of the task's name and an addition or two. Nothing is
@@ -14,7 +14,7 @@ use ::metrics::Recorder;
 use super::handles::{ProcessHandles, Source, TaskHandles, unix_now};
 use super::names::{Downgrade, SQLSTATE_CLASSES};
 use crate::decide::attempt::Outcome;
-use crate::decide::reason::ShortReason;
+use crate::decide::short_reason::ShortReason;
 use crate::decide::verdict::Pool;
 use crate::event::{
     AttemptFacts, ChunkEnd, ChunkFacts, Event, ExecutionFacts, FailReason, Observer, Scope, SqlState,

@@ -25,7 +25,7 @@ fn a_cleanup_after_the_deadline_has_its_limit() {
         let ran = lab.headcount(&arguments).ended(1);
         let run = ran.json();
         assert_eq!((&run["reason"], &run["attempt_count"]), (&"deadline".into(), &1.into()));
-        let text = "the deadline of 2s passed; the cleanup failed, what it undoes is still there: ";
+        let text = "the deadline of 2s passed; the cleanup failed, so what it removes is still there: ";
         assert!(run["error"].as_str().unwrap().starts_with(text), "{run}");
         broken_off(&lab, &ran, "300ms");
     }
@@ -53,7 +53,7 @@ fn a_cleanup_between_attempts_has_its_limit() {
     let ran = lab.headcount(&arguments).ended(1);
     assert!(ran.said.contains("headcount: the cleanup failed: "), "{}", ran.said);
     assert!(ran.said.contains("it did not end within 300ms and was broken off"), "{}", ran.said);
-    assert!(ran.said.contains("; what it undoes is still there"), "{}", ran.said);
+    assert!(ran.said.contains("; what it removes is still there"), "{}", ran.said);
     let rejected = "The attempt was rejected (1 of 4 required workers, pool_exhausted), and what it did";
     assert!(ran.out.contains(rejected) && ran.out.contains("undo it by hand"), "{}", ran.out);
     lab.wait("pg_stat_activity WHERE application_name LIKE 'headcount%'", 0);
@@ -66,7 +66,7 @@ fn a_cleanup_that_fails_is_said_beside_what_failed_before_it() {
     let ran = lab.headcount(&["run", "--sql", sql, "--cleanup", "DROP TABLE nowhere"]).ended(1);
     let line = ran.said.lines().find(|line| line.starts_with("headcount: ")).unwrap();
     assert!(line.contains("division by zero") && line.contains("22012"), "{}", ran.said);
-    let why = "the cleanup failed, what it undoes is still there: table \"nowhere\" does not exist";
+    let why = "the cleanup failed, so what it removes is still there: table \"nowhere\" does not exist";
     assert!(line.contains(why), "{}", ran.said);
     assert!(ran.out.contains("What the cleanup undoes is still there: undo it by hand"), "{}", ran.out);
 }
@@ -76,7 +76,7 @@ fn a_cleanup_that_fails_for_the_same_reason_is_said_all_the_same() {
     let lab = Lab::start();
     let sql = "CREATE TABLE made AS SELECT sum(1 / (id - id)) FROM measurements";
     let ran = lab.headcount(&["run", "--sql", sql, "--cleanup", "SELECT 1 / 0"]).ended(1);
-    let why = "the cleanup failed, what it undoes is still there: division by zero";
+    let why = "the cleanup failed, so what it removes is still there: division by zero";
     assert!(ran.said.contains(why), "{}", ran.said);
 }
 

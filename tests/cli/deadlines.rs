@@ -49,7 +49,7 @@ fn a_line_that_stays_open_and_forwards_nothing_ends_with_the_deadline() {
 
     let undoing = finish(undoing).ended(1);
     assert!(
-        undoing.said.contains("; the cleanup failed, what it undoes is still there: "),
+        undoing.said.contains("; the cleanup failed, so what it removes is still there: "),
         "{}",
         undoing.said
     );

@@ -198,8 +198,8 @@ impl Wanted {
     }
 
     /// What is probably not meant as it is written.
-    pub(super) fn doubts(&self) -> impl Iterator<Item = String> {
-        self.set.iter().chain(&self.expect).filter_map(Assignment::doubt)
+    pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
+        self.set.iter().chain(&self.expect).filter_map(Assignment::warning)
     }
 
     /// The update.

@@ -119,8 +119,8 @@ async fn execute(
         ("the job is read from", &args.job),
     ];
     telemetry::check_textfile(&args.exporters, &inputs)?;
-    for doubt in wanted.doubts() {
-        say(&format!("headcount: warning: {doubt}"));
+    for warning in wanted.warnings() {
+        say(&format!("headcount: warning: {warning}"));
     }
     let endpoint = endpoint(args.dsn.as_deref())?;
     let telemetry = telemetry::start(&wanted.task, &args.exporters, words).await?;

@@ -1,8 +1,8 @@
 //! How an update ended, and whether that counts as done.
 //!
-//! That no key failed is not enough. An export that broke off leaves an empty file, and a file of another table, or
-//! one that was written in another way, has keys that no row has: of each key it is known what became of it, and
-//! nothing was done. So such an end has a word of its own, and counts as failed unless it is said that it may be.
+//! That no key failed is not enough. An export that broke off leaves an empty file, and the file of another table has keys
+//! that no row has: the fate of each key is known, and nothing was done. So ends in which all keys had one such fate have
+//! names of their own, and [`FailOn`] says which of them count as failed.
 
 use serde::Serialize;
 

@@ -112,8 +112,8 @@ pub fn answer(mark: Mark, life: Option<&Life>, now: &Life, says: Status) -> Stat
     }
 }
 
-/// What became of a commit that is nobody's to repeat; `None` while it is in progress. `is_same`: whether the server has
-/// lived on since the id was given.
+/// What became of a commit that must not be repeated. `None`: it is in progress on a server that has not restarted; ask
+/// again. `is_same`: whether the server has not restarted since the id was assigned. If it has, only "aborted" is believed.
 #[must_use]
 pub const fn resolved(says: Status, is_same: bool) -> Option<Resolution> {
     match (says, is_same) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Patience, ShortReason, Verdict, Window};
-use crate::decide::launch::{Demand, LONGEST_GAP, Left, PlannedLaunch, Shortfall};
+use crate::decide::launch::{Demand, LONGEST_GAP, PendingLaunches, PlannedLaunch, Shortfall};
 use crate::decide::matching::Matching;
 
 impl Window {
@@ -79,8 +79,8 @@ impl Window {
         }
         if let Some(mut launch) = self.launch.take() {
             self.close(&mut launch);
-            if self.left.explains(launch.size) {
-                launch.use_up(&mut self.left);
+            if self.pending.explains(launch.size) {
+                launch.use_up(&mut self.pending);
             }
             self.launch = Some(launch);
         }
@@ -90,7 +90,7 @@ impl Window {
         self.judge_absent(settle, launch_wait);
         self.judge_unseen(settle);
         // Where nobody sees the room, workers are all there is to see.
-        let may_have = self.left.largest(|_| true).is_some() || self.demand.is_of_unknown();
+        let may_have = self.pending.largest(|_| true).is_some() || self.demand.is_of_unknown();
         self.launches_unproven |=
             self.verdict.is_none() && !self.saw_pool && may_have && self.active >= settle;
     }
@@ -100,8 +100,8 @@ impl Window {
     /// without a worker, or nobody saw the room; or if the workers before it had left no room: they give it back a moment
     /// after they have gone.
     fn judge_rest(&mut self, launch_wait: Duration) {
-        self.unmet = self.left.largest(|launch| launch.heavy && launch.once).is_some();
-        let may_lack = self.left_alone || self.mistakable || !self.saw_pool;
+        self.unmet = self.pending.largest(|launch| launch.heavy && launch.once).is_some();
+        let may_lack = self.alone_after_full || self.mistakable || !self.saw_pool;
         self.launches_unproven |= self.unmet && may_lack;
         // Of launches that nobody can foresee, nobody knows whether one was to come.
         let long = self.alone >= launch_wait.max(self.active / 10);
@@ -114,14 +114,15 @@ impl Window {
         if matches!(self.verdict, Some(Verdict::Short(_))) {
             return;
         }
-        let plan = Left::new(self.demand.planned.clone());
-        let long = self.lacked_for >= settle.max(self.active / 10);
+        let plan = PendingLaunches::new(self.demand.planned.clone());
+        let long = self.longest_lack >= settle.max(self.active / 10);
         let foreseen = plan.is_known() && !plan.may_repeat();
         self.launches_unproven |= long && !foreseen && self.demand.expects_workers;
         // Its first launch may have found the slots of those before not free yet.
         let may_have =
             self.demand.at_once != Some(0) && (!plan.is_known() || plan.largest(|_| true).is_some());
-        let starved = self.began_full && !self.launched && self.alone_in_all >= settle.max(self.active / 10);
+        let starved =
+            self.began_full && !self.launched && self.alone_in_total >= settle.max(self.active / 10);
         self.launches_unproven |= starved && may_have && self.demand.expects_workers;
         let planned = self.demand.planned.as_deref().filter(|_| self.launched && plan.has_several());
         let Some(planned) = planned else { return };
@@ -133,7 +134,7 @@ impl Window {
             self.seen.iter().copied().chain(self.launch.as_ref().map(|it| it.size)).collect();
         let matching = Matching::new(planned, &seen);
         // One without a worker would have taken the leader its share of the time.
-        let unmet = self.alone_in_all >= self.active / 10 && matching.may_lack_one(may_matter);
+        let unmet = self.alone_in_total >= self.active / 10 && matching.may_lack_one(may_matter);
         let is_told = self.short_launches > 0 || self.accepted.is_some();
         // A launch stops at the first slot that it is refused.
         let was_full = self.fewest_free.is_none_or(|free| free == 0);
@@ -147,20 +148,20 @@ impl Window {
         let near = |(crowded, seen): (Duration, Duration)| {
             seen.saturating_sub(crowded) <= LONGEST_GAP.max(2 * settle)
         };
-        self.crowded_at.zip(self.seen_at).is_some_and(near)
+        self.full_beside_worker_at.zip(self.seen_at).is_some_and(near)
     }
 
     /// A statement none of whose launches had a worker that anybody saw, while there was no room at some look. If it ran
     /// for long, the launch of its plan came at that moment.
     fn judge_absent(&mut self, settle: Duration, launch_wait: Duration) {
         let open = self.verdict.is_none() && !self.launched;
-        let Some(reason) = self.lacked.filter(|_| open) else { return };
+        let Some(reason) = self.lack_without_worker.filter(|_| open) else { return };
         let long = self.active >= launch_wait;
-        match self.left.largest(|launch| launch.heavy && launch.once) {
+        match self.pending.largest(|launch| launch.heavy && launch.once) {
             Some(needed) if long => {
                 self.record_shortfall(Shortfall { reason, got: 0, needed: needed.min(self.demand.target) });
             }
-            known if !self.saw_room && (known.is_some() || !self.left.is_known()) => {
+            known if !self.saw_room && (known.is_some() || !self.pending.is_known()) => {
                 self.launches_unproven = true;
                 // What may have workers for certain.
                 let planned = known.is_some() || self.demand.at_once.is_some_and(|most| most > 0);

@@ -14,9 +14,9 @@ use std::fmt::Write as _;
 use tokio_postgres::Client;
 
 use super::Failure;
+use super::diagnose::{number, size};
 use super::lexer::{Lexer, Token};
 use super::reason::{Reason, ReasonKind};
-use super::reasons::{number, size};
 use super::server::{self, Setting, Table, threshold_for, workers_for};
 use crate::fix::Fix;
 

@@ -25,13 +25,13 @@
 
 mod build;
 mod control;
+mod diagnose;
 mod flaw;
 mod hidden;
 mod lexer;
 mod maintenance;
 mod probe;
 mod reason;
-mod reasons;
 mod refresh;
 mod routines;
 mod server;
@@ -57,13 +57,13 @@ pub use self::reason::{Diagnosis, Reason, ReasonKind};
 pub use self::server::Setting;
 pub use self::survey::Statement;
 
+pub(crate) use self::diagnose::{diagnose_pool, raise_processes};
 pub(crate) use self::flaw::{Manner, flaw, flaw_as, flaw_of_cleanup};
 pub(crate) use self::lexer::Strings;
-pub(crate) use self::reasons::{diagnose_pool, raise_processes};
 pub(crate) use self::statements::{located, split_as};
 pub(crate) use self::survey::{explain_each, look_ahead, survey};
 
-use self::reasons::diagnose;
+use self::diagnose::diagnose;
 
 /// The values of a statement's parameters.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];

@@ -2,7 +2,7 @@
 //!
 //! The planner does not say why it left workers out. But it can be asked what it would do if a
 //! setting were different. A setting is named as a cause only when that answer shows it: with all
-//! settings as permissive as they can be the plan has `free` workers; a setting is *binding* when
+//! settings as permissive as they can be the plan has `most_possible` workers; a setting is *binding* when
 //! taking back its change alone loses workers again. Where two settings are each enough by
 //! themselves, neither is binding, so each change is also tried alone.
 
@@ -55,7 +55,7 @@ impl Knob {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Probe {
     /// The most workers with every setting as permissive as it can be.
-    pub(super) free: u32,
+    pub(super) most_possible: u32,
     /// The causes that the planner confirmed.
     pub(super) causes: Vec<Knob>,
     /// The most workers without Parallel Append, if the plan has one.
@@ -82,16 +82,16 @@ impl Probe {
             let kept = changes.iter().filter(|(knob, _)| keep(*knob)).flat_map(|(_, changes)| changes);
             reachable_under(client, sql, params, kept).await
         };
-        let free = under(&|_| true).await?;
+        let most_possible = under(&|_| true).await?;
         let mut causes = Vec::new();
-        if free > now {
+        if most_possible > now {
             for (knob, _) in &changes {
-                if under(&|other| other != *knob).await? < free.min(target) {
+                if under(&|other| other != *knob).await? < most_possible.min(target) {
                     causes.push(*knob);
                 }
             }
         }
-        if free > now && causes.is_empty() {
+        if most_possible > now && causes.is_empty() {
             for (knob, _) in &changes {
                 if under(&|other| other == *knob).await? > now {
                     causes.push(*knob);
@@ -103,7 +103,7 @@ impl Probe {
             let off = [("enable_parallel_append".to_owned(), "off".to_owned())];
             without_parallel_append = reachable_under(client, sql, params, off.iter()).await?;
         }
-        Ok(Self { free, causes, without_parallel_append })
+        Ok(Self { most_possible, causes, without_parallel_append })
     }
 }
 

@@ -83,7 +83,7 @@ pub struct Options {
     pub push: Option<String>,
     /// A file for `node_exporter`'s textfile collector, written at the end; its name should end in `.prom`.
     pub textfile: Option<PathBuf>,
-    /// An OTLP receiver, before the one that the environment names.
+    /// An OTLP receiver. It takes precedence over the one that the environment names.
     pub otlp: Option<String>,
     /// Log lines.
     pub log: Option<LogOptions>,
@@ -159,12 +159,11 @@ impl Telemetry {
         let handle = recorder.handle();
         let metrics = Arc::new(Metrics::with_recorder(Arc::clone(&recorder) as _));
         #[cfg(feature = "otlp")]
-        let (target, warning) = target(otlp.as_deref(), env)?;
+        let (receiver, warning) = target(otlp.as_deref(), env)?;
         #[cfg(not(feature = "otlp"))]
         let warning = None;
         #[cfg(feature = "otlp")]
-        let otlp =
-            target.map(|target| otlp::Otlp::start(&target, lost(&recorder, Exporter::Otlp))).transpose()?;
+        let otlp = receiver.map(|it| otlp::Otlp::start(&it, lost(&recorder, Exporter::Otlp))).transpose()?;
         #[cfg(not(feature = "otlp"))]
         no_otlp(otlp.as_deref(), env)?;
         let listener = match listen {
@@ -234,7 +233,7 @@ impl Telemetry {
         false
     }
 
-    /// Where `/metrics` is served, with the port that was got.
+    /// Where `/metrics` is served, with the port that is bound.
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().map(Listener::address)

@@ -1,8 +1,8 @@
-//! Why a plan has not more workers, and what to type to give it more.
+//! Why a plan does not have more workers, and what to type to give it more.
 //!
 //! A reason is named only when the server shows it: in the plan, in the catalog, in a setting that is
-//! below the target, or in a second plan made without it (`probe`). Serializable isolation is none:
-//! since version 12 it allows workers. Where nothing is found, that is said.
+//! below the target, or in a second plan that is made with the obstacle removed (`probe`). Serializable isolation is not
+//! a reason: since version 12 it allows workers. If nothing is found, the reason is `unknown`.
 
 use tokio_postgres::Client;
 
@@ -171,7 +171,7 @@ impl Facts<'_> {
 
     /// Whether no setting brings the target within reach.
     const fn out_of_reach(&self) -> bool {
-        self.probe.free < self.target
+        self.probe.most_possible < self.target
     }
 
     fn setting(&self, name: &str) -> Option<&Setting> {
@@ -212,7 +212,7 @@ impl Facts<'_> {
     /// Functions that forbid workers for the whole statement.
     fn functions(&self, reasons: &mut Vec<Reason>) {
         // Workers in any plan prove that another overload is meant.
-        if self.probe.free == 0 {
+        if self.probe.most_possible == 0 {
             let hazards = self.hazards.iter().filter(|routine| routine.hazard == Hazard::Unsafe);
             reasons.extend(hazards.map(unsafe_function));
         }

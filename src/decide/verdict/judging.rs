@@ -27,7 +27,7 @@ impl Window {
             }
             return;
         }
-        let several = self.left.has_several();
+        let several = self.pending.has_several();
         match &mut self.launch {
             Some(launch) if launch.takes(at, settle) && (met || !several) => launch.grow(&tick, new, room),
             current => {
@@ -41,7 +41,7 @@ impl Window {
                     }
                     self.close(&mut over);
                     if !met {
-                        over.give_way(&mut self.left);
+                        over.give_way(&mut self.pending);
                     } else if over.accepted && self.demand.at_once.is_some_and(|most| tick.workers >= most) {
                         // It has all that the plan can have: the last of them were slow to start.
                         self.accepted = None;
@@ -60,9 +60,9 @@ impl Window {
         }
         let Demand { required, target, .. } = self.demand;
         let had_room = launch.had_room();
-        let is_explained = self.left.explains(launch.size);
+        let is_explained = self.pending.explains(launch.size);
         if launch.is_whole() || (required > 0 && launch.size >= required) {
-            launch.use_up(&mut self.left);
+            launch.use_up(&mut self.pending);
         }
         if launch.accepted {
             self.reached = self.reached.max(self.had(launch).min(target));
@@ -90,7 +90,7 @@ impl Window {
     /// The current launch, where it is proven short.
     pub(super) fn judge_launch(&mut self, at: Duration, settle: Duration) -> Option<Shortfall> {
         let mut launch = self.launch.take_if(|launch| !launch.settled)?;
-        let short = match launch.judge(at, settle, &self.left) {
+        let short = match launch.judge(at, settle, &self.pending) {
             Some(Finding::Short(reason)) if launch.size < self.demand.target => {
                 self.close_as_short(&mut launch, reason)
             }
@@ -114,8 +114,8 @@ impl Window {
     fn close_as_short(&mut self, launch: &mut Launch, reason: ShortReason) -> Option<Shortfall> {
         launch.settled = true;
         let got = launch.size;
-        let needed = self.left.next_above(got, self.demand.target)?;
-        self.left.use_up(needed);
+        let needed = self.pending.next_above(got, self.demand.target)?;
+        self.pending.use_up(needed);
         Some(Shortfall { reason, got, needed })
     }
 }

@@ -24,7 +24,7 @@ fn table(bytes: u64) -> Table {
 
 /// The kinds found for a target of 4, after a change to facts in which nothing stands in the way.
 fn check(change: impl FnOnce(&mut Facts<'_>, &mut Tree), expected: &[ReasonKind]) -> Vec<Reason> {
-    let probe = Probe { free: 4, ..Probe::default() };
+    let probe = Probe { most_possible: 4, ..Probe::default() };
     let nothing = Tree::default();
     let mut tree = Tree::default();
     let mut facts = Facts {
@@ -58,7 +58,7 @@ fn the_hardest_reason_comes_first_and_what_cannot_help_is_not_named() {
         facts.settings[2] = setting(("max_parallel_workers_per_gather", "2"));
         facts.pool_size = 2;
         facts.tables = vec![table(8192)];
-        facts.probe.free = 0;
+        facts.probe.most_possible = 0;
         facts.hazards = vec![Routine::scripted("public.slow(integer)", Hazard::Unsafe)];
     };
     check(change, &[UnsafeFunction, PoolSize, GatherLimit, SmallTable]);
@@ -76,7 +76,7 @@ fn what_helps_only_when_the_statement_is_another_one_cannot_be_typed() {
 
     let limited = |facts: &mut Facts<'_>| {
         facts.settings[2] = setting(("max_parallel_workers_per_gather", "0"));
-        facts.probe.free = 0;
+        facts.probe.most_possible = 0;
     };
     let builtin = |facts: &mut Facts<'_>, _: &mut Tree| {
         limited(facts);
@@ -120,10 +120,10 @@ fn a_limit_that_several_gathers_make_up_for_is_no_reason() {
 
 #[test]
 fn a_foreign_table_is_named_only_when_no_setting_helps() {
-    let foreign = |free| {
+    let foreign = |most_possible| {
         move |facts: &mut Facts<'_>, _: &mut Tree| {
             facts.tables = vec![Table { foreign: true, ..table(0) }];
-            facts.probe = Probe { free, causes: vec![Knob::Costs], ..Probe::default() };
+            facts.probe = Probe { most_possible, causes: vec![Knob::Costs], ..Probe::default() };
         }
     };
     check(foreign(4), &[ReasonKind::Costs]);
