@@ -21,12 +21,13 @@ matrix:  ## What talks to servers, on each of 13 to 19, one after the other, wit
 	@tests/servers/observability.sh
 	@tests/servers/matrix.sh $(VERSIONS)
 
-soak: servers mutations  ## 1,000 seeded runs a version over cut lines; 1,000,000 histories of the core; 1,000 healthy runs; 10 million keys; mutations
+soak: servers  ## 1,000 seeded runs a version over cut lines; 1,000,000 histories of the core; 1,000 healthy runs; 10 million keys; mutations
+	@bash tests/mutations.sh all
 	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test update -- a_line_cut_at_any_byte memory_does_not_grow
 	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test core -- effects:: pools::
 	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test live -- launches:: ceiling::
 
-mutations:  ## Each promise broken once on purpose: a test must notice
+mutations:  ## Each promise that needs no server broken once on purpose: a test must notice
 	@bash tests/mutations.sh
 
 lint:  ## Format and lints
