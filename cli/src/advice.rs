@@ -74,6 +74,10 @@ pub(crate) fn explained(error: Error, wanted: &Wanted, several: bool) -> Failed 
         }
         Some("25006") => Some(Fix::Advice(only_reads(wanted, several))),
         // A procedure, or a DO block, with a COMMIT of its own.
+        Some("2D000") if settings.strict => Some(advice(
+            "it ends a transaction by itself, and --strict needs one that it can roll back: run it with --no-transaction, \
+             without --strict",
+        )),
         Some("2D000") if settings.transaction => Some(advice(
             "it ends a transaction by itself: run it outside a transaction block, with --no-transaction",
         )),
@@ -159,8 +163,8 @@ pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: b
         "The server does not answer, and may still run it: look at pg_stat_activity (application_name headcount:...) \
          when it does"
     } else if failed.processes_left() > 0 {
-        "Its processes ignore the server: look at pg_stat_activity (application_name headcount:...), and what it did is \
-         rolled back when they end"
+        "Its processes have not ended: look at pg_stat_activity (application_name headcount:...); what it did is rolled back \
+         when they end"
     } else if history.attempt_count == 0 {
         "Nothing was run"
     } else if in_transaction {

@@ -265,8 +265,12 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
         &held
     } else if any(ShortReason::NoLaunch) {
         // Only where the pool cannot be seen is a statement without workers cancelled.
-        "no worker came within --launch-wait: raise that if much comes before the first Gather, or let the \
-         monitor see the pool with GRANT pg_read_all_stats"
+        held = format!(
+            "no worker came within --launch-wait: raise that if much comes before the first Gather, let the monitor see \
+             the pool with GRANT pg_read_all_stats; or {}",
+            held_by_others(run)
+        );
+        &held
     } else if any(ShortReason::UnderLaunched) {
         started = under_launched(run);
         &started

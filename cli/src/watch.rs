@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use headcount::Fix;
 use headcount::server::Endpoint;
 use headcount::server::fleet::{Fleet, Leader, PoolUse, Waiting, Watcher};
 
@@ -38,7 +39,7 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
     }
     let endpoint = endpoint(args.dsn.as_deref())?;
     let server = endpoint.describe();
-    let mut watcher = Watcher::connect(&endpoint, &args.reserve_database, &args.reserve_space).await?;
+    let mut watcher = connect(args, &endpoint).await?;
     let mut last = String::new();
     loop {
         let fleet = match watcher.look().await {
@@ -69,17 +70,35 @@ async fn watch(args: &WatchArgs) -> Result<(), Failed> {
     }
 }
 
+/// It looks from the database of the fleet's slots, which the role may not be let into.
+async fn connect(args: &WatchArgs, endpoint: &Endpoint) -> Result<Watcher, Failed> {
+    let database = &args.reserve_database;
+    Watcher::connect(endpoint, database, &args.reserve_space).await.map_err(|error| {
+        let closed = matches!(error.sqlstate(), Some("3D000" | "42501" | "28000" | "55000"));
+        let failed = Failed::from(error);
+        if !closed {
+            return failed;
+        }
+        failed.with_fix(Fix::Advice(format!(
+            "it looks from the database {database}: name another one with --reserve-database (slots and queue are shown only \
+             from the one that the jobs use)"
+        )))
+    })
+}
+
 /// Connects anew, for as long as that may succeed: a server that starts again is when people look most.
 async fn again(args: &WatchArgs, endpoint: &Endpoint) -> Result<Watcher, Failed> {
     output::say("connecting again");
     loop {
-        match Watcher::connect(endpoint, &args.reserve_database, &args.reserve_space).await {
+        match connect(args, endpoint).await {
             Ok(watcher) => {
                 output::say("connected again");
                 return Ok(watcher);
             }
-            Err(error) if error.is_retryable() => tokio::time::sleep(args.interval).await,
-            Err(error) => return Err(error.into()),
+            Err(failed) if failed.error().is_some_and(headcount::Error::is_retryable) => {
+                tokio::time::sleep(args.interval).await;
+            }
+            Err(failed) => return Err(failed),
         }
     }
 }

@@ -45,11 +45,13 @@ pub enum CancelResult {
     Missed,
     /// The request failed.
     Failed,
+    /// The server refused it: the monitor's role may not signal that backend, or may not any more.
+    Denied,
 }
 
 impl CancelResult {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 3] = [Self::Sent, Self::Missed, Self::Failed];
+    pub const ALL: [Self; 4] = [Self::Sent, Self::Missed, Self::Failed, Self::Denied];
 
     /// The word for labels, attributes and people.
     #[must_use]
@@ -58,6 +60,7 @@ impl CancelResult {
             Self::Sent => "sent",
             Self::Missed => "missed",
             Self::Failed => "failed",
+            Self::Denied => "denied",
         }
     }
 }
@@ -65,7 +68,7 @@ impl CancelResult {
 /// Between two requests to cancel, when the leader was between two statements at the first one.
 const AGAIN: Duration = Duration::from_millis(20);
 /// The same when the signal was sent: a statement that ended at that moment left it without effect, and
-/// a closure may have sent its next one since.
+/// a closure may have sent its next one since. And where it was denied: a right comes back late, if at all.
 const SIGNALLED: Duration = Duration::from_millis(500);
 /// Requests that may miss another client's statement before it is taken for ended.
 const MISSES: u32 = 3;
@@ -89,6 +92,7 @@ pub struct Stopping {
     /// Whether the backend runs statements of another client.
     shares_backend: bool,
     sent: bool,
+    denied: bool,
     missed: u32,
 }
 
@@ -97,7 +101,15 @@ impl Stopping {
     #[must_use]
     pub const fn new(now: Duration, grace: Duration, shares_backend: bool) -> Self {
         let until = now.saturating_add(grace);
-        Self { method: CancelMethod::Cancel, grace, until, shares_backend, sent: false, missed: 0 }
+        Self {
+            method: CancelMethod::Cancel,
+            grace,
+            until,
+            shares_backend,
+            sent: false,
+            denied: false,
+            missed: 0,
+        }
     }
 
     /// What to ask for now; `None` when nothing stops it.
@@ -112,12 +124,22 @@ impl Stopping {
     /// The request was answered.
     pub fn on_answer(&mut self, now: Duration, result: CancelResult) -> Next {
         self.sent |= result == CancelResult::Sent;
+        self.denied = result == CancelResult::Denied;
         self.missed += u32::from(result == CancelResult::Missed);
         if self.shares_backend && !self.sent && self.missed >= MISSES {
             return Next::Over;
         }
-        let patience = if result == CancelResult::Sent { SIGNALLED } else { AGAIN };
+        let patience = match result {
+            CancelResult::Sent | CancelResult::Denied => SIGNALLED,
+            CancelResult::Missed | CancelResult::Failed => AGAIN,
+        };
         Next::WaitUntil(self.until.min(now.saturating_add(patience)))
+    }
+
+    /// Whether the last request was refused for want of a right.
+    #[must_use]
+    pub const fn was_denied(&self) -> bool {
+        self.denied
     }
 
     /// Whether a signal was sent: an error of the statement's is its effect then.
@@ -156,6 +178,15 @@ mod tests {
             assert_eq!(stopping.on_answer(ms(at), CancelResult::Missed), Next::WaitUntil(ms(at + 20)));
         }
         assert!(!stopping.was_sent());
+    }
+
+    #[test]
+    fn a_request_that_is_denied_is_made_again_at_leisure_and_remembered() {
+        let mut stopping = Stopping::new(ms(0), GRACE, false);
+        assert_eq!(stopping.on_answer(ms(10), CancelResult::Denied), Next::WaitUntil(ms(510)));
+        assert!(stopping.was_denied() && !stopping.was_sent());
+        stopping.on_answer(ms(510), CancelResult::Sent);
+        assert!(!stopping.was_denied());
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod limits;
 use serde::Serialize;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use self::limits::{limits, pool};
+use self::limits::{libraries, limits, pool};
 use super::connect::Endpoint;
 use super::hosting::Hosting;
 use super::pooling::{NONE_TO_SPARE, Pooling};
@@ -299,6 +299,7 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
         )
     });
     findings.extend(limits(client).await?);
+    findings.extend(libraries(client).await?);
     if text(&row, 6) == "t" {
         findings.push(warn(
             "standby",

@@ -34,6 +34,18 @@ pub(super) const TURNSTILE: u32 = 0;
 /// The same for those with priority.
 pub(super) const PRIORITY_TURNSTILE: u32 = 2048;
 
+/// How long the head of the queue may send nothing before the server ends its session (14 and later): it looks ten times
+/// a second, unless its process was stopped or its host has gone, and nobody could take slots for as long.
+const HEAD_IDLE: &str = "10s";
+
+/// Sets that limit, where the server has one.
+fn idle_limit(limit: &str) -> String {
+    format!(
+        "CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 140000
+              THEN pg_catalog.set_config('idle_session_timeout', '{limit}', false) END"
+    )
+}
+
 /// The first key of a fleet's locks, from its name (FNV-1a); `pg_locks.classid`.
 pub(super) fn class(space: &str) -> u32 {
     space.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
@@ -87,7 +99,9 @@ impl SlotSession {
         let entered = self
             .client
             .batch_execute(&format!(
-                "SET lock_timeout TO {limit}; SELECT pg_catalog.pg_advisory_lock({class}, {turnstile}); SET lock_timeout TO 0"
+                "SET lock_timeout TO {limit}; SELECT pg_catalog.pg_advisory_lock({class}, {turnstile}); \
+                 SET lock_timeout TO 0; SELECT {}",
+                idle_limit(HEAD_IDLE)
             ))
             .await
             .map_err(Failure::from);
@@ -158,8 +172,10 @@ impl SlotSession {
                  ), counted AS MATERIALIZED (SELECT pg_catalog.count(*) >= {demand} AS enough FROM taken)
                  SELECT enough, CASE WHEN enough
                    THEN pg_catalog.pg_advisory_unlock({class}, {turnstile})
-                   ELSE (SELECT pg_catalog.bool_and(pg_catalog.pg_advisory_unlock({class}, slot)) FROM taken) END
-                 FROM counted"
+                   ELSE (SELECT pg_catalog.bool_and(pg_catalog.pg_advisory_unlock({class}, slot)) FROM taken) END,
+                   CASE WHEN enough THEN {} END
+                 FROM counted",
+                idle_limit("0")
             ),
         )
         .await?;

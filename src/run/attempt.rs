@@ -110,7 +110,13 @@ pub(crate) async fn play<S: Executor>(
         }
         Finish::Rejected(reason) => Kept::Nothing(reason),
         Finish::Failed(failure) => Kept::Failed(failure),
-        Finish::Stuck => {
+        Finish::Stuck { denied: true } => {
+            return Err(Error::stuck(format!(
+                "backend {pid} has too few workers and could not be stopped: the monitor's role may not signal it (any \
+                 more); GRANT pg_signal_backend to that role"
+            )));
+        }
+        Finish::Stuck { denied: false } => {
             let grace = human(settings.cancel_grace);
             return Err(Error::stuck(format!("backend {pid} did not end within {grace} of its termination")));
         }

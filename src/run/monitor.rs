@@ -222,7 +222,10 @@ impl Monitor {
         self.shared
             .with_session(|session| Box::pin(cancel::stop(session.client(), leader, method, statement)))
             .await
-            .unwrap_or(CancelResult::Failed)
+            .unwrap_or_else(|failure| match failure.sqlstate() {
+                Some("42501") => CancelResult::Denied,
+                _ => CancelResult::Failed,
+            })
     }
 
     /// How many are before that session in the queue for what it waits for.

@@ -30,8 +30,8 @@ pub(crate) enum Finish<T> {
     Rejected(ShortReason),
     /// It failed by itself.
     Failed(Failure),
-    /// It was short and could not be stopped.
-    Stuck,
+    /// It was short and could not be stopped. `denied`: for want of a right.
+    Stuck { denied: bool },
 }
 
 /// Which statement of which attempt, and what it is judged by.
@@ -209,7 +209,7 @@ impl<'a> Race<'a> {
                 Err(_) => {}
             }
         }
-        Finish::Stuck
+        Finish::Stuck { denied: stopping.was_denied() }
     }
 }
 

@@ -136,6 +136,9 @@ impl Observer for Log {
                     CancelResult::Failed => {
                         warn!(target: TARGET, task, attempt, method, "could not cancel");
                     }
+                    CancelResult::Denied => {
+                        warn!(target: TARGET, task, attempt, method, "the monitor's role may not cancel (pg_signal_backend)");
+                    }
                 }
             }
             Event::WorkersDrained { attempt, waited, left } => {

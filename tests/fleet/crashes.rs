@@ -1,8 +1,10 @@
 //! The slots of the dead, and their places in the queue, come back by themselves.
 
+use rustix::process::Signal;
+
 use crate::lab::{Deed, Lab, holders, queue, rows_of};
 use crate::line::Proxy;
-use crate::versions::{main_version, oldest_and_newest};
+use crate::versions::{main_version, main_version_from, oldest_and_newest};
 
 /// A server before 14 lets the statement of a dead client run to its end; its workers are outsiders then.
 fn holding(version: u32) -> String {
@@ -42,6 +44,26 @@ async fn a_killed_holder_gives_way_to_the_next_at_its_first_look() {
         assert!(looks_until_it_took(&lab).await <= 1, "{:?}", lab.deeds());
         lab.server.stop().await.unwrap();
     }
+}
+
+/// A process that was stopped, or whose host sleeps, takes nothing. From 14 on the server ends its session after ten seconds.
+#[tokio::test]
+async fn a_head_of_the_queue_that_was_stopped_gives_way_and_stands_in_it_again_when_it_goes_on() {
+    let Some(version) = main_version_from(14) else { return };
+    let lab = Lab::start(version).await;
+    let holder = lab.holder().await;
+    let head = lab.queued("head", 1).await;
+    let next = lab.job("next", &rows_of(5), &["--reserve", "--target", "2", "--min", "2"]);
+    lab.until_queued(2).await;
+    head.signal(Signal::STOP);
+    let ended = next.end().await;
+    assert_eq!((ended.code, &ended.json["outcome"]), (Some(0), &"on_target".into()), "{ended:#?}");
+    head.signal(Signal::CONT);
+    lab.until("it is back in the queue", |fleet| queue(fleet) == ["head"]).await;
+    holder.kill().await;
+    let ended = head.end().await;
+    assert_eq!((ended.code, &ended.json["outcome"]), (Some(0), &"on_target".into()), "{ended:#?}");
+    lab.server.stop().await.unwrap();
 }
 
 /// The next one has room, and is kept back by the head alone.

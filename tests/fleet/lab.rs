@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use headcount::server::Endpoint;
 use headcount::server::fleet::{Fleet, Watcher};
+use rustix::process::Signal;
 use serde_json::Value;
 use testkit::server::PrivateServer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -239,8 +240,12 @@ impl Job {
     }
 
     pub(crate) fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub(crate) async fn end(mut self) -> Ended {

@@ -150,6 +150,20 @@ async fn a_fleet_may_have_a_part_of_the_pool() {
     lab.server.stop().await.unwrap();
 }
 
+/// Its plan has none: there is nothing to wait for, and nothing to refuse.
+#[tokio::test]
+async fn a_statement_without_workers_does_not_stand_in_the_queue() {
+    let lab = Lab::start(main_version()).await;
+    let holder = lab.holder().await;
+    for more in [&["--reserve", "--min", "0"][..], &["--reserve"]] {
+        let ended = lab.job("serial", "SELECT 1", more).end().await;
+        assert_eq!((ended.code, &ended.json["outcome"]), (Some(0), &"lowered".into()), "{ended:#?}");
+        assert_eq!(ended.json["reserved_wait_seconds"], 0.0, "{ended:#?}");
+    }
+    holder.kill().await;
+    lab.server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn fifty_processes_at_once_all_get_their_turn_and_their_workers() {
     let lab = Lab::start(main_version()).await;

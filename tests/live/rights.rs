@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use headcount::event::{FailReason, ShortReason};
+use headcount::event::{CancelResult, FailReason, ShortReason};
 use headcount::server::doctor::{self, Level};
 use headcount::{Event, Headcount, Job, Keys, Outcome, Refusal};
 use testkit::server::PrivateServer;
@@ -66,6 +66,30 @@ async fn a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how(major: u3
     let run = job.attempts(1).execute("SELECT count(*) FROM t WHERE nap(id, 10)", &[]).await.unwrap();
     assert_eq!((run.outcome, run.achieved_workers), (Outcome::BelowMinimum, 1), "it really cancels");
     hog.release().await;
+
+    // Taken away while the statement runs.
+    let hog = bench.hog(POOL).await;
+    let mut job = quick(headcount.task("denied")).attempts(2);
+    job.settings_mut().admission_wait = Duration::ZERO;
+    job.settings_mut().cancel_grace = Duration::from_secs(1);
+    job.settings_mut().launch_wait = Duration::from_secs(1);
+    let taken = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::AttemptStarted { max_attempts: 2, .. })).await;
+        bench.run(&format!("REVOKE pg_signal_backend FROM {monitor}")).await;
+    };
+    let (run, ()) = tokio::join!(job.execute("SELECT count(*) FROM t WHERE nap(id, 100)", &[]), taken);
+    let error = chain(&run.unwrap_err());
+    assert!(
+        error.contains("the monitor's role may not signal it") && error.contains("pg_signal_backend"),
+        "{error}"
+    );
+    let denied = |event: &Event| matches!(event, Event::CancelAnswered { result: CancelResult::Denied, .. });
+    let told = bench.recorder.count(denied);
+    assert!((2..=8).contains(&told), "asked again, and not all the time: {told}");
+    hog.release().await;
+    bench
+        .run(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{leader}'"))
+        .await;
     bench.nothing_is_left_behind().await;
 }
 

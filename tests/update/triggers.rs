@@ -1,5 +1,6 @@
 //! Triggers and policies: what they refuse is their key's, and what they make unrepeatable is not done twice.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -139,6 +140,42 @@ async fn what_a_trigger_below_the_table_makes_unrepeatable_is_unresolved_after_a
         assert_eq!((report.in_doubt.unresolved, report.in_doubt.committed), (1, 0), "{report:?}");
         assert_eq!(report.failures[0].sqlstate.as_deref(), Some("40003"), "{report:?}");
     }
+}
+
+/// Whoever follows the command's advice does nothing twice.
+#[tokio::test]
+async fn who_has_unresolved_keys_is_told_to_look_before_the_same_command_is_run_again() {
+    let server = Arc::new(PrivateServer::builder().durable(true).start().await.unwrap());
+    let shop = Shop::on(server, 10).await;
+    shop.run(&format!("{KEEPS}; {ON_A_CHILD}")).await;
+    shop.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    shop.run("SELECT pg_reload_conf()").await;
+    eventually(&connect(&shop.dsn()).await, "SELECT current_setting('synchronous_standby_names') <> ''")
+        .await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.args([
+        "update",
+        "--dsn",
+        &shop.dsn(),
+        "--table",
+        "orders",
+        "--key",
+        "id",
+        "--set",
+        "status=paid",
+    ]);
+    command.args(["--version-column", "version", "--keys-query", "SELECT id FROM orders"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let running = command.spawn().unwrap();
+    eventually(&shop.client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+    shop.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+    shop.server.restart(Shutdown::Immediate).await.unwrap();
+    let ended = running.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(5), "{ended:?}");
+    let now = said.lines().last().unwrap();
+    assert!(now.starts_with("Before you run it again, look at the rows of the unresolved keys"), "{said}");
+    assert!(!said.contains("Run the same command again"), "{said}");
 }
 
 /// The trigger comes between two chunks, whose rows others have locked.

@@ -90,6 +90,9 @@ pub(super) fn cancelled(method: CancelMethod, result: CancelResult) -> Option<St
         (CancelMethod::Cancel, CancelResult::Sent) => Some("cancelled".to_owned()),
         (CancelMethod::Terminate, CancelResult::Sent) => Some("its session was terminated".to_owned()),
         (_, CancelResult::Failed) => Some("the request to cancel failed; asking again".to_owned()),
+        (_, CancelResult::Denied) => {
+            Some("the monitor's role may not cancel it (GRANT pg_signal_backend); asking again".to_owned())
+        }
         (_, CancelResult::Missed) => None,
     }
 }

@@ -209,6 +209,17 @@ fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
         UpdateOutcome::SomeStale => Some("Some rows do not have the expected values"),
         _ => None,
     };
+    // Unresolved is only what may not be done twice.
+    if report.in_doubt.unresolved > 0 && !report.is_complete() {
+        let named = match rejects {
+            Some(path) => format!("{} lists them", path.display()),
+            None => "they are named above".to_owned(),
+        };
+        return format!(
+            "Before you run it again, look at the rows of the unresolved keys ({named}): what is done there would be done \
+             twice, such as the work of a trigger. Leave those keys out"
+        );
+    }
     match (nothing, report.left) {
         (what, _) if report.is_complete() => {
             let what = what.unwrap_or("Every key is accounted for");

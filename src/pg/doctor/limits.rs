@@ -33,6 +33,25 @@ pub(super) async fn limits(client: &Client) -> Result<Vec<Finding>, Failure> {
     Ok(rows.map(finding).collect())
 }
 
+/// What the server has loaded, where the role may see it: extensions may have workers of their own.
+pub(super) async fn libraries(client: &Client) -> Result<Option<Finding>, Failure> {
+    const LIBRARIES: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries' AND setting <> ''";
+    let answer = client.simple_query(LIBRARIES).await?;
+    let found = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(text(row, 0)),
+        _ => None,
+    });
+    Ok(found.map(|libraries| {
+        ok(
+            "libraries",
+            format!(
+                "shared_preload_libraries = {libraries}: if they have workers of their own, these take from \
+                 max_worker_processes, and are seen only while they are connected to a database"
+            ),
+        )
+    }))
+}
+
 /// `pg_settings.source`, for people.
 fn said_by(source: &str) -> &str {
     match source {

@@ -7,6 +7,8 @@
 //! A script that changes `standard_conforming_strings` is read on as it says, since each of its statements is sent
 //! by itself.
 
+use std::fmt;
+
 use super::lexer::{Lexer, Strings, Token, is_blank};
 use crate::pg::Failure;
 
@@ -36,16 +38,32 @@ impl Cut<'_> {
         self.at
     }
 
-    /// Where that is, for people; nothing in a text of one line.
-    pub(super) fn place(&self, script: &str) -> String {
+    /// Where that is, for people.
+    pub(super) const fn place<'s>(&self, script: &'s str) -> Place<'s> {
         place(script, self.at)
     }
 }
 
-/// ` (line 3)`; nothing in a text of one line.
-pub(super) fn place(script: &str, at: usize) -> String {
-    let line = |text: &str| text.matches('\n').count() + 1;
-    if line(script.trim_end()) == 1 { String::new() } else { format!(" (line {})", line(&script[..at])) }
+/// Where a byte stands in a script: shown as ` (line 3)`, or as nothing in a text of one line. The lines are counted when
+/// it is shown, since counting them for each statement of a long script would take longer than the script.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    script: &'a str,
+    at: usize,
+}
+
+pub(super) const fn place(script: &str, at: usize) -> Place<'_> {
+    Place { script, at }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |text: &str| text.matches('\n').count() + 1;
+        match line(self.script.trim_end()) {
+            1 => Ok(()),
+            _ => write!(f, " (line {})", line(&self.script[..self.at])),
+        }
+    }
 }
 
 /// As [`split_as`], with the place of each.
@@ -272,10 +290,13 @@ mod tests {
     #[test]
     fn a_place_is_the_line_of_the_first_word_and_only_where_there_are_several() {
         let script = "select 1;\n\n-- two\nselect 2; select 3\n";
-        let places = cut(script, Strings::Standard).iter().map(|cut| cut.place(script)).collect::<Vec<_>>();
+        let places = cut(script, Strings::Standard)
+            .iter()
+            .map(|cut| cut.place(script).to_string())
+            .collect::<Vec<_>>();
         assert_eq!(places, [" (line 1)", " (line 4)", " (line 4)"]);
         let alone = "select 1; select 2\n";
-        assert_eq!(cut(alone, Strings::Standard)[1].place(alone), "");
+        assert_eq!(cut(alone, Strings::Standard)[1].place(alone).to_string(), "");
     }
 
     #[test]

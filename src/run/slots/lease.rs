@@ -120,7 +120,8 @@ impl Slots for Lease {
         wanted: Wanted,
         recorder: &mut ExecutionRecorder,
     ) -> Result<Option<Grant>, Error> {
-        if !self.settings.reserve {
+        // A plan without workers needs no slots.
+        if !self.settings.reserve || wanted.demand() == 0 {
             return Ok(None);
         }
         if let Some(held) = &self.held {
