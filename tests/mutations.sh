@@ -502,6 +502,37 @@ mutant 'a pool is refused before anything is set in it' src/run/update/before.rs
     'refuse_pooling(&session, site, options).await?;' \
     'let _ = keep_exact(session.client()).await; refuse_pooling(&session, site, options).await?;'
 
+# --- The invariants of lib.rs that only a server shows ----------------------------------------------------------------
+
+mutant 'rows of a rejected attempt never reach the caller' src/run/work.rs \
+    live:rows_of_a_rejected_attempt_never_reach_the_caller \
+    'Mode::Accept if !held.is_empty() =>' '_ if !held.is_empty() =>'
+mutant 'nothing is sent on a session while a request to cancel is not answered' src/run/race.rs \
+    live:no_cancel_among_ten_thousand_short_statements_hits_the_next_one \
+    'let result = executor.stop(method).await;' \
+    'let result = tokio::select! { biased; _ = &mut work => return Finish::Rejected(reason), it = executor.stop(method) => it };'
+mutant 'slots are returned when the workers are gone' src/run/slots/lease.rs \
+    fleet:a_worker_that_cannot_leave_keeps_the_slots_until_it_does \
+    '&& left != Some(0)' '&& left.is_some_and(|left| left > 1_000)'
+mutant 'a head of the queue that was stopped gives way' src/pg/slots.rs \
+    fleet:a_head_of_the_queue_that_was_stopped_gives_way_and_stands_in_it_again_when_it_goes_on \
+    'idle_limit(HEAD_IDLE)' 'idle_limit("0")'
+mutant 'a statement without workers does not stand in the queue' src/run/slots/lease.rs \
+    fleet:a_statement_without_workers_does_not_stand_in_the_queue \
+    '|| wanted.demand() == 0 {' '{'
+mutant 'a right to cancel that is missing is named' src/run/monitor.rs \
+    live:a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how \
+    'Some("42501") => CancelResult::Denied' 'Some("42501") => CancelResult::Failed'
+mutant 'a role that a function leaves set is not that of the cleanup' src/run/session_script.rs \
+    cli:a_role_that_a_function_leaves_set_is_not_that_of_the_cleanup \
+    '.chain(["role"])' ''
+mutant 'who has unresolved keys is told to look first' cli/src/update/mod.rs \
+    update:who_has_unresolved_keys_is_told_to_look_before_the_same_command_is_run_again \
+    'if report.in_doubt.unresolved > 0 &&' 'if report.in_doubt.unresolved > 1_000_000 &&'
+mutant 'a script is read in a time that grows with it' src/pg/plan/flaw.rs \
+    lib:a_long_script_is_read_in_a_time_that_grows_with_it_and_not_with_its_square \
+    'let place = statement.place(sql);' 'let place = statement.place(sql); let _ = place.to_string();'
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 is_quick() {

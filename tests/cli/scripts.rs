@@ -126,6 +126,26 @@ fn a_script_that_would_leave_a_transaction_or_a_role_behind_is_refused_and_nothi
     assert_eq!(lab.count("cleanups"), 2);
 }
 
+/// No text shows it.
+#[test]
+fn a_role_that_a_function_leaves_set_is_not_that_of_the_cleanup() {
+    let lab = Lab::start();
+    let ran = lab
+        .headcount(&[
+            "run",
+            "--plan-shortfall",
+            "ignore",
+            "--no-transaction",
+            "--sql",
+            "SELECT set_config('role', 'pg_monitor', false); SELECT 1 / 0",
+            "--cleanup",
+            "CREATE TABLE cleaned AS SELECT current_user::text AS by",
+        ])
+        .ended(1);
+    assert!(!ran.said.contains("the cleanup failed"), "{}", ran.said);
+    assert_eq!(lab.number("SELECT count(*) FROM cleaned WHERE by = session_user"), 1);
+}
+
 #[test]
 fn a_procedure_that_commits_is_told_the_option() {
     let lab = Lab::start();
