@@ -25,7 +25,7 @@ soak: servers  ## 1,000 seeded runs a version over cut lines; 1,000,000 historie
 	@bash tests/mutations.sh all
 	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test update -- a_line_cut_at_any_byte memory_does_not_grow
 	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test core -- effects:: pools::
-	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test live -- launches:: ceiling::
+	HEADCOUNT_SOAK_RUNS=$${HEADCOUNT_SOAK_RUNS:-1000} $(CARGO) test --all-features --test live -- launches:: ceiling:: cancels::
 
 mutations:  ## Each promise that needs no server broken once on purpose: a test must notice
 	@bash tests/mutations.sh

@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 logs=target/tests
 
+. tests/servers/folder.sh
+
 # What one name stands for, and how many of its tests run at a time.
 one() {
     case $1 in

@@ -140,19 +140,23 @@ async fn a_pool_that_is_full_now_and_then_condemns_no_serial_phase(major: u32) {
     let bench = sized(major).await;
     let sql = "WITH b AS MATERIALIZED (SELECT pg_sleep(2.5)) SELECT count(*) FROM t4 WHERE nap(id, 20) AND id > (SELECT 0 FROM b)";
     let job = eager(bench.job().await);
-    let rivals = async {
-        for _ in 0..2 {
-            bench.recorder.wait_for(|event| matches!(event, Event::AttemptStarted { .. })).await;
-            let hog = bench.hog(POOL).await;
-            // Seen to be full at some looks.
-            bench.recorder.wait_for_polls(5).await;
-            hog.release().await;
-            bench.recorder.wait_for_polls(5).await;
-        }
-    };
-    let (run, ()) = tokio::join!(job.execute(sql, &[]), rivals);
-    let run = run.unwrap();
-    assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{run:?}");
+    let began = || bench.recorder.count(|event| matches!(event, Event::AttemptStarted { .. }));
+    for _ in 0..soak_runs().map_or(1, |runs| runs.div_ceil(20)) {
+        let before = began();
+        let rivals = async {
+            eventually("the attempt has begun", async || began() > before).await;
+            for _ in 0..2 {
+                let hog = bench.hog(POOL).await;
+                // Seen to be full at some looks.
+                bench.recorder.wait_for_polls(5).await;
+                hog.release().await;
+                bench.recorder.wait_for_polls(5).await;
+            }
+        };
+        let (run, ()) = tokio::join!(job.execute(sql, &[]), rivals);
+        let run = run.unwrap();
+        assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{run:?}");
+    }
 }
 
 /// A first statement that has its workers, a serial one, and a third one that starves until the hog lets go.

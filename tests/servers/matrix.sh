@@ -8,6 +8,7 @@
 # set) is ended and counts as one failure. A version that is not installed is left out, and the table says so.
 set -u
 cd "$(dirname "$0")/../.."
+. tests/servers/folder.sh
 [ $# -gt 0 ] || set -- 13 14 15 16 17 18 19
 binaries=${HEADCOUNT_MATRIX_TESTS:-live update fleet cli}
 limit=${HEADCOUNT_MATRIX_LIMIT:-900}

@@ -67,10 +67,14 @@ impl Account {
         }
     }
 
-    /// Where private folders go: a place that the account can reach too.
+    /// Where private folders go: a place that the account can reach too. `HEADCOUNT_TMPDIR` names another one.
     pub(super) fn temporary_folder(&self) -> std::path::PathBuf {
-        // Root's TMPDIR may lie in a folder that is closed to everybody else.
-        if self.other.is_some() { "/tmp".into() } else { std::env::temp_dir() }
+        match std::env::var_os("HEADCOUNT_TMPDIR").filter(|folder| !folder.is_empty()) {
+            Some(folder) => folder.into(),
+            // Root's TMPDIR may lie in a folder that is closed to everybody else.
+            None if self.other.is_some() => "/tmp".into(),
+            None => std::env::temp_dir(),
+        }
     }
 
     /// For messages: ` as user postgres`, or nothing when it is ourselves.
