@@ -9,6 +9,7 @@ mod observer;
 mod sqlstate;
 mod update;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::decide::admission::Admitted;
@@ -223,6 +224,8 @@ pub enum Event {
         required: u32,
         /// The sample.
         tick: Tick,
+        /// The pids of the workers.
+        pids: Arc<[i32]>,
     },
     /// The samples proved enough workers or too few, or the statement ended.
     VerdictReached {

@@ -36,7 +36,7 @@ pub fn measure(table: &mut Table) {
     };
     let events = [
         Event::MonitorPolled { took: Duration::from_micros(200), pool },
-        Event::TickTaken { attempt: 1, required: 4, tick },
+        Event::TickTaken { attempt: 1, required: 4, tick, pids: Arc::from([1, 2, 3, 4]) },
         Event::AttemptEnded(facts),
     ];
     let mut worst = Duration::ZERO;

@@ -3,6 +3,7 @@
 //! The three lines answer, in this order, what somebody asks who is called at night: did it work, where
 //! did the time go, and what now.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -249,34 +250,37 @@ pub(crate) fn was_short(attempts: &[Attempt], reason: ShortReason) -> bool {
     told.flatten().any(|told| told == reason)
 }
 
-fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> String {
+/// What it is that too few workers are due to, and what helps.
+fn blame(run: &Execution<u64>) -> Cow<'static, str> {
     let any = |reason| was_short(&run.attempts, reason);
-    let (started, held);
-    let blame = if run.reserved_slots == Some(0) {
-        "no slots could be had within --reserve-wait: see `headcount watch`"
+    if run.reserved_slots == Some(0) {
+        "no slots could be had within --reserve-wait: see `headcount watch`".into()
     } else if run.reserved_slots.is_some_and(|slots| slots < run.target_workers) {
-        "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`"
+        "it had fewer slots than it wanted: let it wait longer (--degrade-after, --reserve-wait), see `headcount watch`".into()
     } else if any(ShortReason::ProcessesExhausted) {
         "the server had no process left for a worker: other statements hold them (`headcount watch`), or replication and \
          extensions, which take from max_worker_processes, too; raise that, which takes a restart, or keep some free \
          for the role (`headcount doctor`)"
+            .into()
     } else if any(ShortReason::PoolExhausted) {
-        held = held_by_others(run);
-        &held
+        held_by_others(run).into()
     } else if any(ShortReason::NoLaunch) {
         // Only where the pool cannot be seen is a statement without workers cancelled.
-        held = format!(
+        format!(
             "no worker came within --launch-wait: raise that if much comes before the first Gather, let the monitor see \
              the pool with GRANT pg_read_all_stats; or {}",
             held_by_others(run)
-        );
-        &held
+        )
+        .into()
     } else if any(ShortReason::UnderLaunched) {
-        started = under_launched(run);
-        &started
+        under_launched(run).into()
     } else {
-        "see `headcount explain` and `headcount doctor`"
-    };
+        "see `headcount explain` and `headcount doctor`".into()
+    }
+}
+
+fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> String {
+    let blame = blame(run);
     match run.outcome {
         Outcome::BelowMinimum => {
             let undone = if in_transaction {

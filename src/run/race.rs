@@ -124,7 +124,8 @@ impl<'a> Race<'a> {
         seen.pool = seen.pool.map(|pool| self.entry.capacity.resize_for(&self.entry.known, pool));
         let tick = seen.tick(self.began);
         let (attempt, required) = (self.entry.attempt, self.entry.demand.required);
-        recorder.observe(&Event::TickTaken { attempt, required, tick });
+        let pids = seen.leader.workers.clone();
+        recorder.observe(&Event::TickTaken { attempt, required, tick, pids });
         let Seen { at, leader, .. } = seen;
         if leader.workers.iter().any(|pid| !self.pids.contains(pid)) {
             self.grew_at = at;

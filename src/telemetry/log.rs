@@ -112,11 +112,11 @@ impl Observer for Log {
             Event::AttemptStarted { attempt, max_attempts, required, pid, backend_start: _ } => {
                 debug!(target: TARGET, task, attempt, max_attempts, required_workers = required, pid, "attempt started");
             }
-            Event::TickTaken { attempt, required, tick } => {
+            Event::TickTaken { attempt, required, tick, pids } => {
                 let (pool_used, pool_size) =
                     (tick.pool.map(|pool| pool.used), tick.pool.map(|pool| pool.size));
                 trace!(target: TARGET, task, attempt, required_workers = required, workers = tick.workers, leader = leader_word(tick.leader),
-                    pool_used, pool_size, at_seconds = tick.at.as_secs_f64(), "workers seen");
+                    ?pids, pool_used, pool_size, at_seconds = tick.at.as_secs_f64(), "workers seen");
             }
             Event::VerdictReached { attempt, statement, required, verdict, workers, after } => {
                 verdict_reached(task, (*attempt, *statement), *required, *verdict, *workers, *after);

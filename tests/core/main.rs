@@ -2,6 +2,7 @@
 //!
 //! - `origin`: the four scenarios of the Java executor, tick by tick, under both policies
 //! - `verdict`: each rule of the verdict as a claim, and its properties
+//! - `recorded`: what the monitor saw of real statements, and what it was taken for
 //! - `attempts`: bars, outcomes, pauses and their bounds
 //! - `chunks`: the chunk machine, step by step
 //! - `effects`: the update against a model of its effects, on a line that breaks at every point
@@ -24,5 +25,6 @@ mod effects;
 mod fleet;
 mod origin;
 mod pools;
+mod recorded;
 mod ticks;
 mod verdict;

@@ -18,6 +18,7 @@
 //! | [`tls`] | certificates of the manual's recipes, revoked ones, versions of TLS, the client's own |
 //! | [`plan`] | the plan, and each reason why it has too few workers |
 //! | [`maintenance`] | the bounds of VACUUM and CREATE INDEX, and that the server asks for no more |
+//! | [`traces`] | what the monitor sees of real statements, recorded for the tests of the pure core |
 //! | [`scripts`] | each statement of a script, and REFRESH, inspected before anything runs |
 //!
 //! Most claims are tried on each version (see `versions`); `harness` starts one server a version and
@@ -41,6 +42,7 @@ mod rows;
 mod scripts;
 mod statements;
 mod tls;
+mod traces;
 mod verdicts;
 #[path = "../servers/versions.rs"]
 mod versions;

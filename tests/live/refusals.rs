@@ -9,6 +9,7 @@ on_each_version! {
     an_unsafe_function_is_named,
     a_small_table_is_named,
     a_setting_and_the_pools_size_are_named,
+    each_statement_of_a_script_is_to_reach_the_target_where_none_is_to_be_lowered,
     a_lowered_target_is_what_the_plan_can_have,
     an_ignored_shortfall_runs_all_the_same,
 }
@@ -68,6 +69,20 @@ async fn a_setting_and_the_pools_size_are_named(major: u32) {
     refused(&bench, &job, sql, &format!("{POOL} "), &format!("max_parallel_workers = {}", POOL + 2)).await;
     // Without a plan to inspect there is still the pool.
     refused(&bench, &job, "CREATE INDEX ON t (id)", &format!("the pool has {POOL} slots"), "").await;
+}
+
+/// In a script that each statement has to pass for itself; and nobody is refused who accepts a serial run.
+async fn each_statement_of_a_script_is_to_reach_the_target_where_none_is_to_be_lowered(major: u32) {
+    let bench = Bench::new(major).await;
+    bench.run("CREATE TABLE narrow AS SELECT * FROM t; ANALYZE narrow").await;
+    bench.run("ALTER TABLE narrow SET (parallel_workers = 1)").await;
+    // What a function of the first one's might change would make the second one uncertain.
+    let script = "SELECT count(*) FROM t; SELECT count(*) FROM narrow";
+    let job = refusing(&bench).await.set("parallel_setup_cost", "0").set("parallel_tuple_cost", "0");
+    let error = job.execute_script(script).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::PlanTooNarrow), "{}", chain(&error));
+    let run = job.minimum(0).execute_script(script).await.unwrap();
+    assert!(run.outcome.is_accepted(), "{run:?}");
 }
 
 async fn a_lowered_target_is_what_the_plan_can_have(major: u32) {

@@ -141,7 +141,7 @@ pub(crate) fn script() -> Vec<Event> {
         },
         attempt_started(1),
         Event::MonitorPolled { took: MS, pool: Some(POOL) },
-        Event::TickTaken { attempt: 1, required: 4, tick: sample(2) },
+        Event::TickTaken { attempt: 1, required: 4, tick: sample(2), pids: [21, 22].into() },
         verdict(1, Verdict::Short(short), 2),
         Event::CancelAnswered { attempt: 1, method: CancelMethod::Cancel, result: CancelResult::Sent },
         Event::WorkersDrained { attempt: 1, waited: 5 * MS, left: 0 },

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::stream;
 use headcount::{ChunkSize, InDoubt};
+use testkit::server::{PrivateServer, Shutdown};
 
 use crate::support::{Fate, Proxy, Shop, classes, connect, eventually, updater};
 
@@ -36,6 +37,47 @@ async fn a_closure_is_applied_once_to_each_item_through_lost_commits() {
         assert_eq!(if deliver { doubt.committed } else { doubt.aborted }, 3);
         let books = "SELECT count(*) || ' ' || count(DISTINCT item) FROM ledger";
         assert_eq!(shop.text(books).await, "95 95", "deliver: {deliver}");
+    }
+}
+
+/// The server crashes while COMMIT waits for a standby: what it did is on the disk, and the server's word is no proof of
+/// that any more.
+#[tokio::test]
+async fn a_closure_of_unknown_fate_is_repeated_only_if_it_may_be() {
+    for replayable in [false, true] {
+        let server = Arc::new(PrivateServer::builder().durable(true).start().await.unwrap());
+        let shop = Shop::on(server, 0).await;
+        shop.run("CREATE TABLE ledger (item int PRIMARY KEY, times int NOT NULL)").await;
+        shop.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+        shop.run("SELECT pg_reload_conf()").await;
+        eventually(&connect(&shop.dsn()).await, "SELECT current_setting('synchronous_standby_names') <> ''")
+            .await;
+        let batch = updater(&shop.dsn(), vec![]).batch("ledger").chunk(ChunkSize::Keys(10));
+        let batch = if replayable { batch.replayable() } else { batch };
+        let run = tokio::spawn(async move {
+            batch
+                .run(stream::iter(1..=10), |client, items: &[i32]| {
+                    Box::pin(async move {
+                        let insert = "INSERT INTO ledger SELECT item, 1 FROM unnest($1::int[]) AS item
+                                      ON CONFLICT (item) DO UPDATE SET times = ledger.times + 1";
+                        client.execute(insert, &[&items]).await?;
+                        Ok::<_, Failed>(())
+                    })
+                })
+                .await
+                .unwrap()
+        });
+        eventually(&shop.client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            .await;
+        shop.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+        shop.server.restart(Shutdown::Immediate).await.unwrap();
+        let report = run.await.unwrap();
+        let client = connect(&shop.dsn()).await;
+        let shop = Shop { client, ..shop };
+        let expected = if replayable { ([10, 0, 0, 0, 0], 0, 2) } else { ([0, 0, 0, 0, 10], 1, 1) };
+        let times = "SELECT max(times)::text FROM ledger HAVING min(times) = max(times) AND count(*) = 10";
+        let times: i32 = shop.text(times).await.parse().unwrap();
+        assert_eq!((classes(&report), report.in_doubt.unresolved, times), expected, "{report:?}");
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use headcount::{ChunkSize, Event, Keys};
+use headcount::server::Endpoint;
+use headcount::{ChunkSize, Event, Headcount, Keys};
 
 use crate::support::{Recorder, Shop, classes, connect, eventually, ids, pay, paying, updater};
 use crate::versions::main_version_from;
@@ -40,6 +41,35 @@ async fn a_chunk_that_meets_a_lock_timeout_is_tried_again() {
     assert_eq!((report.retried_chunks, report.reconnects), (1, 0));
     let told = |event: &Event| matches!(event, Event::ChunkEnded(facts) if facts.keys.is_some() != facts.end.sqlstate().is_some());
     assert_eq!(recorder.count(told), 0, "only what did not take effect is named");
+}
+
+/// What a foreign key's check locks is no obstacle to a change of other columns.
+#[tokio::test]
+async fn rows_that_others_refer_to_are_not_waited_for_unless_a_column_changes_that_may_be_referred_to() {
+    let shop = Shop::with_orders(3).await;
+    let other = connect(&shop.dsn()).await;
+    other.batch_execute("BEGIN; SELECT FROM orders FOR KEY SHARE").await.unwrap();
+    let report = pay(&with(&shop, "lock_timeout=200ms")).run(ids(3)).await.unwrap();
+    assert_eq!(classes(&report), [3, 0, 0, 0, 0]);
+    // One that a foreign key may refer to.
+    other.batch_execute("ROLLBACK").await.unwrap();
+    shop.run("ALTER TABLE orders ADD number int UNIQUE").await;
+    other.batch_execute("BEGIN; SELECT FROM orders FOR KEY SHARE").await.unwrap();
+    let update = updater(&with(&shop, "lock_timeout=200ms"), vec![]).update("orders").key(["id"]);
+    let report = update.set("number", "9").max_attempts(1).run(ids(1)).await.unwrap();
+    assert_eq!(report.failures[0].sqlstate.as_deref(), Some("55P03"), "{report:?}");
+}
+
+/// An update looks at nothing that takes a monitor.
+#[tokio::test]
+async fn an_update_needs_no_monitor() {
+    let shop = Shop::with_orders(3).await;
+    let endpoint = |dsn: &str| Endpoint::resolve(Some(dsn), |_| None).unwrap();
+    // A port that nobody may listen on.
+    let nobody = "postgresql://nobody@127.0.0.1:1/none";
+    let headcount = Headcount::builder(endpoint(&shop.dsn())).monitor(endpoint(nobody)).build();
+    let report = paying(headcount.update("orders")).run(ids(3)).await.unwrap();
+    assert_eq!(classes(&report), [3, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
