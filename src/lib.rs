@@ -24,7 +24,7 @@
 //!
 //! - Unix, PostgreSQL 13 or later, and a tokio runtime with time and I/O enabled.
 //! - Spans and log lines go to the current `tracing` subscriber, metrics to the global `metrics` recorder.
-//!   The library installs neither: the feature `exporters` has both for programs that need them.
+//!   The library installs neither by itself: the feature `exporters` has both for programs that need them.
 //! - [`telemetry::SpanAttributes`] writes to [`tracing::Span::current`]: events are given to observers inside the
 //!   library's own spans.
 //!
@@ -54,7 +54,7 @@
 //! | [`telemetry`] | observers: metrics, spans, log lines, exporters | `decide`, `event` |
 //! | [`server`] | questions to a server besides running work on it | `pg` |
 //! | `run` | the drivers behind [`Headcount`], [`Job`], [`Rows`], [`Update`] and [`Batch`] | all of the above |
-//! | [`settings`], `report`, `error`, `fix` | options, results, errors | each other; all but `decide` may use them |
+//! | [`settings`], `report`, `error`, `fix` | options, results, errors | each other and `decide`'s value types; all but `decide` may use them |
 //!
 //! Where to look:
 //!
@@ -63,11 +63,11 @@
 //! | When is an attempt short? | `decide/verdict.rs` (the rules are in its first lines) |
 //! | Which SQL counts workers? | `workers!` in `pg/mod.rs` |
 //! | What makes a cancel safe? | the SQL: `pg/cancel.rs`; nothing is sent meanwhile: `reject` in `run/race.rs` |
-//! | How is a commit in doubt resolved? | the question: `pg/xact.rs`; what follows: `commit` in `run/attempt.rs`, and for updates `decide/update/resolver.rs` |
+//! | How is a commit in doubt resolved? | the question: `pg/xact.rs`; what follows: `commit` in `run/attempt.rs` (of an update: `decide/update/resolver.rs`) |
 //! | Where is exit code 5 decided? | `run` in `cli/src/update/mod.rs`, by what `Tally::end` in `decide/update/ending.rs` says |
-//! | Where is wasted time measured, and fed into metrics? | `play` in `run/attempt.rs` (`facts.ran`); `telemetry/metrics.rs` |
+//! | Where is wasted time fed? | measured: `play` in `run/attempt.rs`; counted: `attempt_ended` in `telemetry/metrics.rs` |
 //! | Where to add a reason for a narrow plan? | `Facts` in `pg/plan/diagnose.rs`, and its word in `pg/plan/reason.rs` |
-//! | Where is `sslmode=verify-full`? | `checks` in `pg/tls.rs` (what each mode checks) |
+//! | Where is `sslmode=verify-full`? | `connector` and `checks` in `pg/tls.rs` |
 //! | What orders the queue for slots? | the server, by an advisory lock: `pg/slots.rs` |
 //! | Where to add an exporter? | `telemetry/exporters/mod.rs`; the command's option: `Exporters` in `cli/src/args.rs` |
 //!
@@ -80,13 +80,14 @@
 //! - A request to cancel names one backend by pid and start time, and takes effect only while it runs a
 //!   statement. Nothing is sent on that session until the request is answered. If the backend is another client's, the
 //!   request names the statement, too. If a cancel does not end it in time, a request to terminate ends our own session.
-//! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server.
+//! - Rows of a rejected attempt never reach the caller, and nothing of it stays on the server. (Outside a transaction the
+//!   statements of a script before the rejected one stay, and so does what the rejected one committed by itself.)
 //! - Slots of the pool ([`Settings::reserve`]) are returned when the workers are gone. If the client dies, the
 //!   server returns them.
 //! - If the answer to a COMMIT is lost, its outcome is found by its transaction id. It is never repeated
 //!   blindly.
 //! - Too few workers is an [`Outcome`], not an error.
-//! - The library prints nothing and installs nothing global.
+//! - The library prints nothing, and installs nothing global unless it is told to (`Telemetry::install`).
 
 #[allow(unreachable_pub, reason = "tests/core and examples/fleet include it by path")]
 mod decide;

@@ -508,7 +508,7 @@ mutant 'rows of a rejected attempt never reach the caller' src/run/work.rs \
     live:rows_of_a_rejected_attempt_never_reach_the_caller \
     'Mode::Accept if !held.is_empty() =>' '_ if !held.is_empty() =>'
 mutant 'nothing is sent on a session while a request to cancel is not answered' src/run/race.rs \
-    live:no_cancel_among_thousands_of_short_statements_hits_the_next_one \
+    live:nothing_is_sent_on_a_session_while_a_request_to_cancel_is_not_answered \
     'let result = executor.stop(method).await;' \
     'let result = tokio::select! { biased; _ = &mut work => return Finish::Rejected(reason), it = executor.stop(method) => it };'
 mutant 'slots are returned when the workers are gone' src/run/slots/lease.rs \

@@ -34,7 +34,7 @@ if [ "${1:-}" = --one ]; then
     exit 0
 fi
 
-[ $# -gt 0 ] || set -- live update cli fleet stack doc lib core telemetry examples house
+[ $# -gt 0 ] || set -- live update cli fleet stack doc lib core telemetry examples packages house
 rm -rf "$logs" && mkdir -p "$logs" || exit 1
 $cargo test --all-features --no-run || exit 1
 printf '%s\n' "$@" | xargs -P 2 -n 1 sh tests/run.sh --one

@@ -13,8 +13,8 @@
 //! 4. No evidence, no cancel: a blind monitor keeps the verdict open; if the statement ends while it is
 //!    blind, [`Verdict::Unverified`].
 //!
-//! After "enough" the sampling goes on. A later launch that is proven short is a [`Shortfall`]: it cancels nothing
-//! by itself, since the work is paid for, but it is never hidden.
+//! After "enough" the sampling goes on. A later launch that is proven short is a [`Shortfall`], never hidden: it cancels the
+//! statement only with `every_launch` (`run/race.rs`) or `strict` (`run/attempt.rs`). The policy `classic` counts once.
 //!
 //! ```text
 //!              tick: a launch has enough
@@ -134,7 +134,7 @@ pub struct Window {
     alone_in_total: Duration,
     /// When a worker was seen last.
     seen_at: Option<Duration>,
-    /// When a worker was last seen while there was no room for another.
+    /// When a worker was last seen, or had just left, while there was no room for another.
     full_beside_worker_at: Option<Duration>,
     /// Whether it had no worker for long after a launch beside which there was no room: the next one may have found none.
     alone_after_full: bool,
@@ -281,7 +281,7 @@ impl Window {
         self.shortfall
     }
 
-    /// Whether such a launch has what this attempt requires all the same: the last may have less than the target.
+    /// Whether such a launch has what this attempt requires all the same: the last attempt requires only the minimum.
     #[must_use]
     pub const fn accepts(&self, short: Shortfall) -> bool {
         short.got > 0 && short.got >= self.demand.required

@@ -4,7 +4,7 @@
 //! whatever runs then. `pg_cancel_backend` in a statement that checks `backend_start` and `state`
 //! hits the backend that was meant, while it runs something. A later statement of the same session
 //! could still be hit, if it were sent before the signal is delivered; so the driver sends nothing on
-//! the leader's connection until the answer to this statement is there. Another client's backend may be
+//! the leader's connection until the statement that signals is answered. Another client's backend may be
 //! sent its next statement at any moment: there the request names the statement, too, by the `query_start`
 //! that the monitor saw. A signal that finds the backend idle is dropped by it (postgres.c,
 //! `DoingCommandRead`).

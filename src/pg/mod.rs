@@ -40,8 +40,8 @@ macro_rules! workers {
     };
 }
 
-/// For a session that watches others: back to the role that logged in, which sees and stops its own sessions, unless
-/// that lacks what the other one has.
+/// For a session that watches others: back to the role that logged in, which sees and stops its own sessions, unless only
+/// the current role may see and stop those of others.
 macro_rules! as_login {
     () => {
         "CASE WHEN current_user <> session_user AND (pg_catalog.pg_has_role(session_user, current_user, 'USAGE')

@@ -29,13 +29,14 @@ use crate::decide::reservation::{Slots, Use, outsiders};
 
 /// The most slots there are: the bound of `max_parallel_workers`.
 pub(super) const MOST: u32 = 1024;
-/// The lock whose holder is the head of the queue.
+/// The lock whose holder is the head of the ordinary queue. It takes nothing while somebody waits in the other one
+/// ([`Reservation::on_look`](crate::decide::reservation::Reservation::on_look)).
 pub(super) const TURNSTILE: u32 = 0;
-/// The same for those with priority.
+/// The lock whose holder is the head of the queue of those with priority.
 pub(super) const PRIORITY_TURNSTILE: u32 = 2048;
 
-/// How long the head of the queue may send nothing before the server ends its session (14 and later): it looks ten times
-/// a second, unless its process was stopped or its host has gone, and nobody could take slots for as long.
+/// How long the head of the queue may send nothing before the server ends its session (14 and later). A live head looks ten
+/// times a second; a silent one, whose process was stopped or whose host has gone, would block the queue.
 const HEAD_IDLE: &str = "10s";
 
 /// Sets that limit, where the server has one.

@@ -79,8 +79,8 @@ pub(crate) async fn play<S: Executor>(
     let Course { settings, number, requirement, resume: &Resume { from, .. }, committing, .. } = *course;
     let required = requirement.required;
     let mut facts = AttemptFacts::begun(number, required);
-    let began = if from == 0 { executor.begin(number).await } else { executor.resume(number, from).await };
-    let Identity { pid, started: backend_start } = match began {
+    let backend = if from == 0 { executor.begin(number).await } else { executor.resume(number, from).await };
+    let Identity { pid, started: backend_start } = match backend {
         Ok(backend) => backend,
         Err(failure) => {
             facts.end = AttemptEnd::Failed(failure.event_sqlstate());
@@ -121,6 +121,7 @@ pub(crate) async fn play<S: Executor>(
             return Err(Error::stuck(format!("backend {pid} did not end within {grace} of its termination")));
         }
     };
+    // Wasted, if the attempt is not kept.
     facts.ran = recorder.ran(began);
     if let (Kept::Value(..), Some(before), true) = (&kept, counted, evidence.is_doubtful())
         && let Some(after) = executor.launch_counters(true).await
@@ -260,7 +261,7 @@ impl<'a> Steps<'a> {
         let Some(demand) = self.script.demand(at, &known, requirement) else {
             return self.run_unjudged(executor, at + 1).await;
         };
-        // What is not to be kept cannot come back to a point behind it.
+        // A savepoint to come back to, unless the statement itself goes back behind it.
         let marked = !alone && executor.keeps_steps() && executor.outlives(at);
         if marked && let Err(failure) = executor.mark().await {
             return Finish::Failed(failure);
@@ -338,6 +339,7 @@ pub(crate) async fn commit<S: Executor>(
             recorder.observe(&Event::CommitInDoubt);
             let fate = committing.fate(executor.resolve(&xid)).await;
             let resolution = match fate.unwrap_or(Resolution::Unresolved) {
+                // Its wait for a standby was cut off with the answer: nobody knows whether the standby has it.
                 Resolution::Committed if executor.waits_for_standbys() => Resolution::Unreplicated,
                 resolution => resolution,
             };

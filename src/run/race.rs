@@ -66,7 +66,7 @@ impl<'a> Race<'a> {
         Self { entry, window, began, grew_at: began, pids, pool_seen: false }
     }
 
-    /// Runs the statement against the ticks until one of them settles the attempt.
+    /// Runs the statement, and judges each tick meanwhile, until it ends or is stopped.
     pub(crate) async fn run<S: Executor>(
         &mut self,
         executor: &S,

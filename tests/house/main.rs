@@ -204,6 +204,21 @@ fn files_stay_small_enough_to_read() {
     }
 }
 
+#[test]
+fn every_test_binary_is_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    let script = read("tests/run.sh");
+    let all = script.lines().find(|line| line.contains("|| set -- live")).unwrap();
+    for manifest in ["Cargo.toml", "cli/Cargo.toml"] {
+        let manifest = read(manifest);
+        for test in manifest.split("[[test]]").skip(1) {
+            let name = test.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().trim_matches('"');
+            assert!(all.split_whitespace().any(|word| word == name), "{name} is not among: {all}");
+        }
+    }
+}
+
 /// A number in a test is a version that `make matrix` cannot choose.
 #[test]
 fn tests_take_their_servers_from_the_list_of_versions() {

@@ -9,10 +9,11 @@ use futures_util::FutureExt;
 use headcount::event::{AttemptVerdict, CancelMethod, ShortReason};
 use headcount::{Event, Outcome, PlanShortfall};
 
-use crate::harness::{Bench, POOL, chain, on_oldest_and_latest, soak_runs, soon};
+use crate::harness::{Bench, POOL, Proxy, chain, eventually, on_oldest_and_latest, quick, soak_runs, soon};
 
 on_oldest_and_latest!(
     a_statement_that_ignores_cancels_is_terminated,
+    nothing_is_sent_on_a_session_while_a_request_to_cancel_is_not_answered,
     no_cancel_among_thousands_of_short_statements_hits_the_next_one,
 );
 
@@ -42,6 +43,32 @@ async fn a_statement_that_ignores_cancels_is_terminated(major: u32) {
     hog.release().await;
     let run = job.execute("SELECT count(*) FROM t WHERE nap(id, 5)", &[]).await.unwrap();
     assert_eq!(run.outcome, Outcome::OnTarget, "on a new session");
+    bench.nothing_is_left_behind().await;
+}
+
+/// The request to cancel is under way for long, and the statement that is meant ends meanwhile: whatever came next on its
+/// session could be hit.
+async fn nothing_is_sent_on_a_session_while_a_request_to_cancel_is_not_answered(major: u32) {
+    let bench = Bench::new(major).await;
+    let hog = bench.hog(POOL - 1).await;
+    let proxy = Proxy::start(bench.server().port()).await;
+    proxy.hold_cancels(true);
+    let headcount = bench.headcount_at(&bench.dsn(), &bench.dsn_of("postgres", proxy.port())).await;
+    let job = quick(headcount.task("held")).attempts(2);
+    let held = async {
+        bench.recorder.wait_for(|event| matches!(event, Event::VerdictReached { .. })).await;
+        let leader = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'headcount:held%'";
+        let rests = format!("{leader} AND state = 'idle in transaction' AND query LIKE '%nap%'");
+        eventually("the statement has ended", async || bench.number(&rests).await == 1).await;
+        for _ in 0..100 {
+            assert_eq!(bench.number(&rests).await, 1, "something was sent");
+        }
+        proxy.hold_cancels(false);
+    };
+    let (run, ()) = tokio::join!(job.execute("SELECT count(*) FROM t WHERE nap(id, 5)", &[]), held);
+    let run = run.unwrap();
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::FinishedShort, 1), "{run:?}");
+    hog.release().await;
     bench.nothing_is_left_behind().await;
 }
 

@@ -60,8 +60,9 @@ async fn rows_of_a_rejected_attempt_never_reach_the_caller(major: u32) {
     let hog = bench.hog(POOL - 2).await;
     // Each cleanup makes the next attempt's rows tell themselves from the last one's.
     let job = bench.job().await.attempts(50).cleanup("INSERT INTO log VALUES ('undone')");
-    let sql =
-        "SELECT (SELECT count(*) FROM log)::int FROM t, generate_series(1, 10) AS g WHERE nap(t.id + g, 3)";
+    // Rows that fill the server's buffer, which it sends when it is full: some come before the verdict.
+    let sql = "SELECT (SELECT count(*) FROM log)::int, repeat('x', 9000) FROM t, generate_series(1, 10) AS g
+               WHERE nap(t.id + g, 3)";
     let letting_go = async {
         bench.recorder.wait_for(|event| matches!(event, Event::AttemptEnded(_))).await;
         hog.release().await;

@@ -28,7 +28,8 @@ use super::telemetry;
 /// Failures that are told one by one.
 const TOLD: usize = 3;
 
-/// Runs it, and returns the exit code.
+/// Runs it, and returns the exit code: 0 if the run is complete, else 5 ([`exit::INCOMPLETE`]), that of a signal, or that
+/// of the failure.
 pub(crate) async fn run(args: &UpdateArgs, words: &Words, signals: &mut Signals) -> u8 {
     let mut task = args.task.clone().unwrap_or_else(|| "update".to_owned());
     let mut rejects: Option<PathBuf> = None;
@@ -209,7 +210,7 @@ fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
         UpdateOutcome::SomeStale => Some("Some rows do not have the expected values"),
         _ => None,
     };
-    // Unresolved is only what may not be done twice.
+    // Only work that cannot safely be done twice ends as unresolved.
     if report.in_doubt.unresolved > 0 && !report.is_complete() {
         let named = match rejects {
             Some(path) => format!("{} lists them", path.display()),

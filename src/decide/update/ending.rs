@@ -105,11 +105,11 @@ impl FailOn {
 pub struct Tally {
     /// Keys whose rows hold the new value: updated, or already.
     pub done: u64,
-    /// By their class.
+    /// Keys whose rows hold neither the new nor the expected values.
     pub stale: u64,
-    /// Likewise.
+    /// Keys without a row.
     pub missing: u64,
-    /// Likewise.
+    /// Keys that failed.
     pub failed: u64,
     /// Whether some keys may be left, or something stopped the run.
     pub unfinished: bool,

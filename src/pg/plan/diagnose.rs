@@ -159,7 +159,7 @@ impl Facts<'_> {
         reasons
     }
 
-    /// Whether nothing that can be typed helps by itself: the statement has to be another one first.
+    /// Whether no SQL fix helps until the statement itself is changed.
     fn is_hopeless(&self, reasons: &[Reason]) -> bool {
         let advice = |reason: &Reason| reason.fixes.iter().all(|fix| !fix.is_typed());
         let has = |kind| reasons.iter().any(|reason| reason.kind == kind && advice(reason));
@@ -182,7 +182,7 @@ impl Facts<'_> {
         number(&self.settings, name)
     }
 
-    /// What such a statement never has, whatever it calls and reads.
+    /// Kinds of statements that never have workers, whatever they call and read.
     fn statement(&self, reasons: &mut Vec<Reason>) {
         if self.tree.has("ModifyTable") {
             reasons.push(reason(
@@ -211,7 +211,7 @@ impl Facts<'_> {
 
     /// Functions that forbid workers for the whole statement.
     fn functions(&self, reasons: &mut Vec<Reason>) {
-        // Workers in any plan prove that another overload is meant.
+        // If any plan has workers, the unsafe function that was found by its name is another overload.
         if self.probe.most_possible == 0 {
             let hazards = self.hazards.iter().filter(|routine| routine.hazard == Hazard::Unsafe);
             reasons.extend(hazards.map(unsafe_function));

@@ -4,6 +4,9 @@
 //! exporter's failure is a [`Loss`]: counted in `headcount_telemetry_lost_total`, and a sentence for
 //! people. The order at the end follows from that: spans first, then the push, then the textfile, so that
 //! each can still report the loss of those before. The listener stays up to the last.
+//!
+//! A new exporter is a module here, a field of [`Options`], a variant of [`Exporter`], and its part in
+//! [`Telemetry::start`] and [`Telemetry::finish`].
 
 mod http;
 #[cfg(feature = "otlp")]
