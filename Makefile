@@ -10,6 +10,7 @@ help:  ## What there is to make
 
 demo:  ## The main job on a private server, in under a minute once built
 	@tests/servers/install.sh any
+	@echo "building headcount, which takes some minutes the first time"
 	$(CARGO) build --release --quiet
 	target/release/headcount demo
 

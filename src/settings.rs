@@ -257,8 +257,7 @@ impl Settings {
 
     /// The processes without those that a raised ceiling leaves to others.
     pub(crate) const fn left_of(&self, processes: Pool) -> Pool {
-        let left = if self.ceiling.is_some() { self.leave } else { 0 };
-        Pool { size: processes.size.saturating_sub(left), ..processes }
+        Pool { size: processes.size.saturating_sub(self.leave), ..processes }
     }
 
     /// Whether attempts are made though plan or pool cannot give what is demanded.

@@ -532,6 +532,12 @@ mutant 'who has unresolved keys is told to look first' cli/src/update/mod.rs \
 mutant 'a script is read in a time that grows with it' src/pg/plan/flaw.rs \
     lib:a_long_script_is_read_in_a_time_that_grows_with_it_and_not_with_its_square \
     'let place = statement.place(sql);' 'let place = statement.place(sql); let _ = place.to_string();'
+mutant 'what nobody looked at for seconds is not verified' src/run/race.rs \
+    lib:what_nobody_looked_at_is_not_verified \
+    'self.looked_at.elapsed() > UNSEEN' 'self.looked_at.elapsed() > 1_000 * UNSEEN'
+mutant 'a ceiling that is not raised leaves nothing to others' src/run/execution.rs \
+    live:a_ceiling_that_cannot_be_raised_keeps_nobody_from_slots_that_are_free \
+    'if capacity.raised { settings.left_of(all) } else { all }' 'if settings.ceiling.is_some() { settings.left_of(all) } else { all }'
 
 # ----------------------------------------------------------------------------------------------------------------------
 

@@ -89,9 +89,14 @@ pub(crate) fn explained(error: Error, wanted: &Wanted, several: bool) -> Failed 
         // What an attempt that was cancelled left behind.
         Some("42P07") if tried > 1 && !settings.transaction && settings.cleanup.is_none() => {
             let index = concurrent_index(sql).unwrap_or("...");
+            let first = error.history().and_then(|history| history.attempts.first()?.sqlstate.clone());
+            let ended = first.map_or_else(
+                || "a cancelled attempt".to_owned(),
+                |code| format!("attempt 1 ended with SQLSTATE {code}, and"),
+            );
             Some(Fix::Sql(format!(
-                "--cleanup 'DROP INDEX CONCURRENTLY IF EXISTS {index}' (a cancelled attempt leaves its index behind, \
-                 invalid; drop it before the next run)"
+                "--cleanup 'DROP INDEX CONCURRENTLY IF EXISTS {index}' ({ended} leaves its index behind, invalid; drop it \
+                 before the next run)"
             )))
         }
         Some(code) => about_limit(code, &error.chain(), Some(sql)).map(Fix::Advice),
@@ -141,6 +146,12 @@ fn sets_transaction(sql: &str) -> bool {
         || sql.to_ascii_lowercase().contains("transaction_isolation")
 }
 
+/// Whether attempts of it that were cancelled leave invalid indexes behind that nobody stumbles over.
+pub(crate) fn leaves_invalid_indexes(sql: &str) -> bool {
+    let words: Vec<String> = sql.split(|c: char| !c.is_alphanumeric()).map(str::to_ascii_lowercase).collect();
+    words.iter().any(|word| word == "reindex") && words.iter().any(|word| word == "concurrently")
+}
+
 /// The name after CREATE INDEX CONCURRENTLY, as it was typed.
 fn concurrent_index(sql: &str) -> Option<&str> {
     let mut words = sql.split_whitespace();
@@ -183,6 +194,7 @@ pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: b
         _ if fixes.iter().any(|fix| fix.is_typed()) => "do what the fix above says and run it again",
         _ if !fixes.is_empty() => "do what the hint above says and run it again",
         "refused" => "see `headcount doctor` and `headcount explain`",
+        "connection" if is_refused(failed) => "correct the connection string and run it again",
         "connection" => "run it again when the server is there; `headcount doctor` tells whether it is",
         _ if failed.error().and_then(|error| error.sqlstate()) == Some("57014") => {
             "find out who or what cancelled it, and run it again"
@@ -190,6 +202,12 @@ pub(crate) fn way_on(history: &Execution<()>, failed: &Failed, in_transaction: b
         _ => "correct what the error names and run it again",
     };
     format!("{left}; {next}")
+}
+
+/// Whether the server is there, and has no such database, role or password.
+fn is_refused(failed: &Failed) -> bool {
+    let code = failed.error().and_then(Error::sqlstate);
+    matches!(code, Some("3D000" | "28000" | "28P01" | "42501"))
 }
 
 /// The error tells of the cleanup; why there was something to clean up stands here.
@@ -270,7 +288,8 @@ fn in_more_time(history: &Execution<()>) -> String {
     } else if is_most(room_wait) || was_short(&history.attempts, ShortReason::PoolExhausted) {
         return format!("give it a longer --deadline; {}", held_by_others(history));
     } else if is_most(waited) {
-        "see what kept it from starting: a server that was away, or a lock on what it reads (the lines above, pg_locks)"
+        "see what kept it from starting: a server that was away, a lock on what it reads (the lines above, pg_locks), or a \
+         script of very many statements"
     } else {
         "make the statement quicker (`headcount explain`, a higher --target), or see whether it waited for a lock \
          (pg_blocking_pids): it did not wait for workers"
@@ -281,6 +300,13 @@ fn in_more_time(history: &Execution<()>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reindex_that_is_cancelled_leaves_an_index_behind() {
+        use leaves_invalid_indexes as leaves;
+        assert!(leaves("REINDEX INDEX CONCURRENTLY i") && leaves("reindex (verbose) table concurrently t;"));
+        assert!(!leaves("REINDEX TABLE t") && !leaves("CREATE INDEX CONCURRENTLY i ON t (a)"));
+    }
 
     #[test]
     fn a_limit_is_named_with_the_option_that_allows_more() {

@@ -34,8 +34,8 @@ pub(crate) fn print(text: &str) {
         && !LOST.swap(true, Ordering::Relaxed)
     {
         say(&format!(
-            "headcount: cannot write to standard output: {error}; only the output is lost: exit code 6 means that \
-             the work is done, do not run it again"
+            "headcount: cannot write to standard output: {error}; only the output is lost (if the exit code is 6, the work \
+             is done: do not run it again)"
         ));
     }
 }
@@ -154,6 +154,15 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// Ends the line of a run that is as it should be.
 const NOTHING_TO_DO: &str = "; nothing to do";
+
+/// The last line of a run whose cancelled attempts left indexes behind.
+pub(crate) fn with_invalid_indexes(line: &str) -> String {
+    let line = line.trim_end_matches(NOTHING_TO_DO);
+    format!(
+        "{line}; the attempts that were cancelled may have left invalid indexes (..._ccnew): find them with SELECT \
+         indexrelid::regclass FROM pg_index WHERE NOT indisvalid, and DROP INDEX CONCURRENTLY each"
+    )
+}
 
 /// The three lines of a run that ended without an error.
 pub(crate) fn summary(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> [String; 3] {
@@ -336,7 +345,9 @@ fn meaning(run: &Execution<u64>, max_attempts: u32, in_transaction: bool) -> Str
             )
         }
         Outcome::Unverified => {
-            "It is done and kept; the monitor was away, so nobody counted its workers".to_owned()
+            "It is done and kept; the monitor could not see it (its connection was away, its role lost pg_read_all_stats, or this \
+             process was stopped), so nobody counted its workers"
+                .to_owned()
         }
         Outcome::FinishedEarly if !run.target_met => {
             let most = count(run.achieved_workers.into(), "worker");

@@ -332,7 +332,7 @@ impl Story {
                 format!("workers seen {workers}: finished after {after}, before a verdict")
             }
             Verdict::Unverified => {
-                format!("workers seen {workers}: finished after {after} while the monitor was away")
+                format!("workers seen {workers}: finished after {after} while the monitor could not see it")
             }
         }
     }

@@ -8,7 +8,7 @@ use headcount::telemetry::trace_context;
 use headcount::{Execution, Headcount, Observer, Settings};
 use tokio_util::sync::CancellationToken;
 
-use super::advice::explained;
+use super::advice::{explained, leaves_invalid_indexes};
 use super::args::{RunArgs, Server, Words};
 use super::exit::{self, Failed};
 use super::object;
@@ -39,7 +39,12 @@ pub(crate) async fn run(args: &RunArgs, words: &Words, signals: &mut Signals) ->
             if args.json {
                 object::print_result(&run, code);
             } else if !(words.quiet && code == exit::DONE && !run.unreplicated) {
-                output::print(&output::summary(&run, settings.max_attempts, settings.transaction).join("\n"));
+                let mut lines = output::summary(&run, settings.max_attempts, settings.transaction);
+                if run.attempt_count > 1 && settings.cleanup.is_none() && leaves_invalid_indexes(&wanted.sql)
+                {
+                    lines[2] = output::with_invalid_indexes(&lines[2]);
+                }
+                output::print(&lines.join("\n"));
             }
             code
         }

@@ -262,7 +262,8 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
                pg_catalog.current_setting('parallel_leader_participation'), pg_catalog.current_setting('track_activities'),
                pg_catalog.current_setting('server_version_num')::int,
                pg_is_in_recovery(), pg_catalog.current_setting('autovacuum_max_parallel_workers', true),
-               pg_catalog.current_setting('autovacuum_max_workers')";
+               pg_catalog.current_setting('autovacuum_max_workers'),
+               pg_catalog.current_setting('default_transaction_read_only')";
     let row = one(client, SETTINGS).await?;
     let number = |column| text(&row, column).parse::<u32>().unwrap_or(0);
     let (workers, processes, per_gather) = (number(0), number(1), number(2));
@@ -305,6 +306,12 @@ async fn settings(client: &Client, target: u32) -> Result<Vec<Finding>, Failure>
             "standby",
             "this server is a standby: it only reads",
             Fix::advice("connect to the primary for statements that write"),
+        ));
+    } else if text(&row, 9) == "on" {
+        findings.push(warn(
+            "writes",
+            "this server, database or role only reads (default_transaction_read_only = on)",
+            Fix::set("transaction_read_only", "off"),
         ));
     }
     findings.extend(row.get(7).map(|each| autovacuum(each, text(&row, 8))));

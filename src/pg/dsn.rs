@@ -17,8 +17,8 @@ use crate::Error;
 pub(crate) type Pairs = Vec<(String, String)>;
 
 /// What is said of a URL whose user, password or database has a character that ends it.
-const ENCODE: &str = "a `/`, `@`, `?`, `#`, `:`, `%` or `[` inside a user, password or database is written with `%` in a \
-     URL: `/` as %2F, `@` as %40, `%` as %25; or give the password as PGPASSWORD, in the password file, or as \
+const ENCODE: &str = "in a URL, `/`, `@` and `%` inside a password are written as %2F, %40 and %25 (in a user or database \
+     `:`, `?`, `#` and `[`, too, as %3A, %3F, %23 and %5B); or give the password as PGPASSWORD, in the password file, or as \
      password='...' in keyword form";
 
 /// Parses `postgresql://user@host:port/database?key=value` or `host=... dbname=...` (the manual's

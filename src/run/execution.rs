@@ -329,9 +329,11 @@ async fn admit<S: Executor>(
         return None;
     }
     let room = |observation| match observation {
-        Observation::Seen(Seen { pool, processes, autovacuum, .. }) => {
-            (pool.map(|pool| capacity.resize(pool)), processes.map(|all| settings.left_of(all)), autovacuum)
-        }
+        Observation::Seen(Seen { pool, processes, autovacuum, .. }) => (
+            pool.map(|pool| capacity.resize(pool)),
+            processes.map(|all| if capacity.raised { settings.left_of(all) } else { all }),
+            autovacuum,
+        ),
         Observation::Blind => (None, None, 0),
     };
     let began = Instant::now();

@@ -39,6 +39,8 @@ pub(crate) struct PlanCapacity {
     pub(crate) own_pool: Option<u32>,
     /// Whether the monitor's session was configured otherwise: one of them has a size of its own.
     pub(crate) apart: bool,
+    /// Whether the session has raised its ceiling: it leaves some processes to others.
+    pub(crate) raised: bool,
 }
 
 impl PlanCapacity {

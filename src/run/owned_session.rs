@@ -100,12 +100,13 @@ impl<W: Work> OwnedSession<W> {
         let Settings { reserve, target_workers: target, .. } = *self.guard.settings;
         let (climbed, monitors_pool) =
             join(climb(client, &self.guard.settings, recorder), self.monitors_pool()).await;
-        let pool_size = Some(climbed.map_err(sql)?);
+        let (pool_size, raised) = climbed.map_err(sql)?;
+        let pool_size = Some(pool_size);
         let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
         let own_pool = pool_size.filter(|_| own);
         let apart = monitors_pool != pool_size;
         let Some((statement, params)) = self.work.statement() else {
-            return Ok(PlanCapacity { pool_size, own_pool, apart, ..PlanCapacity::default() });
+            return Ok(PlanCapacity { pool_size, own_pool, apart, raised, ..PlanCapacity::default() });
         };
         let failed = |failure| Error::sql("the statement", failure);
         let strings = plan::strings_of(client, statement).await.map_err(failed)?;
@@ -127,6 +128,7 @@ impl<W: Work> OwnedSession<W> {
             pool_size,
             own_pool,
             apart,
+            raised,
         })
     }
 

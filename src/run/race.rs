@@ -22,6 +22,9 @@ use crate::event::{CancelResult, Event};
 use crate::pg::Failure;
 use crate::settings::{Policy, Settings};
 
+/// Nobody has looked for so long.
+const UNSEEN: Duration = Duration::from_secs(2);
+
 /// How the race ended.
 pub(crate) enum Finish<T> {
     /// The statement ended, or its rows may be handed over: the result is kept.
@@ -52,6 +55,8 @@ pub(crate) struct Race<'a> {
     entry: Entry<'a>,
     pub(crate) window: Window,
     began: Instant,
+    /// When the leader was seen last.
+    looked_at: Instant,
     /// When the last new worker was seen.
     grew_at: Instant,
     pids: std::sync::Arc<[i32]>,
@@ -63,7 +68,7 @@ impl<'a> Race<'a> {
         let window = Window::new(entry.demand.clone(), entry.settings.patience()).with_free(entry.free);
         let began = Instant::now();
         let pids = std::sync::Arc::default();
-        Self { entry, window, began, grew_at: began, pids, pool_seen: false }
+        Self { entry, window, began, looked_at: began, grew_at: began, pids, pool_seen: false }
     }
 
     /// Runs the statement, and judges each tick meanwhile, until it ends or is stopped.
@@ -120,6 +125,7 @@ impl<'a> Race<'a> {
             self.window.on_blind();
             return None;
         };
+        self.looked_at = seen.at;
         self.pool_seen |= seen.pool.is_some();
         seen.pool = seen.pool.map(|pool| self.entry.capacity.resize_for(&self.entry.known, pool));
         let tick = seen.tick(self.began);
@@ -146,6 +152,11 @@ impl<'a> Race<'a> {
             Err(failure) => return Finish::Failed(failure),
         };
         let decided = self.window.verdict().is_some();
+        let Settings { policy, monitor_interval, .. } = *self.entry.settings;
+        // A process that was stopped meanwhile has not looked: what it did not see proves nothing.
+        if policy != Policy::Classic && self.looked_at.elapsed() > UNSEEN.max(2 * monitor_interval) {
+            self.window.on_blind();
+        }
         let verdict = self.window.on_end();
         if !decided {
             self.announce(verdict, recorder);

@@ -40,6 +40,7 @@ use self::recorder::Recorder;
 
 /// What one attempt does on the scripted server.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "what may go wrong, each by itself")]
 struct Act {
     /// Workers that the monitor shows from the first look on.
     workers: u32,
@@ -49,8 +50,10 @@ struct Act {
     runs: Duration,
     /// How it ends by itself.
     result: Result<u64, Failure>,
-    /// Whether the monitor sees at all.
+    /// Whether the monitor sees anything when it looks.
     sighted: bool,
+    /// Whether it looks at all.
+    looks: bool,
     /// Whether a cancel ends the statement; a terminate always does unless `immortal`.
     heeds_cancel: bool,
     immortal: bool,
@@ -76,6 +79,7 @@ fn act(workers: u32) -> Act {
         runs: Duration::from_secs(10),
         result: Ok(7),
         sighted: true,
+        looks: true,
         heeds_cancel: true,
         immortal: false,
         commit: Commit::Works,
@@ -219,6 +223,9 @@ impl Executor for Script {
     fn watch(&self, interval: Duration) -> Watch {
         let Act { workers, others, sighted, .. } = *self.act();
         let pool = Some(Pool { used: workers + others, size: POOL });
+        if !self.act().looks {
+            return Watch::scripted(mpsc::channel(1).1);
+        }
         Self::shows(interval, move || {
             if !sighted {
                 return Observation::Blind;
@@ -397,6 +404,14 @@ async fn without_sight_nothing_is_cancelled_and_the_result_is_unverified() {
     let blind = Act { sighted: false, ..act(0) };
     let words = ["attempt 1 required 4", "unverified 0", "ended unverified", "unverified"];
     check(vec![blind], &words).await.result.unwrap().required().unwrap();
+}
+
+/// The process was stopped while the statement ran.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_looked_at_is_not_verified() {
+    let unseen = Act { looks: false, ..act(4) };
+    let words = ["attempt 1 required 4", "unverified 0", "ended unverified", "unverified"];
+    check(vec![unseen], &words).await.result.unwrap().required().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

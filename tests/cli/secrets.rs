@@ -154,6 +154,11 @@ fn a_password_with_a_slash_that_is_not_encoded_is_a_usage_error_that_says_what_t
     for password in ["/Qx7Secret", "7/Qx7Secret", "a@Qx7Secret", "a@b/Qx7Secret"] {
         let dsn = format!("postgres://batch:{password}@127.0.0.1:1/db");
         let ran = run(4, &["--dsn", &dsn], &[]).ended(2);
-        assert!(ran.said.contains("`/` as %2F") && !ran.said.contains("Secret"), "{}", ran.said);
+        assert!(
+            ran.said.contains("`/`, `@` and `%` inside a password are written as %2F, %40 and %25")
+                && !ran.said.contains("Secret"),
+            "{}",
+            ran.said
+        );
     }
 }

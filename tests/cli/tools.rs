@@ -47,6 +47,13 @@ fn doctor_finds_what_a_run_would_stumble_over() {
         line.starts_with("ok ") || line.starts_with("      to have that: ALTER ROLE ") || of_13(line)
     };
     assert!(ran.out.lines().all(good), "{}", ran.out);
+    lab.sql("CREATE ROLE reader LOGIN; ALTER ROLE reader SET default_transaction_read_only = on");
+    let ran = lab.headcount(&["doctor", "--dsn", &lab.dsn_for("reader")]).ended(0);
+    assert!(
+        ran.out.contains("warn  writes: ") && ran.out.contains("fix: --set transaction_read_only=off"),
+        "{}",
+        ran.out
+    );
     let (batch, monitor) = (lab.dsn_for("batch"), lab.dsn_for("monitor"));
     let ran = lab.headcount(&["doctor", "--dsn", &batch]).ended(0);
     assert!(

@@ -252,8 +252,8 @@ fn a_result_that_cannot_be_written_is_code_6_and_one_that_nobody_reads_is_not() 
     assert!(full.said.starts_with("headcount: cannot write to standard output: "), "{}", full.said);
     assert_eq!(full.said.lines().count(), 1, "{}", full.said);
     let closed = finish(lab.spawn_by(&["sh", "-c", &format!("{run} >&-; exit $?")], &[])).ended(6);
-    let words = "headcount: cannot write to standard output: it is closed; only the output is lost: exit code 6 means \
-                 that the work is done, do not run it again\n";
+    let words = "headcount: cannot write to standard output: it is closed; only the output is lost (if the exit \
+                 code is 6, the work is done: do not run it again)\n";
     assert_eq!(closed.said, words);
     finish(lab.spawn_by(&["sh", "-c", &format!("{run} > /dev/null; exit $?")], &[])).ended(0);
     let mut unread = lab.spawn(&["run", "--json", "-v", "--sql", QUICK]);

@@ -11,6 +11,7 @@ on_each_version! {
     a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_for,
     what_doctor_proposes_as_it_stands_keeps_workers_free,
     processes_that_are_left_to_others_are_waited_for,
+    a_ceiling_that_cannot_be_raised_keeps_nobody_from_slots_that_are_free,
 }
 
 /// Half a second on four workers: long enough to be seen on a busy machine.
@@ -159,6 +160,21 @@ async fn what_doctor_proposes_as_it_stands_keeps_workers_free(major: u32) {
         }
         drop(others.0);
     }
+}
+
+/// Nothing is raised, so nothing is left to others either: it starts as it would without the option.
+async fn a_ceiling_that_cannot_be_raised_keeps_nobody_from_slots_that_are_free(major: u32) {
+    let settings = [("max_worker_processes", "8"), ("max_parallel_workers", "8")];
+    let bench = Bench::alone_with(major, &settings).await;
+    // Three, and one of replication's launcher.
+    let hog = bench.hog(3).await;
+    let mut job = bench.job().await.ceiling(Raise::Auto).minimum(4);
+    job.settings_mut().admission_wait = std::time::Duration::from_mins(1);
+    let run = job.execute_script(WORK).await.unwrap();
+    assert_eq!((run.outcome, run.attempt_count), (Outcome::OnTarget, 1), "{run:?}");
+    let waits = |event: &headcount::Event| matches!(event, headcount::Event::AdmissionStarted { .. });
+    assert!(bench.recorder.find(waits).is_none(), "it waited for slots that were free");
+    hog.release().await;
 }
 
 async fn processes_that_are_left_to_others_are_waited_for(major: u32) {

@@ -243,6 +243,19 @@ async fn an_unsafe_function_is_named_wherever_it_hides() {
     }
 }
 
+/// However small or large the table, it has nothing to share among workers.
+#[tokio::test]
+async fn a_lookup_by_an_index_is_not_blamed_on_the_size_of_its_table() {
+    for major in versions() {
+        let mut bench = Bench::new(major, "plan_lookup").await;
+        bench
+            .run("CREATE TABLE keyed AS SELECT * FROM big; CREATE UNIQUE INDEX ON keyed (id); ANALYZE keyed")
+            .await;
+        let explanation = bench.check("SELECT * FROM keyed WHERE id = 1", &[ReasonKind::Unknown]).await;
+        says(&explanation, ReasonKind::Unknown, "no single cause", "-- what reads few rows");
+    }
+}
+
 #[tokio::test]
 async fn settings_below_the_target_are_named_with_the_value_that_helps() {
     for major in versions() {
@@ -265,7 +278,7 @@ async fn settings_below_the_target_are_named_with_the_value_that_helps() {
         bench.target = 32;
         bench.set("max_parallel_workers_per_gather", "32");
         let explanation = bench.explain(sql).await;
-        says(&explanation, ReasonKind::PoolSize, "slots", "ALTER SYSTEM SET max_worker_processes = 32");
+        says(&explanation, ReasonKind::PoolSize, "slots", "ALTER SYSTEM SET max_worker_processes = 68");
         bench.target = 4;
         bench.set("max_parallel_workers_per_gather", "4");
 

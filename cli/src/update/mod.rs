@@ -210,18 +210,21 @@ fn what_now(report: &Updated, rejects: Option<&Path>) -> String {
         UpdateOutcome::SomeStale => Some("Some rows do not have the expected values"),
         _ => None,
     };
-    // Only work that cannot safely be done twice ends as unresolved.
+    // A trigger's work, say, may not be done twice; and nobody but the caller knows what is there.
     if report.in_doubt.unresolved > 0 && !report.is_complete() {
         let named = match rejects {
             Some(path) => format!("{} lists them", path.display()),
             None => "they are named above".to_owned(),
         };
         return format!(
-            "Before you run it again, look at the rows of the unresolved keys ({named}): what is done there would be done \
-             twice, such as the work of a trigger. Leave those keys out"
+            "Before you run it again, look at the rows of the unresolved keys ({named}). The same command does what is not \
+             done there; if what is done may not be done twice, such as the work of a trigger, leave its keys out"
         );
     }
     match (nothing, report.left) {
+        (None, _) if report.is_complete() && report.dry_run && report.updated > 0 => {
+            "Nothing was changed: run it without --dry-run".to_owned()
+        }
         (what, _) if report.is_complete() => {
             let what = what.unwrap_or("Every key is accounted for");
             match left_alone(report) {

@@ -81,7 +81,7 @@ pub(super) fn pool(size: u32, workers: u32, processes: u32, target: u32, own: bo
     if processes <= workers {
         let fix = Fix::sql(format!(
             "ALTER SYSTEM SET max_worker_processes = {}; -- or more, and restart the server",
-            workers + 4
+            u64::from(workers) + plan::BESIDE
         ));
         return warn("pool", format!("{pool}; replication and extensions take from the same processes"), fix);
     }
@@ -103,9 +103,9 @@ mod tests {
         let reload = "ALTER SYSTEM SET max_parallel_workers = 12; SELECT pg_reload_conf(); -- or more, or demand fewer workers";
         assert_eq!(fix(8, 16, false), reload);
         assert_eq!(fix(8, 16, true), "SET LOCAL max_parallel_workers = 12");
-        let restart = "ALTER SYSTEM SET max_worker_processes = 12; -- or more, and restart the server, or demand fewer workers";
+        let restart = "ALTER SYSTEM SET max_worker_processes = 20; -- or more, and restart the server, or demand fewer workers";
         assert_eq!(fix(16, 8, false), restart);
-        let both = "ALTER SYSTEM SET max_worker_processes = 12; ALTER SYSTEM SET max_parallel_workers = 12; -- or more, \
+        let both = "ALTER SYSTEM SET max_worker_processes = 16; ALTER SYSTEM SET max_parallel_workers = 12; -- or more, \
                     and restart the server, or demand fewer workers";
         assert_eq!(fix(8, 8, true), both);
     }

@@ -91,8 +91,12 @@ pub(crate) async fn diagnose_pool(client: &Client, target: u32) -> Result<Option
     Ok(pool_reason(&settings, super::pool_size(client).await?, target))
 }
 
-/// What to type where there are too few processes for so many workers, which takes a restart. `None` where it is
-/// `max_parallel_workers` alone that is too small.
+/// Processes for replication, extensions and autovacuum beside those for workers: as many as the server's own defaults for
+/// logical replication may take.
+pub(crate) const BESIDE: u64 = 4;
+
+/// What to type where there are too few processes for so many workers, which takes a restart: once, so those that others
+/// take count, too. `None` where it is `max_parallel_workers` alone that is too small.
 pub(crate) fn raise_processes(processes: u64, workers: u64, target: u32) -> Option<String> {
     if processes >= u64::from(target) {
         return None;
@@ -102,8 +106,9 @@ pub(crate) fn raise_processes(processes: u64, workers: u64, target: u32) -> Opti
     } else {
         format!(" ALTER SYSTEM SET max_parallel_workers = {target};")
     };
+    let enough = workers.max(target.into()) + BESIDE;
     Some(format!(
-        "ALTER SYSTEM SET max_worker_processes = {target};{also} -- or more, and restart the server"
+        "ALTER SYSTEM SET max_worker_processes = {enough};{also} -- or more, and restart the server"
     ))
 }
 
@@ -141,11 +146,16 @@ impl Facts<'_> {
             reasons.push(reason(
                 ReasonKind::Unknown,
                 "the planner preferred a plan with fewer workers; no single cause was found",
-                Fix::advice(format!(
-                    "compare with the plan under parallel_setup_cost = 0, parallel_tuple_cost = 0 \
-                     and ALTER TABLE ... SET (parallel_workers = {})",
-                    self.target
-                )),
+                Fix::advice(if self.probe.most_possible == 0 {
+                    "what reads few rows, by an index for example, gains nothing by workers: leave it to one process"
+                        .to_owned()
+                } else {
+                    format!(
+                        "compare with the plan under parallel_setup_cost = 0, parallel_tuple_cost = 0 \
+                         and ALTER TABLE ... SET (parallel_workers = {})",
+                        self.target
+                    )
+                }),
             ));
         }
         reasons.sort_by_key(|reason| reason.kind);
@@ -259,7 +269,9 @@ impl Facts<'_> {
                 ));
             }
         }
-        if forbidden || self.out_of_reach() || self.probe.causes.contains(&Knob::ScanSize) {
+        // Where the plan has no worker however small a table may be, it is not the size: an index finds few rows, say.
+        let may_be_small = self.out_of_reach() && self.probe.most_possible > 0;
+        if forbidden || may_be_small || self.probe.causes.contains(&Knob::ScanSize) {
             reasons.extend(self.small_table());
         }
     }

@@ -57,7 +57,7 @@ pub use self::reason::{Diagnosis, Reason, ReasonKind};
 pub use self::server::Setting;
 pub use self::survey::Statement;
 
-pub(crate) use self::diagnose::{diagnose_pool, raise_processes};
+pub(crate) use self::diagnose::{BESIDE, diagnose_pool, raise_processes};
 pub(crate) use self::flaw::{Manner, flaw, flaw_as, flaw_of_cleanup};
 pub(crate) use self::lexer::Strings;
 pub(crate) use self::statements::{located, split_as};
