@@ -523,9 +523,9 @@ mutant 'a statement without workers does not stand in the queue' src/run/slots/l
 mutant 'a right to cancel that is missing is named' src/run/monitor.rs \
     live:a_monitor_is_refused_until_it_may_see_and_cancel_and_told_how \
     'Some("42501") => CancelResult::Denied' 'Some("42501") => CancelResult::Failed'
-mutant 'a role that a function leaves set is not that of the cleanup' src/run/session_script.rs \
+mutant 'a role that a function leaves set is not that of the cleanup' src/run/session_guard.rs \
     cli:a_role_that_a_function_leaves_set_is_not_that_of_the_cleanup \
-    '.chain(["role"])' ''
+    'client.batch_execute("RESET ROLE").await?;' ''
 mutant 'who has unresolved keys is told to look first' cli/src/update/mod.rs \
     update:who_has_unresolved_keys_is_told_to_look_before_the_same_command_is_run_again \
     'if report.in_doubt.unresolved > 0 &&' 'if report.in_doubt.unresolved > 1_000_000 &&'

@@ -346,6 +346,10 @@ impl SessionGuard {
         let backend = self.session().await?.identity;
         self.engaged.begin(backend);
         let client = self.client()?;
+        if !self.settings.transaction {
+            // A function of the statement's may have left one set. A script that goes on keeps its own.
+            client.batch_execute("RESET ROLE").await?;
+        }
         let cleaned = match cleanup {
             Cleanup::Nothing => Ok(()),
             // Several statements in one simple query are one transaction already.

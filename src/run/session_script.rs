@@ -62,8 +62,7 @@ impl SessionScript<'_> {
     }
 
     /// What was set for the session, where the statement has no transaction: a proxy may give its backend to somebody
-    /// else. Each begins with a semicolon. And a role that a function of the statement's has left set: what comes next is
-    /// the work of who logged in.
+    /// else. Each begins with a semicolon.
     pub(super) fn unset(&self) -> String {
         if self.settings.transaction {
             return String::new();
@@ -73,7 +72,7 @@ impl SessionScript<'_> {
         let wished = wished.chain(self.pooled.then_some(NOTICES));
         let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
         let limited = self.worker_limit.map_or(&[][..], |_| &LIMITS);
-        let all = wished.chain(raised).chain(limited.iter().copied()).chain(["role"]);
+        let all = wished.chain(raised).chain(limited.iter().copied());
         all.fold(String::new(), |script, name| script + "; RESET " + name)
     }
 }
