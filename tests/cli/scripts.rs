@@ -126,6 +126,19 @@ fn a_script_that_would_leave_a_transaction_or_a_role_behind_is_refused_and_nothi
     assert_eq!(lab.count("cleanups"), 2);
 }
 
+#[test]
+fn a_script_that_goes_on_after_a_failed_statement_keeps_the_role_that_it_set() {
+    let lab = Lab::start();
+    lab.sql(
+        "CREATE ROLE clerk; CREATE SEQUENCE tries; CREATE TABLE done (by text);
+         GRANT ALL ON tries, done TO clerk;
+         CREATE FUNCTION once() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+           IF nextval('tries') < 2 THEN RAISE EXCEPTION USING ERRCODE = '40001'; END IF; RETURN 1; END $$",
+    );
+    apart(&lab, "SET ROLE clerk; SELECT once(); INSERT INTO done SELECT current_user; RESET ROLE").ended(0);
+    assert_eq!(lab.number("SELECT count(*) FROM done WHERE by = 'clerk'"), 1);
+}
+
 /// No text shows it.
 #[test]
 fn a_role_that_a_function_leaves_set_is_not_that_of_the_cleanup() {
