@@ -316,6 +316,16 @@ mutant 'what was not flushed is asked after in another life' src/decide/update/h
 mutant 'what was counted is done again where it is gone' src/decide/update/worker/fates.rs \
     "$EFFECTS" \
     'Status::Committed => turn.shared.past.keep(' 'Status::Committed | Status::Aborted => turn.shared.past.keep('
+mutant 'nobody claims while another worker asks what became of what was counted' src/decide/update/worker/claiming.rs \
+    core:nobody_claims_while_another_worker_asks_what_became_of_what_was_counted \
+    'past.is_settled() {
+            // Another' 'past.is_settled() && false {
+            // Another'
+mutant 'rows that are had before a commit elsewhere is counted are let go' src/decide/update/worker/claiming.rs \
+    core:rows_that_are_had_before_a_commit_elsewhere_is_counted_are_let_go \
+    'past.is_settled() {
+            self.must' 'past.is_settled() && false {
+            self.must'
 mutant 'rows that were claimed on a session that is lost are not worked on' src/decide/update/worker/claiming.rs \
     "$EFFECTS" \
     'let rows = if self.link.is_up() { rows } else' 'let rows = if rows.is_ok() { rows } else'

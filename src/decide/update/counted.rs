@@ -95,13 +95,15 @@ pub struct Past<K> {
     sums: Vec<Sum>,
     /// Whether something was counted on another server than the last one.
     is_behind: bool,
+    /// Chunks that a worker has taken, and asks the server after.
+    asked: usize,
 }
 
 impl<K> Past<K> {
     /// Nothing is counted yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { last: None, counted: VecDeque::new(), bytes: 0, sums: Vec::new(), is_behind: false }
+        Self { last: None, counted: VecDeque::new(), bytes: 0, sums: Vec::new(), is_behind: false, asked: 0 }
     }
 
     /// A session was had.
@@ -127,6 +129,23 @@ impl<K> Past<K> {
     #[must_use]
     pub const fn is_behind(&self) -> bool {
         self.is_behind
+    }
+
+    /// Whether all that was counted is on the last server, as far as is known. Until then a row that is found as it was
+    /// may have been counted before.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        !self.is_behind && self.asked == 0
+    }
+
+    /// The server is asked after so many of what was taken.
+    pub const fn asks(&mut self, chunks: usize) {
+        self.asked += chunks;
+    }
+
+    /// Its answer is there, or lost.
+    pub const fn answered(&mut self, chunks: usize) {
+        self.asked -= chunks;
     }
 
     /// All that was counted elsewhere than on this server. What stays is to be kept again.

@@ -110,7 +110,14 @@ impl Run<'_> {
                 return;
             }
             match self.next_fact(workers[at].wakes_at()) {
-                Some(fact) => self.tell(&mut workers[at], fact),
+                Some(fact) => {
+                    let passes = matches!(fact, Fact::Tick);
+                    self.tell(&mut workers[at], fact);
+                    // While one waits, the other is answered.
+                    if passes {
+                        at = self.switch(at, number);
+                    }
+                }
                 None => at = self.switch(at, number),
             }
         }

@@ -19,6 +19,7 @@ mod line;
 mod messages;
 mod others;
 mod steady;
+mod taken_over;
 mod world;
 
 use std::cell::RefCell;
@@ -197,7 +198,7 @@ fn row() -> impl Strategy<Value = Row> {
 fn setup() -> impl Strategy<Value = Setup> {
     let kind = prop_oneof![
         4 => Just(Kind::Lazy), 1 => Just(Kind::Waiting), 2 => Just(Kind::Trigger), 2 => Just(Kind::Closure),
-        1 => Just(Kind::Claims),
+        3 => Just(Kind::Claims),
     ];
     let rows = proptest::collection::vec(row(), 1..8);
     (kind, rows, 1u32..5, 1u32..4, 0u8..16, 0usize..8, 1usize..3).prop_map(

@@ -3,6 +3,10 @@
 //! An empty claim is no proof that nothing is left: others may hold rows that they will give back. So one *looks* whether a
 //! row is locked, and if so *waits* for it. Only a look without locks that sees no row proves it, made while none of this
 //! process is at work, and once what others have done lasts.
+//!
+//! A row that this process has counted can be claimed once more when another server has taken over, and lacks the commit.
+//! So nobody claims before what was counted is looked after: either that count is taken back first, or the row is somebody
+//! else's again.
 
 use std::time::Duration;
 
@@ -67,6 +71,11 @@ impl<M: Material> Worker<'_, M> {
     /// Commits the open chunk and claims the next, in one round trip; works on it in a second.
     pub(super) fn claim(&mut self, turn: &mut Turn<'_, M>) -> bool {
         let Some(claims) = &turn.shared.claims else { return false };
+        if !turn.shared.past.is_settled() {
+            // Another worker asks.
+            self.hunt.rests_until = Some(turn.moment.now + PAUSE);
+            return self.is_unsettled() && self.settle();
+        }
         let others = claims.left_out();
         let ask = match self.hunt.wanted {
             Wanted::Free => Ask::Free(self.sizer.next(), others),
@@ -121,6 +130,10 @@ impl<M: Material> Worker<'_, M> {
 
     fn on_new_rows(&mut self, mut items: Vec<M::Item>, since: Duration, turn: &mut Turn<'_, M>) {
         self.hunt.failures = 0;
+        if !turn.shared.past.is_settled() {
+            self.must_roll_back = true;
+            return;
+        }
         if let Some(claims) = &mut turn.shared.claims {
             let mut keys = self.material.keys(&items).into_iter();
             items.retain(|_| keys.next().is_some_and(|key| claims.take_on(&key)));

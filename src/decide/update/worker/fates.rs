@@ -84,6 +84,7 @@ impl<M: Material> Worker<'_, M> {
             }
         }
         if !asked.is_empty() {
+            turn.shared.past.asks(asked.len());
             self.phase = Phase::Checking(asked);
             self.send(Action::AskFate(ids));
         }
@@ -115,6 +116,7 @@ impl<M: Material> Worker<'_, M> {
         counted: Vec<Counted<M::Kept>>,
         turn: &mut Turn<'_, M>,
     ) {
+        turn.shared.past.answered(counted.len());
         match (fates, self.link.life()) {
             (Ok(fates), Some(life)) => {
                 for (counted, says) in counted.into_iter().zip(fates) {
