@@ -92,6 +92,8 @@ pub enum Refusal {
     /// A proxy is in transaction mode, which keeps no session state, or in statement mode, which allows no transaction
     /// (`PgBouncer`'s `pool_mode`).
     PooledConnection,
+    /// Nothing can guarantee the workers ([`Settings::guarantee`](crate::Settings::guarantee)).
+    NoGuarantee,
 }
 
 impl Refusal {
@@ -107,6 +109,7 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::MayNotUpdate => "may_not_update",
             Self::PooledConnection => "pooled_connection",
+            Self::NoGuarantee => "no_guarantee",
         }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub use crate::decide::admission::Admitted;
 pub use crate::decide::ceiling::{Ceiling, Raise, Rung};
+pub use crate::decide::gathering::{GatheringEnd, HandOver};
 pub use crate::decide::launch::Shortfall;
 pub use crate::decide::reservation::{Granted, Slots};
 pub use crate::decide::stopping::{CancelMethod, CancelResult};
@@ -201,6 +202,40 @@ pub enum Event {
         pool: Option<Pool>,
         /// The processes of the server that can run workers (`max_worker_processes`), if they can be seen.
         processes: Option<Pool>,
+    },
+    /// The pool had too little room for [`Settings::gather_after`](crate::Settings::gather_after): slots are gathered from now on,
+    /// one by one.
+    GatheringStarted {
+        /// The attempt that waits.
+        attempt: u32,
+        /// Slots it needs.
+        need: u32,
+    },
+    /// The number of slots that are held idle has changed.
+    SlotsHeld {
+        /// The attempt that waits.
+        attempt: u32,
+        /// Slots held now.
+        held: u32,
+        /// Slots held before.
+        before: u32,
+        /// Slots it needs.
+        need: u32,
+    },
+    /// A gathering is over, and no slot is held idle any more.
+    GatheringEnded {
+        /// The attempt that waited.
+        attempt: u32,
+        /// Slots it needed.
+        need: u32,
+        /// Slots that were held when it ended.
+        held: u32,
+        /// How it ended.
+        end: GatheringEnd,
+        /// Time since it began.
+        took: Duration,
+        /// Slot time: the sum, over the slots, of the time that each was held idle.
+        idle: Duration,
     },
     /// The statement is about to be sent.
     AttemptStarted {

@@ -132,6 +132,8 @@ pub struct Attempt {
     /// Time it waited for free slots before it started.
     #[serde(rename = "waited_seconds", serialize_with = "seconds")]
     pub waited: Duration,
+    /// Slots that were held for it when it started; 0 if none were gathered.
+    pub gathered: u32,
     /// Run time, from the start of the statement to its end.
     #[serde(rename = "ran_seconds", serialize_with = "seconds")]
     pub ran: Duration,

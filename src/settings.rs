@@ -1,5 +1,7 @@
 //! Options of a guarded query. [`Settings::validate`] checks all bounds before anything runs.
 
+mod workers;
+
 use std::time::Duration;
 
 use crate::decide::attempt::Spacing;
@@ -190,6 +192,31 @@ pub struct Settings {
     pub leave: u32,
     /// Whether [`ceiling`](Self::ceiling) may exceed what ALTER ROLE or ALTER DATABASE set. Default `false`.
     pub above_role: bool,
+    /// Whether to gather slots of a pool that others never leave alone: placeholders (sessions whose statement sleeps in
+    /// one parallel worker) take each slot that becomes free, until there are enough. Default `false`, because held
+    /// slots are idle. It needs as many connections as the statement may have workers, and one more.
+    ///
+    /// While the placeholders hold, the session's limit is raised by as many, so that the statement finds room; they go when
+    /// its workers are seen. Where the server has too few processes for both, they go first, and others may be quicker.
+    ///
+    /// It cannot be combined with [`ceiling`](Self::ceiling), which needs no slots, nor with another client's backend
+    /// ([`Job::watch`](crate::Job::watch)), and needs an [`admission_wait`](Self::admission_wait).
+    pub gather: bool,
+    /// How long there must have been too little room before slots are gathered; up to 24 h. Default 2 s. A role that may not
+    /// see the pool gathers at once.
+    pub gather_after: Duration,
+    /// The longest time that slots are held before there are enough; 10 ms to 1 h. Default 10 s. Then they are given back
+    /// for as long.
+    pub gather_at_most: Duration,
+    /// Whether to start only where enough workers can be had whatever others do: because the role has a limit above that of
+    /// the others, or else with a raised [`ceiling`](Self::ceiling), or else by [gathering](Self::gather). Where none of
+    /// these can hold, the execution is refused ([`Refusal::NoGuarantee`](crate::Refusal::NoGuarantee)) with the reason for
+    /// each. Default `false`. It cannot be combined with `ceiling` and `gather`, between which it chooses.
+    ///
+    /// The default minimum is then the target. An attempt that gathers does not start before enough slots are held, at most for
+    /// [`admission_wait`](Self::admission_wait). Where the server has too few processes for the statement beside what is
+    /// held, an attempt may fail, and another follows.
+    pub guarantee: bool,
     /// How attempts are judged and timed. Default [`Policy::Prompt`].
     pub policy: Policy,
     /// What to do if the plan cannot reach the target. Default [`PlanShortfall::Lower`].
@@ -241,6 +268,10 @@ impl Settings {
             ceiling: None,
             leave: LEAVE,
             above_role: false,
+            gather: false,
+            gather_after: Duration::from_secs(2),
+            gather_at_most: Duration::from_secs(10),
+            guarantee: false,
             policy: Policy::default(),
             plan_shortfall: PlanShortfall::default(),
             every_launch: false,
@@ -252,7 +283,10 @@ impl Settings {
     /// The number of workers that the last attempt must have.
     #[must_use]
     pub const fn minimum(&self) -> u32 {
-        self.min_workers.of(self.target_workers)
+        match self.min_workers {
+            Minimum::Usual if self.guarantee => self.target_workers,
+            minimum => minimum.of(self.target_workers),
+        }
     }
 
     /// The processes without those that a raised ceiling leaves to others.
@@ -300,27 +334,6 @@ impl Settings {
         }
     }
 
-    fn check_ceiling(&self) -> Result<(), Error> {
-        within("leave", self.leave, 0, 1024)?;
-        let Some(raise) = self.ceiling else {
-            let alone = [("above_role", self.above_role), ("leave", self.leave != LEAVE)];
-            let wrong = alone.into_iter().find(|(_, given)| *given).map(|(option, _)| option);
-            return wrong.map_or(Ok(()), |option| Err(Error::configuration(option, "it needs a `ceiling`")));
-        };
-        if let Raise::To(workers) = raise {
-            within("ceiling", workers, 1, 1024)?;
-        }
-        if self.reserve {
-            let problem = "it takes workers beyond the pool, and `reserve` waits for slots of the pool: give one of them";
-            return Err(Error::configuration("ceiling", problem));
-        }
-        if self.settings.iter().any(|(name, _)| name.eq_ignore_ascii_case("max_parallel_workers")) {
-            let problem = "it sets max_parallel_workers, and so do `settings`: give one of them";
-            return Err(Error::configuration("ceiling", problem));
-        }
-        Ok(())
-    }
-
     /// Checks every bound.
     ///
     /// # Errors
@@ -345,6 +358,7 @@ impl Settings {
             return Err(Error::configuration("strict", problem.to_owned()));
         }
         self.check_ceiling()?;
+        self.check_gather()?;
         within("max_attempts", self.max_attempts, 1, 100)?;
         let ms = Duration::from_millis;
         duration("settle", self.settle, ms(10), ms(60_000))?;

@@ -407,7 +407,44 @@ mutant 'a commit that may lack its standby is told' src/run/attempt.rs \
     'Resolution::Committed if executor.waits_for_standbys()' 'Resolution::Committed if false'
 mutant 'a session outside of a transaction is given back as it was' src/run/session_script.rs \
     fleet:a_backend_that_is_handed_on_as_it_is_keeps_no_setting_of_a_statement_outside_a_transaction \
-    'let raised = self.settings.ceiling.map(|_| "max_parallel_workers");' 'let raised = None;'
+    '(self.raise.is_some() || self.beyond > 0).then_some("max_parallel_workers");' 'None;'
+mutant 'slots are held no longer than is allowed' src/decide/gathering.rs \
+    core:the_pool_is_never_exceeded_while_slots_are_gathered_and_they_are_not_held_for_longer_than_is_allowed \
+    'if at.saturating_sub(since) >= self.bounds.at_most {' 'if at.saturating_sub(since) >= self.bounds.at_most * 2 {'
+mutant 'slots that are left to others are not held' src/decide/gathering.rs \
+    core:the_pool_is_never_exceeded_while_slots_are_gathered_and_they_are_not_held_for_longer_than_is_allowed \
+    'slots.saturating_sub(self.bounds.leave_slots)' 'slots'
+mutant 'single slots add up' src/decide/gathering.rs \
+    core:single_slots_that_are_free_for_moments_add_up \
+    'let missing = need.saturating_sub(held + trying);' 'let missing = if need > look.pool.map_or(0, Pool::free) { 0 } else { need };'
+mutant 'gathering begins after a while without room' src/decide/gathering.rs \
+    core-unit:it_begins_after_a_while_without_room_and_takes_what_becomes_free \
+    'Phase::Waiting if is_lacking &&' 'Phase::Waiting if false &&'
+mutant 'a guarantee takes the highest way that holds' src/decide/guarantee.rs \
+    core-unit:what_others_leave_to_the_role_is_the_surest \
+    'if kept_free.is_some_and(|free| free >= need) {' 'if false && kept_free.is_some_and(|free| free >= need) {'
+mutant 'nothing is guaranteed where no way holds' src/decide/guarantee.rs \
+    core-unit:where_nothing_holds_each_way_says_why \
+    'true if slots < need =>' 'true if false && slots < need =>'
+mutant 'a statement that starts while slots are held has a ceiling higher by as many' src/run/session_script.rs \
+    live:slots_that_others_leave_for_moments_are_gathered_for_the_first_attempt \
+    'if self.beyond > 0 {' 'if self.beyond > 1_000 {'
+mutant 'slots are given back when the workers are seen' src/run/owned_session.rs \
+    live:slots_that_others_leave_for_moments_are_gathered_for_the_first_attempt \
+    'self.guard.held_slots.give_way();' ''
+mutant 'one execution gathers at a time' src/run/gatherer.rs \
+    live:one_execution_gathers_at_a_time \
+    'let has = turn.begin_gathering().await?;' 'let has = turn.begin_gathering().await? || true;'
+mutant 'what is guaranteed does not start before it is held' src/run/execution.rs \
+    live:what_is_guaranteed_does_not_start_before_it_is_held \
+    'if free.is_none() && settings.guarantee {' 'if false && settings.guarantee {'
+mutant 'the last connections are left to others' src/run/gatherer.rs \
+    live:the_last_connections_are_left_to_others \
+    'if has && spare < wanted + LEFT_CONNECTIONS {' 'if false && has && spare < wanted + LEFT_CONNECTIONS {'
+mutant 'nothing is held after the end' src/run/gatherer.rs \
+    live:nothing_is_held_after_a_deadline_or_a_stop \
+    'stop(&inner, held.iter().map(|held| held.placeholder.identity).collect()).await;
+            drop((held, turn));' 'std::mem::forget((held, turn));'
 mutant 'a ceiling never exceeds what was set for the role' src/pg/ceiling.rs \
     live:a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_for \
     'let apart = if settings.above_role {' 'let apart = if settings.leave < 1000 {'

@@ -140,8 +140,8 @@ Times have a unit: 500ms, 10s, 5m, 2h.
 
 Job file (TOML): task, sql or file, target_workers, min_workers, attempts, settle, launch_wait,
   monitor_interval, retry_delay, admission_wait, cancel_grace, deadline, cleanup, cleanup_limit,
-  transaction, policy, plan_shortfall, ceiling, leave, above_role, every_launch, strict,
-  trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size, reserve_database,
+  transaction, policy, plan_shortfall, ceiling, leave, above_role, gather, gather_after,
+  gather_at_most, guarantee, every_launch, strict, trace_comment, reserve, reserve_wait, degrade_after, priority, pool_size, reserve_database,
   reserve_space, and a table [settings]. Times are strings (\"90s\").";
 
 /// `headcount run`.
@@ -224,12 +224,26 @@ pub(crate) struct Timing {
     /// `max_worker_processes` minus --leave. Never exceeds what ALTER ROLE or ALTER DATABASE set
     #[arg(long, value_name = "WORKERS|auto", value_parser = raise, help_heading = "Workers")]
     pub(crate) ceiling: Option<Raise>,
-    /// Worker processes (of `max_worker_processes`) that --ceiling leaves to others [default: 2]
+    /// Worker processes (of `max_worker_processes`) that --ceiling and --gather leave to others [default: 2]
     #[arg(long, value_name = "N", help_heading = "Workers")]
     pub(crate) leave: Option<u32>,
-    /// Let --ceiling exceed what ALTER ROLE or ALTER DATABASE set
+    /// Let --ceiling and --guarantee exceed what ALTER ROLE or ALTER DATABASE set
     #[arg(long, help_heading = "Workers")]
     pub(crate) above_role: bool,
+    /// Hold the slots that others leave of a busy pool, one by one, until there are enough to start; needs a connection
+    /// for each
+    #[arg(long, conflicts_with = "ceiling", help_heading = "Workers")]
+    pub(crate) gather: bool,
+    /// Time without room before slots are gathered [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Workers")]
+    pub(crate) gather_after: Option<Duration>,
+    /// Longest time to hold slots before there are enough; then they are given back for as long [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Workers")]
+    pub(crate) gather_at_most: Option<Duration>,
+    /// Start only where enough workers can be had whatever others do: by the role's limit, else by --ceiling auto, else by
+    /// --gather; refused (code 4) where none of them can
+    #[arg(long, conflicts_with_all = ["ceiling", "gather"], help_heading = "Workers")]
+    pub(crate) guarantee: bool,
     /// Also cancel and retry when a later Gather of the statement gets too few workers, instead of only reporting it
     #[arg(long, help_heading = "Workers")]
     pub(crate) every_launch: bool,

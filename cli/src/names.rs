@@ -17,7 +17,7 @@ const RENAMED: [(&str, &str); 7] = [
 ];
 
 /// Those that differ in hyphens alone, or not at all.
-const SAME: [&str; 26] = [
+const SAME: [&str; 30] = [
     "above_role",
     "admission_wait",
     "cancel_grace",
@@ -29,6 +29,10 @@ const SAME: [&str; 26] = [
     "degrade_after",
     "every_launch",
     "expect",
+    "gather",
+    "gather_after",
+    "gather_at_most",
+    "guarantee",
     "launch_wait",
     "leave",
     "listen",

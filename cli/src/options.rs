@@ -60,6 +60,10 @@ struct JobFile {
     ceiling: Option<Raise>,
     leave: Option<u32>,
     above_role: Option<bool>,
+    gather: Option<bool>,
+    gather_after: Option<Time>,
+    gather_at_most: Option<Time>,
+    guarantee: Option<bool>,
     every_launch: Option<bool>,
     strict: Option<bool>,
     trace_comment: Option<bool>,
@@ -127,6 +131,10 @@ impl JobFile {
         settings.ceiling = self.ceiling;
         put(&mut settings.leave, self.leave);
         put(&mut settings.above_role, self.above_role);
+        put(&mut settings.gather, self.gather);
+        put(&mut settings.gather_after, self.gather_after);
+        put(&mut settings.gather_at_most, self.gather_at_most);
+        put(&mut settings.guarantee, self.guarantee);
         put(&mut settings.every_launch, self.every_launch);
         put(&mut settings.strict, self.strict);
         put(&mut settings.trace_comment, self.trace_comment);
@@ -166,6 +174,10 @@ fn apply_timing(timing: &Timing, settings: &mut Settings) {
     settings.ceiling = timing.ceiling.or(settings.ceiling);
     put(&mut settings.leave, timing.leave);
     settings.above_role |= timing.above_role;
+    settings.gather |= timing.gather;
+    settings.guarantee |= timing.guarantee;
+    put(&mut settings.gather_after, timing.gather_after);
+    put(&mut settings.gather_at_most, timing.gather_at_most);
     settings.every_launch |= timing.every_launch;
     settings.strict |= timing.strict;
     settings.trace_comment |= timing.trace_comment;

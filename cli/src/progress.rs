@@ -10,7 +10,7 @@ mod phrases;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use headcount::event::{AttemptEnd, LeaderState, Pool, Scope, Verdict};
+use headcount::event::{Admitted, AttemptEnd, GatheringEnd, LeaderState, Pool, Scope, Verdict};
 use headcount::{Event, Observer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -101,6 +101,8 @@ struct Story {
     pool: Option<Pool>,
     doing: &'static str,
     locked: bool,
+    /// Whether the pool was seen to have too little room before this attempt.
+    lacks_room: bool,
     /// Whether the plan can have less than was demanded.
     lowered: bool,
     /// Whether this attempt has its verdict.
@@ -122,6 +124,7 @@ impl Default for Story {
             pool: None,
             doing: "connecting",
             locked: false,
+            lacks_room: false,
             lowered: false,
             judged: false,
             blind: false,
@@ -195,6 +198,7 @@ impl Story {
                 Some(format!("the connection that held {taken} slots broke; others may take them"))
             }
             Event::AdmissionStarted { required, pool, processes, autovacuum, .. } => {
+                self.lacks_room = true;
                 self.doing = "waiting for room";
                 self.pool = Some(*pool);
                 Some(match processes {
@@ -220,8 +224,23 @@ impl Story {
                 })
             }
             Event::AdmissionEnded { waited, end, pool, processes, .. } => {
+                let gathered = *end == Admitted::Gathered && !std::mem::take(&mut self.lacks_room);
+                if gathered {
+                    return None;
+                }
                 self.pool = pool.or(self.pool);
                 admitted(*waited, *end, *pool, *processes)
+            }
+            Event::GatheringStarted { need, .. } => {
+                self.doing = "gathering slots";
+                // Where there is room it takes a moment.
+                self.lacks_room.then(|| {
+                    format!("gathering {need} {} one by one", if *need == 1 { "slot" } else { "slots" })
+                })
+            }
+            Event::GatheringEnded { need, held, end: GatheringEnd::LetGo, took, .. } => {
+                self.doing = "waiting for room";
+                Some(format!("held {held} of {need} slots for {}, given back for as long", time_text(*took)))
             }
             Event::AttemptStarted { attempt, max_attempts, pid, .. } => {
                 (self.attempt, self.max_attempts, self.workers) = (*attempt, *max_attempts, 0);

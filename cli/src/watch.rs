@@ -141,9 +141,16 @@ fn picture(server: &str, fleet: &Fleet, times: bool) -> String {
 }
 
 fn pool(pool: PoolUse) -> String {
-    let PoolUse { size, used, held, outsiders, visible, .. } = pool;
+    let PoolUse { size, used, held, outsiders, gathered, visible, .. } = pool;
     if visible {
-        return format!("pool {used}/{size} used, {held} held by the fleet, {outsiders} used without a slot");
+        let idle = if gathered > 0 {
+            format!(", {gathered} held idle until there are enough")
+        } else {
+            String::new()
+        };
+        return format!(
+            "pool {used}/{size} used, {held} held by the fleet, {outsiders} used without a slot{idle}"
+        );
     }
     format!(
         "pool of {size}, its use is not visible, {held} held by the fleet (other roles' workers, and jobs that may be \
@@ -152,7 +159,7 @@ fn pool(pool: PoolUse) -> String {
 }
 
 fn leading(leader: &Leader, times: bool) -> String {
-    let Leader { pid, slots, .. } = leader;
+    let Leader { pid, slots, gathered, .. } = leader;
     let workers = known(leader.workers);
     let name = match (&leader.task, &leader.role) {
         (Some(task), _) => task.clone(),
@@ -167,6 +174,9 @@ fn leading(leader: &Leader, times: bool) -> String {
     }
     if *slots > 0 {
         let _ = write!(line, ", slots {slots}");
+    }
+    if *gathered > 0 {
+        let _ = write!(line, ", gathering: {gathered} held");
     }
     if leader.task.is_some() {
         let _ = write!(line, ", attempt {}", known(leader.attempt));

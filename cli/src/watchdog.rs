@@ -2,9 +2,9 @@
 //!
 //! Whoever gets SIGKILL can do nothing more, and a server before 14 does not look whether its client is
 //! still there: the query would run on and keep its workers. So on such a server the command starts itself
-//! once more, and tells that process through a pipe which backend runs something. The end of the pipe is the
-//! one sign of death that always comes. A backend was named last: it is stopped. None was: the job ended in
-//! order, and so does the watchdog, in silence.
+//! once more, and tells that process through a pipe which backends run something. The end of the pipe is the
+//! one sign of death that always comes. Those that were named, and not taken back, are stopped. Where there are none the job
+//! ended in order, and so does the watchdog, in silence.
 //!
 //! It has a process group of its own, so that what kills the job's group leaves it alone, and the program
 //! catches and this ignores what else ends processes. Where the server is, it reads from the pipe, the
@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use headcount::event::Scope;
 use headcount::server;
 use headcount::server::Endpoint;
@@ -32,9 +33,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A backend: its pid and its `backend_start`.
 type Backend = (i32, i64);
+/// Whether it runs something from now on, or does so no more.
+type Fact = (i32, i64, bool);
 
-/// The job's end of the pipe, once there is a watchdog. It hears of the backends like any observer: an
-/// execution engages one after the other, never two at once.
+/// The job's end of the pipe, once there is a watchdog. It hears of the backends like any observer.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     dsn: Option<String>,
@@ -90,8 +92,8 @@ impl Observer for Watchdog {
                 self.guard(*server_version);
                 Ok(())
             }
-            Event::BackendEngaged { pid, backend_start } => self.tell(&Some((*pid, *backend_start))),
-            Event::BackendReleased { .. } => self.tell(&None::<Backend>),
+            Event::BackendEngaged { pid, backend_start } => self.tell(&(*pid, *backend_start, true)),
+            Event::BackendReleased { pid, backend_start } => self.tell(&(*pid, *backend_start, false)),
             _ => Ok(()),
         };
     }
@@ -100,48 +102,57 @@ impl Observer for Watchdog {
 /// The other end of the pipe: `headcount watchdog`. Returns the exit code, which nobody reads.
 pub(crate) async fn run() -> u8 {
     // Blocks the runtime's only thread, which has nothing else to do.
-    let Some((dsn, backend)) = listen(&mut io::stdin().lock()) else { return exit::USAGE };
-    let Some((pid, backend_start)) = backend else { return exit::DONE };
+    let Some((dsn, backends)) = listen(&mut io::stdin().lock()) else { return exit::USAGE };
+    if backends.is_empty() {
+        return exit::DONE;
+    }
     let endpoint = match dsn {
         Some(dsn) => Endpoint::from_dsn(&dsn),
         None => Endpoint::from_environment(),
     };
     let Ok(endpoint) = endpoint else { return exit::USAGE };
-    match server::stop(&endpoint, pid, backend_start, GRACE).await {
-        Ok(0) => exit::DONE,
-        Ok(_) | Err(_) => exit::FAILED,
-    }
+    let stops = backends.into_iter().map(|(pid, start)| server::stop(&endpoint, pid, start, GRACE));
+    let ends = join_all(stops).await;
+    if ends.iter().all(|end| matches!(end, Ok(0))) { exit::DONE } else { exit::FAILED }
 }
 
-/// Reads until the job is gone: where the server is, and the backend that was named last. `None` when what
-/// comes is not from a job.
-fn listen(pipe: &mut impl io::BufRead) -> Option<(Option<String>, Option<Backend>)> {
+/// Reads until the job is gone: where the server is, and the backends that run something. `None` when what comes is not from
+/// a job.
+fn listen(pipe: &mut impl io::BufRead) -> Option<(Option<String>, Vec<Backend>)> {
     let mut lines = pipe.lines().map_while(Result::ok);
     let dsn = serde_json::from_str(&lines.next()?).ok()?;
-    // A last line that is cut off was not meant yet; the one before it holds.
-    let backend = lines.filter_map(|line| serde_json::from_str(&line).ok()).last();
-    Some((dsn, backend.flatten()))
+    let mut backends = Vec::new();
+    // A last line that is cut off was not meant yet; those before it hold.
+    for (pid, start, runs) in lines.filter_map(|line| serde_json::from_str::<Fact>(&line).ok()) {
+        backends.retain(|backend| *backend != (pid, start));
+        backends.extend(runs.then_some((pid, start)));
+    }
+    Some((dsn, backends))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(said: &str, expected: Option<(Option<&str>, Option<Backend>)>) {
+    fn check(said: &str, expected: Option<(Option<&str>, &[Backend])>) {
         let heard = listen(&mut said.as_bytes());
-        assert_eq!(heard, expected.map(|(dsn, backend)| (dsn.map(str::to_owned), backend)), "{said}");
+        let expected = expected.map(|(dsn, backends)| (dsn.map(str::to_owned), backends.to_vec()));
+        assert_eq!(heard, expected, "{said}");
     }
 
     #[test]
-    fn the_backend_that_was_named_last_counts() {
-        check("\"host=a\"\n[7,1]\nnull\n[8,2]\n", Some((Some("host=a"), Some((8, 2)))));
-        check("null\n[7,1]\n[8,", Some((None, Some((7, 1)))));
+    fn the_backends_that_were_named_and_not_taken_back_count() {
+        check(
+            "\"host=a\"\n[7,1,true]\n[8,2,true]\n[7,1,false]\n[9,3,true]\n",
+            Some((Some("host=a"), &[(8, 2), (9, 3)])),
+        );
+        check("null\n[7,1,true]\n[7,1,true]\n[8,", Some((None, &[(7, 1)])));
     }
 
     #[test]
     fn a_job_that_ended_in_order_leaves_nothing_to_stop() {
-        check("null\n[7,1]\nnull\n", Some((None, None)));
-        check("null\n", Some((None, None)));
+        check("null\n[7,1,true]\n[7,1,false]\n", Some((None, &[])));
+        check("null\n", Some((None, &[])));
         check("", None);
         check("nonsense\n", None);
     }

@@ -21,6 +21,8 @@ pub enum Admitted {
     Unseen,
     /// The limit passed and the pool still has too little room.
     TimedOut,
+    /// As many slots as it takes are held for it.
+    Gathered,
 }
 
 impl Admitted {
@@ -31,6 +33,7 @@ impl Admitted {
             Self::Room => "room",
             Self::Unseen => "unseen",
             Self::TimedOut => "timed_out",
+            Self::Gathered => "gathered",
         }
     }
 }

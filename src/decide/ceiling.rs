@@ -30,6 +30,8 @@ pub enum Rung {
     Role,
     /// The session raised its own ceiling above that of its role: workers beyond the pool.
     Ceiling,
+    /// It holds slots that others leave, one by one, until there are enough ([`Settings::gather`](crate::Settings::gather)).
+    Gather,
     /// It reserves slots in the queue of a fleet.
     Queue,
     /// It waits for room, and is tried again when others were quicker.
@@ -38,7 +40,7 @@ pub enum Rung {
 
 impl Rung {
     /// All of them, for counters that exist as 0 from the start.
-    pub const ALL: [Self; 4] = [Self::Role, Self::Ceiling, Self::Queue, Self::Wait];
+    pub const ALL: [Self; 5] = [Self::Role, Self::Ceiling, Self::Gather, Self::Queue, Self::Wait];
 
     /// The word for labels, attributes and people.
     #[must_use]
@@ -46,6 +48,7 @@ impl Rung {
         match self {
             Self::Role => "role",
             Self::Ceiling => "ceiling",
+            Self::Gather => "gather",
             Self::Queue => "queue",
             Self::Wait => "wait",
         }
@@ -99,7 +102,10 @@ pub struct Ceiling {
 impl Ceiling {
     /// The rung that an execution stands on with it.
     #[must_use]
-    pub fn rung(&self, target: u32, reserves: bool) -> Rung {
+    pub fn rung(&self, target: u32, gathers: bool, reserves: bool) -> Rung {
+        if gathers {
+            return Rung::Gather;
+        }
         if reserves {
             return Rung::Queue;
         }
@@ -226,8 +232,9 @@ mod tests {
     #[test]
     fn each_rung_is_told_by_what_was_set() {
         let plain = ceiling(6, 16);
-        assert_eq!([plain.rung(4, false), plain.rung(4, true)], [Rung::Wait, Rung::Queue]);
-        assert_eq!(Ceiling { workers: 14, ..plain.clone() }.rung(4, false), Rung::Ceiling);
+        assert_eq!([plain.rung(4, false, false), plain.rung(4, false, true)], [Rung::Wait, Rung::Queue]);
+        assert_eq!(plain.rung(4, true, true), Rung::Gather);
+        assert_eq!(Ceiling { workers: 14, ..plain.clone() }.rung(4, false, false), Rung::Ceiling);
         let role = |own: u32, of_others| Ceiling {
             of_role: Some(own),
             given: own,
@@ -235,11 +242,17 @@ mod tests {
             of_others,
             ..plain.clone()
         };
-        assert_eq!((role(10, None).rung(4, false), role(10, None).kept_free()), (Rung::Role, None));
-        assert_eq!((role(10, Some(6)).rung(4, false), role(10, Some(6)).kept_free()), (Rung::Role, Some(4)));
+        assert_eq!((role(10, None).rung(4, false, false), role(10, None).kept_free()), (Rung::Role, None));
+        assert_eq!(
+            (role(10, Some(6)).rung(4, false, false), role(10, Some(6)).kept_free()),
+            (Rung::Role, Some(4))
+        );
         assert_eq!(role(10, Some(6)).propose(4, 2), Proposal::Stands);
-        assert_eq!((role(5, Some(6)).rung(4, false), role(5, Some(6)).kept_free()), (Rung::Wait, Some(0)));
-        assert_eq!(role(0, None).rung(4, false), Rung::Wait, "it was not set for this");
+        assert_eq!(
+            (role(5, Some(6)).rung(4, false, false), role(5, Some(6)).kept_free()),
+            (Rung::Wait, Some(0))
+        );
+        assert_eq!(role(0, None).rung(4, false, false), Rung::Wait, "it was not set for this");
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod backoff;
 pub mod ceiling;
 pub mod counters;
 pub mod failure;
+pub mod gathering;
+pub mod guarantee;
 pub mod launch;
 mod matching;
 pub mod pace;

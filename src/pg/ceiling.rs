@@ -91,11 +91,11 @@ fn number(row: &Row, column: usize) -> Result<Option<u32>, Failure> {
     Ok(row.try_get::<_, Option<i32>>(column)?.and_then(|number| number.try_into().ok()))
 }
 
-/// The statement that raises the session's ceiling, for the simple protocol; nothing where it is not asked for. It never
-/// lowers it, never goes beyond the processes less those that are to be left, and not above what was set for the role
-/// or the database itself, unless that was asked for.
-pub(crate) fn raise(settings: &Settings) -> Option<String> {
-    let wish = match settings.ceiling? {
+/// The statement that raises the session's ceiling, for the simple protocol. It never lowers it, never goes beyond the
+/// processes less those that are to be left, and not above what was set for the role or the database itself, unless
+/// that was asked for.
+pub(crate) fn raise(raise: Raise, settings: &Settings) -> String {
+    let wish = match raise {
         Raise::Auto => String::new(),
         Raise::To(workers) => format!(", {workers}"),
     };
@@ -106,10 +106,10 @@ pub(crate) fn raise(settings: &Settings) -> Option<String> {
         format!(", coalesce({}, {})", set_apart!(of_role!()), set_apart!(of_database!()))
     };
     let local = settings.transaction;
-    Some(format!(
+    format!(
         "WITH {} SELECT pg_catalog.set_config('max_parallel_workers', c.top::text, {local}) FROM (SELECT least(
            pg_catalog.current_setting('max_worker_processes')::int - {leave}{wish}{apart}) AS top OFFSET 0) c
          WHERE c.top > pg_catalog.current_setting('max_parallel_workers')::int;",
         serial!()
-    ))
+    )
 }

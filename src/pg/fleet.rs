@@ -42,6 +42,8 @@ pub struct PoolUse {
     pub held: u32,
     /// Workers that no slot stands for.
     pub outsiders: u32,
+    /// Slots among those in use that a gathering execution holds idle.
+    pub gathered: u32,
     /// Whether this role sees the workers of all others; else `used` and `outsiders` are too low, and `null` in JSON.
     pub visible: bool,
 }
@@ -53,14 +55,15 @@ struct Shown {
     used: Option<u32>,
     held: u32,
     outsiders: Option<u32>,
+    gathered: Option<u32>,
     visible: bool,
 }
 
 impl From<PoolUse> for Shown {
     fn from(pool: PoolUse) -> Self {
-        let PoolUse { size, used, held, outsiders, visible } = pool;
+        let PoolUse { size, used, held, outsiders, gathered, visible } = pool;
         let seen = |number| visible.then_some(number);
-        Self { size, used: seen(used), held, outsiders: seen(outsiders), visible }
+        Self { size, used: seen(used), held, outsiders: seen(outsiders), gathered: seen(gathered), visible }
     }
 }
 
@@ -85,6 +88,8 @@ pub struct Leader {
     pub demand: Option<u32>,
     /// Slots held for it.
     pub slots: u32,
+    /// Slots of the pool that its placeholders hold idle until there are enough.
+    pub gathered: u32,
     /// Its attempt; `None` when none is under way (it waits before the first one, or between two without
     /// slots), and where it does not say, as with the demand.
     pub attempt: Option<u32>,
@@ -201,6 +206,8 @@ struct Leaders {
     rows: Vec<Leader>,
     /// Backends that are a proxy's and run nothing.
     pooled: Vec<i32>,
+    /// Slots that are held idle, each for a leader.
+    gathered: Vec<i32>,
 }
 
 async fn leaders(client: &Client) -> Result<Leaders, Failure> {
@@ -229,6 +236,10 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
         found.visible = row.get(1);
         let Some(pid) = row.get(2) else { continue };
         let label = row.get::<_, Option<&str>>(3).map(label::read);
+        if let Some(leader) = label.filter(|label| label.holds).and_then(|label| label.leader) {
+            found.gathered.push(leader);
+            continue;
+        }
         // In an attempt it has the name of that.
         if label.is_some_and(|label| label.pooled) {
             found.pooled.push(pid);
@@ -244,6 +255,7 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
             autovacuum: row.get(9),
             demand: label.and_then(|label| label.demand),
             slots: 0,
+            gathered: 0,
             attempt: label.and_then(|label| label.attempt),
         });
     }
@@ -252,7 +264,7 @@ LEFT JOIN (pg_catalog.pg_stat_activity AS l
 
 /// Puts the two together: whose slots serve which leader.
 fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
-    let Leaders { size, visible, rows, pooled } = found;
+    let Leaders { size, visible, rows, pooled, gathered } = found;
     let mut leaders = known_leaders(rows, &pooled, &members);
     let held = members.iter().map(|member| member.slots).sum();
     let mut served = HashMap::new();
@@ -269,7 +281,7 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
                 leader: label.leader,
                 waited_seconds: member.age,
             });
-        } else if let Some(leader) = label.leader {
+        } else if let Some(leader) = label.leader.filter(|_| member.slots > 0) {
             served.insert(
                 leader,
                 (member.slots, label.demand, label.attempt, label.task.map(ToOwned::to_owned)),
@@ -277,6 +289,7 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
         }
     }
     for leader in &mut leaders {
+        leader.gathered = gathered.iter().filter(|&&pid| pid == leader.pid).count() as u32;
         if let Some((slots, demand, attempt, task)) = served.remove(&leader.pid) {
             leader.slots = slots;
             // The proxy may have lent it to another task since.
@@ -288,13 +301,14 @@ fn assemble(members: Vec<Member>, found: Leaders) -> Fleet {
             leader.attempt = leader.attempt.or(attempt);
         }
     }
-    let used = leaders.iter().filter_map(|leader| leader.workers).sum();
+    let gathered = gathered.len() as u32;
+    let used = leaders.iter().filter_map(|leader| leader.workers).sum::<u32>() + gathered;
     let outsiders = outsiders(
         leaders.iter().map(|leader| Use { workers: leader.workers.unwrap_or(0), slots: leader.slots }),
     );
     leaders.sort_by_key(|leader| (std::cmp::Reverse(leader.workers), leader.pid));
     queue.sort_by_key(|waiting| (!waiting.priority, waiting.place));
-    Fleet { pool: PoolUse { size, used, held, outsiders, visible }, leaders, queue }
+    Fleet { pool: PoolUse { size, used, held, outsiders, gathered, visible }, leaders, queue }
 }
 
 /// Leaves out what may be a parallel worker. To a role that may not see it, a worker differs in nothing from
@@ -337,6 +351,7 @@ mod tests {
             workers: Some(workers),
             demand: None,
             slots: 0,
+            gathered: 0,
             attempt: None,
             state: None,
             running_seconds: None,
@@ -348,12 +363,16 @@ mod tests {
         let holder =
             Member { pid: 1, label: label::serving(4, 4711, 2, "rollup"), slots: 4, ..Member::default() };
         let rows = vec![leader(99, 2), leader(4711, 3)];
-        let found = Leaders { size: 8, visible: true, rows, ..Leaders::default() };
+        let found =
+            Leaders { size: 8, visible: true, rows, gathered: vec![4711, 4711], ..Leaders::default() };
         let fleet = assemble(vec![holder], found);
-        assert_eq!(fleet.pool, PoolUse { size: 8, used: 5, held: 4, outsiders: 2, visible: true });
+        assert_eq!(
+            fleet.pool,
+            PoolUse { size: 8, used: 7, held: 4, outsiders: 2, gathered: 2, visible: true }
+        );
         let first = &fleet.leaders[0];
         assert_eq!((first.pid, first.slots, first.demand, first.attempt), (4711, 4, Some(4), Some(2)));
-        assert_eq!(fleet.leaders[1].demand, None);
+        assert_eq!((fleet.leaders[1].demand, first.gathered, fleet.leaders[1].gathered), (None, 2, 0));
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub(crate) fn serving(demand: u32, leader: i32, attempt: u32, task: &str) -> Str
     format!("want={demand} for={leader} try={attempt} headcount:{task}")
 }
 
+/// The name of a session that holds a slot, or none but the right to, until enough are held for a leader.
+pub(crate) fn holding(slots: u32, leader: i32, task: &str) -> String {
+    format!("hold={slots} for={leader} headcount:{task}")
+}
+
 /// A name, read; `None` is what it does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Label<'a> {
@@ -44,9 +49,11 @@ pub(super) struct Label<'a> {
     pub(super) leader: Option<i32>,
     pub(super) attempt: Option<u32>,
     pub(super) pooled: bool,
+    /// It holds a slot idle for that leader.
+    pub(super) holds: bool,
 }
 
-/// Reads what [`leading`], [`pooled`] or [`serving`] wrote.
+/// Reads what [`leading`], [`pooled`], [`serving`] or [`holding`] wrote.
 pub(super) fn read(name: &str) -> Label<'_> {
     let word = |key: &str| name.split(' ').find_map(|word| word.strip_prefix(key));
     Label {
@@ -55,6 +62,7 @@ pub(super) fn read(name: &str) -> Label<'_> {
         leader: word("for=").and_then(|digits| digits.parse().ok()),
         attempt: word("try=").and_then(|digits| digits.parse().ok()),
         pooled: name.split(' ').any(|word| word == POOLED),
+        holds: word("hold=").is_some_and(|digits| digits != "0"),
     }
 }
 
@@ -64,7 +72,8 @@ mod tests {
 
     #[test]
     fn a_name_says_what_was_written_and_anything_else_says_nothing() {
-        let nothing = Label { task: None, demand: None, leader: None, attempt: None, pooled: false };
+        let nothing =
+            Label { task: None, demand: None, leader: None, attempt: None, pooled: false, holds: false };
         let leader = Label { task: Some("rollup"), demand: Some(4), attempt: Some(2), ..nothing };
         assert_eq!(read(&leading("rollup", Some(4), Some(2))), leader);
         assert_eq!(read(&serving(4, 4711, 2, "rollup")), Label { leader: Some(4711), ..leader });
@@ -72,6 +81,9 @@ mod tests {
         assert_eq!(read(&leading("rollup", None, None)), at_rest);
         let lent = Label { pooled: true, attempt: None, ..leader };
         assert_eq!(read(&pooled(&leading("rollup", Some(4), None))), lent);
+        let holder = Label { leader: Some(4711), holds: true, task: Some("rollup"), ..nothing };
+        assert_eq!(read(&holding(1, 4711, "rollup")), holder);
+        assert_eq!(read(&holding(0, 4711, "rollup")), Label { holds: false, ..holder });
         assert_eq!(read("psql"), nothing);
     }
 

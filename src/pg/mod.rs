@@ -71,6 +71,7 @@ mod lookup;
 pub(crate) mod orphan;
 mod parameters;
 mod passfile;
+pub(crate) mod placeholder;
 pub(crate) mod plan;
 pub(crate) mod pooling;
 pub(crate) mod privileges;

@@ -35,6 +35,10 @@ pub(super) const TURNSTILE: u32 = 0;
 /// The lock whose holder is the head of the queue of those with priority.
 pub(super) const PRIORITY_TURNSTILE: u32 = 2048;
 
+/// The lock of the one execution that gathers slots which nobody keeps for it
+/// ([`decide::gathering`](crate::decide::gathering)).
+const GATHERER: u32 = 2049;
+
 /// How long the head of the queue may send nothing before the server ends its session (14 and later). A live head looks ten
 /// times a second; a silent one, whose process was stopped or whose host has gone, would block the queue.
 const HEAD_IDLE: &str = "10s";
@@ -75,16 +79,11 @@ impl SlotSession {
         priority: bool,
     ) -> Result<Self, Failure> {
         let (client, _driver) = endpoint.open(label).await?;
-        let row = one(&client, PREPARE).await?;
-        let number = |index| text(&row, index).parse::<i64>().ok();
-        let started = match number(1) {
-            Some(started) => started,
-            None => session::started(&client).await?,
-        };
+        let (identity, pool) = prepare(&client).await?;
         Ok(Self {
             client: Arc::new(client),
-            identity: Identity { pid: number(0).unwrap_or(0) as i32, started },
-            pool: number(2).unwrap_or(0) as u32,
+            identity,
+            pool,
             bound: size.unwrap_or(MOST).min(MOST),
             class: class(space),
             turnstile: if priority { PRIORITY_TURNSTILE } else { TURNSTILE },
@@ -144,7 +143,13 @@ impl SlotSession {
                SELECT substring(a.application_name FROM 'for=([0-9]{{1,9}}) ')::int AS leader, pg_catalog.count(*) AS slots
                FROM locks JOIN pg_catalog.pg_stat_activity AS a USING (pid)
                WHERE granted AND key BETWEEN 1 AND {MOST} GROUP BY pid, leader
-             ), leaders AS {}
+             ), placeholders AS MATERIALIZED (
+               SELECT pid, substring(application_name FROM 'for=([0-9]{{1,9}}) ')::int AS leader
+               FROM pg_catalog.pg_stat_activity WHERE application_name LIKE 'hold=1 for=%' AND leader_pid IS NULL
+             ), leaders AS MATERIALIZED (
+               SELECT coalesce(p.leader, w.leader_pid) AS leader_pid, pg_catalog.sum(w.workers)::int AS workers
+               FROM {} AS w LEFT JOIN placeholders AS p ON p.pid = w.leader_pid GROUP BY 1
+             )
              SELECT (SELECT coalesce(pg_catalog.sum(slots), 0) FROM holders),
                     EXISTS (SELECT FROM locks WHERE key = {PRIORITY_TURNSTILE}),
                     pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
@@ -183,6 +188,39 @@ impl SlotSession {
         Ok(text(&row, 0) == "t")
     }
 
+    /// Becomes the one that gathers, if nobody is.
+    pub(crate) async fn begin_gathering(&self) -> Result<bool, Failure> {
+        let class = self.class.cast_signed();
+        let row = one(&self.client, &format!("SELECT pg_catalog.pg_try_advisory_lock({class}, {GATHERER})"))
+            .await?;
+        Ok(text(&row, 0) == "t")
+    }
+
+    /// How many more connections the server has for the role.
+    pub(crate) async fn spare_connections(&self) -> Result<u32, Failure> {
+        const SPARE: &str = concat!(
+            "WITH ",
+            serial!(),
+            " SELECT greatest(0, least(
+                pg_catalog.current_setting('max_connections')::int - pg_catalog.current_setting('superuser_reserved_connections')::int
+                - coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::int
+                - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL AND leader_pid IS NULL),
+                (SELECT CASE WHEN rolconnlimit < 0 OR rolsuper THEN NULL ELSE rolconnlimit -
+                   (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND leader_pid IS NULL) END
+                 FROM pg_catalog.pg_roles WHERE rolname = session_user)))"
+        );
+        Ok(text(&one(&self.client, SPARE).await?, 0).parse().unwrap_or(0))
+    }
+
+    /// Lets somebody else gather.
+    pub(crate) async fn end_gathering(&self) -> Result<(), Failure> {
+        let class = self.class.cast_signed();
+        Ok(self
+            .client
+            .batch_execute(&format!("SELECT pg_catalog.pg_advisory_unlock({class}, {GATHERER})"))
+            .await?)
+    }
+
     /// Says whom the slots serve now.
     pub(crate) async fn relabel(&self, label: &str) -> Result<(), Failure> {
         let mut statement = String::from("SET application_name TO '");
@@ -195,6 +233,17 @@ impl SlotSession {
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
+}
+
+/// Readies a session that is to hold something: [`PREPARE`]. Who it is, and the size of its pool.
+pub(super) async fn prepare(client: &Client) -> Result<(Identity, u32), Failure> {
+    let row = one(client, PREPARE).await?;
+    let number = |index| text(&row, index).parse::<i64>().ok();
+    let started = match number(1) {
+        Some(started) => started,
+        None => session::started(client).await?,
+    };
+    Ok((Identity { pid: number(0).unwrap_or(0) as i32, started }, number(2).unwrap_or(0) as u32))
 }
 
 /// Nothing that an administrator configured for statements may end a wait or a hold; a dead client is to be
@@ -227,7 +276,8 @@ pub(crate) async fn ahead_of(client: &Client, pid: i32) -> Result<u32, Failure> 
     Ok(text(&one(client, &sql).await?, 0).parse().unwrap_or(0))
 }
 
-async fn one(client: &Client, sql: &str) -> Result<SimpleQueryRow, Failure> {
+/// The first row of the answer.
+pub(super) async fn one(client: &Client, sql: &str) -> Result<SimpleQueryRow, Failure> {
     let messages = client.simple_query(sql).await?;
     let row = messages.into_iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),

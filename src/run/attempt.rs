@@ -266,10 +266,12 @@ impl<'a> Steps<'a> {
         if marked && let Err(failure) = executor.mark().await {
             return Finish::Failed(failure);
         }
+        executor.make_way().await;
         let statement = (!alone).then(|| u32::try_from(at + 1).unwrap_or(u32::MAX));
         let entry = Entry { attempt: number, statement, demand, free: self.free, known, settings, capacity };
         let mut race = Race::new(entry);
         let finish = race.run(&*executor, at..at + 1, recorder).await;
+        executor.give_way();
         self.pool_seen |= race.pool_seen;
         self.evidence.take(&race.window, requirement.target);
         self.free = race.window.least_free();

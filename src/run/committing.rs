@@ -10,6 +10,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::pg::Failure;
+
 /// How long an execution that is cut short asks what became of its COMMIT.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -59,4 +61,21 @@ impl Committing {
             () = late => None,
         }
     }
+}
+
+/// What a script that left its transaction open is told: nobody will ever commit it.
+pub(super) fn left_open() -> Failure {
+    Failure::found(
+        "25000",
+        "it left a transaction open, and what it did there was rolled back: end it with COMMIT",
+    )
+}
+
+/// What a closure is told that ended the transaction that it was to run in.
+pub(super) fn ended_ours() -> Failure {
+    Failure::found(
+        "25000",
+        "it ended the transaction that it was given, so nobody can say what of it is kept: leave COMMIT and ROLLBACK \
+         to headcount",
+    )
 }

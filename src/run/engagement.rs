@@ -20,17 +20,25 @@ impl Engagement {
 
     /// This backend may run something of ours from now on.
     pub(crate) fn begin(&mut self, backend: Identity) {
-        if self.backend.replace(backend) != Some(backend) {
+        let before = self.backend.replace(backend);
+        if before != Some(backend) {
             let Identity { pid, started: backend_start } = backend;
             self.observe(&Event::BackendEngaged { pid, backend_start });
+            if let Some(before) = before {
+                self.released(before);
+            }
         }
     }
 
     /// Nothing is left there to stop.
     pub(crate) fn end(&mut self) {
-        if let Some(Identity { pid, started: backend_start }) = self.backend.take() {
-            self.observe(&Event::BackendReleased { pid, backend_start });
+        if let Some(backend) = self.backend.take() {
+            self.released(backend);
         }
+    }
+
+    fn released(&self, Identity { pid, started: backend_start }: Identity) {
+        self.observe(&Event::BackendReleased { pid, backend_start });
     }
 
     /// Moves it out; what is left has nothing to end.

@@ -11,13 +11,15 @@ use super::attempt::{Course, OpenAttempt, Played, Resume, play, undo};
 use super::clearing::cleared;
 use super::committing::Committing;
 use super::executor::{Executor, PlanCapacity};
+use super::gatherer::Gathered;
 use super::monitor::{Observation, Seen};
 use super::recorder::ExecutionRecorder;
 use super::share::Shared;
 use super::slots::{Slots, Wanted};
-use crate::decide::admission::Admission;
+use crate::decide::admission::{Admission, Admitted};
 use crate::decide::attempt::{Attempts, Next, Outcome, Pause};
 use crate::decide::backoff::Backoff;
+use crate::decide::gathering::HandOver;
 use crate::decide::reservation::Granted;
 use crate::decide::script::Requirement;
 use crate::decide::tick;
@@ -28,6 +30,8 @@ use crate::settings::{PlanShortfall, Policy, Settings};
 
 /// Between two looks at a pool that has no room.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
+/// Between two tries to gather what is guaranteed, where nothing can be held.
+const NOTHING_HELD: Duration = Duration::from_secs(1);
 /// How long one look may take where nobody waits for room.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -127,7 +131,7 @@ async fn attempts<S: Executor>(
             sleep(delay).await;
         }
         let ready = make_room(executor, recorder, settings, &capacity, plan, &mut attempts).await?;
-        let Some(Ready { plan: within, reserved, free }) = ready else {
+        let Some(Ready { plan: within, reserved, free, held }) = ready else {
             return Ok(Driven { outcome: Outcome::BelowMinimum, value: None, open: None });
         };
         plan = within;
@@ -143,7 +147,7 @@ async fn attempts<S: Executor>(
         let requirement = Requirement { required, target, minimum };
         let course = Course {
             settings,
-            capacity: &plan.capacity,
+            capacity: &plan.capacity.with_held(held),
             number,
             requirement,
             attempts: &attempts,
@@ -255,6 +259,8 @@ struct Ready {
     reserved: Duration,
     /// Workers that could have started at the last look.
     free: Option<u32>,
+    /// Slots that are held for it until it has its workers: its ceiling is higher by as many.
+    held: u32,
 }
 
 /// Waits for what the next attempt needs: slots, if any are asked for, and room in the pool; `None` when there were no
@@ -298,35 +304,31 @@ async fn make_room<S: Executor>(
         let admission =
             Admission::new(required, settings.admission_wait).with_wish(plan.capacity.at_once(required));
         let admission = if next > 1 { admission.after_an_attempt() } else { admission };
-        let free = admit(
-            executor,
-            recorder,
-            settings,
-            next,
-            admission.with_floor(minimum.min(required)),
-            &plan.capacity,
-        )
-        .await;
+        let admission = admission.with_floor(minimum.min(required));
+        let admitted = admit(executor, recorder, settings, next, admission, &plan.capacity).await?;
+        let Some((free, held)) = admitted else { return Ok(None) };
         // Others may have taken the slots while it waited for room.
         if !executor.slots().are_lost() {
-            return Ok(Some(Ready { plan, reserved, free }));
+            return Ok(Some(Ready { plan, reserved, free, held }));
         }
     }
 }
 
-/// Waits until there is room for what the plan can have at once, at most `admission_wait`. Returns how many workers could
-/// have started at the last look, if there was one.
+/// Waits until there is room for what the plan can have at once, at most `admission_wait`, or gathers it. Returns how many
+/// workers could have started at the last look, if there was one, and how many slots are held while it starts; `None` where
+/// what is guaranteed could not be gathered.
 async fn admit<S: Executor>(
-    executor: &S,
+    executor: &mut S,
     recorder: &mut ExecutionRecorder,
     settings: &Settings,
     attempt: u32,
     mut admission: Admission,
     capacity: &PlanCapacity,
-) -> Option<u32> {
+) -> Result<Option<(Option<u32>, u32)>, Error> {
     let required = admission.required();
+    executor.ungather().await;
     if required == 0 || settings.policy == Policy::Classic {
-        return None;
+        return Ok(Some((None, 0)));
     }
     let room = |observation| match observation {
         Observation::Seen(Seen { pool, processes, autovacuum, .. }) => (
@@ -339,20 +341,50 @@ async fn admit<S: Executor>(
     let began = Instant::now();
     let mut watch = executor.watch_pool(ADMISSION_INTERVAL);
     if settings.admission_wait.is_zero() {
-        let (pool, processes, _) = room(timeout(LOOK, watch.next()).await.ok()?);
-        return tick::free(pool, processes);
+        let Ok(look) = timeout(LOOK, watch.next()).await else { return Ok(Some((None, 0))) };
+        let (pool, processes, _) = room(look);
+        return Ok(Some((tick::free(pool, processes), 0)));
     }
-    let mut announced = false;
+    let (mut announced, mut gathers) = (false, capacity.gathers_slots);
     loop {
         let (pool, processes, autovacuum) = room(watch.next().await);
         let waited = began.elapsed();
-        if let Some(end) = admission.on_look(waited, pool, processes) {
+        let end = admission.on_look(waited, pool, processes);
+        if let (false, Some(end)) = (gathers, end) {
             recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool, processes });
-            return tick::free(pool, processes);
+            return Ok(Some((tick::free(pool, processes), 0)));
         }
         if let (false, true, Some(pool)) = (announced, admission.lacks_room(), pool) {
             recorder.observe(&Event::AdmissionStarted { attempt, required, pool, processes, autovacuum });
             announced = true;
+        }
+        if gathers {
+            let need = capacity.to_gather(required);
+            let need = pool.map_or(need, |pool| need.min(pool.size.max(required)));
+            recorder.wait_for_room();
+            let left = settings.admission_wait.saturating_sub(waited);
+            let gathered = executor.gather(attempt, (need, required), left).await?;
+            let waited = began.elapsed();
+            let (end, free, held) = match gathered {
+                Gathered::Held(slots, HandOver::WhileHeld) => (Admitted::Gathered, Some(slots), slots),
+                Gathered::Held(slots, _) => (Admitted::Gathered, Some(slots), 0),
+                Gathered::Nothing if !settings.guarantee => {
+                    gathers = false;
+                    continue;
+                }
+                Gathered::Nothing if waited < settings.admission_wait => {
+                    sleep(NOTHING_HELD).await;
+                    continue;
+                }
+                Gathered::Nothing | Gathered::TimedOut => (Admitted::TimedOut, None, 0),
+            };
+            recorder.gathered(free.unwrap_or(0));
+            recorder.observe(&Event::AdmissionEnded { attempt, waited, end, pool, processes });
+            if free.is_none() && settings.guarantee {
+                recorder.stop_waiting(Instant::now());
+                return Ok(None);
+            }
+            return Ok(Some((free, held)));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::committing::Committing;
+use super::gatherer::Gathered;
 use super::monitor::Watch;
 use super::recorder::ExecutionRecorder;
 use super::slots::Slots;
@@ -41,6 +42,21 @@ pub(crate) struct PlanCapacity {
     pub(crate) apart: bool,
     /// Whether the session has raised its ceiling: it leaves some processes to others.
     pub(crate) raised: bool,
+    /// Whether slots are gathered where there is too little room.
+    pub(crate) gathers_slots: bool,
+}
+
+/// What bounds a session's workers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stand {
+    /// The size of the pool as the session has it.
+    pub(crate) pool_size: u32,
+    /// Whether the monitor's session has another.
+    pub(crate) apart: bool,
+    /// Whether it has raised it.
+    pub(crate) raised: bool,
+    /// Whether slots are gathered where there is too little room.
+    pub(crate) gathers: bool,
 }
 
 impl PlanCapacity {
@@ -57,6 +73,30 @@ impl PlanCapacity {
             Some(size) if Some(size) != self.pool_size => Pool { size, ..pool },
             _ => self.resize(pool),
         }
+    }
+
+    /// The same of a session whose ceiling is higher by as many slots as are held for it.
+    pub(crate) fn with_held(&self, slots: u32) -> Self {
+        if slots == 0 {
+            return self.clone();
+        }
+        let raise = |size: Option<u32>| size.map(|size| size.saturating_add(slots));
+        let statement = |known: &StatementCapacity| StatementCapacity {
+            pool_size: raise(known.pool_size),
+            ..known.clone()
+        };
+        Self {
+            statements: self.statements.iter().map(statement).collect(),
+            pool_size: raise(self.pool_size),
+            apart: true,
+            ..self.clone()
+        }
+    }
+
+    /// The slots to gather for an attempt that requires so many workers: one launch takes what it finds, several that may
+    /// run at once leave each other what is beyond.
+    pub(crate) fn to_gather(&self, required: u32) -> u32 {
+        if self.gathers > 1 { self.at_once(required) } else { required }
     }
 
     /// The workers to have room for before an attempt that requires so many: those that the plan may have at once.
@@ -213,6 +253,25 @@ pub(crate) trait Executor {
     fn has_started(&self) -> bool {
         false
     }
+
+    /// Gathers slots of a busy pool for so many workers, or after a while for so many fewer, at most for that long.
+    async fn gather(
+        &mut self,
+        _attempt: u32,
+        _need: (u32, u32),
+        _limit: Duration,
+    ) -> Result<Gathered, Error> {
+        Ok(Gathered::TimedOut)
+    }
+
+    /// Nothing that was gathered is of use any more.
+    async fn ungather(&mut self) {}
+
+    /// A judged statement is about to start: slots that have to be given back before it are.
+    async fn make_way(&mut self) {}
+
+    /// What was gathered is no longer needed: the workers are there, or the statement has ended.
+    fn give_way(&self) {}
 
     /// The verdict allows [`Executor::work`] to return as soon as it has something to hand over. Only where
     /// [`Executor::HANDS_OVER`].

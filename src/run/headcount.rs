@@ -148,6 +148,11 @@ impl fmt::Debug for Headcount {
 }
 
 impl Inner {
+    /// Whether the caller named where the monitor connects.
+    pub(crate) const fn is_apart(&self) -> bool {
+        self.apart
+    }
+
     /// Connects the monitor, unless it has been connected before.
     pub(crate) async fn connect(&self, patience: Patience, say: impl FnMut(&Event)) -> Result<(), Error> {
         self.monitor.connect(patience, say).await.map_err(|failure| {

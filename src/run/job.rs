@@ -108,6 +108,20 @@ impl Job {
         self
     }
 
+    /// Gathers slots of a busy pool until there are enough; see [`Settings::gather`].
+    #[must_use]
+    pub const fn gather(mut self) -> Self {
+        self.settings.gather = true;
+        self
+    }
+
+    /// Starts only where enough workers can be had whatever others do; see [`Settings::guarantee`].
+    #[must_use]
+    pub const fn guarantee(mut self) -> Self {
+        self.settings.guarantee = true;
+        self
+    }
+
     /// Raises `max_parallel_workers` of the statement's session; see [`Settings::ceiling`].
     #[must_use]
     pub const fn ceiling(mut self, raise: Raise) -> Self {
@@ -314,6 +328,11 @@ impl Job {
             let why =
                 "the session of another client's backend is not ours to set: SET max_parallel_workers there";
             return Err(Error::configuration("ceiling", why));
+        }
+        if settings.gather || settings.guarantee {
+            let option = if settings.gather { "gather" } else { "guarantee" };
+            let why = "the session of another client's backend is not ours to set";
+            return Err(Error::configuration(option, why));
         }
         let span = spans::execution(&settings.task);
         let guard = SessionGuard::new(self.inner.clone(), settings.clone(), cleanup);

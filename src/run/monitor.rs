@@ -192,6 +192,17 @@ impl Monitor {
         self.shared.register(None, interval, false)
     }
 
+    /// Looks at these backends, and at the pool, at once.
+    pub(crate) async fn look_at(&self, backends: &[Identity]) -> Result<View, Failure> {
+        let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
+        self.shared
+            .with_session(|session| {
+                let pids = pids.clone();
+                Box::pin(async move { activity::look(session, &pids).await })
+            })
+            .await
+    }
+
     /// The monitor's rights over a leader; `None` when the leader is gone.
     pub(crate) async fn rights_over(&self, leader: Identity) -> Result<Option<Rights>, Failure> {
         self.shared.with_session(|session| Box::pin(privileges::over(session, leader))).await

@@ -1,6 +1,7 @@
 //! The refusal of a statement that no attempt can give its workers: the reasons as one clause, and each fix once.
 
 use super::executor::PlanCapacity;
+use crate::decide::guarantee::{GatheringObstacle, Ground, Obstacles, Raising};
 use crate::error::{Error, Refusal};
 use crate::fix::Fix;
 use crate::pg::plan;
@@ -50,4 +51,52 @@ pub(super) fn too_narrow_within(
         },
     );
     too_narrow(capacity, required, &reasons)
+}
+
+/// The refusal where nothing can guarantee the workers: for each way why it cannot, and what would let it.
+pub(super) fn no_guarantee(ground: &Ground<'_>, obstacles: Obstacles) -> Error {
+    let Ground { ceiling, need, leave, .. } = *ground;
+    let Obstacles { kept_free, raising, gathering } = obstacles;
+    let mut fixes = vec![Fix::advice(
+        "workers that others leave to this role: `headcount doctor` prints the statements for this server",
+    )];
+    let kept = match kept_free {
+        Some(kept) => format!("others leave {kept} workers to the role by their limits"),
+        None => "how many workers others leave to the role is not known".to_owned(),
+    };
+    let raised = match raising {
+        Raising::OfRole(own) => {
+            fixes.push(Fix::advice(
+                "`above_role`, which lets the session exceed what was set for its role or database",
+            ));
+            format!(
+                "its own limit may not be raised above {own}, which ALTER ROLE or ALTER DATABASE set (max_parallel_workers)"
+            )
+        }
+        Raising::Processes(processes) => {
+            fixes.push(Fix::sql(format!(
+                "ALTER SYSTEM SET max_worker_processes = {processes}; -- needs a restart"
+            )));
+            format!(
+                "raising its own limit would need {processes} processes, {leave} of them for others, and there are {} \
+                 (max_worker_processes)",
+                ceiling.processes
+            )
+        }
+    };
+    let gathered = match gathering {
+        GatheringObstacle::Pooled => {
+            fixes.push(Fix::advice("`monitor`: a connection to the server itself, past the proxy"));
+            "slots cannot be held through a proxy that pools transactions".to_owned()
+        }
+        GatheringObstacle::Slots(slots) => {
+            format!(
+                "no more than {slots} slots can be held, of {} of the pool (max_parallel_workers) and {} processes, {leave} of \
+                 them for others",
+                ceiling.given, ceiling.processes
+            )
+        }
+    };
+    let explanation = format!("nothing guarantees {need} workers: {kept}; {raised}; {gathered}");
+    Error::refused(Refusal::NoGuarantee, explanation, fixes)
 }

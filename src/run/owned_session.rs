@@ -3,17 +3,17 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tracing::Span;
 
 use super::climb::climb;
-use super::committing::Committing;
-use super::executor::{Cleared, CommitError, Executor, PlanCapacity};
+use super::committing::{Committing, ended_ours, left_open};
+use super::executor::{Cleared, CommitError, Executor, PlanCapacity, Stand};
 use super::fit::{check_rights, check_version};
+use super::gatherer::{Gathered, Wish};
 use super::lost_answer::answered;
-use super::monitor::{Observation, Watch};
+use super::monitor::Watch;
 use super::narrow::{too_narrow, too_narrow_within};
 use super::recorder::ExecutionRecorder;
 use super::session_guard::SessionGuard;
@@ -37,7 +37,7 @@ use crate::telemetry::spans;
 
 /// How long planning may take until somebody is asked what it waits for; then between two questions.
 const LOOK_FOR_LOCKS: Duration = Duration::from_millis(250);
-/// How long the monitor may take to say how large its pool is.
+/// How long the server's counters may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// How long to ask for the fate of a commit in doubt.
 const IN_DOUBT_LIMIT: Duration = Duration::from_mins(1);
@@ -98,15 +98,20 @@ impl<W: Work> OwnedSession<W> {
         let client = self.guard.client().map_err(sql)?;
         self.work.prepare(client).await.map_err(sql)?;
         let Settings { reserve, target_workers: target, .. } = *self.guard.settings;
-        let (climbed, monitors_pool) =
-            join(climb(client, &self.guard.settings, recorder), self.monitors_pool()).await;
-        let (pool_size, raised) = climbed.map_err(sql)?;
+        let Stand { pool_size, apart, raised, gathers } = climb(&mut self.guard, recorder).await?;
+        let client = self.guard.client().map_err(sql)?;
         let pool_size = Some(pool_size);
         let own = reserve && plan::has_own_pool(client).await.map_err(sql)?;
         let own_pool = pool_size.filter(|_| own);
-        let apart = monitors_pool != pool_size;
         let Some((statement, params)) = self.work.statement() else {
-            return Ok(PlanCapacity { pool_size, own_pool, apart, raised, ..PlanCapacity::default() });
+            return Ok(PlanCapacity {
+                pool_size,
+                own_pool,
+                apart,
+                raised,
+                gathers_slots: gathers,
+                ..PlanCapacity::default()
+            });
         };
         let failed = |failure| Error::sql("the statement", failure);
         let strings = plan::strings_of(client, statement).await.map_err(failed)?;
@@ -129,15 +134,8 @@ impl<W: Work> OwnedSession<W> {
             own_pool,
             apart,
             raised,
+            gathers_slots: gathers,
         })
-    }
-
-    /// The pool's size as the monitor's session is configured; `None` where it does not see the pool.
-    async fn monitors_pool(&self) -> Option<u32> {
-        match timeout(LOOK_LIMIT, self.watch_pool(LOOK_LIMIT).next()).await {
-            Ok(Observation::Seen(seen)) => seen.pool.map(|pool| pool.size),
-            Ok(Observation::Blind) | Err(_) => None,
-        }
     }
 
     /// Says so when planning waits for a lock: EXPLAIN takes those of the statement, and somebody who alters
@@ -266,7 +264,7 @@ impl<W: Work> Executor for OwnedSession<W> {
         if self.guard.settings.reserve && capacity.own_pool.is_none() {
             reasons = reasons.into_iter().map(|reason| reason.for_all_sessions(required)).collect();
         }
-        if self.guard.settings.ceiling.is_some() {
+        if self.guard.raise.is_some() {
             reasons = reasons.into_iter().map(plan::Reason::for_a_raised_ceiling).collect();
         }
         Err(match self.guard.slots.worker_limit() {
@@ -283,6 +281,25 @@ impl<W: Work> Executor for OwnedSession<W> {
 
     async fn begin(&mut self, attempt: u32) -> Result<Identity, Failure> {
         self.guard.begin(Some(attempt)).await
+    }
+
+    async fn gather(&mut self, attempt: u32, need: (u32, u32), limit: Duration) -> Result<Gathered, Error> {
+        let leader = self.guard.leader().map_or(0, |leader| leader.pid);
+        let SessionGuard { inner, settings, held_slots, .. } = &mut self.guard;
+        let wish = Wish { attempt, need: need.0, enough: need.1, leader };
+        held_slots.gather(inner, settings, wish, limit).await
+    }
+
+    async fn ungather(&mut self) {
+        self.guard.held_slots.let_go().await;
+    }
+
+    async fn make_way(&mut self) {
+        self.guard.held_slots.make_way().await;
+    }
+
+    fn give_way(&self) {
+        self.guard.held_slots.give_way();
     }
 
     fn steps(&self) -> usize {
@@ -450,23 +467,6 @@ impl<W: Work> Executor for OwnedSession<W> {
     async fn clear_away(&mut self) -> Cleared {
         self.guard.clear_away().await
     }
-}
-
-/// What a script that left its transaction open is told: nobody will ever commit it.
-fn left_open() -> Failure {
-    Failure::found(
-        "25000",
-        "it left a transaction open, and what it did there was rolled back: end it with COMMIT",
-    )
-}
-
-/// What a closure is told that ended the transaction that it was to run in.
-fn ended_ours() -> Failure {
-    Failure::found(
-        "25000",
-        "it ended the transaction that it was given, so nobody can say what of it is kept: leave COMMIT and ROLLBACK \
-         to headcount",
-    )
 }
 
 /// Whether no function of the statement is known to run queries that the plan does not show. Asked last, and in

@@ -94,11 +94,13 @@ impl<'a> Race<'a> {
             if self.window.verdict().is_none() && idle && executor.has_started() {
                 let verdict = self.window.on_end();
                 self.announce(verdict, recorder);
+                executor.give_way();
                 executor.allow_hand_over();
             }
             match news {
                 Some(News::Verdict(verdict)) => {
                     self.announce(verdict, recorder);
+                    executor.give_way();
                     match verdict {
                         Verdict::Short(reason) => return self.reject(executor, work, reason, recorder).await,
                         _ => executor.allow_hand_over(),

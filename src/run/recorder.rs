@@ -36,6 +36,8 @@ pub(crate) struct ExecutionRecorder {
     /// What the plans of the last attempt's statements could have.
     within: u32,
     waited_before: Duration,
+    /// Slots that are held for the next attempt.
+    gathered: u32,
     verdict_after: Option<Duration>,
     waited: Duration,
     /// For room in the pool, and since when it waits for that.
@@ -99,6 +101,7 @@ impl ExecutionRecorder {
             ceiling: None,
             within: 0,
             waited_before: Duration::ZERO,
+            gathered: 0,
             verdict_after: None,
             waited: Duration::ZERO,
             room_wait: Duration::ZERO,
@@ -218,6 +221,7 @@ impl ExecutionRecorder {
             launches_unproven: facts.launches_unproven,
             verdict_after: self.verdict_after.take(),
             waited: std::mem::take(&mut self.waited_before),
+            gathered: std::mem::take(&mut self.gathered),
             ran: facts.ran,
             accepted: facts.end.is_accepted(),
         });
@@ -279,8 +283,19 @@ impl ExecutionRecorder {
         self.wait(Idle::Start, Duration::ZERO);
     }
 
+    /// From now on it waits for room in the pool.
+    pub(crate) fn wait_for_room(&mut self) {
+        self.room_since.get_or_insert_with(Instant::now);
+        self.wait(Idle::Start, Duration::ZERO);
+    }
+
     fn found_room(&mut self) {
         self.room_wait += self.room_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// So many slots are held for the next attempt.
+    pub(crate) const fn gathered(&mut self, slots: u32) {
+        self.gathered = slots;
     }
 
     /// What it waited for is there since then.

@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 use super::engagement::Engagement;
 use super::executor::Cleared;
 use super::headcount::Inner;
+use super::held_slots::HeldSlots;
 use super::monitor::Patience;
 use super::session_script::{SessionScript, literal};
 use super::slots::{Lease, LingeringBackend};
@@ -23,7 +24,7 @@ use crate::error::{Error, Source};
 use crate::event::{CancelMethod, CancelResult, Event};
 use crate::pg::session::{self, Identity, Session};
 use crate::pg::{Failure, label};
-use crate::settings::Settings;
+use crate::settings::{Raise, Settings};
 
 /// Between two looks at a leader that is leaving.
 const LEAVING: Duration = Duration::from_millis(10);
@@ -65,6 +66,10 @@ pub(crate) struct SessionGuard {
     engaged: Engagement,
     /// Given back when this is dropped: after everything was cleared away.
     pub(super) slots: Lease,
+    /// Slots that are held until the leader has its workers.
+    pub(super) held_slots: HeldSlots,
+    /// How far the session's ceiling is raised.
+    pub(super) raise: Option<Raise>,
     busy: Busy,
     /// The last leader that nobody saw go.
     unseen: Option<LingeringBackend>,
@@ -77,6 +82,8 @@ impl SessionGuard {
         Self {
             engaged: Engagement::new(inner.clone(), settings.task.as_str().into()),
             slots: Lease::new(inner.clone(), settings.clone()),
+            held_slots: HeldSlots::default(),
+            raise: settings.ceiling,
             inner,
             settings,
             cleanup,
@@ -165,7 +172,8 @@ impl SessionGuard {
     fn script(&self) -> SessionScript<'_> {
         // A backend of one's own is told once, when the session begins; a proxy's may be somebody else's next.
         let pooled = self.session.as_ref().is_some_and(|session| session.lent && session.version >= 140_000);
-        SessionScript { settings: &self.settings, worker_limit: self.slots.worker_limit(), pooled }
+        let (worker_limit, beyond) = (self.slots.worker_limit(), self.held_slots.beyond);
+        SessionScript { settings: &self.settings, worker_limit, raise: self.raise, beyond, pooled }
     }
 
     /// Takes back what was set for the session.
@@ -411,6 +419,8 @@ impl SessionGuard {
             leader: self.leader.take(),
             engaged: self.engaged.take(),
             slots: self.slots.take(),
+            held_slots: self.held_slots.take(),
+            raise: self.raise,
             busy: std::mem::take(&mut self.busy),
             unseen: self.unseen.take(),
             last: true,

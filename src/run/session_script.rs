@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::pg::ceiling;
-use crate::settings::Settings;
+use crate::settings::{Raise, Settings};
 
 /// By which a backend stops the statement of a client that died.
 const NOTICES: &str = "client_connection_check_interval";
@@ -15,6 +15,10 @@ pub(super) struct SessionScript<'a> {
     pub(super) settings: &'a Settings,
     /// More workers would be those of other members of the fleet.
     pub(super) worker_limit: Option<u32>,
+    /// How far its ceiling is raised.
+    pub(super) raise: Option<Raise>,
+    /// Slots that are held for it: its ceiling is higher by as many.
+    pub(super) beyond: u32,
     /// Whether the backend has to be told each time to stop the statement of a client that died.
     pub(super) pooled: bool,
 }
@@ -49,7 +53,15 @@ impl SessionScript<'_> {
                 literal(value)
             );
         }
-        script.extend(ceiling::raise(self.settings));
+        script.extend(self.raise.map(|raise| ceiling::raise(raise, self.settings)));
+        if self.beyond > 0 {
+            let _ = write!(
+                script,
+                "SELECT pg_catalog.set_config('max_parallel_workers', \
+                   (pg_catalog.current_setting('max_parallel_workers')::int + {})::text, {local});",
+                self.beyond
+            );
+        }
         if let Some(limit) = self.worker_limit {
             for name in LIMITS {
                 let _ = write!(
@@ -70,7 +82,7 @@ impl SessionScript<'_> {
         let settings = self.settings.effective_settings();
         let wished = settings.iter().map(|(name, _)| name.as_str()).filter(|name| !is_of_transaction(name));
         let wished = wished.chain(self.pooled.then_some(NOTICES));
-        let raised = self.settings.ceiling.map(|_| "max_parallel_workers");
+        let raised = (self.raise.is_some() || self.beyond > 0).then_some("max_parallel_workers");
         let limited = self.worker_limit.map_or(&[][..], |_| &LIMITS);
         let all = wished.chain(raised).chain(limited.iter().copied());
         all.fold(String::new(), |script, name| script + "; RESET " + name)

@@ -12,6 +12,7 @@ use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata,
 use super::names::{self, ATTEMPT_ENDS, Downgrade, Exporter, Kind, Metric, ROW_CLASSES, SQLSTATE_CLASSES};
 use crate::decide::attempt::Outcome;
 use crate::decide::ceiling::Rung;
+use crate::decide::gathering::GatheringEnd;
 use crate::decide::reservation::Granted;
 use crate::decide::verdict::{ShortReason, Verdict};
 use crate::event::{CancelMethod, CancelResult, ChunkEnd, FailReason, Resolution};
@@ -122,6 +123,8 @@ pub(super) struct ProcessHandles {
     pool: OnceLock<(Gauge, Gauge)>,
     /// Only once something was reserved.
     reserved: OnceLock<Gauge>,
+    /// Only once a slot was held idle.
+    gathered: OnceLock<Gauge>,
     /// The time since when the monitor has no connection, in seconds since 1970; 0 when it has one, or
     /// never lost it. Said from the start: a Pushgateway keeps what an earlier run pushed until a later one
     /// pushes it anew.
@@ -147,6 +150,7 @@ impl ProcessHandles {
             blind: source.histogram(&names::MONITOR_BLIND, Vec::new()),
             pool: OnceLock::new(),
             reserved: OnceLock::new(),
+            gathered: OnceLock::new(),
             // Not set: another of our kind may count with the same recorder, and know of a loss.
             blind_since: source.gauge(&names::MONITOR_LOST, Vec::new()),
         }
@@ -161,6 +165,10 @@ impl ProcessHandles {
 
     pub(super) fn reserved(&self, source: &Source) -> &Gauge {
         self.reserved.get_or_init(|| source.gauge(&names::POOL_WORKERS, vec![label("state", "reserved")]))
+    }
+
+    pub(super) fn gathered(&self, source: &Source) -> &Gauge {
+        self.gathered.get_or_init(|| source.gauge(&names::POOL_WORKERS, vec![label("state", "gathered")]))
     }
 }
 
@@ -182,6 +190,9 @@ pub(super) struct TaskHandles {
     pub(super) admission: Histogram,
     pub(super) reserved_wait: Histogram,
     pub(super) reservations: Family<Granted, Counter>,
+    pub(super) gatherings: Family<GatheringEnd, Counter>,
+    pub(super) gathering: Histogram,
+    pub(super) gathered_idle: Histogram,
     pub(super) retry_delay: Histogram,
     pub(super) attempts: Family<(&'static str, &'static str), Counter>,
     pub(super) verdict: Family<&'static str, Histogram>,
@@ -242,6 +253,9 @@ impl TaskHandles {
             admission: histogram(&names::ADMISSION_WAIT),
             reserved_wait: histogram(&names::RESERVED_WAIT),
             reservations: Family::new(Granted::ALL, |end| by(&names::RESERVATIONS, "end", end.as_str())),
+            gatherings: Family::new(GatheringEnd::ALL, |end| by(&names::GATHERINGS, "end", end.as_str())),
+            gathering: histogram(&names::GATHERING),
+            gathered_idle: histogram(&names::GATHERED_IDLE),
             retry_delay: histogram(&names::RETRY_DELAY),
             attempts: Family::new(ATTEMPT_ENDS, |(verdict, reason)| {
                 let labels = vec![own(), label("verdict", verdict), label("reason", reason)];

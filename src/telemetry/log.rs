@@ -109,6 +109,17 @@ impl Observer for Log {
             Event::AdmissionEnded { attempt, waited, end, .. } => {
                 admitted(task, *attempt, *waited, *end);
             }
+            Event::GatheringStarted { attempt, need } => {
+                info!(target: TARGET, task, attempt, need, "gathering slots");
+            }
+            Event::SlotsHeld { attempt, held, need, before: _ } => {
+                debug!(target: TARGET, task, attempt, held, need, "slots held");
+            }
+            Event::GatheringEnded { attempt, need, held, end, took, idle } => {
+                let (end, took_seconds, idle_seconds) =
+                    (end.as_str(), took.as_secs_f64(), idle.as_secs_f64());
+                info!(target: TARGET, task, attempt, need, held, end, took_seconds, idle_seconds, "gathering is over");
+            }
             Event::AttemptStarted { attempt, max_attempts, required, pid, backend_start: _ } => {
                 debug!(target: TARGET, task, attempt, max_attempts, required_workers = required, pid, "attempt started");
             }
@@ -235,6 +246,7 @@ fn admitted(task: &str, attempt: u32, waited: Duration, end: Admitted) {
     let waited_seconds = waited.as_secs_f64();
     match end {
         Admitted::Room => debug!(target: TARGET, task, attempt, waited_seconds, "the pool has room"),
+        Admitted::Gathered => info!(target: TARGET, task, attempt, waited_seconds, "slots gathered"),
         Admitted::Unseen => debug!(target: TARGET, task, attempt, waited_seconds, "the pool cannot be seen"),
         Admitted::TimedOut => {
             warn!(target: TARGET, task, attempt, waited_seconds, "the pool still has too little room; starting all the same");

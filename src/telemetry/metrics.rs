@@ -147,6 +147,14 @@ impl Observer for Metrics {
                 self.saw_pool(*pool);
                 self.with_task(scope, |task| task.admission.record(*waited));
             }
+            Event::SlotsHeld { held, before, .. } => {
+                self.process.gathered(&self.source).increment(f64::from(*held) - f64::from(*before));
+            }
+            Event::GatheringEnded { end, took, idle, .. } => self.with_task(scope, |task| {
+                task.gatherings.add(*end, 1);
+                task.gathering.record(*took);
+                task.gathered_idle.record(*idle);
+            }),
             Event::VerdictReached { verdict, after, .. } => self.with_task(scope, |task| {
                 if let Some(seconds) = task.verdict.get(verdict.as_str()) {
                     seconds.record(*after);
@@ -191,6 +199,7 @@ impl Observer for Metrics {
             | Event::ReservationShort { .. }
             | Event::ReservationHindered { .. }
             | Event::ReservationKept { .. }
+            | Event::GatheringStarted { .. }
             | Event::AttemptStarted { .. }
             | Event::CommitInDoubt
             | Event::SessionLost { .. }

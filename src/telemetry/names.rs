@@ -96,6 +96,13 @@ contract! {
         "Time that an execution waited in its fleet's queue for slots of the pool.", fed_by ["ReservationEnded"];
     RESERVATIONS = "headcount_reservations_total", Counter, Count, ["task", "end"],
         "Waits for slots of the pool, by how they ended: full, degraded, gave_up, interrupted.", fed_by ["ReservationEnded"];
+    GATHERINGS = "headcount_gatherings_total", Counter, Count, ["task", "end"],
+        "Gatherings of slots from a busy pool, by how they ended: while_held, after_cancel, let_go, timed_out, interrupted, failed.",
+        fed_by ["GatheringEnded"];
+    GATHERING = "headcount_gathering_seconds", Histogram(WAITS), Seconds, ["task"],
+        "Time from the first try to hold a slot to the end of a gathering.", fed_by ["GatheringEnded"];
+    GATHERED_IDLE = "headcount_gathered_slot_seconds", Histogram(RUNS), Seconds, ["task"],
+        "Slot time that a gathering held idle, added up over its slots.", fed_by ["GatheringEnded"];
     RETRY_DELAY = "headcount_retry_delay_seconds", Histogram(WAITS), Seconds, ["task"],
         "Time between the end of an attempt and the start of the next.", fed_by ["RetryDelayed"];
     ATTEMPTS_ENDED = "headcount_attempts_total", Counter, Count, ["task", "verdict", "reason"],
@@ -112,7 +119,7 @@ contract! {
     UNJUDGED_STATEMENTS = "headcount_unjudged_statements_total", Counter, Count, ["task"],
         "Statements of kept scripts that were not judged: their plans have fewer workers than the minimum.", fed_by ["ExecutionEnded"];
     RUNGS = "headcount_rungs_total", Counter, Count, ["task", "rung"],
-        "Guarded executions that ended, by how they came by their workers: role, ceiling, queue, wait.", fed_by ["ExecutionEnded"];
+        "Guarded executions that ended, by how they came by their workers: role, ceiling, gather, queue, wait.", fed_by ["ExecutionEnded"];
     DOWNGRADES = "headcount_downgrades_total", Counter, Count, ["task", "bucket"],
         "Executions with a result, by how many percent of the target's workers they lacked.", fed_by ["ExecutionEnded"];
     CLEANUPS = "headcount_cleanups_total", Counter, Count, ["task", "result"],
@@ -142,8 +149,8 @@ contract! {
     LAST_SUCCESS_TIMESTAMP = "headcount_last_success_timestamp_seconds", Gauge, Seconds, ["task"],
         "When a run succeeded last, in seconds since the Unix epoch.", fed_by ["ExecutionEnded", "UpdateEnded"];
     POOL_WORKERS = "headcount_pool_workers", Gauge, Count, ["state"],
-        "Slots of the server's pool of parallel workers: used by anybody, in all, and reserved by this process.",
-        fed_by ["MonitorPolled", "AdmissionStarted", "AdmissionEnded", "ReservationEnded", "ReservationReleased", "ReservationLost"];
+        "Slots of the server's pool of parallel workers: used by anybody, in all, reserved by this process, and held idle by it (gathered).",
+        fed_by ["MonitorPolled", "AdmissionStarted", "AdmissionEnded", "ReservationEnded", "ReservationReleased", "ReservationLost", "SlotsHeld"];
     CANCELS = "headcount_cancels_total", Counter, Count, ["method", "result"],
         "Requests to stop a statement on the server.", fed_by ["CancelAnswered"];
     MONITOR_TICKS = "headcount_monitor_ticks_total", Counter, Count, ["result"],

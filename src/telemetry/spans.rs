@@ -16,6 +16,7 @@ use tracing::field::Empty;
 use tracing::{Level, Span, span};
 
 use super::{TARGET, leader_word, query_summary, summary, trace_context};
+use crate::decide::gathering::GatheringEnd;
 use crate::decide::verdict::Tick;
 use crate::event::{
     AttemptEnd, AttemptFacts, ChunkFacts, Event, ExecutionFacts, FailReason, Observer, Scope, SqlState,
@@ -120,6 +121,25 @@ pub fn reserve(task: &str, demand: u32) -> Span {
         headcount.granted = Empty,
         headcount.waited_seconds = Empty,
     )
+}
+
+/// The gathering of slots: child of the open span.
+#[must_use]
+pub fn gather(task: &str, need: u32) -> Span {
+    span!(
+        target: TARGET, Level::INFO, "headcount.gather",
+        otel.kind = "internal",
+        headcount.task = task,
+        headcount.needed_slots = i64::from(need),
+        headcount.held_slots = Empty,
+        headcount.gathering = Empty,
+    )
+}
+
+/// Writes onto its span how a gathering ended.
+pub fn record_gathering(span: &Span, held: u32, end: GatheringEnd) {
+    span.record("headcount.held_slots", i64::from(held));
+    span.record("headcount.gathering", end.as_str());
 }
 
 /// One look of the monitor at one attempt: made before the poll, filled by [`record_tick`] after it.
@@ -302,6 +322,9 @@ impl Observer for SpanAttributes {
             | Event::ReservationLost { .. }
             | Event::AdmissionStarted { .. }
             | Event::AdmissionEnded { .. }
+            | Event::GatheringStarted { .. }
+            | Event::SlotsHeld { .. }
+            | Event::GatheringEnded { .. }
             | Event::TickTaken { .. }
             | Event::LaunchShort { .. }
             | Event::RetryDelayed { .. }

@@ -7,6 +7,7 @@
 //! - `chunks`: the chunk machine, step by step
 //! - `effects`: the update against a model of its effects, on a line that breaks at every point
 //! - `pools`: statements with several Gathers beside rivals, against what they really got
+//! - `gathers`: slots of a pool that others never leave alone, held one by one
 //! - `fleet`: whole nights of jobs in virtual time: order, deadlock, starvation, the slots of the dead
 
 #![allow(missing_docs, clippy::pedantic, reason = "tests")]
@@ -23,6 +24,7 @@ mod chunks;
 mod decide;
 mod effects;
 mod fleet;
+mod gathers;
 mod origin;
 mod pools;
 mod recorded;

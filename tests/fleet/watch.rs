@@ -41,7 +41,10 @@ async fn it_shows_leaders_and_the_queue() {
         let waiting = lab.job("waiting", &rows_of(5), &["--reserve", "--priority"]);
         lab.until_queued(1).await;
         let fleet: Value = serde_json::from_str(&look(&lab, &["--json"]).await).unwrap();
-        assert_eq!(fleet["pool"], json!({"size": 6, "used": 4, "held": 4, "outsiders": 0, "visible": true}));
+        assert_eq!(
+            fleet["pool"],
+            json!({"size": 6, "used": 4, "held": 4, "outsiders": 0, "gathered": 0, "visible": true})
+        );
         let first = &fleet["leaders"][0];
         assert_eq!(
             (&first["task"], &first["workers"], &first["demand"]),
@@ -63,6 +66,28 @@ async fn it_shows_leaders_and_the_queue() {
         assert_eq!(lines.matches("waiting ").count(), 1, "who only waits is shown once: {lines}");
         waiting.kill().await;
         holder.kill().await;
+        lab.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn slots_that_are_held_until_there_are_enough_are_shown_and_end_with_a_job_that_is_killed() {
+    for version in oldest_and_newest() {
+        let lab = Lab::start(version).await;
+        let task = outsider(&lab).await;
+        let gathers = ["--gather", "--gather-after", "0s", "--gather-at-most", "10m", "--leave", "0"];
+        let job = lab.job("gathers", &rows_of(5), &gathers);
+        let held = |fleet: &Fleet| leader(fleet, "gathers").is_some_and(|leader| leader.gathered == 2);
+        let fleet = lab.until("two slots are held", held).await;
+        assert_eq!((fleet.pool.used, fleet.pool.outsiders, fleet.pool.gathered), (6, 4, 2), "{fleet:?}");
+        assert_eq!(fleet.leaders.len(), 2, "{fleet:?}");
+        let lines = look(&lab, &[]).await;
+        assert!(lines.contains("4 used without a slot, 2 held idle until there are enough"), "{lines}");
+        assert!(lines.contains("gathering: 2 held"), "{lines}");
+        job.kill().await;
+        lab.until("nothing is held", |fleet| fleet.pool.gathered == 0 && fleet.pool.used == 4).await;
+        lab.client.batch_execute(CANCEL_OUTSIDER).await.unwrap();
+        task.await.unwrap();
         lab.server.stop().await.unwrap();
     }
 }
@@ -111,7 +136,7 @@ async fn a_role_that_may_not_see_workers_is_shown_no_worker_as_a_job() {
         };
         let lines = seen(&[]).await;
         let seen: Value = serde_json::from_str(&seen(&["--json"]).await).unwrap();
-        let unseen = json!({"size": 6, "used": null, "held": 4, "outsiders": null, "visible": false});
+        let unseen = json!({"size": 6, "used": null, "held": 4, "outsiders": null, "gathered": null, "visible": false});
         assert_eq!(seen["pool"], unseen, "{seen}");
         let leaders = seen["leaders"].as_array().unwrap();
         assert_eq!(leaders.len(), 1, "{seen}");

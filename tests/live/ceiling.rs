@@ -1,9 +1,8 @@
 //! Workers that nobody else can take: `max_parallel_workers` is each session's own ceiling, not the pool's size.
 
 use headcount::{Execution, Job, Outcome, Raise, Rung};
-use tokio::task::JoinSet;
 
-use crate::harness::{Bench, POOL, eventually, on_each_version, quick, soak_runs};
+use crate::harness::{Bench, Outsiders, POOL, on_each_version, quick, runs};
 
 on_each_version! {
     a_raised_ceiling_has_its_workers_at_once_however_many_outsiders_hold_the_pool,
@@ -17,46 +16,9 @@ on_each_version! {
 /// Half a second on four workers: long enough to be seen on a busy machine.
 const WORK: &str = "SELECT count(*) FROM t WHERE nap(id, 5)";
 
-/// Sessions that take four workers again and again, each time for some tens of milliseconds, and ask nobody.
-struct Outsiders(JoinSet<()>);
-
-impl Outsiders {
-    async fn start(bench: &Bench, role: &str, count: usize) -> Self {
-        let mut sessions = JoinSet::new();
-        for _ in 0..count {
-            let client = crate::harness::client(&bench.dsn_of(role, bench.server().port())).await;
-            client.batch_execute("SET max_parallel_workers_per_gather = 4").await.unwrap();
-            sessions.spawn(async move {
-                // It is stopped with its session.
-                while client.batch_execute("SELECT count(*) FROM sleepers WHERE nap(id, 2)").await.is_ok() {}
-            });
-        }
-        Self(sessions)
-    }
-
-    /// They took all that their ceiling allows, at some moment.
-    async fn hold(&self, bench: &Bench, workers: u32) {
-        let used = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
-        eventually("the outsiders hold the pool", async || bench.number(used).await >= i64::from(workers))
-            .await;
-    }
-}
-
-/// A role of this bench, without any right; dropped with its schema's grants.
-async fn plain_role(bench: &Bench) -> String {
-    let role = format!("batch_{}", bench.schema);
-    bench.run(&format!("CREATE ROLE {role} LOGIN")).await;
-    role
-}
-
 async fn job_of(bench: &Bench, role: &str) -> Job {
     let leader = bench.dsn_of(role, bench.server().port());
     quick(bench.headcount_at(&leader, &bench.dsn()).await.task("ceiling")).minimum(4)
-}
-
-/// How many runs in a row must succeed: in a soak a quarter of its runs, since each claim is tried on four versions.
-fn runs() -> u32 {
-    soak_runs().map_or(12, |runs| runs.div_ceil(4))
 }
 
 fn check_first<T>(run: &Execution<T>, rung: Rung) {
@@ -67,7 +29,7 @@ fn check_first<T>(run: &Execution<T>, rung: Rung) {
 
 async fn a_raised_ceiling_has_its_workers_at_once_however_many_outsiders_hold_the_pool(major: u32) {
     let bench = Bench::alone(major).await;
-    let role = plain_role(&bench).await;
+    let role = bench.plain_role().await;
     for outsiders in [3, 6] {
         let others = Outsiders::start(&bench, "postgres", outsiders).await;
         others.hold(&bench, POOL).await;
@@ -78,7 +40,7 @@ async fn a_raised_ceiling_has_its_workers_at_once_however_many_outsiders_hold_th
             let ceiling = run.ceiling.unwrap();
             assert_eq!((ceiling.given, ceiling.workers), (POOL, 22));
         }
-        drop(others.0);
+        drop(others);
     }
     // Outside of a transaction, too; and the next job has the old ceiling again.
     let mut job = job_of(&bench, &role).await.ceiling(Raise::To(12));
@@ -107,7 +69,7 @@ async fn a_raised_ceiling_leaves_processes_to_others(major: u32) {
 
 async fn a_ceiling_never_exceeds_what_was_set_for_the_role_unless_that_is_asked_for(major: u32) {
     let bench = Bench::alone(major).await;
-    let role = plain_role(&bench).await;
+    let role = bench.plain_role().await;
     let ceiling = async |above: bool| {
         let mut job = job_of(&bench, &role).await.minimum(0).ceiling(Raise::Auto);
         job.settings_mut().above_role = above;
@@ -130,7 +92,7 @@ async fn what_doctor_proposes_as_it_stands_keeps_workers_free(major: u32) {
     for (processes, pool) in [("16", "6"), ("8", "8")] {
         let settings = [("max_worker_processes", processes), ("max_parallel_workers", pool)];
         let bench = Bench::alone_with(major, &settings).await;
-        let role = plain_role(&bench).await;
+        let role = bench.plain_role().await;
         let outsider = format!("outsider_{}", bench.schema);
         bench.run(&format!("CREATE ROLE {outsider} LOGIN")).await;
         let dsn = bench.dsn_of(&role, bench.server().port());
@@ -158,7 +120,7 @@ async fn what_doctor_proposes_as_it_stands_keeps_workers_free(major: u32) {
         for _ in 0..runs() {
             check_first(&job.execute_script(WORK).await.unwrap(), Rung::Role);
         }
-        drop(others.0);
+        drop(others);
     }
 }
 

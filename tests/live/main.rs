@@ -6,6 +6,7 @@
 //! | [`patience`] | serial phases and lock waits are not held against a statement; a full pool is |
 //! | [`launches`] | each launch is judged by itself, and each statement of a script |
 //! | [`ceiling`] | a session with a higher ceiling than the others' has its workers whoever holds the pool |
+//! | [`gathering`] | slots of a pool that others never leave alone are held until there are enough; what is guaranteed |
 //! | [`statements`] | each kind of statement that can have workers, closures, foreign clients |
 //! | [`rows`] | rows are streamed once the verdict is in, and never from a rejected attempt |
 //! | [`rights`] | who may see and stop whom; pools and servers that cannot be seen |
@@ -29,6 +30,7 @@ mod cancels;
 mod ceiling;
 mod edge;
 mod faults;
+mod gathering;
 mod harness;
 mod hosts;
 mod launches;

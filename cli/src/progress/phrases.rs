@@ -81,6 +81,7 @@ pub(super) fn admitted(
         (Admitted::TimedOut, _) => {
             Some(format!("the pool still has too little room after {waited_text}; starting all the same"))
         }
+        (Admitted::Gathered, _) => Some(format!("slots gathered after {waited_text}; starting")),
         (Admitted::Room | Admitted::Unseen, _) => None,
     }
 }

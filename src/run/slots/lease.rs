@@ -18,6 +18,7 @@ use crate::error::{Error, Refusal};
 use crate::event::{CancelMethod, Event, Observer, Scope};
 use crate::fix::Fix;
 use crate::pg::Failure;
+use crate::pg::connect::Endpoint;
 use crate::pg::label;
 use crate::pg::pooling::Pooling;
 use crate::pg::slots::SlotSession;
@@ -228,7 +229,8 @@ impl Lease {
         let Wanted { plan, target } = wanted;
         let leader = self.leader;
         let demand = wanted.demand();
-        let session = match self.slot_session(demand, leader).await? {
+        let name = label::serving(demand, leader, 1, &self.settings.task);
+        let session = match slot_session(&self.inner, &self.settings, &name).await? {
             Ok(session) => session,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -273,39 +275,6 @@ impl Lease {
             Err(too_few_slots(size, required))
         } else {
             Ok(())
-        }
-    }
-
-    /// A session in the fleet's database, past the check that it keeps its backend.
-    async fn slot_session(&self, demand: u32, leader: i32) -> Result<Result<SlotSession, Failure>, Error> {
-        let settings = &*self.settings;
-        let endpoint = self.inner.watched.with_database(&settings.reserve_database);
-        let open = async {
-            let pooled = match self.inner.pooled.get() {
-                Some(pooled) => *pooled,
-                None => Pooling::at(&endpoint).await?.shares_backends(),
-            };
-            if pooled {
-                return Ok(None);
-            }
-            let _ = self.inner.pooled.set(false);
-            let name = label::serving(demand, leader, 1, &settings.task);
-            let space = &settings.reserve_space;
-            SlotSession::open(&endpoint, space, &name, settings.pool_size, settings.priority).await.map(Some)
-        };
-        match open.await {
-            Ok(Some(session)) => Ok(Ok(session)),
-            Ok(None) => Err(pooled(&endpoint.describe())),
-            Err(failure) if matches!(failure.sqlstate(), Some("3D000" | "42501" | "28000" | "55000")) => {
-                let database = &settings.reserve_database;
-                Err(Error::configuration(
-                    "reserve_database",
-                    format!(
-                        "slots cannot be held in {database}: {failure}; name a database that the whole fleet may connect to"
-                    ),
-                ))
-            }
-            Err(failure) => Ok(Err(failure)),
         }
     }
 
@@ -398,7 +367,50 @@ impl Drop for Held {
     }
 }
 
-fn pooled(server: &str) -> Error {
+/// A session in the fleet's database, past the check that it keeps its backend.
+pub(crate) async fn slot_session(
+    inner: &Inner,
+    settings: &Settings,
+    label: &str,
+) -> Result<Result<SlotSession, Failure>, Error> {
+    let endpoint = inner.watched.with_database(&settings.reserve_database);
+    let open = async {
+        if is_pooled(inner, &endpoint).await? {
+            return Ok(None);
+        }
+        let space = &settings.reserve_space;
+        SlotSession::open(&endpoint, space, label, settings.pool_size, settings.priority).await.map(Some)
+    };
+    match open.await {
+        Ok(Some(session)) => Ok(Ok(session)),
+        Ok(None) => Err(refuse_pooled(&endpoint.describe())),
+        Err(failure) if matches!(failure.sqlstate(), Some("3D000" | "42501" | "28000" | "55000")) => {
+            let database = &settings.reserve_database;
+            Err(Error::configuration(
+                "reserve_database",
+                format!(
+                    "slots cannot be held in {database}: {failure}; name a database that the whole fleet may connect to"
+                ),
+            ))
+        }
+        Err(failure) => Ok(Err(failure)),
+    }
+}
+
+/// Whether a proxy that pools transactions lies before the server: it keeps no lock and no setting.
+pub(crate) async fn is_pooled(inner: &Inner, endpoint: &Endpoint) -> Result<bool, Failure> {
+    let pooled = match inner.pooled.get() {
+        Some(pooled) => *pooled,
+        None => Pooling::at(endpoint).await?.shares_backends(),
+    };
+    if !pooled {
+        let _ = inner.pooled.set(false);
+    }
+    Ok(pooled)
+}
+
+/// The refusal of a line on which no slot can be held.
+pub(crate) fn refuse_pooled(server: &str) -> Error {
     Error::refused(
         Refusal::PooledConnection,
         format!("a proxy at {server} pools transactions or statements, and slots are held by a session"),

@@ -4,7 +4,7 @@ mod lease;
 mod lingering;
 mod queue;
 
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Lease, is_pooled, refuse_pooled, slot_session};
 pub(crate) use lingering::LingeringBackend;
 pub(crate) use queue::Grant;
 

@@ -152,6 +152,13 @@ impl Bench {
         Hog::start(self, workers, "20").await
     }
 
+    /// A role without any right, of this bench.
+    pub(crate) async fn plain_role(&self) -> String {
+        let role = format!("batch_{}", self.schema);
+        self.run(&format!("CREATE ROLE {role} LOGIN")).await;
+        role
+    }
+
     /// Runs statements as the superuser.
     pub(crate) async fn run(&self, sql: &str) {
         self.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));

@@ -2,6 +2,7 @@
 
 mod bench;
 mod hog;
+mod outsiders;
 mod proxy;
 mod recorder;
 mod servers;
@@ -15,6 +16,7 @@ pub(crate) mod delay;
 pub(crate) use crate::versions::{main_version, on_each_version, on_oldest_and_latest};
 pub(crate) use bench::{Bench, endpoint, quick};
 pub(crate) use hog::Hog;
+pub(crate) use outsiders::Outsiders;
 pub(crate) use proxy::{CommitFault, Proxy};
 pub(crate) use recorder::Recorder;
 pub(crate) use servers::{POOL, client, plain_server};
@@ -22,6 +24,11 @@ pub(crate) use servers::{POOL, client, plain_server};
 /// How often a claim is tried in a soak (`HEADCOUNT_SOAK_RUNS`); `None` in any other run.
 pub(crate) fn soak_runs() -> Option<u32> {
     std::env::var("HEADCOUNT_SOAK_RUNS").ok()?.parse().ok()
+}
+
+/// How many runs in a row must succeed: in a soak a quarter of its runs, since each claim is tried on four versions.
+pub(crate) fn runs() -> u32 {
+    soak_runs().map_or(12, |runs| runs.div_ceil(4))
 }
 
 /// Longest wait for anything that must happen. It only bounds a failing test.
