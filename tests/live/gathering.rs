@@ -75,7 +75,7 @@ async fn slots_that_others_leave_for_moments_are_gathered_for_the_first_attempt(
         let others = Outsiders::start(&bench, "postgres", outsiders).await;
         others.hold(&bench, POOL).await;
         let job = gathers(bench.headcount_at(&leader, &bench.dsn()).await.task("gathers"));
-        for _ in 0..runs() / 2 {
+        for _ in 0..runs() / 4 {
             check_first(&job.execute_script(WORK).await.unwrap());
         }
         drop(others);
@@ -89,7 +89,7 @@ async fn slots_are_held_until_a_late_gather_has_its_workers(major: u32) {
     let others = Outsiders::start(&bench, "postgres", 3).await;
     others.hold(&bench, POOL).await;
     let job = gathers(bench.headcount().await.task("gathers"));
-    for _ in 0..runs() / 4 {
+    for _ in 0..runs() / 6 {
         check_first(&job.execute_script(LATE).await.unwrap());
     }
     drop(others);
@@ -104,7 +104,7 @@ async fn a_role_that_sees_nothing_gathers_too(major: u32) {
     let others = Outsiders::start(&bench, "postgres", 3).await;
     others.hold(&bench, POOL).await;
     let job = gathers(bench.headcount_at(&leader, &leader).await.task("gathers"));
-    for _ in 0..runs() / 4 {
+    for _ in 0..runs() / 6 {
         check_first(&job.execute_script(WORK).await.unwrap());
     }
     drop(others);

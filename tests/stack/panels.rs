@@ -112,8 +112,8 @@ async fn a_scraped_process_wakes_somebody_and_fills_every_panel() {
     ship(&service, &crowded, "billed").await;
     prometheus.eventually(&format!("{in_doubt} == 2")).await;
     run_blind(&service, &crowded, &prometheus).await;
-    // There is room, and it looks.
-    let good = service.job(Duration::from_mins(1)).execute(STATEMENT, &[]).await.unwrap();
+    // There is room, and it looks; and holds it.
+    let good = service.job(Duration::from_mins(1)).gather().execute(STATEMENT, &[]).await.unwrap();
     assert_eq!(good.outcome, Outcome::OnTarget);
     webhook.wait_for("resolved", "HeadcountBelowMinimum", "rollup").await;
     run_short_and_lowered(&service, &crowded, &prometheus).await;
