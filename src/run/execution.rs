@@ -11,7 +11,7 @@ use super::attempt::{Course, OpenAttempt, Played, Resume, play, undo};
 use super::clearing::cleared;
 use super::committing::Committing;
 use super::executor::{Executor, PlanCapacity};
-use super::gatherer::Gathered;
+use super::gatherer::{Gathered, Wish};
 use super::monitor::{Observation, Seen};
 use super::recorder::ExecutionRecorder;
 use super::share::Shared;
@@ -361,9 +361,10 @@ async fn admit<S: Executor>(
         if gathers {
             let need = capacity.to_gather(required);
             let need = pool.map_or(need, |pool| need.min(pool.size.max(required)));
+            let wish = Wish { attempt, need, enough: required, pool: capacity.pool_size, leader: 0 };
             recorder.wait_for_room();
             let left = settings.admission_wait.saturating_sub(waited);
-            let gathered = executor.gather(attempt, (need, required), left).await?;
+            let gathered = executor.gather(wish, left).await?;
             let waited = began.elapsed();
             let (end, free, held) = match gathered {
                 Gathered::Held(slots, HandOver::WhileHeld) => (Admitted::Gathered, Some(slots), slots),

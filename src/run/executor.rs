@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::committing::Committing;
-use super::gatherer::Gathered;
+use super::gatherer::{Gathered, Wish};
 use super::monitor::Watch;
 use super::recorder::ExecutionRecorder;
 use super::slots::Slots;
@@ -255,12 +255,7 @@ pub(crate) trait Executor {
     }
 
     /// Gathers slots of a busy pool for so many workers, or after a while for so many fewer, at most for that long.
-    async fn gather(
-        &mut self,
-        _attempt: u32,
-        _need: (u32, u32),
-        _limit: Duration,
-    ) -> Result<Gathered, Error> {
+    async fn gather(&mut self, _wish: Wish, _limit: Duration) -> Result<Gathered, Error> {
         Ok(Gathered::TimedOut)
     }
 

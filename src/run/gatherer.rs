@@ -59,6 +59,9 @@ pub(crate) struct Wish {
     pub(crate) need: u32,
     /// As many are enough after a tenth of the time.
     pub(crate) enough: u32,
+    /// The size of the pool as the leader has it.
+    pub(crate) pool: Option<u32>,
+    /// Its process id; the executor knows it.
     pub(crate) leader: i32,
 }
 
@@ -211,7 +214,7 @@ impl Gatherer {
 
     /// Looks, and does what is to be done.
     async fn step(&mut self, wish: Wish) -> Result<Result<Option<Gathered>, Failure>, Error> {
-        let look = match self.look().await {
+        let look = match self.look(wish.pool).await {
             Ok(look) => look,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -279,7 +282,7 @@ impl Gatherer {
     }
 
     /// What is there now.
-    async fn look(&mut self) -> Result<Look, Failure> {
+    async fn look(&mut self, pool: Option<u32>) -> Result<Look, Failure> {
         let identities: Vec<_> = self.held.iter().map(|held| held.placeholder.identity).collect();
         let view = self.inner.monitor.look_at(&identities).await?;
         let now = Instant::now();
@@ -308,7 +311,7 @@ impl Gatherer {
             self.wake(awake).await;
         }
         self.tell_held(works);
-        let size = self.size;
+        let size = self.size.or(pool);
         let pool = view.pool.map(|pool| Pool { size: size.unwrap_or(pool.size), ..pool });
         Ok(Look { pool, processes: view.processes, size, beyond: self.beyond, held: works, trying: tries })
     }

@@ -283,11 +283,10 @@ impl<W: Work> Executor for OwnedSession<W> {
         self.guard.begin(Some(attempt)).await
     }
 
-    async fn gather(&mut self, attempt: u32, need: (u32, u32), limit: Duration) -> Result<Gathered, Error> {
+    async fn gather(&mut self, wish: Wish, limit: Duration) -> Result<Gathered, Error> {
         let leader = self.guard.leader().map_or(0, |leader| leader.pid);
         let SessionGuard { inner, settings, held_slots, .. } = &mut self.guard;
-        let wish = Wish { attempt, need: need.0, enough: need.1, leader };
-        held_slots.gather(inner, settings, wish, limit).await
+        held_slots.gather(inner, settings, Wish { leader, ..wish }, limit).await
     }
 
     async fn ungather(&mut self) {

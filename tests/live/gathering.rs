@@ -15,6 +15,7 @@ on_each_version! {
     slots_are_held_until_a_late_gather_has_its_workers,
     where_processes_are_scarce_slots_are_given_back_first,
     a_guarantee_takes_the_highest_way_that_holds_and_refuses_where_none_does,
+    placeholders_have_the_statements_role,
 }
 
 on_oldest_and_latest! {
@@ -25,7 +26,6 @@ on_oldest_and_latest! {
     a_restart_while_slots_are_held_costs_nothing,
     what_is_left_to_others_is_not_held,
     the_last_connections_are_left_to_others,
-    placeholders_have_the_statements_role,
     what_is_guaranteed_does_not_start_before_it_is_held,
 }
 
@@ -202,11 +202,8 @@ async fn what_is_left_to_others_is_not_held(major: u32) {
         let mut job = gathers(bench.headcount().await.task("gathers"));
         job.settings_mut().leave = leave;
         let run = job.execute_script(WORK).await.unwrap();
-        assert_eq!(
-            (run.outcome, run.attempts[0].gathered),
-            (Outcome::OnTarget, most),
-            "what there is is enough"
-        );
+        // What there is is enough to start.
+        assert!(run.outcome.is_accepted() && run.attempts[0].gathered == most, "{run:?}");
         assert!(bench.recorder.find(holds(4)).is_none());
     }
     nothing_is_held(&bench).await;
