@@ -189,23 +189,25 @@ pub enum Proposal {
     Unknown,
 }
 
+/// Of a role that nobody set anything for.
+#[cfg(test)]
+pub(super) fn ceiling(given: u32, processes: u32) -> Ceiling {
+    Ceiling {
+        workers: given,
+        given,
+        processes,
+        of_role: None,
+        of_database: None,
+        of_others: Some(given),
+        role: "batch".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn ceiling(given: u32, processes: u32) -> Ceiling {
-        Ceiling {
-            workers: given,
-            given,
-            processes,
-            of_role: None,
-            of_database: None,
-            of_others: Some(given),
-            role: "batch".to_owned(),
-        }
-    }
 
     fn typed(ceiling: &Ceiling, workers: u32) -> String {
         ceiling.typed(ceiling.propose(workers, 2)).unwrap_or_default()

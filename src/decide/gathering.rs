@@ -4,20 +4,23 @@
 //! A *placeholder* is a session of ours whose statement sleeps in exactly one parallel worker: it holds one slot of the
 //! pool. Once as many are held as the statement wants workers, it starts. Where the server has processes left, it starts
 //! while they still hold, with its own ceiling raised by as many (`max_parallel_workers` is each session's own): its
-//! workers find room whatever others do, and the placeholders go when they are seen. The pool is exceeded for that moment
-//! alone. Where processes are scarce, the placeholders go first, and others may be quicker.
+//! workers find room whatever others do, and the placeholders go when they are seen. Until then the pool is exceeded. Where
+//! processes are scarce, the placeholders go first, and others may be quicker.
 //!
 //! ```text
-//!   waiting ── no room for `after` ──> gathering ── enough are held ──────────> Start(hand over)
-//!      ^                                 │  ^  └─── a slot is free ──> Hold(n)
+//!            room, or none for `after`                     enough are held
+//!   waiting ──────────────────────────> gathering ──────────────────────────> Start(hand over)
+//!      ^                                 │  ^  └── a slot is free: Hold(n)
 //!      └── as long as it had held ── LetGo └── a try found the slot taken: a pause, then again
 //! ```
+//!
+//! Room that is seen is held, too, before the statement starts: among others it is there for moments.
 //!
 //! Held slots are idle. So they are held no longer than `at_most`, then given back for as long; and `leave` processes are
 //! left alone, and as many slots where others than queries need some (autovacuum, from 19 on).
 //!
 //! A role that does not see the pool cannot see whether it has room either. It sees its own workers, so it gathers at
-//! once, slot by slot.
+//! once, and tries for all that is missing each time.
 
 use std::time::Duration;
 

@@ -102,18 +102,7 @@ pub fn guarantee(ground: &Ground<'_>) -> Guarantee {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ceiling(given: u32, processes: u32) -> Ceiling {
-        Ceiling {
-            workers: given,
-            given,
-            processes,
-            of_role: None,
-            of_database: None,
-            of_others: Some(given),
-            role: "batch".into(),
-        }
-    }
+    use crate::decide::ceiling::ceiling;
 
     fn ground(ceiling: &Ceiling) -> Ground<'_> {
         Ground { ceiling, need: 4, leave: 2, leave_slots: 0, above_role: false, may_gather: true }

@@ -359,9 +359,9 @@ async fn admit<S: Executor>(
             announced = true;
         }
         if gathers {
-            let need = capacity.to_gather(required);
-            let need = pool.map_or(need, |pool| need.min(pool.size.max(required)));
-            let wish = Wish { attempt, need, enough: required, pool: capacity.pool_size, leader: 0 };
+            let (pool_size, need) = (capacity.pool_size, capacity.to_gather(required));
+            let need = pool_size.map_or(need, |size| need.min(size.max(required)));
+            let wish = Wish { attempt, need, enough: required, pool: pool_size, leader: 0 };
             recorder.wait_for_room();
             let left = settings.admission_wait.saturating_sub(waited);
             let gathered = executor.gather(wish, left).await?;

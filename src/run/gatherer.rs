@@ -49,6 +49,9 @@ const REQUEST_AGAIN: Duration = Duration::from_millis(100);
 const LEFT_CONNECTIONS: u32 = 3;
 /// The server, or the role, has no connection left (`too_many_connections`).
 const TOO_MANY: &str = "53300";
+/// All slots are left to others (`configuration_limit_exceeded`).
+const NOTHING: &str = "53400";
+const ALL_LEFT: &str = "no slot can be held: all of max_worker_processes, or of the pool, is left to others";
 /// From 19 on autovacuum has workers of the pool, too.
 const AUTOVACUUM_HAS_WORKERS: i32 = 190_000;
 
@@ -199,7 +202,7 @@ impl Gatherer {
                         hindered = Some(cause);
                     }
                     // Others need connections, too.
-                    if failure.sqlstate() == Some(TOO_MANY) {
+                    if failure.sqlstate().is_some_and(|code| [TOO_MANY, NOTHING].contains(&code)) {
                         return Ok(Gathered::Nothing);
                     }
                     HINDERED
@@ -229,7 +232,7 @@ impl Gatherer {
                 Err(failure) => return Ok(Err(failure)),
             },
             Step::LetGo => self.let_go(GatheringEnd::LetGo).await,
-            Step::Nothing => return Ok(Ok(Some(Gathered::Nothing))),
+            Step::Nothing => return Ok(Err(Failure::found(NOTHING, ALL_LEFT))),
             Step::Wait => {}
         }
         Ok(Ok(None))

@@ -55,9 +55,4 @@ impl HeldSlots {
     pub(super) fn give_way(&self) {
         self.gatherer.iter().for_each(Gatherer::give_way);
     }
-
-    /// Moves them out; what is left holds none.
-    pub(super) fn take(&mut self) -> Self {
-        std::mem::take(self)
-    }
 }

@@ -393,6 +393,8 @@ impl SessionGuard {
                 cleared.left = Some(left);
             }
         }
+        // The cleanup may take long.
+        self.held_slots.let_go().await;
         // A server that was away may be back, and what was lost with it is gone.
         if let Some(lingering) = self.unseen {
             cleared.left = lingering.left(&self.inner.monitor).await.ok();
@@ -419,7 +421,7 @@ impl SessionGuard {
             leader: self.leader.take(),
             engaged: self.engaged.take(),
             slots: self.slots.take(),
-            held_slots: self.held_slots.take(),
+            held_slots: std::mem::take(&mut self.held_slots),
             raise: self.raise,
             busy: std::mem::take(&mut self.busy),
             unseen: self.unseen.take(),

@@ -206,6 +206,8 @@ async fn what_is_left_to_others_is_not_held(major: u32) {
         assert!(run.outcome.is_accepted() && run.attempts[0].gathered == most, "{run:?}");
         assert!(bench.recorder.find(holds(4)).is_none());
     }
+    let told = |event: &Event| matches!(event, Event::StartHindered { cause, .. } if cause.contains("left to others"));
+    assert_eq!(bench.recorder.count(told), 1, "why nothing was held");
     nothing_is_held(&bench).await;
 }
 
